@@ -1,0 +1,165 @@
+"""The options of a warm start, typed and validated before any work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lipt_cords.errors import unknown_name
+
+Schedule = Literal["constant", "linear", "cosine"]
+Sparsity = Literal["none", "magnitude", "random"]
+Augmentation = Literal["none", "randaugment"]
+Soup = Literal["uniform", "greedy"]
+Refresh = Literal["auto", "always", "never"]
+Launch = Literal["auto", "serial", "torchrun"]
+Precision = Literal["auto", "fp32", "bf16"]
+StartFrom = Literal["merged", "initial"]
+
+
+class StrictModel(BaseModel):
+    """A frozen record whose unknown keys and values are refused with the nearest valid name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __init__(self, **options: Any) -> None:
+        for name in options:
+            if name not in type(self).model_fields:
+                raise unknown_name(f"{type(self).__name__} option", name, type(self).model_fields)
+        try:
+            super().__init__(**options)
+        except ValidationError as error:
+            raise ValueError(readable_errors(type(self).__name__, error)) from None
+
+
+def readable_errors(title: str, error: ValidationError) -> str:
+    """One line per wrong option: where it stands, what is wrong, what came."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(map(str, problem["loc"])) or "value"
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{title}.{where}: {message} (received {problem['input']!r})")
+    return "\n".join(lines)
+
+
+class WarmStartConfig(StrictModel):
+    """Every option of a LiPT warm start (Ro et al., ICML 2023).
+
+    The defaults follow measurements at small scale rather than the paper where the two differ:
+    a short common start is the strongest lever, and RandAugment costs accuracy in short local
+    runs, so it is off until asked for.
+
+    >>> WarmStartConfig(num_worker=4)
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown WarmStartConfig option 'num_worker': ... Did you mean 'num_workers'?
+    """
+
+    type: Literal["lipt"] = "lipt"
+    """The kind of warm start; LiPT is the only one."""
+    num_workers: int = Field(10, ge=1)
+    """How many workers train, each on its own shard."""
+    epochs: float = Field(4.0, gt=0)
+    """Local epochs of every worker over its shard; may be fractional."""
+    local_steps: int | None = Field(None, ge=1)
+    """Optimizer steps of every worker; given, it replaces ``epochs``."""
+    shard_fraction: float = Field(1.0, gt=0, le=1)
+    """Share of the training data that all shards hold together."""
+    common_steps: int = Field(100, ge=0)
+    """Steps of the one common start theta* before the workers fork; 0 forks from the given model."""
+    batch_size: int = Field(64, ge=1)
+    """Samples in a step of the common start and of a worker."""
+    lr: float = Field(0.05, gt=0)
+    """Peak learning rate of SGD."""
+    schedule: Schedule = "constant"
+    """Learning rate over a worker's steps. Averaging already acts like a decay."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Nesterov momentum of SGD; 0 turns it off."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """L2 decay of SGD."""
+    sparsity: Sparsity = "magnitude"
+    """One-shot pruning of every worker's weights, or ``none``."""
+    density: float = Field(0.8, gt=0, le=1)
+    """Share of the prunable weights that a worker keeps; 1 prunes nothing."""
+    prune_after: float = Field(0.25, ge=0, lt=1)
+    """Share of a worker's steps before it prunes, so that the mask depends on its shard."""
+    augmentation: Augmentation = "none"
+    """Augmentation of the workers' batches; ``randaugment`` needs image tensors."""
+    num_ops: int = Field(2, ge=1)
+    """RandAugment operations drawn for each group of images."""
+    magnitude: int = Field(9, ge=0, le=30)
+    """Strength of RandAugment, 0 to 30."""
+    soup: Soup = "uniform"
+    """How workers are merged: all averaged, or greedily while held-out accuracy does not fall."""
+    batchnorm_refresh: Refresh = "auto"
+    """Recompute BatchNorm statistics of the soup; ``auto`` keeps the better on held-out data."""
+    refresh_samples: int = Field(2048, ge=1)
+    """Training samples that the BatchNorm refresh may read."""
+    start_from: StartFrom = "merged"
+    """In a CORDS loader, train on from the soup (as CORDS does) or from the initial weights (as
+    the LiPT authors do); the subset is chosen with the soup either way."""
+    launch: Launch = "auto"
+    """``serial`` in this process, ``torchrun`` over its process group, ``auto`` picks."""
+    device: str = "auto"
+    """Where to train: ``auto``, ``cpu``, ``cuda`` or ``cuda:0``."""
+    precision: Precision = "auto"
+    """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU that has it."""
+    work_dir: Path | None = None
+    """Directory for the merged weights and the report; nothing is written without it."""
+    keep_workers: bool = False
+    """Keep every worker's weights in the result, for held-out difficulty scores."""
+    progress: bool | None = None
+    """Show a progress bar; None: on a terminal, on rank 0 alone."""
+    seed: int = Field(0, ge=0)
+    """The one seed from which every draw of the warm start is derived."""
+
+    @field_validator(
+        "schedule", "sparsity", "augmentation", "soup", "batchnorm_refresh", "launch",
+        "precision", "start_from", "type", mode="before",
+    )  # fmt: skip
+    @classmethod
+    def _known_name(cls, value: Any, info: Any) -> Any:
+        valid = get_args(cls.model_fields[info.field_name].annotation)
+        if value not in valid:
+            raise unknown_name(info.field_name.replace("_", " "), value, valid)
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if value != "auto" and value.split(":")[0] not in ("cpu", "cuda", "mps"):
+            raise unknown_name("device", value, ("auto", "cpu", "cuda", "cuda:0", "mps"))
+        return value
+
+    @classmethod
+    def parse(cls, value: Any) -> WarmStartConfig | None:
+        """Read the ``warm_start`` key of a configuration.
+
+        Args:
+            value: None or ``"none"`` (no warm start), ``"lipt"``, a mapping of options, or a
+                ready :class:`WarmStartConfig`.
+
+        Raises:
+            ValueError: another type, or a wrong option.
+
+        >>> WarmStartConfig.parse("lipt").num_workers
+        10
+        >>> WarmStartConfig.parse({"type": "lipt", "num_workers": 8}).num_workers
+        8
+        """
+        if value is None or value == "none" or isinstance(value, cls):
+            return value if isinstance(value, cls) else None
+        if isinstance(value, str):
+            return cls(type=value)  # type: ignore[arg-type]
+        if hasattr(value, "keys"):
+            if len(value) == 0:
+                raise ValueError(
+                    "warm_start is an empty mapping (reading a missing key of a DotMap creates "
+                    "one): set warm_start='lipt', a mapping with type='lipt', or leave it out"
+                )
+            return cls(**{str(key): value[key] for key in value})
+        raise ValueError(
+            f"warm_start must be 'lipt' or a mapping of options, received {type(value).__name__}"
+        )

@@ -1,0 +1,38 @@
+"""Errors that say what was expected, what came, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def unknown_name(kind: str, received: object, valid: Iterable[str]) -> ValueError:
+    """Build the error for a name that is not among the known ones.
+
+    Args:
+        kind: what the name stands for, such as ``"selector"``.
+        received: what the user gave.
+        valid: the names that would have worked.
+
+    Returns:
+        The error, to be raised by the caller. It names the nearest valid name, if one is near.
+
+    >>> unknown_name("soup", "gredy", ["uniform", "greedy"])
+    ValueError("unknown soup 'gredy': expected one of 'greedy', 'uniform'. Did you mean 'greedy'?")
+    """
+    names = sorted(valid)
+    message = f"unknown {kind} {received!r}: expected one of {', '.join(map(repr, names))}."
+    lowered = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(str(received).lower(), list(lowered), n=1)
+    if near:
+        message += f" Did you mean {lowered[near[0]]!r}?"
+    return ValueError(message)
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> ImportError:
+    """Build the error for an optional dependency that is not installed.
+
+    >>> missing_extra("matplotlib", "report", "to draw plots")
+    ImportError("matplotlib is needed to draw plots: pip install 'lipt-cords[report]'")
+    """
+    return ImportError(f"{package} is needed {purpose}: pip install 'lipt-cords[{extra}]'")
