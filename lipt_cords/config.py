@@ -68,7 +68,7 @@ class WarmStartConfig(StrictModel):
     shard_fraction: float = Field(1.0, gt=0, le=1)
     """Share of the training data that all shards hold together."""
     common_steps: int = Field(100, ge=0)
-    """Steps of the one common start theta* before the workers fork; 0 forks from the given model."""
+    """Steps of the common start theta* before the workers fork; 0 forks from the given model."""
     batch_size: int = Field(64, ge=1)
     """Samples in a step of the common start and of a worker."""
     lr: float = Field(0.05, gt=0)
@@ -152,7 +152,7 @@ class WarmStartConfig(StrictModel):
         if value is None or value == "none" or isinstance(value, cls):
             return value if isinstance(value, cls) else None
         if isinstance(value, str):
-            return cls(type=value)  # type: ignore[arg-type]
+            value = {"type": value}
         if hasattr(value, "keys"):
             if len(value) == 0:
                 raise ValueError(

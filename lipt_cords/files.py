@@ -79,9 +79,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], **metadata: str) -> Path:
     """Write named tensors as safetensors, atomically, with string metadata."""
-    contiguous = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    contiguous = {name: tensor.contiguous() for name, tensor in contiguous.items()}
-    return write_atomic(path, save(contiguous, metadata=metadata or None))
+    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return write_atomic(path, save(owned, metadata=metadata or None))
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -92,7 +91,7 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     try:
-        return load(path.read_bytes())
+        tensors: dict[str, Tensor] = load(path.read_bytes())
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except SafetensorError as error:
@@ -100,3 +99,4 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
             f"{path} is not a whole safetensors file ({error}): "
             "it may be truncated; delete it and run again"
         ) from error
+    return tensors

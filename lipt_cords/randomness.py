@@ -32,7 +32,9 @@ def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") 
 def preserved_rng() -> Iterator[None]:
     """Restore the global random states of torch, numpy and random on exit."""
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    # A CUDA context is never created here: devices that nobody has used hold no state to keep.
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = list(range(torch.cuda.device_count())) if used else []
     try:
         with torch.random.fork_rng(devices=devices):
             yield
