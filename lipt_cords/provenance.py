@@ -1,0 +1,71 @@
+"""Where a figure comes from: versions, machine and revision, written beside every result."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("lipt-cords", "torch", "torchvision", "numpy", "scikit-learn", "cords")
+
+
+def installed_version(package: str) -> str | None:
+    """The installed version of a distribution, or None.
+
+    >>> installed_version("no-such-package") is None
+    True
+    """
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_revision() -> str | None:
+    """The revision of the source tree that holds this package, ``+dirty`` if it was changed."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def machine() -> dict[str, Any]:
+    """The machine in words that say nothing about whose it is: no host name, no path."""
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": devices,
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, machine and revision of this run, ready for JSON."""
+    return {
+        "python": platform.python_version(),
+        "versions": {package: installed_version(package) for package in PACKAGES},
+        "machine": machine(),
+        "revision": git_revision(),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
