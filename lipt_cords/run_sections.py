@@ -1,0 +1,283 @@
+"""The sections of CORDS's configuration schema, typed, each key with its meaning and default.
+
+CORDS spreads a run over nine dictionaries and reads them key by key, hours later. Here each of
+them is a strict record: a misspelt key is named at once with its full path, and whatever is left
+out has a default. The few keys that CORDS does not have say so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from lipt_cords.config import StrictModel, WarmStartConfig, readable_errors
+from lipt_cords.errors import unknown_name
+
+STRATEGIES = ("Full", "Random", "AdaptiveRandom", "RS2", "GLISTER", "GradMatch", "CRAIG")
+SELECTION_TYPES = {"GLISTER": "Supervised", "GradMatch": "PerClassPerGradient", "CRAIG": "PerClass"}
+
+
+class Section(StrictModel):
+    """One dictionary of a configuration; its errors name the key with its full path."""
+
+    section: ClassVar[str] = "config"
+
+    def __init__(self, **options: Any) -> None:
+        for name in options:
+            if name not in type(self).model_fields:
+                valid = [f"{self.section}.{field}" for field in type(self).model_fields]
+                raise unknown_name("configuration key", f"{self.section}.{name}", valid)
+        try:
+            BaseModel.__init__(self, **options)
+        except ValidationError as error:
+            raise ValueError(readable_errors(self.section, error)) from None
+
+
+class DatasetConfig(Section):
+    """Which data."""
+
+    section: ClassVar[str] = "dataset"
+
+    name: str = "digits"
+    """A data set's name, or ``imagefolder:DIR``."""
+    datadir: Path | None = None
+    """Where the data lies; None looks in the usual places."""
+    feature: Literal["dss"] = "dss"
+    """CORDS's variant of the data: only the plain one, ``dss``."""
+    type: str = "image"
+    """Kind of data in CORDS's words; not needed here."""
+    download: bool = False
+    """Fetch the data if it is not there (not a key of CORDS)."""
+    limit: int | None = Field(None, ge=1)
+    """At most that many training images, balanced by class (not a key of CORDS)."""
+    val_fraction: float = Field(0.1, gt=0, lt=1)
+    """Share of the training images held out for validation (not a key of CORDS)."""
+    image_size: int | None = Field(None, ge=1)
+    """Side length to which images of an ``imagefolder`` are resized (not a key of CORDS)."""
+
+
+class DataloaderConfig(Section):
+    """How batches are made."""
+
+    section: ClassVar[str] = "dataloader"
+
+    shuffle: bool = True
+    """Shuffle the subset in every epoch."""
+    batch_size: int = Field(32, ge=1)
+    """Samples in a step."""
+    pin_memory: bool = False
+    """Page-locked host memory; used on a GPU only."""
+    num_workers: int = Field(0, ge=0)
+    """Loading processes (not a key of CORDS)."""
+    collate_fn: None = None
+    """CORDS's place for a collate function; only None can come from a file."""
+
+
+class ModelConfig(Section):
+    """Which net."""
+
+    section: ClassVar[str] = "model"
+
+    architecture: str = "cnn"
+    """A net's name, in our spelling or CORDS's."""
+    type: str = "pre-defined"
+    """Kind of model in CORDS's words; not needed here."""
+    numclasses: int | None = Field(None, ge=2)
+    """Outputs of the net; None takes the data's."""
+
+
+class CheckpointConfig(Section):
+    """Whether a run can be resumed."""
+
+    section: ClassVar[str] = "ckpt"
+
+    is_load: bool = False
+    """Resume from the checkpoint of an interrupted run, as ``--resume`` does."""
+    is_save: bool = True
+    """Write checkpoints, wherever the run has an output directory."""
+    dir: Path | None = None
+    """CORDS's directory of checkpoints; here they lie in the run's output directory."""
+    save_every: int = Field(20, ge=1)
+    """Epochs between two checkpoints."""
+
+
+class LossConfig(Section):
+    """What is minimised."""
+
+    section: ClassVar[str] = "loss"
+
+    type: Literal["CrossEntropyLoss"] = "CrossEntropyLoss"
+    """Cross-entropy: the loss of every classification example of CORDS."""
+    use_sigmoid: Literal[False] = False
+    """CORDS's switch for a sigmoid before the loss; only False has a meaning here."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target spread over all classes (not a key of CORDS)."""
+
+
+class OptimizerConfig(Section):
+    """How steps are taken."""
+
+    section: ClassVar[str] = "optimizer"
+
+    type: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
+    """The optimizer."""
+    lr: float = Field(0.05, gt=0)
+    """Peak learning rate; also GLISTER's eta unless ``dss_args.eta`` is given, as in CORDS."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of SGD."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """L2 decay."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum."""
+
+
+class SchedulerConfig(Section):
+    """How the learning rate moves, stepped once an epoch as in CORDS."""
+
+    section: ClassVar[str] = "scheduler"
+
+    type: Literal[
+        "cosine_annealing", "cosine_annealing_WS", "linear_decay", "multistep", "none"
+    ] = "cosine_annealing"
+    """``linear_decay`` is CORDS's name for a decay by ``gamma`` every ``stepsize`` epochs."""
+    T_max: int | None = Field(None, ge=1)
+    """Epochs of half a cosine; None: the whole run."""
+    T_0: int = Field(10, ge=1)
+    """Epochs until the first warm restart."""
+    T_mult: int = Field(1, ge=1)
+    """Growth of that period."""
+    stepsize: int = Field(20, ge=1)
+    """Epochs between two decays."""
+    gamma: float = Field(0.1, gt=0)
+    """Factor of a decay."""
+    milestones: tuple[int, ...] = ()
+    """Epochs at which ``multistep`` decays."""
+    over: Literal["run", "subset"] = "run"
+    """Epochs that move the rate: all of them as in CORDS, or those on a subset alone, so that a
+    full-data warm-up runs at the peak rate (not a key of CORDS)."""
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _none_by_name(cls, value: Any) -> Any:
+        return "none" if value is None else value
+
+
+class DssConfig(Section):
+    """How the subset is selected."""
+
+    section: ClassVar[str] = "dss_args"
+
+    type: str = "GLISTER"
+    """The strategy, in any spelling of CORDS: ``GLISTER``, ``GradMatchPB-Warm``, ..."""
+    fraction: float = Field(0.1, gt=0, le=1)
+    """Share of the training data in the subset."""
+    select_every: int = Field(20, ge=1)
+    """Epochs between two selections."""
+    kappa: float = Field(0.0, ge=0, lt=1)
+    """Share of the run given to CORDS's full-data warm-up; 0 has none. A strategy spelt with
+    ``-Warm`` has 0.5 unless told otherwise, as in CORDS's examples."""
+    warm_start: WarmStartConfig | None = None
+    """A LiPT warm start: ``lipt``, or a mapping of its options (not a key of CORDS)."""
+    linear_layer: bool = True
+    """Use the gradients of the head's weights, not of its bias alone."""
+    selection_type: str | None = None
+    """Per class, per batch, ...; None: what the strategy's name stands for in CORDS."""
+    greedy: str = "Stochastic"
+    """GLISTER's search."""
+    r: int = Field(15, ge=1)
+    """Picks that GLISTER's ``RGreedy`` makes at once."""
+    eta: float | None = Field(None, gt=0)
+    """GLISTER's step size; None: the learning rate, as in CORDS."""
+    valid: bool = False
+    """GradMatch matches the validation gradient."""
+    v1: bool = True
+    """GradMatch's newer solver."""
+    lam: float = Field(0.5, ge=0)
+    """GradMatch's regularisation."""
+    eps: float = Field(1e-100, ge=0)
+    """GradMatch's tolerance."""
+    optimizer: str = "lazy"
+    """CRAIG's search."""
+    if_convex: bool = False
+    """CRAIG compares inputs, not gradients."""
+    collate_fn: None = None
+    """CORDS's place for a collate function; only None can come from a file."""
+    engine: Literal["auto", "cords", "own"] = "auto"
+    """Who selects: CORDS's loader, our selectors, or CORDS where it imports (not a key of
+    CORDS). Full, RS2 and AdaptiveRandom need no selector and are always ours."""
+
+    def __init__(self, **options: Any) -> None:
+        strategy, per_batch, warm = split_strategy(str(options.get("type", "GLISTER")))
+        if options.get("selection_type") is None:
+            default = "PerBatch" if per_batch else SELECTION_TYPES.get(strategy)
+            options["selection_type"] = default
+        if warm and options.get("warm_start") is None:
+            options.setdefault("kappa", 0.5)
+        super().__init__(**options)
+
+    @field_validator("warm_start", mode="before")
+    @classmethod
+    def _parse_warm_start(cls, value: Any) -> WarmStartConfig | None:
+        return WarmStartConfig.parse(value)
+
+    @property
+    def strategy(self) -> str:
+        """The strategy without CORDS's endings: one of ``STRATEGIES``."""
+        return split_strategy(self.type)[0]
+
+
+class TrainConfig(Section):
+    """How long, where, and what is reported."""
+
+    section: ClassVar[str] = "train_args"
+
+    num_epochs: int = Field(20, ge=1)
+    """Epochs of the run, a full-data warm-up and its skipped epochs included, as in CORDS."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:0``."""
+    seed: int = Field(0, ge=0)
+    """The one seed of the run (not a key of CORDS)."""
+    eval_every: int = Field(1, ge=1)
+    """Epochs between two evaluations (not a key of CORDS); the last epoch always is one."""
+    print_every: int = Field(1, ge=1)
+    """CORDS's epochs between two printed lines; not needed here."""
+    run: int = 1
+    """CORDS's number of the run; not needed here."""
+    wandb: Literal[False] = False
+    """CORDS's switch for an outside tracker; only False is served."""
+    results_dir: Path | None = None
+    """CORDS's directory of results; here ``--output`` says it."""
+    print_args: tuple[str, ...] = ()
+    """CORDS's measures to print; not needed here."""
+    return_args: tuple[str, ...] = ()
+    """CORDS's measures to return; not needed here."""
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if value.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+            raise unknown_name("device", value, ("auto", "cpu", "cuda", "cuda:0", "mps"))
+        return value
+
+
+def split_strategy(name: str) -> tuple[str, bool, bool]:
+    """Take CORDS's spelling of a strategy apart: name, per batch, full-data warm-up.
+
+    >>> split_strategy("GradMatchPB-Warm")
+    ('GradMatch', True, True)
+
+    Raises:
+        ValueError: a strategy that is not run here.
+    """
+    plain = name.lower()
+    warm = plain.endswith("-warm")
+    plain = plain.removesuffix("-warm")
+    per_batch = plain.endswith("pb")
+    plain = plain.removesuffix("pb")
+    for strategy in STRATEGIES:
+        if strategy.lower() == plain:
+            return strategy, per_batch, warm
+    spelt = [*STRATEGIES, *(f"{name}PB" for name in SELECTION_TYPES)]
+    raise unknown_name("strategy in dss_args.type", name, [*spelt, *(f"{s}-Warm" for s in spelt)])
