@@ -1,0 +1,312 @@
+"""Last-layer gradients in factors: what every gradient-based selector reads.
+
+For logits z = W e + b, the gradient of a sample's loss is [g ; g (x) e] with g = dl/dz. It has
+C (E + 1) numbers and is never written out: g and e are kept, and every inner product is taken
+between them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.data import BatchSource
+from lipt_cords.models import EmbeddingRecorder, call_model, find_head, model_device, undisturbed
+
+PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
+
+LOSS_CHUNK = 8192
+"""Samples whose losses are differentiated at once; bounds memory, changes nothing else."""
+
+_DENSE_TARGETS = (
+    nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HeadGradient:
+    """One dense gradient of a linear head: ``bias`` (C,) and ``weight`` (C, E)."""
+
+    bias: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class LastLayerGradients:
+    """Factored last-layer gradients of N samples, all on one device.
+
+    The gradient of sample i is [g_i ; g_i (x) e_i]. The first part belongs to the bias; for a head
+    without bias it is kept all the same, as the gradient in the logits, which is what CORDS uses.
+    """
+
+    logit_grads: Tensor
+    """dl/dlogits, shape (N, C), float32."""
+    embeddings: Tensor
+    """Inputs of the head, shape (N, E), float32."""
+    labels: Tensor
+    """Classes, shape (N,), int64."""
+    logits: Tensor
+    """Outputs of the head, shape (N, C), float32."""
+
+    def __len__(self) -> int:
+        return len(self.logit_grads)
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of logits."""
+        return self.logit_grads.shape[1]
+
+    @property
+    def embedding_dim(self) -> int:
+        """E, the number of inputs of the head."""
+        return self.embeddings.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: O(N (C + E)), against N C (E + 1) numbers written out."""
+        return sum(t.nbytes for t in (self.logit_grads, self.embeddings, self.labels, self.logits))
+
+    def inner(self, other: LastLayerGradients, *, linear_layer: bool = True) -> Tensor:
+        """Inner products <G_i, G'_j> = (g_i . g'_j)(1 + e_i . e'_j), shape (N, M).
+
+        Args:
+            other: gradients of M samples of the same head.
+            linear_layer: False leaves the weight part out: g_i . g'_j.
+        """
+        logit_part_NM = self.logit_grads @ other.logit_grads.T
+        if not linear_layer:
+            return logit_part_NM
+        return (self.embeddings @ other.embeddings.T).add_(1).mul_(logit_part_NM)
+
+    def gram(self, *, linear_layer: bool = True) -> Tensor:
+        """Inner products among these samples, shape (N, N)."""
+        return self.inner(self, linear_layer=linear_layer)
+
+    def mean(self, indices: Tensor | Sequence[int] | None = None) -> HeadGradient:
+        """Mean gradient, dense, over all samples or those at ``indices``.
+
+        Raises:
+            ValueError: no sample to average.
+        """
+        chosen = self if indices is None else self.subset(indices)
+        if len(chosen) == 0:
+            raise ValueError("the mean gradient of no sample is undefined: give at least one index")
+        return HeadGradient(
+            bias=chosen.logit_grads.mean(dim=0),
+            weight=chosen.logit_grads.T @ chosen.embeddings / len(chosen),
+        )
+
+    def norms(self, *, linear_layer: bool = True) -> Tensor:
+        """Euclidean norm of every gradient (GraNd; EL2N without the linear layer), shape (N,)."""
+        norms_N: Tensor = torch.linalg.vector_norm(self.logit_grads, dim=1)
+        if not linear_layer:
+            return norms_N
+        return norms_N * (1 + self.embeddings.square().sum(dim=1)).sqrt()
+
+    def subset(self, indices: Tensor | Sequence[int]) -> LastLayerGradients:
+        """The gradients of some of the samples, in the order given."""
+        where = torch.as_tensor(indices, device=self.logit_grads.device)
+        if where.dtype == torch.bool:
+            where = where.nonzero().flatten()
+        where = where.to(torch.int64)
+        return LastLayerGradients(
+            self.logit_grads[where], self.embeddings[where], self.labels[where], self.logits[where]
+        )
+
+    def correct(self) -> Tensor:
+        """Whether each sample is classified correctly, shape (N,), bool."""
+        return self.logits.argmax(dim=1) == self.labels
+
+
+def gradient_gains(
+    logit_grads_NC: Tensor, embeddings_NE: Tensor, head_grad: HeadGradient
+) -> Tensor:
+    """Inner product of every sample's last-layer gradient with one dense head gradient.
+
+    <G_i, V> = g_i . v0 + g_i' V e_i, in O(N C E) time and O(N (C + E)) memory.
+
+    Args:
+        logit_grads_NC: dl/dlogits, one row a sample.
+        embeddings_NE: inputs of the linear head.
+        head_grad: bias part (C,) and weight part (C, E).
+
+    Returns:
+        Gains, shape (N,).
+    """
+    bias_part_N = logit_grads_NC @ head_grad.bias
+    weight_part_N = ((logit_grads_NC @ head_grad.weight) * embeddings_NE).sum(dim=1)
+    return bias_part_N + weight_part_N
+
+
+def last_layer_gradients(
+    model: nn.Module,
+    dataset: Dataset[Any] | BatchSource,
+    *,
+    loss: nn.Module | PerSampleLoss | None = None,
+    head: str | None = None,
+    batch_size: int = 512,
+    device: torch.device | str | None = None,
+    indices: Tensor | Sequence[int] | None = None,
+) -> LastLayerGradients:
+    """Gradients of every sample's loss in the linear head, factored.
+
+    The network runs once, in eval mode and without autograd; its training flags and buffers and
+    the global random state are as before afterwards.
+
+    Args:
+        model: a network that ends with a linear layer.
+        dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels, or a BatchSource.
+        loss: None for cross-entropy; a torch loss, whose reduction is taken off (class weights
+            then multiply each sample's loss; MSE and other dense losses get one-hot targets and
+            the mean over classes); or a function (logits, labels) -> losses of shape (B,).
+        head: name of the linear layer; None to find it.
+        batch_size: samples in a forward pass; lower it if memory runs out. It changes the result
+            by rounding alone.
+        device: where to compute; None for the network's own. Another one uses a copy.
+        indices: the samples wanted, in order (positions, for a BatchSource); None for all.
+
+    Raises:
+        ValueError: an empty data set, no single linear head, labels outside the head's range, or
+            samples whose logits or embeddings are NaN or infinite; these are named.
+
+    >>> data = torch.utils.data.TensorDataset(torch.eye(3), torch.arange(3))
+    >>> gradients = last_layer_gradients(nn.Linear(3, 3), data)
+    >>> gradients.logit_grads.shape, gradients.gram().shape
+    (torch.Size([3, 3]), torch.Size([3, 3]))
+    """
+    where = model_device(model) if device is None else torch.device(device)
+    if where != model_device(model):
+        model = copy.deepcopy(model).to(where)
+    if isinstance(dataset, BatchSource):
+        source = dataset
+        order = None if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+        rows = torch.arange(len(source)) if order is None else order
+    else:
+        # One pass over the data gains nothing from keeping it.
+        source, order = BatchSource(dataset, indices, device=where, cache_bytes=0), None
+        rows = torch.arange(len(source)) if indices is None else torch.as_tensor(indices)
+    logits_NC, embeddings_NE, labels_N = _forward(model, source, order, batch_size, head, where)
+    _check_rows(logits_NC, embeddings_NE, labels_N, rows)
+    chunks = zip(torch.split(logits_NC, LOSS_CHUNK), torch.split(labels_N, LOSS_CHUNK), strict=True)
+    per_sample = _per_sample_loss(loss, where)
+    grads = [_logit_gradients(z, y, per_sample) for z, y in chunks]
+    return LastLayerGradients(torch.cat(grads), embeddings_NE, labels_N, logits_NC)
+
+
+def _forward(
+    model: nn.Module,
+    source: BatchSource,
+    order: Tensor | None,
+    batch_size: int,
+    head: str | None,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, embeddings and labels of every sample: one forward pass, written into place."""
+    count = len(source) if order is None else len(order)
+    if count == 0:
+        raise ValueError("the data set is empty: expected at least one sample")
+    found = None
+    start = 0
+    labels_N = torch.empty(count, dtype=torch.int64, device=device)
+    with undisturbed(model):
+        for inputs, labels in source.batches(order, batch_size=batch_size):
+            if found is None:
+                found = find_head(model, head=head, sample=inputs)
+                width, classes = found.module.in_features, found.module.out_features
+                embeddings_NE = torch.empty(count, width, device=device)
+                logits_NC = torch.empty(count, classes, device=device)
+            with EmbeddingRecorder(found) as recorder:
+                logits = call_model(model, inputs)
+            if start == 0:
+                _check_head(found.name, logits, recorder)
+            stop = start + len(labels)
+            embeddings_NE[start:stop] = recorder.embeddings
+            logits_NC[start:stop] = logits
+            labels_N[start:stop] = labels
+            start = stop
+    return logits_NC, embeddings_NE, labels_N
+
+
+def _check_head(name: str, logits: Tensor, recorder: EmbeddingRecorder) -> None:
+    made = recorder.outputs
+    if logits.ndim != 2 or made.shape != logits.shape:
+        raise ValueError(
+            f"expected the head {name!r} to make logits of shape (batch, classes); the network "
+            f"returns {tuple(logits.shape)}, the head {tuple(made.shape)}"
+        )
+    if not torch.allclose(made.float(), logits.float(), rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise ValueError(
+            f"the network changes the output of the head {name!r} (a softmax or a scale after "
+            "it?): let forward() return the head's output itself"
+        )
+
+
+def _check_rows(logits_NC: Tensor, embeddings_NE: Tensor, labels_N: Tensor, rows: Tensor) -> None:
+    finite_N = logits_NC.isfinite().all(dim=1) & embeddings_NE.isfinite().all(dim=1)
+    if not finite_N.all():
+        bad = rows[(~finite_N).nonzero().flatten().cpu()].tolist()
+        shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        raise ValueError(
+            f"{len(bad)} of {len(rows)} samples have NaN or infinite logits (samples {shown}): "
+            "check their inputs and the network's weights"
+        )
+    outside = (labels_N < 0) | (labels_N >= logits_NC.shape[1])
+    if outside.any():
+        first = int(outside.nonzero()[0])
+        raise ValueError(
+            f"labels must lie in [0, {logits_NC.shape[1]}), the outputs of the head; sample "
+            f"{int(rows[first])} has {int(labels_N[first])}: build the network for more classes "
+            "or correct the labels"
+        )
+
+
+def _per_sample_loss(
+    loss: nn.Module | PerSampleLoss | None, device: torch.device
+) -> PerSampleLoss | None:
+    """A loss without reduction, or None where the closed form of cross-entropy applies."""
+    if loss is None:
+        return None
+    if not isinstance(loss, nn.Module) or not hasattr(loss, "reduction"):
+        return loss
+    # Labels are known to lie in range, so ignore_index matters only when it is a class.
+    if (
+        type(loss) is nn.CrossEntropyLoss
+        and loss.label_smoothing == 0
+        and loss.weight is None
+        and loss.ignore_index < 0
+    ):
+        return None
+    single = copy.deepcopy(loss).to(device)
+    single.__dict__["reduction"] = "none"
+    if not isinstance(loss, _DENSE_TARGETS):
+        return single
+
+    def dense(logits: Tensor, labels: Tensor) -> Tensor:
+        targets = nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        losses: Tensor = single(logits, targets)
+        return losses.mean(dim=1)
+
+    return dense
+
+
+def _logit_gradients(logits: Tensor, labels: Tensor, loss: PerSampleLoss | None) -> Tensor:
+    if loss is None:
+        grads = logits.softmax(dim=1)
+        rows = torch.arange(len(labels), device=labels.device)
+        grads[rows, labels] -= 1
+        return grads
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        losses = loss(leaf, labels)
+        if losses.shape != labels.shape:
+            raise ValueError(
+                f"the loss must return one value a sample, shape {tuple(labels.shape)}; it "
+                f"returned {tuple(losses.shape)}: use reduction='none'"
+            )
+        return torch.autograd.grad(losses.sum(), leaf)[0]
