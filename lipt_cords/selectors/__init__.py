@@ -1,0 +1,30 @@
+"""Selectors: last-layer gradients and a budget in, a `Selection` out, found by name."""
+
+# Importing a selector's module registers it.
+import lipt_cords.selectors.glister
+import lipt_cords.selectors.random  # noqa: F401
+from lipt_cords.selectors.base import (
+    Choice,
+    Selection,
+    SelectionProblem,
+    register_selector,
+    select,
+    selector_names,
+    selector_options,
+    unregister_selector,
+)
+from lipt_cords.selectors.loader import SelectionSampler, SubsetLoader, broadcast_selection
+
+__all__ = [
+    "Choice",
+    "Selection",
+    "SelectionProblem",
+    "SelectionSampler",
+    "SubsetLoader",
+    "broadcast_selection",
+    "register_selector",
+    "select",
+    "selector_names",
+    "selector_options",
+    "unregister_selector",
+]

@@ -1,0 +1,48 @@
+"""How many bytes a selection may take, and how it is cut into chunks when that is not enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lipt_cords.selectors.base import SelectionProblem
+
+_FALLBACK_BYTES = 1 << 31
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be taken on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return _FALLBACK_BYTES
+
+
+def byte_limit(problem: SelectionProblem) -> int:
+    """The problem's memory limit, or half of what is free."""
+    if problem.memory_limit is not None:
+        return problem.memory_limit
+    return free_bytes(problem.gradients.logit_grads.device) // 2
+
+
+def chunk_of(rows: int, bytes_per_row: int, limit: int) -> int:
+    """Rows a chunk so that a chunk fits into the limit; at least 1, at most all.
+
+    >>> chunk_of(1000, 10, 500), chunk_of(1000, 10, 10**6), chunk_of(1000, 10, 1)
+    (50, 1000, 1)
+    """
+    return max(1, min(rows, limit // max(1, bytes_per_row)))
+
+
+def refuse(what: str, needed: int, limit: int, advice: str) -> ValueError:
+    """The error for a selection that no path brings under the limit."""
+    return ValueError(
+        f"{what} needs about {needed / 2**20:.0f} MiB, over the limit of {limit / 2**20:.0f} MiB: "
+        f"{advice}"
+    )

@@ -1,0 +1,27 @@
+"""One rule for ties, on every device: values that differ by rounding alone are equal."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+TIE = 1e-12
+"""Values within this fraction of the scale of the best are ties; the lowest index wins."""
+
+
+def first_best(values: Tensor, scale: float = 0.0) -> int:
+    """The lowest index whose value equals the largest, rounding aside.
+
+    Equal candidates can come out of a matrix product with different last bits, depending on
+    where in the matrix they stand, so an exact comparison would break ties by memory layout.
+
+    Args:
+        values: (n,), with -inf for what may not be chosen.
+        scale: typical magnitude of what the values were summed from; at least that of the best.
+
+    >>> import torch
+    >>> first_best(torch.tensor([0.0, 1.0, 1.0 + 1e-15, -9.0], dtype=torch.float64))
+    1
+    """
+    best = float(values.max())
+    threshold = best - TIE * max(abs(best), scale)
+    return int((values >= threshold).int().argmax())
