@@ -7,38 +7,51 @@ small and always gives the same items is decoded once and kept on the device, wh
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    ConcatDataset,
-    DataLoader,
-    Dataset,
-    Subset,
-    TensorDataset,
-    default_collate,
-)
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
+from lipt_cords.batches import (
+    Inputs,
+    collate,
+    dataset_length,
+    flat_labels,
+    labels_of,
+    split_batch,
+    to_device,
+)
+from lipt_cords.datasets import (
+    DATASET_NAMES,
+    DataSplits,
+    canonical_dataset_name,
+    data_directory,
+    find_data,
+    load_dataset,
+)
 from lipt_cords.errors import unknown_name
 from lipt_cords.images import ImageTensors
 from lipt_cords.randomness import isolated_rng, preserved_rng
 
 __all__ = [
+    "DATASET_NAMES",
     "BatchSource",
+    "DataSplits",
     "ImageTensors",
     "Inputs",
+    "canonical_dataset_name",
+    "data_directory",
+    "find_data",
     "labels_of",
+    "load_dataset",
     "resolve_device",
     "split_batch",
+    "to_device",
 ]
 
-Inputs = Tensor | dict[str, Tensor]
-
-LABEL_KEYS = ("labels", "label")
 PROBED_ITEMS = 16
 
 
@@ -63,65 +76,6 @@ def resolve_device(name: str | torch.device) -> torch.device:
             "use device='auto' or 'cpu'"
         )
     return device
-
-
-def split_batch(batch: Any) -> tuple[Inputs, Tensor]:
-    """Split a batch into what the network reads and the labels.
-
-    Args:
-        batch: ``(x, y)`` or ``(x, y, ...)``, of which the rest is dropped; or a dict with
-            ``labels`` (or ``label``), whose other tensors are the network's keyword arguments.
-
-    Raises:
-        ValueError: anything else.
-
-    >>> inputs, labels = split_batch({"tokens": torch.ones(2, 5), "labels": torch.tensor([0, 1])})
-    >>> list(inputs), labels.tolist()
-    (['tokens'], [0, 1])
-    """
-    if isinstance(batch, Mapping):
-        key = next((key for key in LABEL_KEYS if key in batch), None)
-        if key is None:
-            raise ValueError(
-                f"a dict batch needs a 'labels' key, received {sorted(map(str, batch))}: "
-                "rename the column that holds the classes to 'labels'"
-            )
-        inputs: Inputs = {name: value for name, value in batch.items() if name != key}
-        labels = batch[key]
-        tensors = {f"key {name!r}": value for name, value in batch.items()}
-    elif isinstance(batch, tuple | list) and len(batch) >= 2:
-        inputs, labels = batch[0], batch[1]
-        tensors = {"the inputs": inputs, "the labels": labels}
-    else:
-        raise ValueError(
-            "expected batches (x, y) or dicts with 'labels', received "
-            f"{_describe(batch)}: let the data set return a pair or a dict"
-        )
-    for name, value in tensors.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(
-                f"expected tensors in a batch, but {name} is {type(value).__name__}: "
-                "convert it in the data set's transform"
-            )
-    return inputs, labels
-
-
-def labels_of(dataset: Dataset[Any]) -> Tensor:
-    """Class labels of a map-style data set, shape (N,), int64, on the CPU.
-
-    Read from ``targets``, ``labels`` or a TensorDataset's second tensor where these stand for the
-    items (no ``target_transform``); otherwise every item is read, with the global random state
-    preserved.
-
-    Raises:
-        ValueError: labels that are not one integer a sample.
-    """
-    known = _known_labels(dataset)
-    if known is not None:
-        return known
-    with preserved_rng():
-        values = [_item_label(dataset[i]) for i in range(_length(dataset))]
-    return _as_labels(values)
 
 
 class BatchSource:
@@ -204,11 +158,11 @@ class BatchSource:
         if gather is not None:
             for part in torch.split(chosen, batch_size):
                 x, y = gather(part)
-                yield _moved(x, self.device), y.to(self.device)
+                yield to_device(x, self.device), y.to(self.device)
             return
         for batch in self._loader(chosen, batch_size):
             x, y = split_batch(batch)
-            yield _moved(x, self.device), _flat_labels(y).to(self.device)
+            yield to_device(x, self.device), flat_labels(y).to(self.device)
 
     def _loader(self, chosen: Tensor, batch_size: int) -> DataLoader[Any]:
         return DataLoader(
@@ -217,7 +171,7 @@ class BatchSource:
             sampler=chosen.tolist(),
             num_workers=self._num_workers,
             pin_memory=self.device.type == "cuda",
-            collate_fn=_collate,
+            collate_fn=collate,
         )
 
     def _keep(self, cache_bytes: int) -> tuple[Inputs, Tensor] | None:
@@ -228,10 +182,10 @@ class BatchSource:
             x, y = split_batch(self._base.tensors)
             if x[:1].nbytes * len(self) > cache_bytes:  # type: ignore[index]
                 return None
-            kept = _taken(x, self._indices), _flat_labels(y)[self._indices]
-            return _moved(kept[0], self.device), kept[1].to(self.device)
+            kept = _taken(x, self._indices), flat_labels(y)[self._indices]
+            return to_device(kept[0], self.device), kept[1].to(self.device)
         with preserved_rng():
-            first = split_batch(_collate([self._base[int(self._indices[0])]]))[0]
+            first = split_batch(collate([self._base[int(self._indices[0])]]))[0]
             if _nbytes(first) * len(self) > cache_bytes:
                 return None
             if not isinstance(self._base, ImageTensors) and self._changes():
@@ -244,7 +198,7 @@ class BatchSource:
         for attempt in range(2):
             with isolated_rng(attempt, "read twice"):
                 probe = self._indices[:PROBED_ITEMS].tolist()
-                reads.append([split_batch(_collate([self._base[i]])) for i in probe])
+                reads.append([split_batch(collate([self._base[i]])) for i in probe])
         return any(not _equal(a, b) for a, b in zip(*reads, strict=True))
 
     def _decoded(self) -> tuple[Inputs, Tensor]:
@@ -255,43 +209,15 @@ class BatchSource:
             kept = [gather(part) for part in torch.split(self._indices, chunk)]
         else:
             kept = [split_batch(batch) for batch in self._loader(self._indices, chunk)]
-        labels = torch.cat([_flat_labels(y) for _, y in kept]).to(self.device)
+        labels = torch.cat([flat_labels(y) for _, y in kept]).to(self.device)
         if isinstance(kept[0][0], Tensor):
             return torch.cat([x for x, _ in kept]).to(self.device), labels  # type: ignore[misc]
         columns = {key: [x[key] for x, _ in kept] for key in kept[0][0]}  # type: ignore[index]
         return {key: torch.cat(parts).to(self.device) for key, parts in columns.items()}, labels
 
 
-def _collate(items: list[Any]) -> Any:
-    try:
-        return default_collate(items)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"cannot put items into one batch, the first is {_describe(items[0])}: the data set "
-            f"must give tensors of one shape (resize, pad, ToTensor in its transform). {error}"
-        ) from error
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, tuple | list):
-        return f"{type(value).__name__} of {[type(part).__name__ for part in value]}"
-    if isinstance(value, Mapping):
-        return f"{type(value).__name__} of { {k: type(v).__name__ for k, v in value.items()} }"
-    return type(value).__name__
-
-
-def _length(dataset: Dataset[Any]) -> int:
-    try:
-        return len(dataset)  # type: ignore[arg-type]
-    except TypeError:
-        raise ValueError(
-            f"expected a map-style data set with a length, received {type(dataset).__name__}: "
-            "give it __len__ and __getitem__"
-        ) from None
-
-
 def _checked_indices(dataset: Dataset[Any], indices: Tensor | Sequence[int] | None) -> Tensor:
-    length = _length(dataset)
+    length = dataset_length(dataset)
     if indices is None:
         chosen = torch.arange(length)
     else:
@@ -314,68 +240,10 @@ def _unwrapped(dataset: Dataset[Any], indices: Tensor) -> tuple[Dataset[Any], Te
     return dataset, indices
 
 
-def _known_labels(dataset: Dataset[Any]) -> Tensor | None:
-    """Labels that need no reading of items, or None."""
-    if type(dataset) is Subset:
-        below = _known_labels(dataset.dataset)
-        if below is None:
-            return None
-        return below[torch.as_tensor(dataset.indices, dtype=torch.int64)]
-    if type(dataset) is ConcatDataset:
-        parts = [_known_labels(part) for part in dataset.datasets]
-        return None if any(p is None for p in parts) else torch.cat(parts)  # type: ignore[arg-type]
-    if type(dataset) is TensorDataset and len(dataset.tensors) >= 2:
-        return _flat_labels(dataset.tensors[1]).cpu()
-    if getattr(dataset, "target_transform", None) is not None:
-        return None
-    for name in ("targets", "labels"):
-        values = getattr(dataset, name, None)
-        if values is not None and hasattr(values, "__len__") and len(values) == _length(dataset):
-            return _as_labels(values)
-    return None
-
-
-def _item_label(item: Any) -> int:
-    if isinstance(item, Mapping):
-        item = (None, item.get("labels", item.get("label")))
-    if not isinstance(item, tuple | list) or len(item) < 2 or item[1] is None:
-        raise ValueError(
-            f"expected items (x, y) or dicts with 'labels', received {_describe(item)}: "
-            "let the data set return a pair or a dict"
-        )
-    try:
-        return operator.index(item[1])
-    except TypeError:
-        return int(_flat_labels(torch.as_tensor(item[1]).reshape(-1)))
-
-
-def _as_labels(values: Any) -> Tensor:
-    try:
-        return _flat_labels(torch.as_tensor(values)).cpu()
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"labels must be one integer a sample: {error}") from error
-
-
-def _flat_labels(labels: Tensor) -> Tensor:
-    """Labels as (B,) int64; (B, 1) is accepted, anything that is not a class index is not."""
-    if labels.is_floating_point() or labels.is_complex() or labels.numel() != len(labels):
-        raise ValueError(
-            f"labels must be one integer a sample, received {labels.dtype} of shape "
-            f"{tuple(labels.shape)}: give class indices from 0"
-        )
-    return labels.reshape(-1).to(torch.int64)
-
-
 def _taken(inputs: Inputs, positions: Tensor) -> Inputs:
     if isinstance(inputs, Tensor):
         return inputs.index_select(0, positions)
     return {key: value.index_select(0, positions) for key, value in inputs.items()}
-
-
-def _moved(inputs: Inputs, device: torch.device) -> Inputs:
-    if isinstance(inputs, Tensor):
-        return inputs.to(device, non_blocking=True)
-    return {key: value.to(device, non_blocking=True) for key, value in inputs.items()}
 
 
 def _nbytes(inputs: Inputs) -> int:

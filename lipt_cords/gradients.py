@@ -8,7 +8,7 @@ between them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +17,21 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lipt_cords.data import BatchSource
+from lipt_cords.losses import PerSampleLoss, logit_gradients, per_sample_loss
 from lipt_cords.models import EmbeddingRecorder, call_model, find_head, model_device, undisturbed
 
-PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
+__all__ = [
+    "HeadGradient",
+    "LastLayerGradients",
+    "PerSampleLoss",
+    "gradient_gains",
+    "last_layer_gradients",
+    "logit_gradients",
+    "per_sample_loss",
+]
 
 LOSS_CHUNK = 8192
 """Samples whose losses are differentiated at once; bounds memory, changes nothing else."""
-
-_DENSE_TARGETS = (
-    nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -194,8 +199,8 @@ def last_layer_gradients(
     logits_NC, embeddings_NE, labels_N = _forward(model, source, order, batch_size, head, where)
     _check_rows(logits_NC, embeddings_NE, labels_N, rows)
     chunks = zip(torch.split(logits_NC, LOSS_CHUNK), torch.split(labels_N, LOSS_CHUNK), strict=True)
-    per_sample = _per_sample_loss(loss, where)
-    grads = [_logit_gradients(z, y, per_sample) for z, y in chunks]
+    unreduced = per_sample_loss(loss, where)
+    grads = [logit_gradients(z, y, unreduced) for z, y in chunks]
     return LastLayerGradients(torch.cat(grads), embeddings_NE, labels_N, logits_NC)
 
 
@@ -264,49 +269,3 @@ def _check_rows(logits_NC: Tensor, embeddings_NE: Tensor, labels_N: Tensor, rows
             f"{int(rows[first])} has {int(labels_N[first])}: build the network for more classes "
             "or correct the labels"
         )
-
-
-def _per_sample_loss(
-    loss: nn.Module | PerSampleLoss | None, device: torch.device
-) -> PerSampleLoss | None:
-    """A loss without reduction, or None where the closed form of cross-entropy applies."""
-    if loss is None:
-        return None
-    if not isinstance(loss, nn.Module) or not hasattr(loss, "reduction"):
-        return loss
-    # Labels are known to lie in range, so ignore_index matters only when it is a class.
-    if (
-        type(loss) is nn.CrossEntropyLoss
-        and loss.label_smoothing == 0
-        and loss.weight is None
-        and loss.ignore_index < 0
-    ):
-        return None
-    single = copy.deepcopy(loss).to(device)
-    single.__dict__["reduction"] = "none"
-    if not isinstance(loss, _DENSE_TARGETS):
-        return single
-
-    def dense(logits: Tensor, labels: Tensor) -> Tensor:
-        targets = nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
-        losses: Tensor = single(logits, targets)
-        return losses.mean(dim=1)
-
-    return dense
-
-
-def _logit_gradients(logits: Tensor, labels: Tensor, loss: PerSampleLoss | None) -> Tensor:
-    if loss is None:
-        grads = logits.softmax(dim=1)
-        rows = torch.arange(len(labels), device=labels.device)
-        grads[rows, labels] -= 1
-        return grads
-    with torch.enable_grad():
-        leaf = logits.detach().requires_grad_()
-        losses = loss(leaf, labels)
-        if losses.shape != labels.shape:
-            raise ValueError(
-                f"the loss must return one value a sample, shape {tuple(labels.shape)}; it "
-                f"returned {tuple(losses.shape)}: use reduction='none'"
-            )
-        return torch.autograd.grad(losses.sum(), leaf)[0]

@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipt_cords.batches import Inputs, to_device
 from lipt_cords.errors import unknown_name
 from lipt_cords.randomness import preserved_rng
-
-Inputs = Tensor | dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,6 @@ def model_device(model: nn.Module) -> torch.device:
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
-
-
-def to_device(inputs: Inputs, device: torch.device | str) -> Inputs:
-    """Move a tensor, or every tensor of a dict, to a device."""
-    if isinstance(inputs, Tensor):
-        return inputs.to(device, non_blocking=True)
-    return {key: value.to(device, non_blocking=True) for key, value in inputs.items()}
 
 
 def logits_of(output: Any) -> Tensor:

@@ -67,6 +67,14 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         """The data set of some of the items, in the order given, with the same normalisation."""
         return ImageTensors(self.images[indices], self.labels[indices], self.mean, self.std)
 
+    def normalised_as(self, mean: Tensor, std: Tensor) -> ImageTensors:
+        """The same items with another normalisation."""
+        return ImageTensors(self.images, self.labels, mean, std)
+
+    def statistics(self, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel over all images or some."""
+        return channel_statistics(self.images if indices is None else self.images[indices])
+
     def to(self, device: torch.device | str) -> ImageTensors:
         """The same items with images and labels on a device."""
         return ImageTensors(self.images.to(device), self.labels.to(device), self.mean, self.std)

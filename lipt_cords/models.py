@@ -6,6 +6,11 @@ from collections.abc import Callable
 
 from torch import nn
 
+from lipt_cords.cords_contract import (
+    follows_cords_contract,
+    make_cords_compatible,
+    remove_cords_contract,
+)
 from lipt_cords.errors import unknown_name
 from lipt_cords.heads import (
     EmbeddingRecorder,
@@ -25,9 +30,13 @@ __all__ = [
     "Head",
     "build_model",
     "call_model",
+    "canonical_model_name",
     "find_head",
+    "follows_cords_contract",
     "logits_of",
+    "make_cords_compatible",
     "model_device",
+    "remove_cords_contract",
     "undisturbed",
 ]
 

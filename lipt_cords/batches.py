@@ -1,0 +1,180 @@
+"""The two forms a batch may have, and the labels of any data set.
+
+Pairs ``(x, y)`` and dicts with labels are read here alone; the rest of the package sees inputs
+and labels.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate
+
+from lipt_cords.randomness import preserved_rng
+
+Inputs = Tensor | dict[str, Tensor]
+LABEL_KEYS = ("labels", "label")
+
+
+def split_batch(batch: Any) -> tuple[Inputs, Tensor]:
+    """Split a batch into what the network reads and the labels.
+
+    Args:
+        batch: ``(x, y)`` or ``(x, y, ...)``, of which the rest is dropped; or a dict with
+            ``labels`` (or ``label``), whose other tensors are the network's keyword arguments.
+
+    Raises:
+        ValueError: anything else.
+
+    >>> inputs, labels = split_batch({"tokens": torch.ones(2, 5), "labels": torch.tensor([0, 1])})
+    >>> list(inputs), labels.tolist()
+    (['tokens'], [0, 1])
+    """
+    if isinstance(batch, Mapping):
+        key = next((key for key in LABEL_KEYS if key in batch), None)
+        if key is None:
+            raise ValueError(
+                f"a dict batch needs a 'labels' key, received {sorted(map(str, batch))}: "
+                "rename the column that holds the classes to 'labels'"
+            )
+        inputs: Inputs = {name: value for name, value in batch.items() if name != key}
+        labels = batch[key]
+        tensors = {f"key {name!r}": value for name, value in batch.items()}
+    elif isinstance(batch, tuple | list) and len(batch) >= 2:
+        inputs, labels = batch[0], batch[1]
+        tensors = {"the inputs": inputs, "the labels": labels}
+    else:
+        raise ValueError(
+            "expected batches (x, y) or dicts with 'labels', received "
+            f"{_describe(batch)}: let the data set return a pair or a dict"
+        )
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"expected tensors in a batch, but {name} is {type(value).__name__}: "
+                "convert it in the data set's transform"
+            )
+    return inputs, labels
+
+
+def to_device(inputs: Inputs, device: torch.device | str) -> Inputs:
+    """Move a tensor, or every tensor of a dict, to a device."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device, non_blocking=True)
+    return {key: value.to(device, non_blocking=True) for key, value in inputs.items()}
+
+
+def labels_of(dataset: Dataset[Any]) -> Tensor:
+    """Class labels of a map-style data set, shape (N,), int64, on the CPU.
+
+    Read from ``targets``, ``labels`` or a TensorDataset's second tensor where these stand for the
+    items (no ``target_transform``); otherwise every item is read, with the global random state
+    preserved.
+
+    Raises:
+        ValueError: labels that are not one integer a sample.
+    """
+    known = _known_labels(dataset)
+    if known is not None:
+        return known
+    with preserved_rng():
+        values = [_item_label(dataset[i]) for i in range(dataset_length(dataset))]
+    return _as_labels(values)
+
+
+def flat_labels(labels: Tensor) -> Tensor:
+    """Labels as (B,) int64; (B, 1) is accepted, anything that is not a class index is not."""
+    if labels.is_floating_point() or labels.is_complex() or labels.numel() != len(labels):
+        raise ValueError(
+            f"labels must be one integer a sample, received {labels.dtype} of shape "
+            f"{tuple(labels.shape)}: give class indices from 0"
+        )
+    return labels.reshape(-1).to(torch.int64)
+
+
+def collate(items: list[Any]) -> Any:
+    """Put items into one batch.
+
+    Raises:
+        ValueError: items that are not tensors or numbers of one shape.
+    """
+    try:
+        return default_collate(items)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"cannot put items into one batch, the first is {_describe(items[0])}: the data set "
+            f"must give tensors of one shape (resize, pad, ToTensor in its transform). {error}"
+        ) from error
+
+
+def dataset_length(dataset: Dataset[Any]) -> int:
+    """Number of items.
+
+    Raises:
+        ValueError: a data set without a length.
+    """
+    try:
+        return len(dataset)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(
+            f"expected a map-style data set with a length, received {type(dataset).__name__}: "
+            "give it __len__ and __getitem__"
+        ) from None
+
+
+def _known_labels(dataset: Dataset[Any]) -> Tensor | None:
+    """Labels that need no reading of items, or None."""
+    if type(dataset) is Subset:
+        below = _known_labels(dataset.dataset)
+        if below is None:
+            return None
+        return below[torch.as_tensor(dataset.indices, dtype=torch.int64)]
+    if type(dataset) is ConcatDataset:
+        parts = [_known_labels(part) for part in dataset.datasets]
+        return None if any(p is None for p in parts) else torch.cat(parts)  # type: ignore[arg-type]
+    if type(dataset) is TensorDataset and len(dataset.tensors) >= 2:
+        return flat_labels(dataset.tensors[1]).cpu()
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
+    for name in ("targets", "labels"):
+        values = getattr(dataset, name, None)
+        if (
+            values is not None
+            and hasattr(values, "__len__")
+            and len(values) == dataset_length(dataset)
+        ):
+            return _as_labels(values)
+    return None
+
+
+def _item_label(item: Any) -> int:
+    if isinstance(item, Mapping):
+        item = (None, item.get("labels", item.get("label")))
+    if not isinstance(item, tuple | list) or len(item) < 2 or item[1] is None:
+        raise ValueError(
+            f"expected items (x, y) or dicts with 'labels', received {_describe(item)}: "
+            "let the data set return a pair or a dict"
+        )
+    try:
+        return operator.index(item[1])
+    except TypeError:
+        return int(flat_labels(torch.as_tensor(item[1]).reshape(-1)))
+
+
+def _as_labels(values: Any) -> Tensor:
+    try:
+        return flat_labels(torch.as_tensor(values)).cpu()
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"labels must be one integer a sample: {error}") from error
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return f"{type(value).__name__} of {[type(part).__name__ for part in value]}"
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} of { {k: type(v).__name__ for k, v in value.items()} }"
+    return type(value).__name__

@@ -1,0 +1,68 @@
+"""Losses taken apart into samples, and their gradients in the logits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
+
+_DENSE_TARGETS = (
+    nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss,
+)  # fmt: skip
+
+
+def per_sample_loss(
+    loss: nn.Module | PerSampleLoss | None, device: torch.device
+) -> PerSampleLoss | None:
+    """A loss without reduction, or None where the closed form of cross-entropy applies."""
+    if loss is None:
+        return None
+    if not isinstance(loss, nn.Module) or not hasattr(loss, "reduction"):
+        return loss
+    # Labels are known to lie in range, so ignore_index matters only when it is a class.
+    if (
+        type(loss) is nn.CrossEntropyLoss
+        and loss.label_smoothing == 0
+        and loss.weight is None
+        and loss.ignore_index < 0
+    ):
+        return None
+    single = copy.deepcopy(loss).to(device)
+    single.__dict__["reduction"] = "none"
+    if not isinstance(loss, _DENSE_TARGETS):
+        return single
+
+    def dense(logits: Tensor, labels: Tensor) -> Tensor:
+        targets = nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        losses: Tensor = single(logits, targets)
+        return losses.mean(dim=1)
+
+    return dense
+
+
+def logit_gradients(logits: Tensor, labels: Tensor, loss: PerSampleLoss | None) -> Tensor:
+    """Gradients of every sample's loss in its logits, (N, C).
+
+    Args:
+        logits: (N, C).
+        labels: (N,).
+        loss: what `per_sample_loss` returned; None is cross-entropy, in closed form.
+    """
+    if loss is None:
+        grads = logits.softmax(dim=1)
+        rows = torch.arange(len(labels), device=labels.device)
+        grads[rows, labels] -= 1
+        return grads
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        losses = loss(leaf, labels)
+        if losses.shape != labels.shape:
+            raise ValueError(
+                f"the loss must return one value a sample, shape {tuple(labels.shape)}; it "
+                f"returned {tuple(losses.shape)}: use reduction='none'"
+            )
+        return torch.autograd.grad(losses.sum(), leaf)[0]
