@@ -7,7 +7,7 @@ small and always gives the same items is decoded once and kept on the device, wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,7 @@ from lipt_cords.batches import (
     dataset_length,
     flat_labels,
     labels_of,
+    resolve_device,
     split_batch,
     to_device,
 )
@@ -32,7 +33,6 @@ from lipt_cords.datasets import (
     find_data,
     load_dataset,
 )
-from lipt_cords.errors import unknown_name
 from lipt_cords.images import ImageTensors
 from lipt_cords.randomness import isolated_rng, preserved_rng
 
@@ -53,29 +53,10 @@ __all__ = [
 ]
 
 PROBED_ITEMS = 16
-
-
-def resolve_device(name: str | torch.device) -> torch.device:
-    """The torch device of a name; ``auto`` is a GPU if there is one.
-
-    Raises:
-        ValueError: an unknown device, or one that this machine does not have.
-
-    >>> resolve_device("cpu")
-    device(type='cpu')
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise unknown_name("device", name, ("auto", "cpu", "cuda", "cuda:0", "mps")) from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name} asked for, but torch sees {torch.cuda.device_count()} GPUs: "
-            "use device='auto' or 'cpu'"
-        )
-    return device
+"""Items read twice to find out whether a data set changes."""
+DECODE_CHUNK = 1024
+"""Items decoded between two copies to the device."""
+_ONLY = ""
 
 
 class BatchSource:
@@ -112,19 +93,17 @@ class BatchSource:
     ) -> None:
         self.device = torch.device(device)
         self._num_workers = num_workers
-        base, self._indices = _unwrapped(dataset, _checked_indices(dataset, indices))
-        self._base = base
-        if isinstance(base, ImageTensors):
-            self.normalisation: tuple[Tensor, Tensor] | None = (base.mean, base.std)
-        else:
-            self.normalisation = None
+        self._base, self._indices = _unwrapped(dataset, _checked_indices(dataset, indices))
+        self._gather = _gather_of(self._base)
+        self.normalisation: tuple[Tensor, Tensor] | None = None
+        """Mean and standard deviation, (C,) each, that were taken off images; None if unknown."""
+        if isinstance(self._base, ImageTensors):
+            self.normalisation = (self._base.mean, self._base.std)
         self._kept = self._keep(cache_bytes)
-        if self._kept is None and isinstance(base, ImageTensors) and self.device.type != "cpu":
-            chosen = base.images.nbytes * len(self) // max(1, len(base))
-            if chosen <= cache_bytes:
-                self._base = base.select(self._indices).to(self.device)
-                self._indices = torch.arange(len(self))
         self.resident = self._kept is not None
+        """Whether the items are kept on the device."""
+        if not self.resident and isinstance(self._base, ImageTensors):
+            self._keep_bytes(self._base, cache_bytes)
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -148,17 +127,17 @@ class BatchSource:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, received {batch_size}")
         if self._kept is not None:
-            inputs, labels = self._kept
+            columns, labels = self._kept
             positions = torch.arange(len(self)) if order is None else order
             for part in torch.split(positions.to(self.device), batch_size):
-                yield _taken(inputs, part), labels.index_select(0, part)
+                taken = {name: values.index_select(0, part) for name, values in columns.items()}
+                yield taken.get(_ONLY, taken), labels.index_select(0, part)
             return
         chosen = self._indices if order is None else self._indices[order.cpu()]
-        gather = getattr(self._base, "gather", None)
-        if gather is not None:
+        if self._gather is not None:
             for part in torch.split(chosen, batch_size):
-                x, y = gather(part)
-                yield to_device(x, self.device), y.to(self.device)
+                x, y = self._gather(part)
+                yield to_device(x, self.device), flat_labels(y).to(self.device)
             return
         for batch in self._loader(chosen, batch_size):
             x, y = split_batch(batch)
@@ -174,46 +153,77 @@ class BatchSource:
             collate_fn=collate,
         )
 
-    def _keep(self, cache_bytes: int) -> tuple[Inputs, Tensor] | None:
+    def _keep(self, cache_bytes: int) -> tuple[dict[str, Tensor], Tensor] | None:
         """All items on the device, or None if they change between reads or are too large."""
         if cache_bytes <= 0:
             return None
-        if type(self._base) is TensorDataset:
-            x, y = split_batch(self._base.tensors)
-            if x[:1].nbytes * len(self) > cache_bytes:  # type: ignore[index]
-                return None
-            kept = _taken(x, self._indices), flat_labels(y)[self._indices]
-            return to_device(kept[0], self.device), kept[1].to(self.device)
         with preserved_rng():
-            first = split_batch(collate([self._base[int(self._indices[0])]]))[0]
-            if _nbytes(first) * len(self) > cache_bytes:
+            first = _columns(split_batch(self._read(self._indices[:1]))[0])
+            if sum(values.nbytes for values in first.values()) * len(self) > cache_bytes:
                 return None
-            if not isinstance(self._base, ImageTensors) and self._changes():
+            if self._gather is None and self._changes():
                 return None
-            return self._decoded()
+            return self._decoded(first)
+
+    def _keep_bytes(self, images: ImageTensors, cache_bytes: int) -> None:
+        """Keep images on a GPU as bytes where they do not fit as floats."""
+        chosen = images.images[:1].nbytes * len(self)
+        if self.device.type != "cpu" and chosen <= cache_bytes:
+            self._base = images.select(self._indices).to(self.device)
+            self._gather = self._base.gather
+            self._indices = torch.arange(len(self))
+
+    def _read(self, indices: Tensor) -> Any:
+        if self._gather is not None:
+            return self._gather(indices)
+        return collate([self._base[i] for i in indices.tolist()])
 
     def _changes(self) -> bool:
         """Whether an item differs between two reads under different seeds."""
         reads = []
         for attempt in range(2):
             with isolated_rng(attempt, "read twice"):
-                probe = self._indices[:PROBED_ITEMS].tolist()
-                reads.append([split_batch(collate([self._base[i]])) for i in probe])
-        return any(not _equal(a, b) for a, b in zip(*reads, strict=True))
+                parts = torch.split(self._indices[:PROBED_ITEMS], 1)
+                reads.append([split_batch(self._read(part)) for part in parts])
+        for (x, y), (again, y_again) in zip(*reads, strict=True):
+            one, two = _columns(x) | {"labels": y}, _columns(again) | {"labels": y_again}
+            if one.keys() != two.keys() or not all(_same(one[name], two[name]) for name in one):
+                return True
+        return False
 
-    def _decoded(self) -> tuple[Inputs, Tensor]:
-        chunk = 1024
-        kept: list[tuple[Inputs, Tensor]] = []
-        gather = getattr(self._base, "gather", None)
-        if gather is not None:
-            kept = [gather(part) for part in torch.split(self._indices, chunk)]
+    def _decoded(self, first: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Every item, written chunk by chunk into its place on the device."""
+        count = len(self)
+        kept = {
+            name: torch.empty((count, *values.shape[1:]), dtype=values.dtype, device=self.device)
+            for name, values in first.items()
+        }
+        labels = torch.empty(count, dtype=torch.int64, device=self.device)
+        chunks: Iterable[Any]
+        if self._gather is not None:
+            chunks = map(self._gather, torch.split(self._indices, DECODE_CHUNK))
         else:
-            kept = [split_batch(batch) for batch in self._loader(self._indices, chunk)]
-        labels = torch.cat([flat_labels(y) for _, y in kept]).to(self.device)
-        if isinstance(kept[0][0], Tensor):
-            return torch.cat([x for x, _ in kept]).to(self.device), labels  # type: ignore[misc]
-        columns = {key: [x[key] for x, _ in kept] for key in kept[0][0]}  # type: ignore[index]
-        return {key: torch.cat(parts).to(self.device) for key, parts in columns.items()}, labels
+            chunks = self._loader(self._indices, DECODE_CHUNK)
+        start = 0
+        for chunk in chunks:
+            x, y = split_batch(chunk)
+            columns = _columns(x)
+            _check_alike(kept, columns)
+            place = slice(start, start + len(y))
+            for name, values in columns.items():
+                kept[name][place] = values
+            labels[place] = flat_labels(y)
+            start += len(y)
+        return kept, labels
+
+
+def _gather_of(dataset: Dataset[Any]) -> Callable[[Tensor], Any] | None:
+    """A way to read many items of a data set at once, if it has one."""
+    gather: Callable[[Tensor], Any] | None = getattr(dataset, "gather", None)
+    if gather is None and type(dataset) is TensorDataset:
+        tensors = dataset.tensors
+        return lambda indices: tuple(t[indices.to(t.device)] for t in tensors)
+    return gather
 
 
 def _checked_indices(dataset: Dataset[Any], indices: Tensor | Sequence[int] | None) -> Tensor:
@@ -240,23 +250,19 @@ def _unwrapped(dataset: Dataset[Any], indices: Tensor) -> tuple[Dataset[Any], Te
     return dataset, indices
 
 
-def _taken(inputs: Inputs, positions: Tensor) -> Inputs:
-    if isinstance(inputs, Tensor):
-        return inputs.index_select(0, positions)
-    return {key: value.index_select(0, positions) for key, value in inputs.items()}
+def _columns(inputs: Inputs) -> dict[str, Tensor]:
+    return {_ONLY: inputs} if isinstance(inputs, Tensor) else inputs
 
 
-def _nbytes(inputs: Inputs) -> int:
-    return inputs.nbytes if isinstance(inputs, Tensor) else sum(v.nbytes for v in inputs.values())
-
-
-def _equal(one: tuple[Inputs, Tensor], two: tuple[Inputs, Tensor]) -> bool:
-    if not torch.equal(one[1], two[1]):
-        return False
-    a, b = one[0], two[0]
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return isinstance(a, Tensor) and isinstance(b, Tensor) and _same(a, b)
-    return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+def _check_alike(first: dict[str, Tensor], later: dict[str, Tensor]) -> None:
+    for name, kept in first.items():
+        values = later.get(name)
+        if values is None or kept.shape[1:] != values.shape[1:] or kept.dtype != values.dtype:
+            other = "none" if values is None else f"{values.dtype} {tuple(values.shape[1:])}"
+            raise ValueError(
+                f"items differ: the first has {name or 'inputs'} of {kept.dtype} {tuple(kept.shape[1:])}, a "
+                f"later one {other}: resize, pad or convert them in the data set"
+            )
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -193,16 +193,20 @@ def _torchvision(name: str, root: Path, download: bool) -> _Parts:
 
     class_name, inside, num_classes = _TORCHVISION[name]
     reader = getattr(datasets, class_name)
+    remedy = (
+        f"pass --download to fetch it, or --data DIR (or {DATA_VARIABLE}) with the folder that "
+        f"holds {inside}"
+    )
+    if not download and find_data(name, root) is None:
+        raise ValueError(f"{name} was not found in {root} (looked for {root / inside}): {remedy}")
     parts = []
     for train in (True, False):
         try:
             part = reader(str(root), train=train, download=download)
         except (RuntimeError, OSError, ValueError, EOFError) as error:
-            reason = "could not be downloaded to" if download else "was not found whole in"
+            what = "could not be downloaded to" if download else "is not whole in"
             raise ValueError(
-                f"{name} {reason} {root} (looked for {root / inside}; {_first_line(error)}): pass "
-                f"--download to fetch it, or --data DIR (or {DATA_VARIABLE}) with the folder that "
-                f"holds {inside}"
+                f"{name} {what} {root / inside} ({_first_line(error)}): {remedy}"
             ) from error
         images = torch.as_tensor(part.data)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()

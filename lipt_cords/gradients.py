@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lipt_cords.data import BatchSource
+from lipt_cords.data import BatchSource, Inputs, to_device
 from lipt_cords.losses import PerSampleLoss, logit_gradients, per_sample_loss
 from lipt_cords.models import EmbeddingRecorder, call_model, find_head, model_device, undisturbed
 
@@ -221,8 +221,9 @@ def _forward(
     labels_N = torch.empty(count, dtype=torch.int64, device=device)
     with undisturbed(model):
         for inputs, labels in source.batches(order, batch_size=batch_size):
+            inputs = to_device(inputs, device)
             if found is None:
-                found = find_head(model, head=head, sample=inputs)
+                found = find_head(model, head=head, sample=_few(inputs))
                 width, classes = found.module.in_features, found.module.out_features
                 embeddings_NE = torch.empty(count, width, device=device)
                 logits_NC = torch.empty(count, classes, device=device)
@@ -236,6 +237,13 @@ def _forward(
             labels_N[start:stop] = labels
             start = stop
     return logits_NC, embeddings_NE, labels_N
+
+
+def _few(inputs: Inputs) -> Inputs:
+    """Two samples are enough to watch which layer makes the logits."""
+    if isinstance(inputs, Tensor):
+        return inputs[:2]
+    return {key: value[:2] for key, value in inputs.items()}
 
 
 def _check_head(name: str, logits: Tensor, recorder: EmbeddingRecorder) -> None:
