@@ -97,6 +97,8 @@ class WarmStartConfig(StrictModel):
     """Recompute BatchNorm statistics of the soup; ``auto`` keeps the better on held-out data."""
     refresh_samples: int = Field(2048, ge=1)
     """Training samples that the BatchNorm refresh may read."""
+    head: str | None = None
+    """Name of the linear head in ``model.named_modules()``; None finds it."""
     start_from: StartFrom = "merged"
     """In a CORDS loader, train on from the soup (as CORDS does) or from the initial weights (as
     the LiPT authors do); the subset is chosen with the soup either way."""

@@ -1,0 +1,70 @@
+"""Clocks and FLOP counts: what the report's bill is made of."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lipt_cords.data import Inputs
+from lipt_cords.models import call_model
+from lipt_cords.warmstart.objective import LossFunction
+
+
+def flops_per_sample(
+    model: nn.Module, inputs: Inputs, labels: Tensor, loss: LossFunction
+) -> tuple[int, int]:
+    """Count the floating-point operations of one sample by running a small batch.
+
+    Matrix products, convolutions and attention are counted, as ``FlopCounterMode`` does; a
+    multiply-add is two operations. The model is not changed.
+
+    Args:
+        inputs: a batch, on the model's device.
+        labels: its labels, shape (B,).
+
+    Returns:
+        Operations of a training step (forward and backward), and of the forward pass alone.
+    """
+    model = copy.deepcopy(model)
+    model.train(len(labels) > 1)
+    with FlopCounterMode(display=False) as counter:
+        value = loss(call_model(model, inputs), labels)
+        forward = counter.get_total_flops()
+        torch.autograd.backward(value)
+        total = counter.get_total_flops()
+    return total // len(labels), forward // len(labels)
+
+
+class Clock:
+    """Wall seconds by phase, with the device's queue emptied at both ends."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._device = device
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to a phase."""
+        synchronize(self._device)
+        started = time.perf_counter()
+        yield
+        synchronize(self._device)
+        self.seconds[name] += time.perf_counter() - started
+
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._started
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU, so that a clock read next to it tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

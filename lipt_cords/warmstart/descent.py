@@ -1,0 +1,131 @@
+"""The training loop, for the common start and for workers: SGD without a stop for the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lipt_cords.config import Precision, Schedule, WarmStartConfig
+from lipt_cords.data import Inputs
+from lipt_cords.models import call_model
+from lipt_cords.warmstart.objective import LossFunction
+
+Batches = Iterator[tuple[Inputs, Tensor]]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What a run of the loop did: samples it trained on, and the mean loss of its last epoch."""
+
+    passes: int
+    loss: float
+
+
+def rate_factor(schedule: Schedule, step: int, steps: int) -> float:
+    """Share of the peak learning rate at a step, from 1 down towards 0 (after the last step).
+
+    >>> [rate_factor("linear", step, 4) for step in range(4)]
+    [1.0, 0.75, 0.5, 0.25]
+    """
+    if schedule == "linear":
+        return 1 - step / steps
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * step / steps))
+    return 1.0
+
+
+def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the forward pass runs in it, else None; ``auto`` asks the GPU."""
+    if precision == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else None
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+@contextmanager
+def deterministic_convolutions() -> Iterator[None]:
+    """Make cuDNN choose algorithms that give the same bits at every run."""
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
+
+
+def descend(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    steps: int,
+    last_epoch: int,
+    schedule: Schedule,
+    config: WarmStartConfig,
+    loss: LossFunction,
+    single_samples: bool = False,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    before_step: Callable[[int], None] | None = None,
+    after_step: Callable[[], None] | None = None,
+) -> Descent:
+    """Train a model in place.
+
+    Losses are summed on the device and read once, at the end: nothing waits for the host.
+
+    Args:
+        model: on the device of the batches.
+        batches: at least ``steps`` of them.
+        steps: optimizer steps.
+        last_epoch: over how many of the last steps the reported loss is averaged.
+        schedule: of the learning rate over these steps; its peak is ``config.lr``.
+        config: learning rate, momentum, decay and precision.
+        loss: mean loss of (logits, labels).
+        single_samples: batches hold one sample each, on which BatchNorm cannot train; its layers
+            then normalise with their running statistics.
+        augment: changes the inputs of a batch.
+        before_step: called with the number of the step before its forward pass.
+        after_step: called after the optimizer's step.
+    """
+    model.train()
+    if single_samples:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    device = parameters[0].device
+    optimizer = torch.optim.SGD(
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+        weight_decay=config.weight_decay,
+        fused=device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in parameters),
+    )
+    half = autocast_dtype(config.precision, device)
+    total, passes, counted = torch.zeros((), device=device), 0, 0
+    for step in range(steps):
+        inputs, labels = next(batches)
+        if augment is not None and isinstance(inputs, Tensor):
+            inputs = augment(inputs)
+        if before_step is not None:
+            before_step(step)
+        if schedule != "constant":
+            optimizer.param_groups[0]["lr"] = config.lr * rate_factor(schedule, step, steps)
+        with torch.autocast(device.type, dtype=half, enabled=half is not None):
+            logits = call_model(model, inputs)
+        value = loss(logits.float() if half is not None else logits, labels)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(value)
+        optimizer.step()
+        if after_step is not None:
+            after_step()
+        passes += len(labels)
+        if step >= steps - last_epoch:
+            total += value.detach() * len(labels)
+            counted += len(labels)
+    return Descent(passes, float(total) / counted)

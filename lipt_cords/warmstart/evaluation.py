@@ -1,0 +1,29 @@
+"""Held-out accuracy of a model: what ranks workers, steers the greedy soup and keeps a refresh."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lipt_cords.data import BatchSource
+from lipt_cords.models import call_model
+
+BATCH = 512
+
+
+def accuracy(model: nn.Module, source: BatchSource) -> float:
+    """Share of samples whose largest logit is their label's, in eval mode.
+
+    The training flags of the model are restored; its buffers are as eval mode leaves them.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=source.device)
+    try:
+        with torch.no_grad():
+            for inputs, labels in source.batches(batch_size=BATCH):
+                correct += (call_model(model, inputs).argmax(dim=1) == labels).sum()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return int(correct) / len(source)

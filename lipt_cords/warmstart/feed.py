@@ -1,0 +1,110 @@
+"""What a trainer reads: shuffled epochs over its own samples, checked once before they count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lipt_cords.data import BatchSource, Inputs
+
+SCAN_BATCH = 1024
+
+
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Batches in one epoch; a single sample left over joins the batch before it."""
+    whole, rest = divmod(samples, batch_size)
+    return whole if rest == 0 or (rest == 1 and whole > 0) else whole + 1
+
+
+class Feed:
+    """Endless training batches of some samples of a data set.
+
+    Resident samples are scanned for NaN and infinity when the feed is made. Streamed ones are
+    scanned batch by batch during their first epoch, before they are given out.
+
+    Args:
+        dataset: a map-style data set.
+        indices: the samples of this feed; no other is read.
+        device: where batches are given out.
+
+    Raises:
+        ValueError: an input that is not finite; the message names the sample.
+    """
+
+    def __init__(self, dataset: Dataset[Any], indices: Tensor, device: torch.device) -> None:
+        self.indices = indices
+        self.source = BatchSource(dataset, indices, device=device)
+        if self.source.resident:
+            places = torch.split(torch.arange(len(indices)), SCAN_BATCH)
+            batches = self.source.batches(batch_size=SCAN_BATCH)
+            for place, (inputs, _) in zip(places, batches, strict=True):
+                require_finite(inputs, indices[place])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def epochs(
+        self, batch_size: int, generator: torch.Generator
+    ) -> Iterator[tuple[Inputs, Tensor]]:
+        """Yield batches for ever, in a new order every epoch.
+
+        The last batch of an epoch may be short, but never a single sample, on which BatchNorm
+        cannot train: a lone one is added to the batch before it.
+        """
+        scanned = self.source.resident
+        while True:
+            order = torch.randperm(len(self), generator=generator)
+            yield from self.in_order(order, batch_size, scan=not scanned)
+            scanned = True
+
+    def in_order(
+        self, order: Tensor, batch_size: int, *, scan: bool
+    ) -> Iterator[tuple[Inputs, Tensor]]:
+        """Yield one epoch of batches in the given order of positions."""
+        last = (steps_per_epoch(len(order), batch_size) - 1) * batch_size
+        for part, size in ((order[:last], batch_size), (order[last:], batch_size + 1)):
+            if len(part) == 0:
+                continue
+            for number, (inputs, labels) in enumerate(self.source.batches(part, batch_size=size)):
+                if scan:
+                    require_finite(inputs, self.indices[part[number * size :][: len(labels)]])
+                yield inputs, labels
+
+
+def channel_range(feed: Feed) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of each image channel, shapes (C,), on the feed's device.
+
+    Images that carry their normalisation tell exactly; others are read, at most 1024 of them.
+    """
+    device = feed.source.device
+    if feed.source.normalisation is not None:
+        mean, std = (value.to(device) for value in feed.source.normalisation)
+        return -mean / std, (1 - mean) / std
+    some = torch.arange(min(len(feed), SCAN_BATCH))
+    images, _ = next(feed.source.batches(some, batch_size=SCAN_BATCH))
+    if not isinstance(images, Tensor):
+        raise ValueError("expected images, received a mapping: set augmentation='none'")
+    return images.amin(dim=(0, 2, 3)), images.amax(dim=(0, 2, 3))
+
+
+def require_finite(inputs: Inputs, indices: Tensor) -> None:
+    """Check a batch of inputs.
+
+    Raises:
+        ValueError: NaN or infinity; the message names the first such sample.
+    """
+    for value in [inputs] if isinstance(inputs, Tensor) else inputs.values():
+        # A sum is finite only if all terms are, and far cheaper than looking at each.
+        if not value.is_floating_point() or bool(torch.isfinite(value.sum())):
+            continue
+        bad = ~torch.isfinite(value).reshape(len(value), -1).all(dim=1)
+        if bool(bad.any()):
+            sample = int(indices[int(bad.int().argmax())])
+            raise ValueError(
+                f"sample {sample} of the training data holds NaN or infinity: "
+                "repair it or leave it out before the warm start"
+            )

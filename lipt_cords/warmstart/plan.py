@@ -1,0 +1,132 @@
+"""Everything that can be wrong with a warm start, found before it begins; and who gets what."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.config import WarmStartConfig
+from lipt_cords.data import BatchSource, labels_of
+from lipt_cords.files import output_directory
+from lipt_cords.models import find_head
+from lipt_cords.warmstart.augment import require_images
+from lipt_cords.warmstart.averaging import all_finite, tensor_state
+from lipt_cords.warmstart.shards import make_shards
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What rank 0 found out and decided for everyone.
+
+    Attributes:
+        head: name of the linear head.
+        shards: indices of every worker's samples.
+        classes_missing: for every worker, the classes that its shard lacks.
+    """
+
+    head: str
+    shards: list[Tensor]
+    classes_missing: list[list[int]]
+
+    def notes(self) -> list[str]:
+        """What the report says about the shards."""
+        lacking = [worker for worker, classes in enumerate(self.classes_missing) if classes]
+        if not lacking:
+            return []
+        named = ", ".join(
+            f"worker {worker}: {_shortened(self.classes_missing[worker])}" for worker in lacking[:5]
+        )
+        more = f", and {len(lacking) - 5} more workers" if len(lacking) > 5 else ""
+        return [f"shards without samples of some classes ({named}{more})"]
+
+
+def make_plan(
+    config: WarmStartConfig,
+    model: nn.Module,
+    dataset: Dataset[Any],
+    val_dataset: Dataset[Any] | None,
+    num_classes: int | None,
+) -> tuple[Plan, Tensor]:
+    """Check the model and the data, and deal the shards.
+
+    Returns:
+        The plan, and the labels of the whole training set, shape (N,).
+
+    Raises:
+        ValueError: whatever would make the warm start fail later, in words.
+    """
+    if config.work_dir is not None:
+        output_directory(config.work_dir)
+    _check_model(model)
+    if config.soup == "greedy" and val_dataset is None:
+        raise ValueError(
+            "soup='greedy' ranks workers by held-out accuracy and needs val_dataset: "
+            "pass one, or set soup='uniform'"
+        )
+    if _length(dataset, "training") == 0:
+        raise ValueError("the training data set is empty: expected at least one sample")
+    if val_dataset is not None and _length(val_dataset, "validation") == 0:
+        raise ValueError("the validation data set is empty: pass val_dataset=None, or fill it")
+    sample, _ = next(BatchSource(dataset, [0], cache_bytes=0).batches(batch_size=1))
+    if config.augmentation != "none":
+        require_images(sample)
+    head = find_head(model, head=config.head, num_classes=num_classes, sample=sample)
+    classes = head.module.out_features
+    labels = labels_of(dataset)
+    _check_labels(labels, classes, "training")
+    if val_dataset is not None:
+        _check_labels(labels_of(val_dataset), classes, "validation")
+    shards = make_shards(labels, config.num_workers, config.shard_fraction, config.seed)
+    present = torch.unique(labels)
+    missing = [present[~torch.isin(present, labels[shard])].tolist() for shard in shards]
+    return Plan(head.name, shards, missing), labels
+
+
+def fingerprint(config: WarmStartConfig, model: nn.Module, dataset: Dataset[Any]) -> str:
+    """A hash of all that ranks must have in common: options, architecture, size of the data."""
+    options = config.model_dump(mode="json", exclude={"device", "progress", "work_dir", "launch"})
+    shapes = [(name, tuple(t.shape), str(t.dtype)) for name, t in tensor_state(model).items()]
+    described = repr((options, shapes, _length(dataset, "training")))
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
+def _check_model(model: nn.Module) -> None:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("the model has no trainable parameter: set requires_grad on some")
+    if any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
+        raise ValueError(
+            "the model has SyncBatchNorm layers, which would make independent workers wait for "
+            "each other: build it with BatchNorm layers"
+        )
+    if not all_finite(tensor_state(model)):
+        raise ValueError("the given model has NaN or infinite weights: initialise it again")
+
+
+def _check_labels(labels: Tensor, classes: int, which: str) -> None:
+    outside = (labels < 0) | (labels >= classes)
+    if bool(outside.any()):
+        sample = int(outside.int().argmax())
+        raise ValueError(
+            f"sample {sample} of the {which} data has label {int(labels[sample])}, but the "
+            f"model's head has {classes} outputs: expected labels from 0 to {classes - 1}"
+        )
+
+
+def _length(dataset: Dataset[Any], which: str) -> int:
+    try:
+        return len(dataset)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(
+            f"the {which} data set has no length: expected a map-style data set, received "
+            f"{type(dataset).__name__}"
+        ) from None
+
+
+def _shortened(classes: Sequence[int]) -> str:
+    return ", ".join(map(str, classes[:5])) + (", ..." if len(classes) > 5 else "")

@@ -1,0 +1,64 @@
+"""A progress bar over steps that costs next to nothing and never clutters a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+REDRAW_SECONDS = 0.1
+
+
+class StepProgress:
+    """Counts optimizer steps, and shows them on a terminal.
+
+    Args:
+        total: steps expected.
+        shown: True or False; None shows the bar if stderr is a terminal.
+    """
+
+    def __init__(self, total: int, shown: bool | None = None) -> None:
+        self.done = 0
+        self._drawn_at = 0.0
+        self._bar: Progress | None = None
+        if sys.stderr.isatty() if shown is None else shown:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("steps"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task("warm start", total=total)
+
+    def __enter__(self) -> StepProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done)
+            self._bar.stop()
+
+    def describe(self, text: str) -> None:
+        """Say what is running."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=text, completed=self.done)
+
+    def tick(self) -> None:
+        """Count one step."""
+        self.done += 1
+        if self._bar is not None and time.monotonic() - self._drawn_at > REDRAW_SECONDS:
+            self._drawn_at = time.monotonic()
+            self._bar.update(self._task, completed=self.done)

@@ -1,0 +1,118 @@
+"""What a warm start did and what it cost, without flattery."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class WorkerSummary:
+    """One worker in the report.
+
+    Attributes:
+        worker: its number.
+        rank: the process that trained it.
+        samples: size of its shard.
+        steps: optimizer steps.
+        passes: samples trained on, repeats counted.
+        loss: mean training loss of its last local epoch; None if it is not finite.
+        accuracy: on held-out data, in [0, 1]; None without any.
+        density: share of the prunable weights that it kept.
+        seconds: of its training.
+        kept: whether it is in the soup.
+        reason: why not.
+        classes_missing: classes of which its shard has no sample.
+    """
+
+    worker: int
+    rank: int
+    samples: int
+    steps: int
+    passes: int
+    loss: float | None
+    accuracy: float | None
+    density: float
+    seconds: float
+    kept: bool = True
+    reason: str | None = None
+    classes_missing: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class WarmStartReport:
+    """The bill and the outcome of a warm start.
+
+    Attributes:
+        passes: samples trained on (forward and backward) in all, repeats counted.
+        critical_path_passes: those of the common start and of the busiest worker: what one waits
+            for with a machine for every worker.
+        evaluation_passes: samples run forward for held-out accuracy.
+        refresh_passes: samples run forward to recompute BatchNorm statistics.
+        flops: of the training passes, counted on a dense step and scaled; masks save none.
+        critical_path_flops: those on the critical path.
+        forward_flops: of the evaluation and refresh passes.
+        bytes_communicated: what the exchanges between ranks move in all, with a ring all-reduce.
+        seconds: wall time by phase: ``prepare``, ``common``, ``workers`` (on rank 0, with the wait
+            for the others), ``evaluation`` of workers on rank 0, ``soup``, ``refresh`` (with the
+            evaluation of the merged model), ``total``, and ``critical_path`` = common + slowest
+            worker + soup + refresh.
+        workers: one summary each.
+        merged_accuracy: of the result on held-out data, in [0, 1]; None without any.
+        mean_worker_accuracy: over the workers with finite weights.
+        accuracy_before_refresh: of the soup with averaged BatchNorm statistics.
+        accuracy_after_refresh: with recomputed ones; None if they were not.
+        refresh_kept: whether the result has the recomputed statistics.
+        ranks: processes that took part.
+        notes: what the reader should know.
+    """
+
+    passes: int
+    critical_path_passes: int
+    evaluation_passes: int
+    refresh_passes: int
+    flops: int
+    critical_path_flops: int
+    forward_flops: int
+    bytes_communicated: int
+    seconds: dict[str, float]
+    workers: list[WorkerSummary]
+    merged_accuracy: float | None
+    mean_worker_accuracy: float | None
+    accuracy_before_refresh: float | None
+    accuracy_after_refresh: float | None
+    refresh_kept: bool
+    ranks: int
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> WarmStartReport:
+        """Rebuild a report from :meth:`to_dict`.
+
+        Raises:
+            ValueError: fields are missing or unknown.
+        """
+        _require_fields(cls, values)
+        for worker in values["workers"]:
+            _require_fields(WorkerSummary, worker)
+        workers = [WorkerSummary(**worker) for worker in values["workers"]]
+        return cls(**{**values, "workers": workers})
+
+
+def finite_or_none(value: float) -> float | None:
+    """JSON has no NaN: a value that is not finite is absent."""
+    return value if math.isfinite(value) else None
+
+
+def _require_fields(cls: type, values: Mapping[str, Any]) -> None:
+    expected = {each.name for each in fields(cls)}
+    if differing := sorted(expected ^ set(values)):
+        raise ValueError(
+            f"not a {cls.__name__} of this version: {', '.join(differing)} missing or unknown"
+        )

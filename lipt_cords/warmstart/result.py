@@ -1,0 +1,169 @@
+"""What a warm start leaves behind: the merged weights, the common start, and the report."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.config import WarmStartConfig
+from lipt_cords.data import BatchSource
+from lipt_cords.files import load_tensors, output_directory, read_json, save_tensors, write_json
+from lipt_cords.gradients import LastLayerGradients, last_layer_gradients
+from lipt_cords.warmstart.averaging import State
+from lipt_cords.warmstart.report import WarmStartReport
+
+M = TypeVar("M", bound=nn.Module)
+
+RECORD = "warm_start.json"
+MERGED, THETA_STAR, SHARDS = "merged", "theta_star", "shards"
+FORMAT = 1
+
+
+@dataclass
+class WarmStartResult:
+    """The outcome of :meth:`LiPTWarmStart.fit`; all tensors are on the CPU.
+
+    Attributes:
+        state_dict: the merged model.
+        theta_star: the common start that the workers forked from.
+        config: the options.
+        report: what it cost and how good it is.
+        shards: ascending indices of every worker's samples.
+        worker_states: with ``keep_workers``, every worker's state dict in order, None for one
+            whose weights are not finite; otherwise None.
+    """
+
+    state_dict: State
+    theta_star: State
+    config: WarmStartConfig
+    report: WarmStartReport
+    shards: list[Tensor]
+    worker_states: list[State | None] | None = None
+    template: nn.Module | None = field(default=None, repr=False)
+
+    def apply_to(self, model: M) -> M:
+        """Load the merged weights into a model, in place, so that its optimizer keeps working.
+
+        Returns:
+            The same model.
+
+        Raises:
+            ValueError: the model is of another architecture.
+        """
+        try:
+            model.load_state_dict(self.state_dict)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the merged weights do not fit {type(model).__name__}: build the model that the "
+                f"warm start was fitted with. {error}"
+            ) from error
+        return model
+
+    def model(self) -> nn.Module:
+        """A new copy of the fitted module with the merged weights.
+
+        Raises:
+            ValueError: the result was loaded from files, which hold no module.
+        """
+        if self.template is None:
+            raise ValueError(
+                "a result loaded from files has weights but no module: build the model and call "
+                "result.apply_to(model)"
+            )
+        return self.apply_to(copy.deepcopy(self.template))
+
+    def gradients(
+        self,
+        dataset: Dataset[Any] | BatchSource,
+        *,
+        model: nn.Module | None = None,
+        **options: Any,
+    ) -> LastLayerGradients:
+        """Last-layer gradients of the merged model: what the selectors read.
+
+        Args:
+            dataset: whose samples.
+            model: a module to use instead of a copy of the fitted one; it is not modified.
+            **options: of :func:`lipt_cords.gradients.last_layer_gradients`.
+        """
+        merged = self.model() if model is None else self.apply_to(copy.deepcopy(model))
+        options.setdefault("head", self.config.head)
+        return last_layer_gradients(merged, dataset, **options)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write weights, shards and the report into a directory.
+
+        Every file is written whole or not at all. The record comes last and holds the others'
+        checksums, so that files of different runs are never read together.
+
+        Raises:
+            ValueError: the directory cannot be written.
+        """
+        where = output_directory(directory)
+        parts: dict[str, Mapping[str, Tensor]] = {
+            MERGED: self.state_dict,
+            THETA_STAR: self.theta_star,
+            SHARDS: {f"{number:05d}": shard for number, shard in enumerate(self.shards)},
+        }
+        for number, state in enumerate(self.worker_states or []):
+            if state is not None:
+                parts[f"worker_{number:05d}"] = state
+        sums = {name: _sha256(save_tensors(_file(where, name), parts[name])) for name in parts}
+        record = {
+            "format": FORMAT,
+            "config": self.config.model_dump(mode="json"),
+            "report": self.report.to_dict(),
+            "keeps_workers": self.worker_states is not None,
+            "sha256": sums,
+        }
+        write_json(where / RECORD, record)
+        return where
+
+    @classmethod
+    def load(cls, directory: str | Path) -> WarmStartResult:
+        """Read what :meth:`save` wrote. The module itself is not among it.
+
+        Raises:
+            ValueError: a file is missing, truncated, or from another run; it is named.
+        """
+        where = Path(directory).expanduser()
+        record = read_json(where / RECORD)
+        if record.get("format") != FORMAT or not {"config", "report", "sha256"} <= set(record):
+            raise ValueError(f"{where / RECORD} is not the record of a warm start")
+        sums = record["sha256"]
+        parts = {name: load_tensors(_file(where, name)) for name in sums}
+        for name, expected in sums.items():
+            if _sha256(_file(where, name)) != expected:
+                raise ValueError(
+                    f"{_file(where, name)} does not belong to {where / RECORD}: it was changed or "
+                    "is from another run; delete the directory and run again"
+                )
+        if missing := {MERGED, THETA_STAR, SHARDS} - set(parts):
+            raise ValueError(f"{where / RECORD} names no {', '.join(sorted(missing))}")
+        config = WarmStartConfig(**record["config"])
+        workers = None
+        if record.get("keeps_workers"):
+            workers = [parts.get(f"worker_{n:05d}") for n in range(config.num_workers)]
+        return cls(
+            state_dict=parts[MERGED],
+            theta_star=parts[THETA_STAR],
+            config=config,
+            report=WarmStartReport.from_dict(record["report"]),
+            shards=[shard for _, shard in sorted(parts[SHARDS].items())],
+            worker_states=workers,
+        )
+
+
+def _file(directory: Path, name: str) -> Path:
+    return directory / f"{name}.safetensors"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

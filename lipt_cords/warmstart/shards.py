@@ -1,0 +1,76 @@
+"""Disjoint, class-balanced shards: what each worker sees, decided before anyone trains."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lipt_cords.randomness import generator as named_generator
+
+
+def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Shuffle all samples so that every prefix has nearly the class shares of the whole.
+
+    Args:
+        labels: integer class of every sample, shape (N,).
+        generator: source of the draws, on the CPU.
+
+    Returns:
+        A permutation of 0..N-1. In a prefix of t N samples, every class of n samples occurs
+        t n times, give or take one.
+
+    >>> labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> labels[balanced_order(labels, torch.Generator().manual_seed(0))][:2].sort().values
+    tensor([0, 1])
+    """
+    labels = labels.cpu()
+    classes, class_of, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    shuffled = torch.randperm(len(labels), generator=generator)
+    by_class = shuffled[torch.argsort(class_of[shuffled], stable=True)]
+    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    rank = torch.arange(len(labels)) - first
+    start = torch.rand(len(classes), generator=generator, dtype=torch.float64)
+    position = (rank + start.repeat_interleave(counts)) / counts.repeat_interleave(counts)
+    return by_class[torch.argsort(position, stable=True)]
+
+
+def make_shards(
+    labels: Tensor, num_workers: int, shard_fraction: float = 1.0, seed: int = 0
+) -> list[Tensor]:
+    """Split the training set into one disjoint, stratified shard for each worker.
+
+    The samples of each class are shuffled and dealt in turn, every class beginning where the
+    one before it stopped. So the sizes of two shards differ by at most one, and so do their
+    counts of any class; a class with fewer samples than workers is missing from some shards.
+
+    Args:
+        labels: integer class of every sample, shape (N,).
+        num_workers: how many shards to make.
+        shard_fraction: share of the N samples that the shards hold together, in (0, 1]; at 1
+            every sample is in exactly one shard.
+        seed: root of the draws; the same seed gives the same shards everywhere.
+
+    Returns:
+        ``num_workers`` ascending index tensors, int64.
+
+    Raises:
+        ValueError: fewer samples than workers, or a wrong option.
+
+    >>> shards = make_shards(torch.arange(10) % 2, num_workers=3)
+    >>> [len(shard) for shard in shards]
+    [4, 3, 3]
+    """
+    if num_workers < 1:
+        raise ValueError(f"num_workers must be at least 1, received {num_workers}")
+    if not 0 < shard_fraction <= 1:
+        raise ValueError(f"shard_fraction must lie in (0, 1], received {shard_fraction}")
+    dealt = round(shard_fraction * len(labels))
+    if dealt < num_workers:
+        raise ValueError(
+            f"{num_workers} workers need at least one sample each, but shard_fraction="
+            f"{shard_fraction:g} of {len(labels)} samples leaves {dealt}: "
+            "lower num_workers or raise shard_fraction"
+        )
+    chosen = balanced_order(labels, named_generator(seed, "shards"))[:dealt]
+    by_class = chosen[torch.argsort(labels.cpu()[chosen], stable=True)]
+    return [by_class[worker::num_workers].sort().values for worker in range(num_workers)]

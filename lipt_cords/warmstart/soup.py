@@ -1,0 +1,143 @@
+"""Which workers are merged, and with which BatchNorm statistics: judged on held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.config import WarmStartConfig
+from lipt_cords.data import BatchSource
+from lipt_cords.randomness import generator, isolated_rng
+from lipt_cords.warmstart.averaging import State, StateSum
+from lipt_cords.warmstart.batchnorm import batchnorm_buffers, batchnorm_layers, refresh_batchnorm
+from lipt_cords.warmstart.evaluation import accuracy
+from lipt_cords.warmstart.shards import balanced_order
+
+
+class GreedySoup:
+    """Adds a worker only if the held-out accuracy of the soup does not fall.
+
+    Offer workers from the best to the worst; the first one is always taken.
+
+    Args:
+        reference: a state dict of the architecture.
+        evaluate: held-out accuracy of a state dict.
+
+    Source: Wortsman et al., Model soups, ICML 2022.
+    """
+
+    def __init__(self, reference: State, evaluate: Callable[[State], float]) -> None:
+        self.kept: list[int] = []
+        self.accuracy = float("-inf")
+        self._sum = StateSum(reference)
+        self._evaluate = evaluate
+
+    def offer(self, worker: int, state: Mapping[str, Tensor]) -> bool:
+        """Try one more worker; returns whether it was taken."""
+        trial = self._sum.copy()
+        trial.add(state)
+        reached = self._evaluate(trial.mean(len(self.kept) + 1))
+        if reached < self.accuracy:
+            return False
+        self._sum, self.accuracy = trial, reached
+        self.kept.append(worker)
+        return True
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What became of the soup's BatchNorm statistics, and how good it is.
+
+    Attributes:
+        buffers: the statistics to use, by name, on the CPU.
+        before: held-out accuracy with the averaged ones; None without held-out data.
+        after: with recomputed ones; None if there are none.
+        refreshed: whether ``buffers`` are the recomputed ones.
+    """
+
+    buffers: State
+    before: float | None
+    after: float | None
+    refreshed: bool
+
+    @property
+    def accuracy(self) -> float | None:
+        """Held-out accuracy of what is used."""
+        return self.after if self.refreshed else self.before
+
+
+@dataclass
+class Judge:
+    """Loads soups into a scratch model to evaluate them, and counts the passes that this takes.
+
+    Attributes:
+        model: scratch space on the device; its weights are overwritten.
+        dataset: the training set, of which at most ``refresh_samples`` are read.
+        labels: its labels, shape (N,).
+        config: the options of the refresh.
+        validation: held-out data, or None.
+    """
+
+    model: nn.Module
+    dataset: Dataset[Any]
+    labels: Tensor
+    config: WarmStartConfig
+    validation: BatchSource | None
+    evaluation_passes: int = 0
+    refresh_passes: int = 0
+    _refresh_source: BatchSource | None = field(default=None, repr=False)
+
+    def trial(self, state: State) -> float:
+        """Held-out accuracy of a trial soup.
+
+        BatchNorm is refreshed first where a soup is worth nothing without it: when asked to
+        always, or when the workers had no common start.
+        """
+        self.model.load_state_dict(state)
+        policy = self.config.batchnorm_refresh
+        with isolated_rng(self.config.seed, "judge"):
+            if policy == "always" or (policy == "auto" and self.config.common_steps == 0):
+                self._refresh()
+            return self._accuracy() or 0.0
+
+    def finish(self, state: State) -> Finish:
+        """Decide on the BatchNorm statistics of the merged model.
+
+        ``auto`` keeps the recomputed ones where they are no worse on held-out data. Without any
+        it keeps them too: they are essential without a common start, and cost a point or two at
+        most after a long one.
+        """
+        self.model.load_state_dict(state)
+        with isolated_rng(self.config.seed, "judge"):
+            before, averaged = self._accuracy(), batchnorm_buffers(self.model)
+            if self.config.batchnorm_refresh == "never" or not batchnorm_layers(self.model):
+                return Finish(_on_cpu(averaged), before, None, False)
+            self._refresh()
+            after = self._accuracy()
+        better = before is None or after is None or after >= before
+        if self.config.batchnorm_refresh == "auto" and not better:
+            return Finish(_on_cpu(averaged), before, after, False)
+        return Finish(_on_cpu(batchnorm_buffers(self.model)), before, after, True)
+
+    def _accuracy(self) -> float | None:
+        if self.validation is None:
+            return None
+        self.evaluation_passes += len(self.validation)
+        return accuracy(self.model, self.validation)
+
+    def _refresh(self) -> None:
+        if self._refresh_source is None:
+            order = balanced_order(self.labels, generator(self.config.seed, "refresh"))
+            chosen = order[: self.config.refresh_samples]  # every batch as mixed as the whole
+            device = next(self.model.parameters()).device
+            self._refresh_source = BatchSource(self.dataset, chosen, device=torch.device(device))
+        self.refresh_passes += refresh_batchnorm(self.model, self._refresh_source)
+
+
+def _on_cpu(state: State) -> State:
+    return {name: value.cpu() for name, value in state.items()}
