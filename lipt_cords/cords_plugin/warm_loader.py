@@ -1,0 +1,167 @@
+"""A loader of CORDS that starts warm: when it does, with what, and what stays as it was."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lipt_cords.config import WarmStartConfig
+from lipt_cords.cords_plugin.checks import check_subset
+
+if TYPE_CHECKING:
+    from lipt_cords.warmstart import WarmStartReport, WarmStartResult
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class WarmStartPlan:
+    """What a loader needs for its warm start, read off ``dss_args`` when it was built."""
+
+    config: WarmStartConfig
+    model: nn.Module
+    loss: Any
+    num_classes: int | None
+    note: str | None
+    """What was ignored because of the warm start."""
+
+
+class PluggedIn:
+    """What the plug-in adds to a loader of CORDS: guarded selection, and the warm start if asked.
+
+    The warm start runs once, before the first epoch: at the first ``iter(loader)`` or
+    ``len(loader)``, or in :meth:`warm_start`. It never hides in the constructor.
+    """
+
+    warm_start_report: WarmStartReport | None = None
+    """What the warm start cost; None before it ran, and on loaders without one."""
+    warm_start_result: WarmStartResult | None = None
+    """The merged model and its report; None before it ran, and on loaders without one."""
+    _warm_start_plan: WarmStartPlan | None = None
+    _first_epoch = 0
+
+    # Of CORDS's loaders; declared here for the type checker alone.
+    if TYPE_CHECKING:
+        train_loader: Any
+        val_loader: Any
+        subset_loader: Any
+        logger: Any
+        cur_epoch: int
+        select_every: int
+        resample: Callable[[], None]
+
+    def warm_start(self) -> WarmStartReport | None:
+        """Run the warm start and select the first subset with it, unless that is done.
+
+        The merged weights are loaded in place, so an optimizer built before keeps working; with
+        ``start_from: initial`` they serve the selection alone. ``cur_epoch`` is not touched.
+
+        Returns:
+            What it cost; None for a loader without ``warm_start``.
+        """
+        plan = self._warm_start_plan
+        if plan is None or self.warm_start_result is not None:
+            return self.warm_start_report
+        from lipt_cords.warmstart import LiPTWarmStart
+
+        held_out = self.val_loader is not self.train_loader
+        result = LiPTWarmStart(plan.config).fit(
+            plan.model,
+            self.train_loader.dataset,
+            self.val_loader.dataset if held_out else None,
+            loss=plan.loss,
+            num_classes=plan.num_classes,
+        )
+        initial = None
+        if plan.config.start_from == "initial":
+            initial = copy.deepcopy(plan.model.state_dict())
+        result.apply_to(plan.model)
+        if "selected_idxs" in vars(self):  # CORDS's main counts the samples that were trained on
+            vars(self).update(selected_idxs={}, selection_count=0)
+        try:
+            self.resample()
+        finally:
+            if initial is not None:
+                plan.model.load_state_dict(initial)
+        if plan.note:
+            result.report.notes.append(plan.note)
+        self.warm_start_result, self.warm_start_report = result, result.report
+        self.logger.info(
+            "LiPT warm start: %d sample-passes, %d on the critical path; first subset selected",
+            result.report.passes,
+            result.report.critical_path_passes,
+        )
+        return self.warm_start_report
+
+    def __iter__(self) -> Iterator[Any]:
+        self.warm_start()
+        skipped = self._first_epoch == 0 and self.cur_epoch == 1 and self.select_every == 1
+        if skipped and self._warm_start_plan is not None:
+            # CORDS's main never selects in its second epoch, even if asked to in every epoch.
+            self.resample()
+        batches: Iterator[Any] = super().__iter__()  # type: ignore[misc]
+        return batches
+
+    def __len__(self) -> int:
+        if self._warm_start_plan is None:
+            return int(super().__len__())  # type: ignore[misc]
+        self.warm_start()
+        return len(self.subset_loader)
+
+    def _resample_subset_indices(self) -> tuple[Any, Any]:
+        # CORDS asks numpy to raise on underflow, which a nearly converged model brings about.
+        with np.errstate(all="ignore"):
+            indices, weights = super()._resample_subset_indices()  # type: ignore[misc]
+        return indices, check_subset(indices, weights, type(self).__name__)
+
+
+def warm_start_of(dss_args: Any) -> WarmStartConfig | None:
+    if isinstance(dss_args, Mapping) and "warm_start" in dss_args.keys():  # noqa: SIM118
+        return WarmStartConfig.parse(dss_args["warm_start"])
+    return None
+
+
+def plan_warm_start(
+    cls: type, config: WarmStartConfig, dss_args: Any, logger: Any
+) -> WarmStartPlan:
+    keys = set(dss_args.keys())
+    model = dss_args["model"] if "model" in keys else None
+    if "MILODataLoader" in {base.__name__ for base in cls.__mro__}:
+        raise ValueError("MILODataLoader selects without a model: take warm_start out of dss_args")
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"warm_start needs the model to start warm, but dss_args of {cls.__name__} has "
+            f"{'no model' if model is None else type(model).__name__ + ' as model'}: set "
+            "dss_args.model to the network, and dss_args.loss to its loss"
+        )
+    if "device" not in config.model_fields_set:
+        device = dss_args["device"]
+        device = str(torch.device(device) if isinstance(device, int) else device)
+        config = WarmStartConfig(**{**config.model_dump(exclude_unset=True), "device": device})
+    note = None
+    if dss_args["kappa"] > 0:
+        note = f"kappa={dss_args['kappa']} was ignored: the warm start replaces full-data epochs"
+        (logger or log).warning("warm_start: %s", note)
+    return WarmStartPlan(
+        config=config,
+        model=model,
+        loss=dss_args["loss"] if "loss" in keys else None,
+        num_classes=int(dss_args["num_classes"]) if "num_classes" in keys else None,
+        note=note,
+    )
+
+
+def without_kappa(dss_args: Any) -> Any:
+    """A shallow copy with kappa 0; the user's own is left as it is."""
+    copied = type(dss_args)()
+    for key in dss_args.keys():  # noqa: SIM118
+        copied[key] = dss_args[key]
+    copied["kappa"] = 0
+    return copied
