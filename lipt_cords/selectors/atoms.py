@@ -19,6 +19,8 @@ from lipt_cords.selectors.memory import chunk_of
 class Atoms(Protocol):
     """What a solver may ask of its n candidates."""
 
+    linear_layer: bool
+
     @property
     def device(self) -> torch.device: ...
 
@@ -54,6 +56,7 @@ class FactoredAtoms:
     def __init__(self, logit_grads: Tensor, embeddings: Tensor | None, limit: int) -> None:
         width = logit_grads.shape[1] + (0 if embeddings is None else embeddings.shape[1])
         size = len(logit_grads)
+        self.linear_layer = embeddings is not None
         self._chunk = chunk_of(size, 8 * width, limit)
         self.resident = self._chunk == size
         dtype = torch.float64 if self.resident else logit_grads.dtype
@@ -160,6 +163,7 @@ class BatchAtoms:
     def __init__(
         self, gradients: LastLayerGradients, batch_size: int, linear_layer: bool, limit: int
     ) -> None:
+        self.linear_layer = linear_layer
         self._samples = FactoredAtoms(
             gradients.logit_grads, gradients.embeddings if linear_layer else None, limit
         )
