@@ -186,14 +186,15 @@ def _item_label(item: Any) -> int:
     try:
         return operator.index(item[1])
     except TypeError:
-        return int(flat_labels(torch.as_tensor(item[1]).reshape(-1)))
+        return int(_as_labels([item[1]]))
 
 
 def _as_labels(values: Any) -> Tensor:
     try:
-        return flat_labels(torch.as_tensor(values)).cpu()
-    except (TypeError, RuntimeError) as error:
+        tensor = torch.as_tensor(values)
+    except (TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"labels must be one integer a sample: {error}") from error
+    return flat_labels(tensor).cpu()
 
 
 def _describe(value: Any) -> str:

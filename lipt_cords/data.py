@@ -260,8 +260,9 @@ def _check_alike(first: dict[str, Tensor], later: dict[str, Tensor]) -> None:
         if values is None or kept.shape[1:] != values.shape[1:] or kept.dtype != values.dtype:
             other = "none" if values is None else f"{values.dtype} {tuple(values.shape[1:])}"
             raise ValueError(
-                f"items differ: the first has {name or 'inputs'} of {kept.dtype} {tuple(kept.shape[1:])}, a "
-                f"later one {other}: resize, pad or convert them in the data set"
+                f"items differ: the first has {name or 'inputs'} of {kept.dtype} "
+                f"{tuple(kept.shape[1:])}, a later one {other}: "
+                "resize, pad or convert them in the data set"
             )
 
 
