@@ -2,19 +2,24 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import pickle
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lipt_cords.cords_contract import (
     follows_cords_contract,
     make_cords_compatible,
     remove_cords_contract,
 )
+from lipt_cords.cords_plugin.importing import import_cords
+from lipt_cords.data import load_dataset
 from lipt_cords.gradients import last_layer_gradients
 from lipt_cords.models import build_model
 
@@ -115,6 +120,29 @@ def test_resnet18_gives_cords_what_it_asks_for():
     dataset = torch.utils.data.TensorDataset(images(), labels)
     expected = factored_gradients(model, dataset)
     torch.testing.assert_close(strategy_gradients(model, images(), labels), expected)
+
+
+@pytest.mark.parametrize("linear_layer", [True, False])
+def test_cords_itself_computes_our_gradients_from_a_copy(linear_layer):
+    """The released CORDS, asked for the gradients of both loaders."""
+    name = "cords.selectionstrategies.SL.dataselectionstrategy"
+    import_cords(name)
+    splits = load_dataset("digits", limit=40)
+    model = make_cords_compatible(build_model("cnn", 10, in_channels=1)).eval()
+    train, val = (DataLoader(part, batch_size=16) for part in (splits.train, splits.val))
+    loss = nn.CrossEntropyLoss(reduction="none")
+    strategy = sys.modules[name].DataSelectionStrategy(
+        train, val, copy.deepcopy(model), 10, linear_layer, loss, "cpu", logging.getLogger()
+    )
+    strategy.update_model(model.state_dict())
+    strategy.compute_gradients(valid=True)
+    for theirs, part in (
+        (strategy.grads_per_elem, splits.train),
+        (strategy.val_grads_per_elem, splits.val),
+    ):
+        ours = factored_gradients(model, part)
+        width = 10 if not linear_layer else ours.shape[1]
+        torch.testing.assert_close(theirs, ours[:, :width], atol=1e-6, rtol=1e-5)
 
 
 def test_freezing_trains_the_head_alone():
