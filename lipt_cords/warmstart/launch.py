@@ -11,11 +11,14 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from itertools import count
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from lipt_cords.config import Launch
 from lipt_cords.data import resolve_device
@@ -23,6 +26,9 @@ from lipt_cords.warmstart.averaging import State
 
 T = TypeVar("T")
 Outcome = tuple[Any, Exception | None]
+
+_GROUPS = count()
+"""Numbers the groups that this process started; ranks start theirs in the same order."""
 
 
 class Ranks:
@@ -154,8 +160,7 @@ def open_ranks(launch: Launch, device: str) -> Iterator[Ranks]:
     where = _own_device(device, local)
     with torch.cuda.device(where) if where.type == "cuda" else nullcontext():
         if not started:
-            # Ranks wait while others train; torchrun notices those that died.
-            dist.init_process_group(_backend(device, where), timeout=timedelta(days=1))
+            _start_group(_backend(device, where))
         try:
             nccl = where.type == "cuda" and "nccl" in str(dist.get_backend())
             channel = where if nccl else torch.device("cpu")
@@ -163,6 +168,19 @@ def open_ranks(launch: Launch, device: str) -> Iterator[Ranks]:
         finally:
             if not started:
                 dist.destroy_process_group()
+
+
+def _start_group(backend: str) -> None:
+    """Start the default process group from torchrun's environment.
+
+    torchrun's store outlives a group, and a second group of one process would read the first
+    one's addresses from it: every group gets keys of its own.
+    """
+    # Ranks wait while others train, for ever if need be; torchrun notices those that died.
+    patience = timedelta(days=1)
+    store, rank, size = next(iter(rendezvous("env://", timeout=patience)))
+    keys = PrefixStore(f"lipt_cords/{next(_GROUPS)}", store)
+    dist.init_process_group(backend, store=keys, rank=rank, world_size=size, timeout=patience)
 
 
 def _own_device(device: str, local_rank: int) -> torch.device:

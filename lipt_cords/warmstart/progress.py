@@ -17,7 +17,7 @@ class StepProgress:
 
     Args:
         total: steps expected.
-        shown: True or False; None shows the bar if stderr is a terminal.
+        shown: True or False, whatever stderr is; None shows the bar if it is a terminal.
     """
 
     def __init__(self, total: int, shown: bool | None = None) -> None:
@@ -31,7 +31,7 @@ class StepProgress:
                 MofNCompleteColumn(),
                 TextColumn("steps"),
                 TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=Console(stderr=True, force_terminal=shown),
                 transient=True,
             )
             self._task = self._bar.add_task("warm start", total=total)

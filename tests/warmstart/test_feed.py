@@ -1,0 +1,70 @@
+"""Epochs cover every sample once, leave no sample alone, and find bad inputs by name."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+from warmstart_material import Streamed, make_images
+
+from lipt_cords.warmstart.feed import Feed, channel_range, steps_per_epoch
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "sizes"),
+    [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (8, 4, [4, 4]), (3, 4, [3]), (1, 4, [1]), (3, 1, [1] * 3)],
+)
+def test_an_epoch_covers_all_and_folds_a_lone_sample(samples, batch_size, sizes):
+    data = TensorDataset(torch.arange(20.0), torch.zeros(20, dtype=torch.int64))
+    feed = Feed(data, torch.arange(samples) + 5, torch.device("cpu"))
+    steps = steps_per_epoch(samples, batch_size)
+    assert steps == len(sizes)
+    epochs = feed.epochs(batch_size, torch.Generator().manual_seed(0))
+    for _ in range(2):
+        batches = [x for x, _ in islice(epochs, steps)]
+        assert [len(batch) for batch in batches] == sizes
+        assert torch.cat(batches).sort().values.equal(torch.arange(samples) + 5.0)
+
+
+def test_the_order_changes_between_epochs_and_follows_the_generator(train):
+    def order(seed):
+        feed = Feed(train, torch.arange(32), torch.device("cpu"))
+        batches = feed.epochs(32, torch.Generator().manual_seed(seed))
+        return [y for _, y in islice(batches, 2)]
+
+    assert order(0)[0].equal(order(0)[0])
+    assert not order(0)[0].equal(order(0)[1])
+    assert not order(0)[0].equal(order(1)[0])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_inputs_that_are_not_finite_are_named(value, streamed):
+    data = make_images(60)
+    data.tensors[0][41, 0, 3, 3] = value
+    data.tensors[0][55] = value
+    dataset = Streamed(data) if streamed else data
+    feed_of = torch.arange(1, 60, 2)
+    with pytest.raises(ValueError, match=r"sample (41|55) of the training data holds NaN"):
+        feed = Feed(dataset, feed_of, torch.device("cpu"))
+        list(islice(feed.epochs(7, torch.Generator().manual_seed(0)), 5))
+
+
+def test_bad_samples_of_others_are_not_this_feeds_business():
+    data = make_images(60)
+    data.tensors[0][41] = float("nan")
+    assert len(Feed(data, torch.arange(0, 60, 2), torch.device("cpu"))) == 30
+
+
+def test_large_finite_inputs_pass():
+    data = TensorDataset(torch.full((4, 3), 3e38), torch.zeros(4, dtype=torch.int64))
+    assert len(Feed(data, torch.arange(4), torch.device("cpu"))) == 4
+
+
+def test_channel_range_is_that_of_the_images(train):
+    feed = Feed(train, torch.arange(40), torch.device("cpu"))
+    low, high = channel_range(feed)
+    assert low.tolist() == [float(train.tensors[0][:40].min())]
+    assert high.tolist() == [float(train.tensors[0][:40].max())]

@@ -1,0 +1,68 @@
+"""Shards are disjoint, stratified, exact, and the same for the same seed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lipt_cords.warmstart.shards import balanced_order, make_shards
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    classes=st.lists(st.integers(0, 6), min_size=1, max_size=120),
+    workers=st.integers(1, 9),
+    fraction=st.floats(0.05, 1.0),
+    seed=st.integers(0, 5),
+)
+def test_shards_are_disjoint_and_balanced(classes, workers, fraction, seed):
+    labels = torch.tensor(classes)
+    dealt = round(fraction * len(labels))
+    if dealt < workers:
+        with pytest.raises(ValueError, match="lower num_workers or raise shard_fraction"):
+            make_shards(labels, workers, fraction, seed)
+        return
+    shards = make_shards(labels, workers, fraction, seed)
+    together = torch.cat(shards)
+    assert len(together) == len(together.unique()) == dealt
+    sizes = [len(shard) for shard in shards]
+    assert max(sizes) - min(sizes) <= 1
+    counts = torch.stack([torch.bincount(labels[shard], minlength=7) for shard in shards])
+    assert int((counts.amax(0) - counts.amin(0)).max()) <= 1
+    expected = torch.bincount(labels, minlength=7) * dealt / len(labels)
+    assert float((counts.sum(0) - expected).abs().max()) <= 2
+
+
+def test_all_samples_are_used_when_workers_do_not_divide_them():
+    shards = make_shards(torch.arange(101) % 10, num_workers=7)
+    assert torch.cat(shards).sort().values.equal(torch.arange(101))
+    assert {len(shard) for shard in shards} == {14, 15}
+
+
+def test_seed_decides_and_repeats():
+    labels = torch.arange(60) % 3
+    one, two, other = (make_shards(labels, 4, 0.5, seed) for seed in (1, 1, 2))
+    assert all(a.equal(b) for a, b in zip(one, two, strict=True))
+    assert not all(a.equal(b) for a, b in zip(one, other, strict=True))
+
+
+def test_more_workers_than_samples_is_refused():
+    with pytest.raises(ValueError, match="5 workers need at least one sample each.*leaves 4"):
+        make_shards(torch.arange(4), num_workers=5)
+
+
+@pytest.mark.parametrize("options", [{"num_workers": 0}, {"num_workers": 2, "shard_fraction": 0}])
+def test_wrong_options_are_named(options):
+    with pytest.raises(ValueError, match="num_workers|shard_fraction"):
+        make_shards(torch.arange(4), **options)
+
+
+def test_every_prefix_of_a_balanced_order_is_balanced():
+    labels = torch.cat([torch.zeros(30), torch.ones(60), torch.full((10,), 2)]).long()
+    order = balanced_order(labels, torch.Generator().manual_seed(0))
+    assert order.sort().values.equal(torch.arange(100))
+    for prefix in (10, 37, 64):
+        counts = torch.bincount(labels[order[:prefix]], minlength=3)
+        assert (counts - prefix * torch.tensor([0.3, 0.6, 0.1])).abs().max() <= 2
