@@ -54,6 +54,11 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self._normalised(self.images[index]), int(self.labels[index])
 
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+        """Items for a DataLoader's batch, normalised together rather than one by one."""
+        images, labels = self.gather(torch.as_tensor(indices))
+        return list(zip(images.unbind(0), labels.tolist(), strict=True))
+
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Read many items at once: float32 images (B, C, H, W) and int64 labels (B,).
 

@@ -183,20 +183,20 @@ def test_dict_batches_lose_labels_that_forward_does_not_take():
     ids=["deepcopy", "pickle"],
 )
 def test_copies_work_and_stay_apart(twin_of):
-    model = make_cords_compatible(resnet())
+    model = make_cords_compatible(build_model("resnet8", NUM_CLASSES).eval())
     twin = twin_of(model)
     logits, embeddings = twin(images(), last=True, freeze=True)
     assert not embeddings.requires_grad and logits.requires_grad
-    assert twin.get_embedding_dim() == 512
+    assert twin.get_embedding_dim() == 64
     with torch.no_grad():
-        twin.fc.weight.zero_()
+        twin.head.weight.zero_()
     assert not torch.equal(model(images()), twin(images()))
     twin.load_state_dict(model.state_dict())
     assert torch.equal(model(images()), twin(images()))
     remove_cords_contract(twin)
     with pytest.raises(TypeError, match="last"):
         twin(images(), last=True)
-    assert model(images(), last=True)[1].shape == (6, 512)
+    assert model(images(), last=True)[1].shape == (6, 64)
     hooked = twin.register_forward_hook(lambda *_: None)  # ids of hooks must not collide
     assert torch.equal(model(images()), twin(images()))
     hooked.remove()

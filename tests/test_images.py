@@ -43,6 +43,14 @@ def test_items_are_normalised_and_gathered_bit_for_bit():
     torch.testing.assert_close(data[7][0], expected)
 
 
+def test_a_loader_reads_whole_batches():
+    data = ImageTensors(random_images(9), torch.arange(9))
+    subset = torch.utils.data.Subset(data, [8, 2, 5])
+    images, labels = next(iter(torch.utils.data.DataLoader(subset, batch_size=3)))
+    assert torch.equal(images, data.gather(torch.tensor([8, 2, 5]))[0])
+    assert labels.tolist() == [8, 2, 5]
+
+
 def test_selecting_keeps_the_normalisation():
     data = ImageTensors(random_images(20), torch.arange(20))
     part = data.select(torch.tensor([3, 1]))
