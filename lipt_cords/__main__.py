@@ -1,0 +1,8 @@
+"""``python -m lipt_cords``, and so ``torchrun -m lipt_cords``."""
+
+import sys
+
+from lipt_cords.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

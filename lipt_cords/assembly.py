@@ -1,0 +1,286 @@
+"""From a configuration to the parts of a run: device, warm start, and what each epoch reads.
+
+The strategy decides who selects. GLISTER, GradMatch, CRAIG and Random go through CORDS's own
+loader with the plug-in enabled; what CORDS 0.0.4 lacks, or everything where CORDS is not
+installed, goes through our selectors on the same calendar.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lipt_cords.config import WarmStartConfig
+from lipt_cords.cords_plugin import cords_loader, cords_version, enabled
+from lipt_cords.data import BatchSource, DataSplits, labels_of, resolve_device
+from lipt_cords.gradients import last_layer_gradients
+from lipt_cords.models import model_device
+from lipt_cords.records import Ledger
+from lipt_cords.run_config import RunConfig
+from lipt_cords.selectors import Selection, select, selector_names, selector_options
+from lipt_cords.sources import CordsSource, EpochSource, SelectionSchedule, SelectorSource
+from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, WarmStartResult
+from lipt_cords.warmstart.cost import flops_per_sample
+
+logger = logging.getLogger(__name__)
+cords_logger = logging.getLogger("lipt_cords.cords")
+
+THROUGH_CORDS = ("GLISTER", "GradMatch", "CRAIG", "Random")
+GROUPING = {"PerClass": "class", "PerClassPerGradient": "class", "PerBatch": "batch"}
+
+
+@dataclass
+class Assembled:
+    """What an epoch reads, and what was spent before the first one."""
+
+    source: EpochSource
+    costs: Ledger = field(default_factory=Ledger)
+    report: WarmStartReport | None = None
+    result: WarmStartResult | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def pick_device(name: str, notes: list[str]) -> torch.device:
+    """The device of a run. ``cuda`` on a machine without it becomes the CPU, and says so.
+
+    CORDS's examples all ask for ``cuda``; they should run anywhere. Under ``torchrun`` every
+    process of a machine takes a GPU of its own.
+    """
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        note = f"train_args.device is {name!r} but torch sees no GPU: this run uses the CPU"
+        logger.warning(note)
+        notes.append(note)
+        return torch.device("cpu")
+    device = resolve_device(name)
+    if str(device) == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    return device
+
+
+def warm_start_of(config: RunConfig, device: torch.device) -> WarmStartConfig | None:
+    """The warm start of a run: what the file says, with the run's seed and device."""
+    given = config.dss_args.warm_start
+    if given is None:
+        return None
+    options = {name: getattr(given, name) for name in given.model_fields_set}
+    options.setdefault("seed", config.train_args.seed)
+    options.setdefault("device", str(device))
+    return WarmStartConfig(**options)
+
+
+def schedule_of(config: RunConfig) -> SelectionSchedule:
+    """CORDS's calendar of a run. A warm start takes the place of kappa's full-data epochs."""
+    dss = config.dss_args
+    return SelectionSchedule(
+        num_epochs=config.train_args.num_epochs,
+        kappa=0.0 if dss.warm_start is not None else dss.kappa,
+        fraction=dss.fraction,
+        select_every=1 if dss.strategy == "RS2" else dss.select_every,
+    )
+
+
+def uses_cords(config: RunConfig, notes: list[str]) -> bool:
+    """Whether CORDS's own loader selects in this run.
+
+    Raises:
+        ValueError: the strategy needs CORDS and it is not installed, or CORDS lacks it.
+    """
+    dss = config.dss_args
+    own = dss.strategy.lower() in selector_names() or dss.strategy in ("Full", "AdaptiveRandom")
+    if dss.strategy not in THROUGH_CORDS:
+        if dss.engine == "cords":
+            raise ValueError(
+                f"dss_args.engine is 'cords', but {dss.strategy} is ours: leave engine out"
+            )
+        return False
+    if dss.engine == "own" and not own:
+        raise ValueError(f"{dss.strategy} runs through CORDS alone: set dss_args.engine='cords'")
+    if dss.engine != "auto":
+        return dss.engine == "cords"
+    if cords_version() is not None:
+        return True
+    if not own:
+        raise ValueError(
+            f"{dss.strategy} runs through CORDS, which is not installed: "
+            "pip install --no-deps cords==0.0.4 && pip install 'lipt-cords[cords]'"
+        )
+    notes.append(f"CORDS is not installed: {dss.strategy} is our own selector")
+    return False
+
+
+def assemble(
+    config: RunConfig, splits: DataSplits, model: nn.Module, *, resumed: bool = False
+) -> Assembled:
+    """Run the warm start, if there is one, and build what the epochs read.
+
+    Args:
+        config: the run.
+        splits: its data.
+        model: on its device; a warm start loads its weights in place.
+        resumed: whether a checkpoint will be loaded next: the warm start is then not repeated.
+
+    Returns:
+        The source, and the costs so far.
+    """
+    dss = config.dss_args
+    notes: list[str] = []
+    if dss.warm_start is not None and dss.kappa > 0:
+        notes.append(
+            f"dss_args.kappa={dss.kappa} is ignored: the warm start takes the place of CORDS's "
+            "full-data epochs"
+        )
+    through_cords = uses_cords(config, notes)
+    build = _through_cords if through_cords else _through_selectors
+    warm_start = None if resumed else warm_start_of(config, model_device(model))
+    assembled = build(config, splits, model, warm_start)
+    assembled.notes[:0] = notes
+    if assembled.report is not None:
+        _charge(assembled.costs, assembled.report)
+    return assembled
+
+
+def full_data_flops(config: RunConfig, splits: DataSplits, model: nn.Module) -> float:
+    """Floating-point operations of CORDS's full-data warm-up, counted on a small batch."""
+    epochs = schedule_of(config).warmup_epochs
+    if epochs == 0:
+        return 0.0
+    source = BatchSource(splits.train, range(min(8, len(splits.train))), device=model_device(model))  # type: ignore[arg-type]
+    inputs, labels = next(source.batches(batch_size=8))
+    step, _ = flops_per_sample(model, inputs, labels, _mean_loss(config))
+    return float(step * epochs * len(splits.train))  # type: ignore[arg-type]
+
+
+def _through_cords(
+    config: RunConfig, splits: DataSplits, model: nn.Module, warm_start: WarmStartConfig | None
+) -> Assembled:
+    dss, device = config.dss_args, model_device(model)
+    batch_size = config.dataloader.batch_size
+    schedule = schedule_of(config)
+    arguments: dict[str, Any] = {
+        "fraction": dss.fraction,
+        "select_every": schedule.select_every,
+        "kappa": schedule.kappa,
+        "num_epochs": config.train_args.num_epochs,
+        "linear_layer": dss.linear_layer,
+        "selection_type": dss.selection_type,
+        "greedy": dss.greedy,
+        "r": dss.r,
+        "eta": dss.eta or config.optimizer.lr,
+        "valid": dss.valid,
+        "v1": dss.v1,
+        "lam": dss.lam,
+        "eps": dss.eps,
+        "optimizer": dss.optimizer,
+        "if_convex": dss.if_convex,
+        "collate_fn": None,
+        "model": model,
+        "loss": per_sample_loss(config),
+        "num_classes": splits.num_classes,
+        "device": str(device),
+        "warm_start": warm_start,
+    }
+    pin = config.dataloader.pin_memory and device.type == "cuda"
+    with enabled():
+        loader = cords_loader(
+            dss.strategy,
+            DataLoader(splits.train, batch_size=batch_size, shuffle=False),
+            DataLoader(splits.val, batch_size=batch_size, shuffle=False),
+            arguments,
+            cords_logger,
+            batch_size=batch_size,
+            shuffle=config.dataloader.shuffle,
+            pin_memory=pin,
+        )
+    source = CordsSource(loader)
+    report = loader.warm_start()
+    costs = Ledger(selection_seconds=source.seconds, selections=source.count)
+    return Assembled(source, costs, report, loader.warm_start_result)
+
+
+def _through_selectors(
+    config: RunConfig, splits: DataSplits, model: nn.Module, warm_start: WarmStartConfig | None
+) -> Assembled:
+    dss, seed = config.dss_args, config.train_args.seed
+    labels = labels_of(splits.train)
+    budget = len(labels) if dss.strategy == "Full" else max(1, int(len(labels) * dss.fraction))
+    schedule = schedule_of(config)
+    warm = None
+    if warm_start is not None:
+        warm = LiPTWarmStart(warm_start).fit(
+            model, splits.train, splits.val, loss=_mean_loss(config), num_classes=splits.num_classes
+        )
+        if warm_start.start_from == "merged":
+            warm.apply_to(model)
+
+    def by_gradients(epoch: int) -> Selection:
+        name = dss.strategy.lower()
+        known = selector_options(name)
+        wanted: dict[str, Any] = {
+            "eta": dss.eta or config.optimizer.lr,
+            "greedy": dss.greedy.lower(),
+            "r": dss.r,
+            "lam": dss.lam,
+        }
+
+        def read(data: Any) -> Any:
+            if epoch == 0 and warm is not None:
+                return warm.gradients(data, model=model, loss=_mean_loss(config))
+            return last_layer_gradients(model, data, loss=_mean_loss(config))
+
+        return select(
+            name,
+            read(splits.train),
+            budget,
+            val_gradients=read(splits.val),
+            per=GROUPING.get(dss.selection_type or "", "all"),  # type: ignore[arg-type]
+            linear_layer=dss.linear_layer,
+            batch_size=config.dataloader.batch_size,
+            seed=seed,
+            **{option: value for option, value in wanted.items() if option in known},
+        )
+
+    def choose(epoch: int) -> Selection:
+        if dss.strategy == "Full":
+            return Selection(torch.arange(budget), torch.ones(budget), name="full")
+        if dss.strategy in ("RS2", "AdaptiveRandom"):
+            return select("rs2", labels, budget, epoch=epoch, seed=seed)
+        # As in CORDS, an untrained model chooses nothing: its first epochs read a random subset.
+        untrained = warm_start is None and schedule.select_after == 0
+        if dss.strategy == "Random" or (untrained and epoch < schedule.select_every):
+            return select("random", labels, budget, seed=seed)
+        return by_gradients(epoch)
+
+    source = SelectorSource(
+        splits.train,
+        choose,
+        schedule,
+        batch_size=config.dataloader.batch_size,
+        seed=seed,
+        shuffle=config.dataloader.shuffle,
+    )
+    return Assembled(source, report=None if warm is None else warm.report, result=warm)
+
+
+def per_sample_loss(config: RunConfig) -> nn.CrossEntropyLoss:
+    """The loss of every sample, shape (B,): what CORDS's loaders and the loop take."""
+    return nn.CrossEntropyLoss(reduction="none", label_smoothing=config.loss.label_smoothing)
+
+
+def _mean_loss(config: RunConfig) -> nn.CrossEntropyLoss:
+    return nn.CrossEntropyLoss(label_smoothing=config.loss.label_smoothing)
+
+
+def _charge(costs: Ledger, report: WarmStartReport) -> None:
+    costs.warmup_passes += report.passes
+    costs.warmup_critical_passes += report.critical_path_passes
+    costs.warmup_seconds += report.seconds["total"]
+    costs.warmup_critical_seconds += report.seconds["critical_path"]
+    costs.warmup_bytes += report.bytes_communicated
+    costs.warmup_flops += report.flops
+    costs.warmup_critical_flops += report.critical_path_flops

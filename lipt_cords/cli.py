@@ -1,0 +1,236 @@
+"""The commands: arguments in, the package's functions called, results shown. Nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from lipt_cords.display import Display, show_diagnosis, show_report, show_run
+from lipt_cords.runs import is_main_process
+
+app = typer.Typer(
+    name="lipt-cords",
+    help="LiPT warm starts for training on subsets with CORDS.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="A .yaml, or a CORDS .py with config = dict(...)")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key; repeatable")
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of every draw")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text")]
+Output = Annotated[Path | None, typer.Option(help="Directory for everything that is written")]
+Data = Annotated[Path | None, typer.Option(help="Directory that holds the data")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch the data if it is not there")]
+
+
+@app.command()
+def demo(
+    output: Output = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Compare warm-ups on bundled digits through CORDS's own loaders, in a few minutes."""
+    from lipt_cords.demo import demo as run_demo
+
+    display = _display(as_json)
+    results, others = run_demo(
+        output, seeds=seeds, on_run=display.run, on_strategy=display.strategy
+    )
+    if as_json:
+        _print_json({**results, "others": [record.to_dict() for record in others]})
+    else:
+        show_report(display.console, results, output)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    output: Output = None,
+    data: Data = None,
+    download: Download = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run one configuration: warm start, selection, training, evaluation."""
+    from lipt_cords.runs import run
+
+    display = _display(as_json)
+    settings = _load(config, overrides, seed, data, download)
+    with display.curve(settings.train_args.num_epochs) as on_point:
+        record = run(settings, output=output, resume=resume, on_point=on_point)
+    if record is None:
+        return
+    if as_json:
+        _print_json(record.to_dict())
+    else:
+        show_run(display.console, record, output)
+
+
+@app.command()
+def compare(
+    config: ConfigFile,
+    seeds: Annotated[str, typer.Option(help="How many, or a list such as 0,1,5")] = "3",
+    methods: Annotated[
+        str | None, typer.Option(help="Names such as random,rs2,full,lipt,one-worker,lipt+random")
+    ] = None,
+    warm_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Full-data epochs that LiPT replaces")
+    ] = None,
+    overrides: Overrides = None,
+    output: Output = Path("runs/compare"),
+    data: Data = None,
+    download: Download = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare LiPT with random, RS2, CORDS's full-data warm-up and one worker."""
+    from lipt_cords.compare import compare as run_comparison
+    from lipt_cords.methods import DEFAULT_METHODS
+
+    display = _display(as_json)
+    results = run_comparison(
+        _load(config, overrides, None, data, download),
+        methods=DEFAULT_METHODS if methods is None else _words(methods),
+        seeds=_seeds(seeds),
+        warm_epochs=warm_epochs,
+        output=output,
+        on_run=display.run,
+    )
+    if not is_main_process():
+        return
+    if as_json:
+        _print_json(results)
+    else:
+        show_report(display.console, results, output)
+    if all(run["status"] == "failed" for run in results["runs"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def warmstart(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    output: Output = Path("runs/warmstart"),
+    data: Data = None,
+    download: Download = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a warm start and save the merged weights with their report."""
+    from lipt_cords.runs import fit_warm_start
+
+    display = _display(as_json)
+    result = fit_warm_start(_load(config, overrides, seed, data, download), output=output)
+    if not is_main_process():
+        return
+    if as_json:
+        _print_json(result.report.to_dict())
+    else:
+        display.warm_start(result.report, output)
+
+
+@app.command()
+def doctor(data: Data = None, as_json: AsJson = False) -> None:
+    """Check versions, devices, CORDS and data, and say what installs whatever is missing."""
+    from lipt_cords.doctor import diagnose
+
+    diagnosis = diagnose(data)
+    if as_json:
+        _print_json(diagnosis.to_dict())
+    else:
+        show_diagnosis(Console(), diagnosis)
+    if not diagnosis.healthy:
+        raise typer.Exit(1)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command. Wrong options, data or files end in one red line, never in a traceback.
+
+    Args:
+        arguments: the command line without the program's name; None takes the process's.
+
+    Returns:
+        0; 1 for a command that found something broken; 2 for a user's error; 130 after Ctrl-C.
+    """
+    _configure_logging()
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted")
+        return 130
+    except (ValueError, ImportError, OSError) as error:
+        logging.getLogger(__name__).debug("the command failed", exc_info=True)
+        _say(str(error))
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+def _load(
+    path: Path, overrides: list[str] | None, seed: int | None, data: Path | None, download: bool
+) -> Any:
+    from lipt_cords.run_config import load_config
+
+    extra = list(overrides or [])
+    if seed is not None:
+        extra.append(f"train_args.seed={seed}")
+    if data is not None:
+        extra.append(f"dataset.datadir={json.dumps(str(data))}")
+    if download:
+        extra.append("dataset.download=true")
+    return load_config(path, extra)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in _words(text)]
+    except ValueError:
+        numbers = [-1]
+    if not numbers or min(numbers) < 0 or (len(numbers) == 1 and numbers[0] < 1):
+        raise ValueError(f"--seeds takes a number of seeds or a list like 0,1,5, received {text!r}")
+    return numbers if "," in text else list(range(numbers[0]))
+
+
+def _words(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _display(as_json: bool) -> Display:
+    return Display(Console(stderr=as_json, quiet=not is_main_process()))
+
+
+def _configure_logging() -> None:
+    """Warnings of this package on stderr; CORDS's own lines only where something is wrong."""
+    root = logging.getLogger("lipt_cords")
+    if not root.handlers and is_main_process():
+        handler = RichHandler(
+            console=Console(stderr=True), show_time=False, show_path=False, markup=False
+        )
+        root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    root.propagate = False
+
+
+def _print_json(payload: dict[str, Any]) -> None:
+    if is_main_process():
+        sys.stdout.write(json.dumps(payload, indent=2, allow_nan=False) + "\n")
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(f"lipt-cords: {text}", style="red", markup=False, highlight=False)

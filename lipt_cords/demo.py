@@ -1,0 +1,85 @@
+"""The comparison on bundled data that a newcomer sees first: small, real, and through CORDS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lipt_cords.compare import OnRun, compare
+from lipt_cords.methods import Calendar, Method, configure
+from lipt_cords.records import RunRecord
+from lipt_cords.run_config import RunConfig
+from lipt_cords.runs import run
+
+FULL_EPOCHS = 15
+"""Full-data epochs that LiPT replaces: the shortest warm-up of the published comparisons."""
+METHODS = ("random", "rs2", "full", "lipt", "lipt+random", "one-worker")
+OTHER_STRATEGIES = ("GradMatch", "CRAIG")
+
+
+def demo_config(strategy: str = "GLISTER") -> RunConfig:
+    """Digits, a small CNN, a tenth of the data through one of CORDS's loaders."""
+    dss: dict[str, Any] = {
+        "type": strategy,
+        "fraction": 0.1,
+        "select_every": 5,
+        "engine": "cords",
+        "warm_start": {"num_workers": 8, "common_steps": 40, "epochs": 8, "batch_size": 32},
+    }
+    if strategy == "GLISTER":
+        dss["selection_type"] = "PerClass"
+    return RunConfig.parse(
+        {
+            "dataset": {"name": "digits"},
+            "model": {"architecture": "cnn"},
+            "dataloader": {"batch_size": 32},
+            "optimizer": {"lr": 0.05, "nesterov": True},
+            "dss_args": dss,
+            "train_args": {"num_epochs": 20, "device": "cpu"},
+        }
+    )
+
+
+def demo(
+    output: str | Path | None,
+    *,
+    seeds: int = 3,
+    on_run: OnRun | None = None,
+    on_strategy: Callable[[str, RunRecord | None], None] | None = None,
+) -> tuple[dict[str, Any], list[RunRecord]]:
+    """Compare warm-ups for GLISTER, then pass once through CORDS's other loaders.
+
+    Args:
+        output: directory for the results; None writes nothing.
+        seeds: runs of each method.
+        on_run: called before and after every run of the comparison.
+        on_strategy: called before (with None) and after the pass of each other strategy.
+
+    Returns:
+        The comparison's results, and the records of the other strategies.
+
+    Raises:
+        ImportError: CORDS is not installed.
+    """
+    results = compare(
+        demo_config(),
+        methods=METHODS,
+        seeds=range(seeds),
+        warm_epochs=FULL_EPOCHS,
+        output=output,
+        on_run=on_run,
+    )
+    calendar = Calendar(**results["calendar"])
+    others = []
+    for strategy in OTHER_STRATEGIES:
+        if on_strategy is not None:
+            on_strategy(strategy, None)
+        config = configure(Method.parse("lipt"), demo_config(strategy), calendar)
+        record = run(config, method=f"{strategy} after LiPT")
+        if record is None:
+            continue
+        others.append(record)
+        if on_strategy is not None:
+            on_strategy(strategy, record)
+    return results, others

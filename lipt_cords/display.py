@@ -1,0 +1,151 @@
+"""What the commands show on a terminal: progress while they run, results when they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lipt_cords.doctor import OK, Diagnosis
+from lipt_cords.records import CurvePoint, RunRecord
+from lipt_cords.report import comparison_table, count, seconds, write_report
+from lipt_cords.warmstart import WarmStartReport
+
+MARKS = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "broken": "[red]broken[/]"}
+
+
+class Display:
+    """Progress of one command; a quiet console makes it silent.
+
+    Args:
+        console: where it goes.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def run(self, method: str, seed: int, record: RunRecord | None) -> None:
+        """One line for every finished run of a comparison."""
+        if record is None:
+            return
+        name = f"  seed {seed}  {method:<12} "
+        if record.status != "ok":
+            line = (record.error or "").splitlines()[0]
+            self.console.print(name + f"failed: {line}", style="red", markup=False)
+        else:
+            self.console.print(name + _outcome(record), markup=False, highlight=False)
+
+    def strategy(self, name: str, record: RunRecord | None) -> None:
+        """One line for every other strategy that the demo passes through."""
+        if record is not None:
+            line = f"  {name} through CORDS after LiPT: {_outcome(record)}"
+            self.console.print(line, markup=False, highlight=False)
+
+    @contextmanager
+    def curve(self, epochs: int) -> Iterator[Callable[[CurvePoint], None]]:
+        """A bar over the epochs of one run."""
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        ) as progress:
+            task = progress.add_task("warm start", total=epochs)
+
+            def on_point(point: CurvePoint) -> None:
+                accuracy = "" if point.val_accuracy is None else f" val {point.val_accuracy:.1%}"
+                progress.update(
+                    task, completed=point.epoch, description=f"epoch {point.epoch}{accuracy}"
+                )
+
+            yield on_point
+
+    def warm_start(self, report: WarmStartReport, output: Path | None) -> None:
+        """What a warm start gave and what it cost."""
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for name, value in (
+            ("merged model, held-out accuracy", _percent(report.merged_accuracy)),
+            ("mean worker", _percent(report.mean_worker_accuracy)),
+            ("workers in the soup", f"{sum(w.kept for w in report.workers)}/{len(report.workers)}"),
+            ("sample-passes on the critical path", count(report.critical_path_passes)),
+            ("sample-passes in all", count(report.passes)),
+            ("seconds as it ran here", seconds(report.seconds["total"])),
+            ("bytes communicated", f"{report.bytes_communicated:,}"),
+        ):
+            table.add_row(name, value)
+        self.console.print(table)
+        for note in report.notes:
+            self.console.print(f"note: {note}", markup=False)
+        if output is not None:
+            self.console.print(f"saved in {output}", markup=False, highlight=False)
+
+
+def show_run(console: Console, record: RunRecord, output: Path | None) -> None:
+    """The outcome of one run in a few lines."""
+    console.print(f"{record.method}: {_outcome(record)}", markup=False, highlight=False)
+    for note in record.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    if output is not None:
+        console.print(f"results: {output / 'results.json'}", markup=False, highlight=False)
+
+
+def show_report(console: Console, results: dict[str, Any], output: Path | None) -> None:
+    """Table, reading and plots of a comparison."""
+    console.print()
+    console.print(comparison_table(results["summary"]))
+    console.print()
+    console.print(results["reading"], markup=False, highlight=False)
+    for run in results["runs"]:
+        if run["status"] != "ok":
+            line = f"failed: {run['method']}, seed {run['seed']}: {run['error']}"
+            console.print(line, style="red", markup=False)
+    if output is not None and any(run["status"] == "ok" for run in results["runs"]):
+        console.print()
+        for path in [output / "results.json", *write_report(output)]:
+            console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
+    """Every check on a line, and the remedy below what is missing."""
+    where = diagnosis.provenance
+    console.print(f"Python {where['python']}, {where['machine']['system']}", highlight=False)
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
+    for column in ("part", "name", "status", "detail"):
+        table.add_column(column, overflow="fold")
+    for check in diagnosis.checks:
+        detail = check.detail if check.remedy is None else f"{check.detail}\n  -> {check.remedy}"
+        table.add_row(check.part, check.name, MARKS[check.status], _plain(detail))
+    console.print(table)
+    broken = [
+        check.name for check in diagnosis.checks if check.part == "core" and check.status != OK
+    ]
+    if broken:
+        console.print(f"The core is broken: {', '.join(broken)}", style="red", markup=False)
+    else:
+        console.print("The core works.", style="green")
+
+
+def _plain(text: str) -> str:
+    """Text that rich must not read as markup, such as ``lipt-cords[cords]``."""
+    return text.replace("[", r"\[")
+
+
+def _percent(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1%}"
+
+
+def _outcome(record: RunRecord) -> str:
+    costs = record.costs
+    warm = ""
+    if costs.warmup_passes:
+        critical, total = count(costs.warmup_critical_passes), count(costs.warmup_passes)
+        warm = f", warm-up {critical} passes critical, {total} in all"
+    return f"{_percent(record.test_accuracy)} test{warm}, {seconds(costs.seconds)} s"

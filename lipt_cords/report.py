@@ -1,0 +1,182 @@
+"""Results read back to people: one table, one honest paragraph, two plots."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from lipt_cords.files import output_directory, read_json
+from lipt_cords.plots import draw
+
+Row = Mapping[str, Any]
+COSTS = (
+    "warmup_critical_passes", "warmup_passes", "warmup_seconds", "warmup_critical_seconds",
+    "selection_seconds", "training_seconds", "passes", "critical_passes", "seconds",
+)  # fmt: skip
+
+
+def summarise(runs: Sequence[Row]) -> list[dict[str, Any]]:
+    """One row a method: accuracy as mean and sample deviation, costs as means.
+
+    Args:
+        runs: records as in ``results.json``; failed ones are counted and left out of the means.
+
+    Returns:
+        Rows in the order in which the methods first ran.
+    """
+    rows = []
+    for method in dict.fromkeys(run["method"] for run in runs):
+        mine = [run for run in runs if run["method"] == method]
+        good = [run for run in mine if run["status"] == "ok"]
+        row: dict[str, Any] = {
+            "method": method,
+            "label": mine[0].get("label", method),
+            "runs": len(good),
+            "failed": len(mine) - len(good),
+            "accuracy": None,
+            "deviation": None,
+        }
+        if good:
+            accuracies = [run["test_accuracy"] for run in good]
+            row["accuracy"] = statistics.fmean(accuracies)
+            row["deviation"] = statistics.stdev(accuracies) if len(good) > 1 else None
+            row.update({c: statistics.fmean(run["costs"][c] for run in good) for c in COSTS})
+        rows.append(row)
+    return rows
+
+
+def comparison_table(summary: Sequence[Row]) -> Table:
+    """The table of a comparison, 80 columns wide."""
+    table = Table(box=None, padding=(0, 1, 0, 0), collapse_padding=True, pad_edge=False)
+    table.add_column("\nMethod", no_wrap=False, max_width=26)
+    for heading in (
+        "Test\naccuracy %", "Warm-up passes\ncritical", "\ntotal", "Seconds\nwarm-up",
+        "\nselect", "\ntrain", "All\npasses",
+    ):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in summary:
+        failed = f" ({row['failed']} failed)" if row["failed"] else ""
+        label = Text(row["label"] + failed, style="bold" if row["method"] == "lipt" else "")
+        if row["accuracy"] is None:
+            table.add_row(label, "-", *[""] * 6)
+            continue
+        table.add_row(
+            label,
+            accuracy_text(row),
+            count(row["warmup_critical_passes"]),
+            count(row["warmup_passes"]),
+            seconds(row["warmup_seconds"]),
+            seconds(row["selection_seconds"]),
+            seconds(row["training_seconds"]),
+            count(row["passes"]),
+        )
+    return table
+
+
+def reading(summary: Sequence[Row]) -> str:
+    """A paragraph that says what the table shows and what it does not.
+
+    Args:
+        summary: rows of :func:`summarise`.
+    """
+    rows = {row["method"]: row for row in summary if row["accuracy"] is not None}
+    sentences = []
+    lipt = rows.get("lipt")
+    if rows:
+        best = max(rows.values(), key=lambda row: row["accuracy"])
+        sentences.append(f"Highest mean accuracy: {best['label']}, {accuracy_text(best)} %.")
+    if lipt is not None and "full" in rows:
+        full = rows["full"]
+        critical = full["warmup_passes"] / max(1.0, lipt["warmup_critical_passes"])
+        total = full["warmup_passes"] / max(1.0, lipt["warmup_passes"])
+        sentences.append(
+            f"LiPT's warm-up waits for {critical:.1f} times fewer sample-passes than the full-data "
+            f"warm-up and computes {_times(total)} in all. {_versus(lipt, full)}"
+        )
+    if lipt is not None and "one-worker" in rows:
+        sentences.append(_versus(lipt, rows["one-worker"]))
+    if lipt is not None and "lipt+random" in rows:
+        same = rows["lipt+random"]
+        sentences.append(f"From the same warm model: {_versus(lipt, same, capital=False)}")
+    plain = [rows[name] for name in ("random", "rs2") if name in rows]
+    if lipt is not None and plain:
+        rival = max(plain, key=lambda row: row["accuracy"])
+        sentences.append(
+            _versus(lipt, rival)
+            + f" {rival['label']} needs no warm-up: {count(rival['passes'])} passes against "
+            f"{count(lipt['passes'])}."
+        )
+    failures = sum(row["failed"] for row in summary)
+    if failures:
+        sentences.append(f"{failures} run{'s' * (failures > 1)} failed and stand in no mean.")
+    runs = min((row["runs"] for row in rows.values()), default=0)
+    if runs:
+        sentences.append(
+            f"With {runs} seed{'s' * (runs > 1)} a method, differences within one deviation are "
+            "no finding."
+        )
+    return " ".join(sentences)
+
+
+def write_report(directory: str | Path) -> list[Path]:
+    """Draw the plots of a comparison next to its ``results.json``.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: no readable results of a comparison in the directory.
+        ImportError: matplotlib is not installed.
+    """
+    where = output_directory(directory)
+    results = read_json(where / "results.json")
+    if results.get("kind") != "compare":
+        raise ValueError(f"{where / 'results.json'} holds no comparison: give the directory of one")
+    return draw(results["runs"], where)
+
+
+def accuracy_text(row: Row) -> str:
+    """Mean and deviation in percent.
+
+    >>> accuracy_text({"accuracy": 0.981, "deviation": 0.004})
+    '98.1 ± 0.4'
+    """
+    mean = f"{100 * row['accuracy']:.1f}"
+    return mean if row["deviation"] is None else f"{mean} ± {100 * row['deviation']:.1f}"
+
+
+def count(value: float) -> str:
+    """A number of passes in at most seven characters.
+
+    >>> count(19410), count(1234567), count(0)
+    ('19,410', '1.23M', '0')
+    """
+    if value < 1e5:
+        return f"{value:,.0f}"
+    return f"{value / 1e3:.0f}k" if value < 1e6 else f"{value / 1e6:.3g}M"
+
+
+def seconds(value: float) -> str:
+    """Seconds, with a decimal below a hundred."""
+    return f"{value:.1f}" if value < 99.95 else f"{value:,.0f}"
+
+
+def _versus(one: Row, other: Row, capital: bool = True) -> str:
+    """How far one method is ahead of another, measured in their spread."""
+    difference = 100 * (one["accuracy"] - other["accuracy"])
+    side = "ahead of" if difference >= 0 else "behind"
+    text = f"{one['label']} is {abs(difference):.1f} points {side} {other['label']}"
+    if one["deviation"] is None or other["deviation"] is None:
+        return f"{text} (one seed: no spread to judge it by)."
+    pooled = 100 * ((one["deviation"] ** 2 + other["deviation"] ** 2) / 2) ** 0.5
+    verdict = "more than" if abs(difference) > pooled else "within"
+    return f"{text}, {verdict} one pooled deviation ({pooled:.1f})."
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f} times fewer" if ratio >= 1 else f"{1 / ratio:.1f} times more"

@@ -1,0 +1,228 @@
+"""One configured run from data to results.json: the same path for every method."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lipt_cords.assembly import (
+    assemble,
+    full_data_flops,
+    per_sample_loss,
+    pick_device,
+    schedule_of,
+    uses_cords,
+    warm_start_of,
+)
+from lipt_cords.cords_contract import make_cords_compatible
+from lipt_cords.data import BatchSource, DataSplits, load_dataset
+from lipt_cords.files import output_directory, write_json
+from lipt_cords.models import build_model
+from lipt_cords.optimization import build_optimizer, build_scheduler
+from lipt_cords.provenance import provenance
+from lipt_cords.randomness import isolated_rng
+from lipt_cords.records import CurvePoint, RunRecord
+from lipt_cords.run_config import RunConfig
+from lipt_cords.trainer import CheckpointPlan, Trainer
+from lipt_cords.training import CHECKPOINT
+from lipt_cords.warmstart import LiPTWarmStart, WarmStartResult
+
+RESULTS = "results.json"
+SCHEMA = 1
+SPLIT_SEED = 0
+"""Runs of all seeds share one split, so that their spread is that of training and selection."""
+
+
+def is_main_process() -> bool:
+    """Whether this process reports and writes: rank 0 under ``torchrun``, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def load_splits(config: RunConfig) -> DataSplits:
+    """The data of a run."""
+    data = config.dataset
+    return load_dataset(
+        data.name,
+        data.datadir,
+        seed=SPLIT_SEED,
+        val_fraction=data.val_fraction,
+        download=data.download,
+        limit=data.limit,
+        image_size=data.image_size,
+    )
+
+
+def build_net(config: RunConfig, splits: DataSplits) -> nn.Module:
+    """The net of a run, on the CPU, with weights drawn from the run's seed.
+
+    Raises:
+        ValueError: an unknown net, or fewer outputs than the data has classes.
+    """
+    classes = config.model.numclasses or splits.num_classes
+    if classes < splits.num_classes:
+        raise ValueError(
+            f"model.numclasses is {classes} but {splits.name} has {splits.num_classes} classes: "
+            "leave it out or raise it"
+        )
+    return build_model(
+        config.model.architecture,
+        classes,
+        in_channels=splits.input_shape[0],
+        image_size=splits.input_shape[-1],
+        seed=config.train_args.seed,
+    )
+
+
+def run(
+    config: RunConfig,
+    *,
+    method: str | None = None,
+    seed: int | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    splits: DataSplits | None = None,
+    on_point: Callable[[CurvePoint], None] | None = None,
+) -> RunRecord | None:
+    """Run a configuration: data, net, warm start, loader, training, evaluation.
+
+    Every draw, those of CORDS included, comes from the run's seed; the global random state of the
+    caller is left as it was.
+
+    Args:
+        config: the run.
+        method: its name in the record; None takes the strategy's.
+        seed: replaces the configuration's.
+        output: directory for ``results.json`` and the checkpoint; None writes nothing.
+        resume: continue from the checkpoint in ``output``.
+        splits: the data, already loaded.
+        on_point: called with every point of the curve, for a progress display.
+
+    Returns:
+        The record; None on the ranks of ``torchrun`` that only help with the warm start.
+
+    Raises:
+        ValueError: whatever is wrong with the options, the data or a checkpoint.
+    """
+    if seed is not None:
+        config = config.updated(train_args={"seed": seed})
+    resume = resume or config.ckpt.is_load
+    if resume and output is None:
+        raise ValueError("resuming needs the --output directory of the interrupted run")
+    directory = None if output is None or not is_main_process() else output_directory(output)
+    record = RunRecord(
+        method=method or config.dss_args.type,
+        seed=config.train_args.seed,
+        config=config.to_dict(),
+        provenance=provenance(),
+    )
+    device = pick_device(config.train_args.device, record.notes)
+    splits = load_splits(config) if splits is None else splits
+    plan = _plan(config, directory)
+    state = plan.load() if resume and plan is not None else None
+    with isolated_rng(config.train_args.seed, "run"), _without_cords_warnings():
+        model = build_net(config, splits).to(device)
+        if uses_cords(config, []):
+            make_cords_compatible(model)
+        # Before the loader, as CORDS's scripts do: a warm start loads its weights in place.
+        optimizer = build_optimizer(model.parameters(), config.optimizer)
+        assembled = assemble(config, splits, model, resumed=resume)
+        if not is_main_process():
+            return None
+        record.notes += assembled.notes
+        trainer = Trainer(
+            model,
+            assembled.source,
+            optimizer,
+            build_scheduler(optimizer, config.scheduler, epochs=_stepped_epochs(config, record)),
+            loss=per_sample_loss(config),
+            evaluation={
+                "val": BatchSource(splits.val, device=device),
+                "test": BatchSource(splits.test, device=device),
+            },
+            schedule_over=config.scheduler.over,
+            eval_every=config.train_args.eval_every,
+        )
+        trainer.result.costs = assembled.costs
+        if assembled.report is None:
+            flops = full_data_flops(config, splits, model)
+            assembled.costs.warmup_flops = assembled.costs.warmup_critical_flops = flops
+        if assembled.report is not None:
+            trainer.extra["warm_start"] = assembled.report.to_dict()
+        if state is not None:
+            trainer.load_state_dict(state)
+        result = trainer.run(config.train_args.num_epochs, plan=plan, on_point=on_point)
+    record.test_accuracy, record.val_accuracy = result.test_accuracy, result.val_accuracy
+    record.costs, record.curve = result.costs, result.curve
+    record.warm_start = trainer.extra.get("warm_start")
+    if directory is not None:
+        write_json(directory / RESULTS, {"schema": SCHEMA, "kind": "run", **record.to_dict()})
+    return record
+
+
+def fit_warm_start(config: RunConfig, *, output: str | Path | None = None) -> WarmStartResult:
+    """Fit the warm start of a configuration alone, and save it.
+
+    Args:
+        config: its data, net and ``dss_args.warm_start``; the default LiPT where it has none.
+        output: directory for the merged weights and the report; None writes nothing.
+
+    Raises:
+        ValueError: whatever is wrong with the options or the data.
+    """
+    if config.dss_args.warm_start is None:
+        config = config.updated(dss_args={"warm_start": "lipt"})
+    notes: list[str] = []
+    device = pick_device(config.train_args.device, notes)
+    options = warm_start_of(config, device)
+    if output is not None and is_main_process():
+        output_directory(output)
+    splits = load_splits(config)
+    model = build_net(config, splits).to(device)
+    result = LiPTWarmStart(options).fit(
+        model,
+        splits.train,
+        splits.val,
+        loss=per_sample_loss(config),
+        num_classes=splits.num_classes,
+    )
+    result.report.notes.extend(notes)
+    if output is not None and is_main_process():
+        result.save(output)
+    return result
+
+
+@contextmanager
+def _without_cords_warnings() -> Iterator[None]:
+    """CORDS asks for pinned memory on machines without a GPU, and torch says so at every epoch."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
+        yield
+
+
+def _plan(config: RunConfig, directory: Path | None) -> CheckpointPlan | None:
+    if directory is None or not config.ckpt.is_save:
+        return None
+    identity: dict[str, Any] = config.to_dict()
+    for irrelevant in ("ckpt", "dataset"):
+        identity.pop(irrelevant)
+    identity["dataset"] = {"name": config.dataset.name, "limit": config.dataset.limit}
+    return CheckpointPlan(directory / CHECKPOINT, identity, every=config.ckpt.save_every)
+
+
+def _stepped_epochs(config: RunConfig, record: RunRecord) -> int:
+    """Epochs in which the schedule is stepped; a cosine of another length is worth a note."""
+    schedule = schedule_of(config)
+    over_subset = config.scheduler.over == "subset"
+    epochs = schedule.subset_epochs if over_subset else config.train_args.num_epochs
+    wanted = config.scheduler.T_max
+    if config.scheduler.type == "cosine_annealing" and wanted not in (None, epochs):
+        record.notes.append(
+            f"scheduler.T_max is {wanted} but the schedule is stepped in {epochs} epochs"
+        )
+    return epochs

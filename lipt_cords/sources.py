@@ -1,0 +1,243 @@
+"""What an epoch reads: CORDS's loaders and ours behind one face, with their state.
+
+The training loop asks a source to open an epoch and learns which kind it is (full data, skipped,
+a subset) and what a selection cost. The state holds all that decides later epochs, so that a
+resumed run reads the same batches.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lipt_cords.records import FULL, SKIPPED, SUBSET
+from lipt_cords.selectors import Selection, SubsetLoader
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's batches, opened."""
+
+    kind: str
+    """``full``, ``skipped`` or ``subset``."""
+    batches: Iterable[Any]
+    """Tuples (x, y, w), or dicts with ``labels`` and ``weights``."""
+    selection_seconds: float = 0.0
+    """Seconds spent choosing a subset while opening."""
+    selections: int = 0
+    """How many subsets were chosen while opening."""
+
+
+class EpochSource(Protocol):
+    """Whatever can give out epochs one after the other."""
+
+    def open(self, epoch: int) -> Epoch:
+        """Open an epoch, counted from 0; called once for each, in order."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values that decide later epochs."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state of an equally built source."""
+        ...
+
+
+@dataclass(frozen=True)
+class SelectionSchedule:
+    """CORDS's calendar: S = int(kappa T) epochs belong to the warm-up, W = ceil(S fraction) of
+    them train on full data, the rest is skipped, then come subsets.
+
+    >>> schedule = SelectionSchedule(num_epochs=8, kappa=0.5, fraction=0.25, select_every=2)
+    >>> [schedule.kind(epoch) for epoch in range(5)]
+    ['full', 'skipped', 'skipped', 'skipped', 'subset']
+    """
+
+    num_epochs: int
+    kappa: float
+    fraction: float
+    select_every: int
+
+    @property
+    def select_after(self) -> int:
+        """S, the first epoch on a subset."""
+        return int(self.kappa * self.num_epochs)
+
+    @property
+    def warmup_epochs(self) -> int:
+        """W, the epochs on full data."""
+        return math.ceil(self.select_after * self.fraction)
+
+    @property
+    def subset_epochs(self) -> int:
+        """Epochs that train on a subset."""
+        return self.num_epochs - self.select_after
+
+    def kind(self, epoch: int) -> str:
+        """The kind of an epoch, counted from 0."""
+        if epoch < self.warmup_epochs:
+            return FULL
+        return SKIPPED if epoch < self.select_after else SUBSET
+
+    def selects(self, epoch: int) -> bool:
+        """Whether an epoch begins with a new subset."""
+        first = epoch == self.select_after
+        return self.kind(epoch) == SUBSET and (first or epoch % self.select_every == 0)
+
+
+class SelectorSource:
+    """Our own selectors on CORDS's calendar, through :class:`SubsetLoader`.
+
+    Args:
+        dataset: the training data.
+        choose: a new selection for an epoch.
+        schedule: when to choose.
+        batch_size: samples in a step.
+        seed: seed of the shuffling.
+        shuffle: whether the subset is shuffled in every epoch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        choose: Callable[[int], Selection],
+        schedule: SelectionSchedule,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: bool = True,
+    ) -> None:
+        self._choose = choose
+        self._schedule = schedule
+        size = len(dataset)  # type: ignore[arg-type]
+        everything = Selection(indices=torch.arange(size), weights=torch.ones(size))
+        self._full = everything
+        self._loader = SubsetLoader(
+            dataset,
+            everything,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            num_replicas=1,
+            rank=0,
+        )
+        self.selection: Selection | None = None
+
+    def open(self, epoch: int) -> Epoch:
+        kind = self._schedule.kind(epoch)
+        if kind == SKIPPED:
+            return Epoch(kind, ())
+        if kind == FULL:
+            self._read(self._full)
+            return Epoch(kind, self._loader)
+        if self.selection is not None and not self._schedule.selects(epoch):
+            self._read(self.selection)
+            return Epoch(kind, self._loader)
+        started = time.perf_counter()
+        self.selection = self._choose(epoch)
+        seconds = time.perf_counter() - started
+        self._read(self.selection)
+        return Epoch(kind, self._loader, seconds, 1)
+
+    def _read(self, selection: Selection) -> None:
+        if self._loader.selection is not selection:
+            self._loader.reselect(selection)
+
+    def state_dict(self) -> dict[str, Any]:
+        chosen = self.selection
+        subset = None if chosen is None else [chosen.indices, chosen.weights, chosen.name]
+        return {"loader": self._loader.state_dict(), "subset": subset}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["subset"] is not None:
+            indices, weights, name = state["subset"]
+            self.selection = Selection(indices=indices, weights=weights, name=name)
+            self._read(self.selection)
+        self._loader.load_state_dict(state["loader"])
+
+
+class CordsSource:
+    """One of CORDS's adaptive loaders, watched: it selects while an epoch is opened.
+
+    Args:
+        loader: the loader. Its ``resample`` is timed from here on.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        self.seconds = 0.0
+        """Seconds spent in selections so far."""
+        self.count = 0
+        """Selections so far."""
+        resample = loader.resample
+
+        def timed() -> None:
+            started = time.perf_counter()
+            resample()
+            self.seconds += time.perf_counter() - started
+            self.count += 1
+
+        loader.resample = timed
+
+    def open(self, epoch: int) -> Epoch:
+        seconds, count = self.seconds, self.count
+        batches = iter(self._loader)
+        kind = FULL if epoch < self._loader.warmup_epochs else SUBSET
+        if kind == SUBSET and len(batches) == 0:
+            kind = SKIPPED
+        return Epoch(kind, batches, self.seconds - seconds, self.count - count)
+
+    def state_dict(self) -> dict[str, Any]:
+        loader = self._loader
+        chosen: dict[int, Any] = getattr(loader, "__dict__", {}).get("selected_idxs", {})
+        return {
+            "indices": _packed(loader.subset_indices),
+            "weights": _packed(loader.subset_weights),
+            "cur_epoch": loader.cur_epoch,
+            "selection_count": loader.__dict__.get("selection_count"),
+            "selected_idxs": {int(key): _packed(value) for key, value in chosen.items()},
+            "initialized": loader.__dict__.get("initialized"),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        loader = self._loader
+        loader.subset_indices = _unpacked(state["indices"])
+        loader.subset_weights = _unpacked(state["weights"])
+        loader._refresh_subset_loader()
+        loader.cur_epoch = state["cur_epoch"]
+        loader.initialized = state["initialized"]
+        if state["selection_count"] is not None:
+            loader.selection_count = state["selection_count"]
+            loader.selected_idxs = {
+                key: _unpacked(value) for key, value in state["selected_idxs"].items()
+            }
+
+
+def _packed(values: Any) -> list[Any]:
+    """[form, tensor]: CORDS keeps subsets in four forms, which round and collate differently."""
+    if isinstance(values, Tensor):
+        return ["tensor", values.detach().cpu().clone()]
+    if isinstance(values, np.ndarray):
+        return ["array", torch.from_numpy(values.copy())]
+    python = all(type(value) in (int, float) for value in values)
+    return ["list" if python else "scalars", torch.from_numpy(np.asarray(values))]
+
+
+def _unpacked(packed: list[Any]) -> Any:
+    form, tensor = packed
+    forms: dict[str, Callable[[], Any]] = {
+        "tensor": lambda: tensor,
+        "array": tensor.numpy,
+        "list": tensor.tolist,
+        "scalars": lambda: list(tensor.numpy()),
+    }
+    return forms[form]()

@@ -1,0 +1,250 @@
+"""The reference loop that every method shares: weighted loss, schedule, evaluation, resume.
+
+One loop for full data, subsets of CORDS and subsets of our own, so that methods differ in what
+they read and in nothing else. The loss of a batch is sum(w l) / sum(w), as in CORDS's own loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lipt_cords.checkpoint import (
+    load_checkpoint,
+    random_states,
+    restore_random_states,
+    save_checkpoint,
+)
+from lipt_cords.data import BatchSource, Inputs, split_batch, to_device
+from lipt_cords.models import call_model, model_device
+from lipt_cords.randomness import preserved_rng
+from lipt_cords.records import FULL, SKIPPED, SUBSET, CurvePoint, Ledger
+from lipt_cords.sources import EpochSource
+from lipt_cords.warmstart.evaluation import accuracy
+
+PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class CheckpointPlan:
+    """Where and how often a run is saved, and what it is."""
+
+    path: Path
+    identity: dict[str, Any]
+    """Settings that a resumed run must share."""
+    every: int = 1
+    """Epochs between two checkpoints; the last epoch always makes one."""
+
+    def load(self) -> dict[str, Any]:
+        """Read the checkpoint back; a ValueError names what is wrong with it."""
+        return load_checkpoint(self.path, identity=self.identity)
+
+
+@dataclass
+class TrainingResult:
+    """What a training leaves: the curve and its costs. The model was trained in place."""
+
+    curve: list[CurvePoint] = field(default_factory=list)
+    costs: Ledger = field(default_factory=Ledger)
+
+    @property
+    def val_accuracy(self) -> float | None:
+        """Held-out accuracy after the last epoch."""
+        return self.curve[-1].val_accuracy if self.curve else None
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Test accuracy after the last epoch."""
+        return self.curve[-1].test_accuracy if self.curve else None
+
+
+class Trainer:
+    """A model, what it reads, how it steps: epochs one after the other.
+
+    Args:
+        model: trained in place, on the device where its weights are.
+        source: gives out the epochs.
+        optimizer: over the model's parameters.
+        scheduler: stepped once an epoch, or None.
+        loss: per-sample loss of (logits, labels), shape (B,).
+        evaluation: data sets by name (``val``, ``test``) on which accuracy is measured.
+        schedule_over: ``run`` steps the schedule in every epoch as CORDS does, ``subset`` only in
+            those on a subset.
+        eval_every: epochs between two evaluations; the last epoch always is one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: EpochSource,
+        optimizer: Optimizer,
+        scheduler: LRScheduler | None,
+        *,
+        loss: PerSampleLoss,
+        evaluation: Mapping[str, BatchSource] | None = None,
+        schedule_over: str = "run",
+        eval_every: int = 1,
+    ) -> None:
+        self.model, self.source = model, source
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.loss = loss
+        self.evaluation = dict(evaluation or {})
+        self.schedule_over = schedule_over
+        self.eval_every = eval_every
+        self.device = model_device(model)
+        self.result = TrainingResult()
+        self.extra: dict[str, Any] = {}
+        """Plain values that travel with the checkpoint: what was done before the first epoch."""
+        self.epoch = 0
+
+    def run(
+        self,
+        epochs: int,
+        *,
+        plan: CheckpointPlan | None = None,
+        on_point: Callable[[CurvePoint], None] | None = None,
+    ) -> TrainingResult:
+        """Train up to ``epochs`` in all; call inside ``isolated_rng``."""
+        if self.epoch == 0:
+            self._add_point("start", None, on_point)
+        while self.epoch < epochs:
+            kind, loss = self._train_epoch()
+            if self.scheduler is not None and (kind == SUBSET or self.schedule_over == "run"):
+                self.scheduler.step()
+            self.epoch += 1
+            last = self.epoch == epochs
+            if last or (kind != SKIPPED and self.epoch % self.eval_every == 0):
+                self._add_point(kind, loss, on_point)
+            if plan is not None and (last or self.epoch % plan.every == 0):
+                save_checkpoint(plan.path, self.state_dict(), identity=plan.identity)
+        return self.result
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the following epochs, and what was recorded so far."""
+        return {
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "source": self.source.state_dict(),
+            "random": random_states(),
+            "costs": asdict(self.result.costs),
+            "curve": [asdict(point) for point in self.result.curve],
+            "extra": self.extra,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state; the random states are set last, inside ``isolated_rng``."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.source.load_state_dict(state["source"])
+        self.result = TrainingResult(
+            [CurvePoint(**point) for point in state["curve"]], Ledger(**state["costs"])
+        )
+        self.extra = dict(state["extra"])
+        self.epoch = state["epoch"]
+        restore_random_states(state["random"])
+
+    def _train_epoch(self) -> tuple[str, float | None]:
+        self.model.train()
+        started = self._clock()
+        opened = self.source.open(self.epoch)
+        total, passes = torch.zeros((), device=self.device, dtype=torch.float64), 0
+        for batch in opened.batches:
+            inputs, labels, weights = split_weighted(batch)
+            loss = self._step(inputs, labels, weights)
+            total += loss.detach() * len(labels)
+            passes += len(labels)
+        seconds = self._clock() - started - opened.selection_seconds
+        costs = self.result.costs
+        costs.selection_seconds += opened.selection_seconds
+        costs.selections += opened.selections
+        if opened.kind == FULL:
+            costs.warmup_passes += passes
+            costs.warmup_critical_passes += passes
+            costs.warmup_seconds += seconds
+            costs.warmup_critical_seconds += seconds
+        else:
+            costs.training_passes += passes
+            costs.training_seconds += seconds
+        if passes == 0:
+            return opened.kind, None
+        mean = float(total) / passes
+        if mean != mean or mean in (float("inf"), float("-inf")):
+            raise ValueError(
+                f"training diverged: the loss of epoch {self.epoch} is {mean}; lower optimizer.lr, "
+                "and check the inputs for NaN"
+            )
+        return opened.kind, mean
+
+    def _step(self, inputs: Inputs, labels: Tensor, weights: Tensor) -> Tensor:
+        labels = labels.to(self.device, non_blocking=True)
+        weights = weights.to(self.device, torch.float32, non_blocking=True)
+        losses = self.loss(call_model(self.model, to_device(inputs, self.device)), labels)
+        # A batch whose weights are all zero asks for no step; dividing would ask for NaN.
+        loss = torch.dot(losses, weights) / weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss
+
+    def _add_point(
+        self, phase: str, loss: float | None, on_point: Callable[[CurvePoint], None] | None
+    ) -> None:
+        started = self._clock()
+        with preserved_rng():
+            measured = {name: accuracy(self.model, data) for name, data in self.evaluation.items()}
+        self.result.costs.evaluation_seconds += self._clock() - started
+        point = CurvePoint.of(
+            self.result.costs,
+            epoch=self.epoch,
+            phase=phase,
+            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
+            train_loss=loss,
+            accuracy=measured,
+        )
+        self.result.curve.append(point)
+        if on_point is not None:
+            on_point(point)
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def split_weighted(batch: Any) -> tuple[Inputs, Tensor, Tensor]:
+    """Split a weighted batch into inputs, labels and weights.
+
+    Args:
+        batch: ``(x, y, w)``, or a dict with ``labels`` and ``weights``.
+
+    Raises:
+        ValueError: anything else.
+
+    >>> x, y, w = split_weighted((torch.zeros(2, 3), torch.tensor([0, 1]), torch.ones(2)))
+    >>> y.tolist(), w.tolist()
+    ([0, 1], [1.0, 1.0])
+    """
+    if isinstance(batch, Mapping) and "weights" in batch:
+        weights = batch["weights"]
+        inputs, labels = split_batch({k: v for k, v in batch.items() if k != "weights"})
+    elif isinstance(batch, tuple | list) and len(batch) == 3:
+        inputs, labels = split_batch(batch)
+        weights = batch[2]
+    else:
+        raise ValueError(
+            "expected weighted batches (x, y, w) or dicts with 'labels' and 'weights', received "
+            f"{type(batch).__name__}: read the subset through SubsetLoader or a CORDS loader"
+        )
+    return inputs, labels, weights

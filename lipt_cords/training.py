@@ -1,0 +1,133 @@
+"""Training on one chosen subset, in one call: the plain way to use a :class:`Selection`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.data import BatchSource, resolve_device
+from lipt_cords.files import output_directory
+from lipt_cords.optimization import build_optimizer, build_scheduler
+from lipt_cords.randomness import isolated_rng
+from lipt_cords.records import CurvePoint
+from lipt_cords.run_sections import OptimizerConfig, SchedulerConfig
+from lipt_cords.selectors import Selection
+from lipt_cords.sources import SelectionSchedule, SelectorSource
+from lipt_cords.trainer import CheckpointPlan, PerSampleLoss, Trainer, TrainingResult
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def train_on_subset(
+    model: nn.Module,
+    train_dataset: Dataset[Any],
+    selection: Selection,
+    *,
+    val_dataset: Dataset[Any] | None = None,
+    epochs: int = 20,
+    batch_size: int = 32,
+    lr: float = 0.05,
+    optimizer: str = "sgd",
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    schedule: str = "cosine_annealing",
+    loss: PerSampleLoss | None = None,
+    eval_every: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    checkpoint_dir: str | Path | None = None,
+    save_every: int = 1,
+    resume: bool = False,
+    on_point: Callable[[CurvePoint], None] | None = None,
+) -> TrainingResult:
+    """Train a model, in place, on a weighted subset.
+
+    The loss of a batch is sum(w l) / sum(w), as in CORDS. Every draw comes from ``seed``; the
+    global random state of the caller is left as it was.
+
+    Args:
+        model: any module; it is moved to ``device``.
+        train_dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels.
+        selection: which of its samples, and how much each counts.
+        val_dataset: held-out data on which accuracy is measured, or None.
+        epochs: epochs over the subset.
+        batch_size: samples in a step.
+        lr: peak learning rate.
+        optimizer: ``sgd``, ``adam``, ``adamw`` or ``rmsprop``.
+        momentum: Nesterov momentum of SGD.
+        weight_decay: L2 decay.
+        schedule: ``cosine_annealing`` over all epochs, or ``none``.
+        loss: per-sample loss of (logits, labels), shape (B,); None is cross-entropy.
+        eval_every: epochs between two evaluations; the last epoch always is one.
+        seed: of the shuffling, and of dropout and random transforms.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:0``.
+        checkpoint_dir: directory for ``checkpoint.pt``; None writes nothing.
+        save_every: epochs between two checkpoints.
+        resume: continue from the checkpoint; bit for bit the uninterrupted run.
+        on_point: called with every point of the curve, for a progress display.
+
+    Returns:
+        The curve and the costs.
+
+    Raises:
+        ValueError: a wrong option; a missing, truncated or foreign checkpoint; a loss that is
+            not finite.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, received {epochs}")
+    if resume and checkpoint_dir is None:
+        raise ValueError("resume=True needs the checkpoint_dir of the interrupted run")
+    target = resolve_device(device)
+    optimizer_config = OptimizerConfig(
+        type=optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=True
+    )
+    scheduler_config = SchedulerConfig(type=schedule)
+    plan = None
+    if checkpoint_dir is not None:
+        path = output_directory(checkpoint_dir) / CHECKPOINT
+        identity = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "optimizer": optimizer_config.model_dump(),
+            "schedule": schedule,
+            "seed": seed,
+            "subset": _fingerprint(selection),
+        }
+        plan = CheckpointPlan(path, identity, every=save_every)
+    model.to(target)
+    evaluation = {}
+    if val_dataset is not None:
+        evaluation["val"] = BatchSource(val_dataset, device=target)
+    with isolated_rng(seed, "train on subset"):
+        steps = build_optimizer(model.parameters(), optimizer_config)
+        source = SelectorSource(
+            train_dataset,
+            lambda epoch: selection,
+            SelectionSchedule(epochs, kappa=0.0, fraction=1.0, select_every=epochs),
+            batch_size=batch_size,
+            seed=seed,
+        )
+        trainer = Trainer(
+            model,
+            source,
+            steps,
+            build_scheduler(steps, scheduler_config, epochs=epochs),
+            loss=loss or nn.CrossEntropyLoss(reduction="none"),
+            evaluation=evaluation,
+            eval_every=eval_every,
+        )
+        if resume and plan is not None:
+            trainer.load_state_dict(plan.load())
+        return trainer.run(epochs, plan=plan, on_point=on_point)
+
+
+def _fingerprint(selection: Selection) -> list[float]:
+    """A few numbers that tell two selections apart."""
+    positions = torch.arange(1, len(selection.indices) + 1, dtype=torch.float64)
+    moments: list[Tensor] = [selection.indices * positions, selection.weights * positions]
+    return [float(len(selection.indices)), *(float(moment.double().sum()) for moment in moments)]
