@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import RandAugment
 
 from lipt_cords.data import Inputs
 
@@ -33,6 +32,9 @@ class BatchRandAugment:
     def __init__(
         self, low: Tensor, high: Tensor, *, num_ops: int, magnitude: int, group: int = GROUP
     ) -> None:
+        # Loads torch's compiler with it, which takes seconds: only where it is used.
+        from torchvision.transforms.v2 import RandAugment
+
         if len(low) not in (1, 3):
             raise ValueError(
                 f"augmentation='randaugment' needs images of 1 or 3 channels, received {len(low)}: "

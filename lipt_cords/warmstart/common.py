@@ -14,7 +14,7 @@ from lipt_cords.data import Inputs
 from lipt_cords.randomness import generator, isolated_rng
 from lipt_cords.warmstart.averaging import all_finite, tensor_state
 from lipt_cords.warmstart.descent import descend, deterministic_convolutions
-from lipt_cords.warmstart.feed import Feed, steps_per_epoch
+from lipt_cords.warmstart.feed import Feed, Pool, steps_per_epoch
 from lipt_cords.warmstart.objective import LossFunction
 from lipt_cords.warmstart.shards import balanced_order
 
@@ -26,6 +26,7 @@ def train_common_start(
     *,
     config: WarmStartConfig,
     loss: LossFunction,
+    pool: Pool | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> int:
     """Train the common start in place, at a constant rate and without augmentation or masks.
@@ -38,6 +39,7 @@ def train_common_start(
         labels: its labels, shape (N,).
         config: ``common_steps``, ``batch_size`` and the options of SGD.
         loss: mean loss of (logits, labels).
+        pool: samples in memory already.
         tick: called after every step.
 
     Returns:
@@ -67,7 +69,7 @@ def train_common_start(
             epoch += 1
 
     with isolated_rng(seed, "common"), deterministic_convolutions():
-        feed = Feed(dataset, indices, device)
+        feed = Feed(dataset, indices, device, pool)
         descent = descend(
             model,
             batches(feed),

@@ -20,19 +20,16 @@ def steps_per_epoch(samples: int, batch_size: int) -> int:
     return whole if rest == 0 or (rest == 1 and whole > 0) else whole + 1
 
 
-class Feed:
-    """Endless training batches of some samples of a data set.
-
-    Resident samples are scanned for NaN and infinity when the feed is made. Streamed ones are
-    scanned batch by batch during their first epoch, before they are given out.
+class Pool:
+    """Samples that several feeds share: decoded once and scanned once, if they fit in memory.
 
     Args:
         dataset: a map-style data set.
-        indices: the samples of this feed; no other is read.
-        device: where batches are given out.
+        indices: ascending indices of the samples; no other is read.
+        device: where they are kept.
 
     Raises:
-        ValueError: an input that is not finite; the message names the sample.
+        ValueError: an input that is not finite; the message names the first such sample.
     """
 
     def __init__(self, dataset: Dataset[Any], indices: Tensor, device: torch.device) -> None:
@@ -43,6 +40,43 @@ class Feed:
             batches = self.source.batches(batch_size=SCAN_BATCH)
             for place, (inputs, _) in zip(places, batches, strict=True):
                 require_finite(inputs, indices[place])
+
+    def places_of(self, indices: Tensor) -> Tensor | None:
+        """Positions of some samples in the source; None unless all of them are kept in memory."""
+        if not self.source.resident:
+            return None
+        places = torch.searchsorted(self.indices, indices).clamp_max(len(self.indices) - 1)
+        return places if self.indices[places].equal(indices) else None
+
+
+class Feed:
+    """Endless training batches of some samples of a data set.
+
+    Samples kept in memory were scanned for NaN and infinity when they came there. Streamed ones
+    are scanned batch by batch during their first epoch, before they are given out.
+
+    Args:
+        dataset: a map-style data set.
+        indices: ascending indices of the samples of this feed; no other is read.
+        device: where batches are given out.
+        pool: samples in memory already; without it, or if it lacks some, the feed reads its own.
+
+    Raises:
+        ValueError: an input that is not finite; the message names the sample.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        indices: Tensor,
+        device: torch.device,
+        pool: Pool | None = None,
+    ) -> None:
+        self.indices = indices
+        places = None if pool is None else pool.places_of(indices)
+        if pool is None or places is None:
+            pool, places = Pool(dataset, indices, device), torch.arange(len(indices))
+        self.source, self._places = pool.source, places
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -69,7 +103,8 @@ class Feed:
         for part, size in ((order[:last], batch_size), (order[last:], batch_size + 1)):
             if len(part) == 0:
                 continue
-            for number, (inputs, labels) in enumerate(self.source.batches(part, batch_size=size)):
+            batches = self.source.batches(self._places[part], batch_size=size)
+            for number, (inputs, labels) in enumerate(batches):
                 if scan:
                     require_finite(inputs, self.indices[part[number * size :][: len(labels)]])
                 yield inputs, labels
@@ -85,7 +120,7 @@ def channel_range(feed: Feed) -> tuple[Tensor, Tensor]:
         mean, std = (value.to(device) for value in feed.source.normalisation)
         return -mean / std, (1 - mean) / std
     some = torch.arange(min(len(feed), SCAN_BATCH))
-    images, _ = next(feed.source.batches(some, batch_size=SCAN_BATCH))
+    images, _ = next(feed.in_order(some, len(some), scan=False))
     if not isinstance(images, Tensor):
         raise ValueError("expected images, received a mapping: set augmentation='none'")
     return images.amin(dim=(0, 2, 3)), images.amax(dim=(0, 2, 3))

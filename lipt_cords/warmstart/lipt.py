@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,17 @@ from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import BatchSource
 from lipt_cords.randomness import isolated_rng, preserved_rng
 from lipt_cords.warmstart.averaging import State, tensor_state
+from lipt_cords.warmstart.billing import make_report, seconds_by_phase
 from lipt_cords.warmstart.common import train_common_start
 from lipt_cords.warmstart.cost import Clock, flops_per_sample
 from lipt_cords.warmstart.crew import Crew
+from lipt_cords.warmstart.feed import Pool
 from lipt_cords.warmstart.launch import Ranks, open_ranks
 from lipt_cords.warmstart.objective import LossFunction, mean_loss
 from lipt_cords.warmstart.plan import Plan, fingerprint, make_plan
 from lipt_cords.warmstart.progress import StepProgress
-from lipt_cords.warmstart.report import WarmStartReport, WorkerSummary
 from lipt_cords.warmstart.result import WarmStartResult
-from lipt_cords.warmstart.soup import Finish, Judge
+from lipt_cords.warmstart.soup import Judge
 from lipt_cords.warmstart.worker import WorkerTask
 
 logger = logging.getLogger(__name__)
@@ -114,8 +114,15 @@ def _fit(
         loss = mean_loss(user_loss, device)
         model = copy.deepcopy(given).to(device)
         flops = ranks.on_main(partial(_flops, config, model, dataset, loss))
+        pool = _pool(config, ranks, plan, dataset)
     task = partial(
-        WorkerTask, model=model, head=plan.head, dataset=dataset, config=config, loss=loss
+        WorkerTask,
+        model=model,
+        head=plan.head,
+        dataset=dataset,
+        config=config,
+        loss=loss,
+        pool=pool,
     )
     steps = config.common_steps + sum(
         task(worker, indices=plan.shards[worker]).steps
@@ -126,7 +133,7 @@ def _fit(
             bar.describe("common start")
             common_passes = ranks.on_main(
                 lambda: train_common_start(
-                    model, dataset, labels, config=config, loss=loss, tick=bar.tick
+                    model, dataset, labels, config=config, loss=loss, pool=pool, tick=bar.tick
                 )
             )
             theta_star = ranks.broadcast(tensor_state(model))
@@ -149,8 +156,8 @@ def _fit(
         with clock.phase("refresh"):
             finish = ranks.on_main(lambda: judge.finish(merged))
     worker_states = crew.worker_states(summaries)
-    seconds = _seconds(clock, crew.evaluation_seconds, summaries)
-    bill = partial(_report, flops=flops, ranks=ranks.size, sent=ranks.bytes_communicated)
+    seconds = seconds_by_phase(clock, crew.evaluation_seconds, summaries)
+    bill = partial(make_report, flops=flops, ranks=ranks.size, sent=ranks.bytes_communicated)
     report = ranks.on_main(
         lambda: bill(plan, common_passes, summaries, judge, finish, seconds=seconds)
     )
@@ -193,6 +200,21 @@ def _prepare(
     return plan, labels
 
 
+def _pool(config: WarmStartConfig, ranks: Ranks, plan: Plan, dataset: Dataset[Any]) -> Pool | None:
+    """This rank's samples, read once and checked before anyone trains."""
+    pool = None
+
+    def read() -> None:
+        nonlocal pool
+        mine = plan.shards[ranks.rank :: ranks.size]
+        if mine:
+            with isolated_rng(config.seed, "pool", ranks.rank):
+                pool = Pool(dataset, torch.cat(mine).sort().values, ranks.device)
+
+    ranks.everywhere(read)
+    return pool
+
+
 def _flops(
     config: WarmStartConfig, model: nn.Module, dataset: Dataset[Any], loss: LossFunction
 ) -> tuple[int, int]:
@@ -202,62 +224,6 @@ def _flops(
         source = BatchSource(dataset, some, device=device, cache_bytes=0)
         inputs, labels = next(source.batches(batch_size=2))
         return flops_per_sample(model, inputs, labels, loss)
-
-
-def _seconds(
-    clock: Clock, evaluation_seconds: float, summaries: Sequence[WorkerSummary]
-) -> dict[str, float]:
-    seconds = dict(clock.seconds)
-    seconds["workers"] -= evaluation_seconds
-    seconds["evaluation"] = evaluation_seconds
-    alone = seconds["common"] + seconds["soup"] + seconds["refresh"]
-    seconds["critical_path"] = alone + max(one.seconds for one in summaries)
-    seconds["total"] = clock.total()
-    return seconds
-
-
-def _report(
-    plan: Plan,
-    common_passes: int,
-    summaries: Sequence[WorkerSummary],
-    judge: Judge,
-    finish: Finish,
-    *,
-    flops: tuple[int, int],
-    ranks: int,
-    sent: int,
-    seconds: dict[str, float],
-) -> WarmStartReport:
-    passes = common_passes + sum(one.passes for one in summaries)
-    critical = common_passes + max(one.passes for one in summaries)
-    measured = [one.accuracy for one in summaries if one.accuracy is not None]
-    held_out = 0 if judge.validation is None else len(judge.validation)
-    evaluation_passes = judge.evaluation_passes + held_out * len(measured)
-    return WarmStartReport(
-        passes=passes,
-        critical_path_passes=critical,
-        evaluation_passes=evaluation_passes,
-        refresh_passes=judge.refresh_passes,
-        flops=passes * flops[0],
-        critical_path_flops=critical * flops[0],
-        forward_flops=(evaluation_passes + judge.refresh_passes) * flops[1],
-        bytes_communicated=sent,
-        seconds=seconds,
-        workers=list(summaries),
-        merged_accuracy=finish.accuracy,
-        mean_worker_accuracy=sum(measured) / len(measured) if measured else None,
-        accuracy_before_refresh=finish.before,
-        accuracy_after_refresh=finish.after,
-        refresh_kept=finish.refreshed,
-        ranks=ranks,
-        notes=plan.notes() + _notes(summaries),
-    )
-
-
-def _notes(summaries: Sequence[WorkerSummary]) -> list[str]:
-    return [
-        f"worker {one.worker} is not in the soup: {one.reason}" for one in summaries if not one.kept
-    ]
 
 
 def _on_cpu(state: State) -> State:

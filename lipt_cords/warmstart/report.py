@@ -55,10 +55,10 @@ class WarmStartReport:
         critical_path_flops: those on the critical path.
         forward_flops: of the evaluation and refresh passes.
         bytes_communicated: what the exchanges between ranks move in all, with a ring all-reduce.
-        seconds: wall time by phase: ``prepare``, ``common``, ``workers`` (on rank 0, with the wait
-            for the others), ``evaluation`` of workers on rank 0, ``soup``, ``refresh`` (with the
-            evaluation of the merged model), ``total``, and ``critical_path`` = common + slowest
-            worker + soup + refresh.
+        seconds: wall time by phase: ``prepare`` (checks, reading the data), ``common``,
+            ``workers`` (on rank 0, with the wait for the others), ``evaluation`` of workers on
+            rank 0, ``soup``, ``refresh`` (with the evaluation of the merged model), ``total``, and
+            ``critical_path`` = common + slowest worker + soup + refresh.
         workers: one summary each.
         merged_accuracy: of the result on held-out data, in [0, 1]; None without any.
         mean_worker_accuracy: over the workers with finite weights.

@@ -20,7 +20,7 @@ from lipt_cords.warmstart.averaging import State, all_finite, tensor_state
 from lipt_cords.warmstart.cost import synchronize
 from lipt_cords.warmstart.descent import descend, deterministic_convolutions
 from lipt_cords.warmstart.evaluation import accuracy
-from lipt_cords.warmstart.feed import Feed, channel_range, steps_per_epoch
+from lipt_cords.warmstart.feed import Feed, Pool, channel_range, steps_per_epoch
 from lipt_cords.warmstart.objective import LossFunction
 from lipt_cords.warmstart.sparsity import Masks, prunable_weights
 
@@ -38,6 +38,7 @@ class WorkerTask:
         config: options of the warm start.
         loss: mean loss of (logits, labels).
         validation: held-out data to evaluate on, or None.
+        pool: samples in memory already; without it the worker reads its own.
         tick: called after every step; for a progress bar.
     """
 
@@ -49,6 +50,7 @@ class WorkerTask:
     config: WarmStartConfig
     loss: LossFunction
     validation: BatchSource | None = None
+    pool: Pool | None = None
     tick: Callable[[], None] = lambda: None
 
     @property
@@ -102,7 +104,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     started = time.perf_counter()
     with isolated_rng(seed, "worker", task.worker), deterministic_convolutions():
         model = copy.deepcopy(task.model)
-        feed = Feed(task.dataset, task.indices, device)
+        feed = Feed(task.dataset, task.indices, device, task.pool)
         pruning = _Pruning(task, model)
         single = min(len(feed), config.batch_size) == 1
 

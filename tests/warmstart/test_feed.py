@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import TensorDataset
 from warmstart_material import Streamed, make_images
 
-from lipt_cords.warmstart.feed import Feed, channel_range, steps_per_epoch
+from lipt_cords.warmstart.feed import Feed, Pool, channel_range, steps_per_epoch
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,25 @@ def test_channel_range_is_that_of_the_images(train):
     low, high = channel_range(feed)
     assert low.tolist() == [float(train.tensors[0][:40].min())]
     assert high.tolist() == [float(train.tensors[0][:40].max())]
+
+
+def test_a_pool_gives_the_batches_that_a_feed_would_read_itself(train):
+    cpu, shard = torch.device("cpu"), torch.arange(3, 90, 4)
+    pool = Pool(train, torch.arange(1, 100), cpu)
+    batches = [
+        list(islice(feed.epochs(5, torch.Generator().manual_seed(0)), 9))
+        for feed in (Feed(train, shard, cpu, pool), Feed(train, shard, cpu))
+    ]
+    assert all(a[0].equal(b[0]) and a[1].equal(b[1]) for a, b in zip(*batches, strict=True))
+
+
+def test_a_pool_without_some_of_the_samples_is_passed_over(train):
+    cpu = torch.device("cpu")
+    pool = Pool(train, torch.arange(10), cpu)
+    for indices in ([8, 9, 10], [159]):
+        wanted = torch.tensor(indices)
+        assert pool.places_of(wanted) is None
+        feed = Feed(train, wanted, cpu, pool)
+        assert feed.source is not pool.source
+        assert len(feed) == len(indices)
+    assert Pool(Streamed(train), torch.arange(10), cpu).places_of(torch.arange(3)) is None

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 from warmstart_material import Dicts, Streamed, make_images, make_net
 
-from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, average_weights
+from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, average_weights, crew, lipt
 from lipt_cords.warmstart.common import train_common_start
 from lipt_cords.warmstart.objective import mean_loss
 
@@ -298,6 +298,14 @@ def test_nan_inputs_name_the_first_bad_sample(net, train):
     for steps in (0, 40):
         with pytest.raises(ValueError, match="sample 11 of the training data holds NaN"):
             warm(common_steps=steps).fit(net, train)
+
+
+def test_nan_inputs_of_any_shard_are_found_before_anyone_trains(net, train, monkeypatch):
+    train.tensors[0][150] = float("nan")
+    monkeypatch.setattr(crew, "run_worker", lambda task: pytest.fail("a worker was started"))
+    monkeypatch.setattr(lipt, "train_common_start", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(ValueError, match="sample 150 of the training data holds NaN"):
+        warm().fit(net, train)
 
 
 def test_broken_weights_are_refused(net, train):
