@@ -154,10 +154,10 @@ def open_ranks(launch: Launch, device: str) -> Iterator[Ranks]:
             "WORLD_SIZE: run `torchrun --nproc-per-node N script.py`, or set launch='serial'"
         )
     if launch == "serial" or not (started or launched):
-        yield Ranks(0, 1, resolve_device(device))
+        yield Ranks(0, 1, _ready(resolve_device(device)))
         return
     local = int(os.environ.get("LOCAL_RANK", dist.get_rank() if started else os.environ["RANK"]))
-    where = _own_device(device, local)
+    where = _ready(_own_device(device, local))
     with torch.cuda.device(where) if where.type == "cuda" else nullcontext():
         if not started:
             _start_group(_backend(device, where))
@@ -168,6 +168,13 @@ def open_ranks(launch: Launch, device: str) -> Iterator[Ranks]:
         finally:
             if not started:
                 dist.destroy_process_group()
+
+
+def _ready(device: torch.device) -> torch.device:
+    """Wake a GPU, so that its random state can be saved before anyone draws from it."""
+    if device.type == "cuda":
+        torch.cuda.init()
+    return device
 
 
 def _start_group(backend: str) -> None:

@@ -93,7 +93,8 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     """Train one worker; the same task gives the same bits on every launcher.
 
     On a CPU this holds for an equal number of threads, because a convolution may add in another
-    order with more of them. Dropout and random transforms of the data set draw from the worker's
+    order with more of them. On a GPU cuDNN is held to deterministic algorithms; a layer whose
+    backward pass has none (some poolings, scatters) may still differ in the last bits. Dropout and random transforms of the data set draw from the worker's
     own seed; the global random state is left as it was.
 
     Raises:
