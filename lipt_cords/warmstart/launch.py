@@ -173,7 +173,7 @@ def open_ranks(launch: Launch, device: str) -> Iterator[Ranks]:
 def _ready(device: torch.device) -> torch.device:
     """Wake a GPU, so that its random state can be saved before anyone draws from it."""
     if device.type == "cuda":
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     return device
 
 

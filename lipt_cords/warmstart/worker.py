@@ -94,8 +94,9 @@ def run_worker(task: WorkerTask) -> WorkerResult:
 
     On a CPU this holds for an equal number of threads, because a convolution may add in another
     order with more of them. On a GPU cuDNN is held to deterministic algorithms; a layer whose
-    backward pass has none (some poolings, scatters) may still differ in the last bits. Dropout and random transforms of the data set draw from the worker's
-    own seed; the global random state is left as it was.
+    backward pass has none (some poolings, scatters) may still differ in the last bits. Dropout
+    and random transforms of the data set draw from the worker's own seed; the global random state
+    is left as it was.
 
     Raises:
         ValueError: inputs that are not finite, or that the augmentation cannot change.
