@@ -1,0 +1,98 @@
+"""Throughput of a LiPT worker against a bare training loop: same net, batch and data, one run.
+
+    python benchmarks/throughput.py --output benchmarks/results
+
+Both sides train from tensors that already lie on the device, without augmentation. Rounds alternate
+between the two, so that a noisy machine disturbs both alike; the figure is the ratio of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from lipt_cords import LiPTWarmStart
+from lipt_cords.files import write_json
+from lipt_cords.models import build_model
+from lipt_cords.provenance import provenance
+from lipt_cords.randomness import generator
+
+
+def bare_seconds(images: torch.Tensor, labels: torch.Tensor, steps: int, batch: int) -> float:
+    """Seconds that the shortest loop a person would write needs for ``steps`` steps."""
+    model = build_model("resnet8", 10, in_channels=1, image_size=28)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    order = torch.randperm(len(images), generator=generator(0, "order"))
+    start = time.perf_counter()
+    for step in range(steps):
+        chosen = order[step * batch : (step + 1) * batch]
+        loss = F.cross_entropy(model(images[chosen]), labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return time.perf_counter() - start
+
+
+def worker_seconds(dataset: TensorDataset, steps: int, batch: int, **options: object) -> float:
+    """Seconds that one LiPT worker reports for the same steps."""
+    warm_start = LiPTWarmStart(
+        num_workers=1, common_steps=0, local_steps=steps, batch_size=batch,
+        batchnorm_refresh="never", device="cpu", progress=False, **options,
+    )  # fmt: skip
+    model = build_model("resnet8", 10, in_channels=1, image_size=28)
+    return warm_start.fit(model, dataset).report.seconds["workers"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    images = torch.rand(args.steps * args.batch_size, 1, 28, 28, generator=generator(0, "images"))
+    labels = torch.randint(0, 10, (len(images),), generator=generator(0, "labels"))
+    dataset = TensorDataset(images, labels)
+    sides = {
+        "bare": lambda: bare_seconds(images, labels, args.steps, args.batch_size),
+        "worker_dense": lambda: worker_seconds(
+            dataset, args.steps, args.batch_size, sparsity="none"
+        ),
+        "worker_masked": lambda: worker_seconds(
+            dataset, args.steps, args.batch_size, sparsity="magnitude", density=0.8, prune_after=0.0
+        ),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(args.rounds + 1):
+        for name, side in sides.items():
+            seconds[name].append(side())
+    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    ratios = {name: medians["bare"] / medians[name] for name in medians if name != "bare"}
+    payload = {
+        "kind": "throughput",
+        "command": "python benchmarks/throughput.py",
+        "settings": vars(args) | {"output": str(args.output)},
+        "net": "resnet8 (width 16), 28x28, one channel",
+        "seconds": {name: values[1:] for name, values in seconds.items()},
+        "throughput_relative_to_bare": ratios,
+        "provenance": provenance(),
+    }
+    path = write_json(args.output / "throughput.json", payload)
+    for name, ratio in ratios.items():
+        print(f"{name:14s} {ratio:.3f} of the bare loop")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
