@@ -18,11 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
+import torch
 
+from lipt_cords.cords_plugin.placeholders import Missing, with_names
 from lipt_cords.errors import missing_extra
 
 ADAPTIVE = "cords.utils.data.dataloader.SL.adaptive"
@@ -43,78 +44,43 @@ REMOVED_NAMES = {"sklearn.datasets": frozenset({"load_boston"})}
 """Names that left a package which is there."""
 
 
-class Missing:
-    """Stands for a package, or a name of one, that CORDS imports and this machine lacks.
-
-    It can be passed around; calling it, or making an object of a class derived from it, is an
-    error that names what is missing.
-    """
-
-    def __init__(self, name: str, reason: BaseException) -> None:
-        self._name, self._reason = name, reason
-
-    def _unavailable(self) -> ImportError:
-        package = self._name.partition(".")[0]
-        remedy = ""
-        if package not in sys.stdlib_module_names and package != "sklearn":
-            remedy = f": pip install {package.replace('_', '-')}"
-        reason = str(self._reason).strip().partition("\n")[0]
-        error = ImportError(
-            f"{self._name} was called, but it is not available here ({reason}). CORDS was "
-            f"imported without it{remedy}"
-        )
-        error.__cause__ = self._reason
-        return error
-
-    def __getattr__(self, name: str) -> Missing:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Missing(f"{self._name}.{name}", self._reason)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise self._unavailable()
-
-    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type]:
-        def refuse(instance: Any, *args: Any, **kwargs: Any) -> NoReturn:
-            raise self._unavailable()
-
-        return (type(self._name.rpartition(".")[2], (), {"__init__": refuse}),)
-
-    def __repr__(self) -> str:
-        return f"<{self._name}, not available>"
-
-
 class CordsImports:
     """``builtins.__import__`` with placeholders for what CORDS wants and cannot have.
 
     It looks at who imports: CORDS's modules get placeholders for CORDS's optional packages, the
     user's own modules get them for those of CORDS's scripts (inside :func:`script_stubs`), and
-    everybody else gets Python's import. Importing CORDS leaves numpy's error handling as it was.
+    everybody else gets Python's import. Importing CORDS leaves the process's settings as they were.
     """
 
     def __init__(self) -> None:
         self.users = 0
         self.for_scripts = 0
         self._import = builtins.__import__
+        self._installed = False
 
     def install(self) -> None:
         """Take the place of Python's import, once."""
         self.users += 1
-        if self.users == 1:
+        if not self._installed:
             self._import, builtins.__import__ = builtins.__import__, self
+            self._installed = True
 
     def remove(self) -> None:
-        """Give Python's import back, after as many calls as there were installations."""
+        """Give Python's import back, after as many calls as there were installations.
+
+        If somebody has wrapped it in the meantime, it stays in the chain and passes everything on.
+        """
         self.users -= 1
         if self.users == 0 and builtins.__import__ is self:
             builtins.__import__ = self._import
+            self._installed = False
 
     def __call__(
         self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0
     ) -> Any:
         arguments = (name, globals, locals, fromlist, level)
         if level == 0 and _is_cords(name) and self.users:
-            with kept_numpy_errors():
+            with kept_settings():
                 return self._import(*arguments)
         if level or not self.users or not isinstance(globals, dict):
             return self._import(*arguments)
@@ -122,7 +88,7 @@ class CordsImports:
         if _is_cords(str(globals.get("__name__"))):
             removed = REMOVED_NAMES.get(name, frozenset()).intersection(fromlist or ())
             if removed:
-                return _with_names(importlib.import_module(name), frozenset(fromlist))
+                return with_names(importlib.import_module(name), frozenset(fromlist))
             replaceable = root in OPTIONAL_FOR_CORDS
         else:
             replaceable = bool(self.for_scripts) and root in OPTIONAL_FOR_SCRIPTS
@@ -135,7 +101,7 @@ class CordsImports:
         except Exception as error:
             # Not ImportError alone: an old binary package can fail to load with an OSError.
             return Missing(name if fromlist else root, error)
-        return _with_names(module, frozenset(fromlist)) if fromlist else sys.modules[root]
+        return with_names(module, frozenset(fromlist)) if fromlist else sys.modules[root]
 
 
 _HOOK = CordsImports()
@@ -164,7 +130,7 @@ def import_cords(*submodules: str) -> Any:
         _forget_cords()
     before = set(sys.modules)
     try:
-        with importing_allowed(), kept_numpy_errors(), quiet_imports():
+        with importing_allowed(), kept_settings(), quiet_imports():
             for name in (ADAPTIVE, *submodules):
                 importlib.import_module(name)
     except BaseException as error:
@@ -230,13 +196,19 @@ def script_stubs() -> Iterator[None]:
 
 
 @contextmanager
-def kept_numpy_errors() -> Iterator[None]:
-    """Restore numpy's handling of floating-point errors on exit: CORDS sets it to ``raise``."""
-    before = np.geterr()
+def kept_settings() -> Iterator[None]:
+    """Restore on exit what CORDS changes for the whole process.
+
+    It sets numpy's handling of floating-point errors to ``raise``, and through apricot it loads
+    numba, which gives OpenMP, and so torch, as many threads as there are cores.
+    """
+    errors, threads = np.geterr(), torch.get_num_threads()
     try:
         yield
     finally:
-        np.seterr(**before)
+        np.seterr(**errors)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 @contextmanager
@@ -261,22 +233,6 @@ def _is_users(importer: dict[str, Any]) -> bool:
     if {"site-packages", "dist-packages"} & set(path.parts):
         return False
     return not path.is_relative_to(Path(sysconfig.get_paths()["stdlib"]).resolve())
-
-
-def _with_names(module: ModuleType, wanted: frozenset[str]) -> ModuleType:
-    """The module itself, or a view of it in which absent names are placeholders."""
-    view = ModuleType(module.__name__)
-    absent = False
-    for name in wanted - {"*"}:
-        try:
-            value = getattr(module, name)
-        except Exception as error:  # scikit-learn raises ImportError, others AttributeError
-            try:
-                value = importlib.import_module(f"{module.__name__}.{name}")
-            except Exception:
-                value, absent = Missing(f"{module.__name__}.{name}", error), True
-        setattr(view, name, value)
-    return view if absent else module
 
 
 def _half_loaded() -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.cords_plugin.checks import check_subset
+from lipt_cords.cords_plugin.importing import kept_settings
 
 if TYPE_CHECKING:
     from lipt_cords.warmstart import WarmStartReport, WarmStartResult
@@ -117,7 +118,7 @@ class PluggedIn:
 
     def _resample_subset_indices(self) -> tuple[Any, Any]:
         # CORDS asks numpy to raise on underflow, which a nearly converged model brings about.
-        with np.errstate(all="ignore"):
+        with kept_settings(), np.errstate(all="ignore"):
             indices, weights = super()._resample_subset_indices()  # type: ignore[misc]
         return indices, check_subset(indices, weights, type(self).__name__)
 
