@@ -46,8 +46,8 @@ def gradmatch(
     A pursuit can end before the budget is spent: the residual falls below the tolerance, or no
     independent sample is left, since a budget above the rank of the gradients cannot be filled
     by OMP. Then another round matches the same target among the samples not yet chosen, and the
-    rounds' weights are mixed in proportion to their sizes, so the whole still matches the
-    target. Samples that no round can use (they point away from the target) come last, by
+    rounds' weights are mixed in proportion to size x (1 - residual)^2, so the whole still
+    matches the target. Samples that no round can use (they point away from the target) come last, by
     correlation, with weight 0. Nothing is filled at random; ``info["groups"]`` counts all three.
 
     Args:
@@ -160,7 +160,10 @@ def _matched(
         chosen.extend(found.atoms)
         allowed[found.atoms] = False
     matched = len(chosen)
-    weights = [found.weights * (len(found.atoms) / matched) for found in rounds]
+    # A late round that matches badly must not spoil what the first one matched.
+    shares = np.array([len(found.atoms) * (1.0 - found.residual) ** 2 for found in rounds])
+    shares /= shares.sum() or 1.0
+    weights = [found.weights * share for found, share in zip(rounds, shares, strict=True)]
     left = torch.where(allowed, products, -torch.inf)
     order = torch.sort(left, descending=True, stable=True).indices[: budget - matched]
     chosen.extend(order.tolist())
@@ -171,6 +174,7 @@ def _matched(
         "candidates": len(atoms),
         "budget": budget,
         "residual": rounds[0].residual if rounds else 0.0,
+        "residual_bound": float(sum(f.residual * s for f, s in zip(rounds, shares, strict=True))),
         "rounds": [len(found.atoms) for found in rounds],
         "stopped": rounds[0].stopped if rounds else "zero target",
         "unmatched": budget - matched,

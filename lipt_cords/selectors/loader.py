@@ -175,6 +175,8 @@ class SubsetLoader(DataLoader[Any]):
                 selection, shuffle=shuffle, seed=seed, num_replicas=num_replicas, rank=rank
             ),
             collate_fn=_WeightedCollate(collate_fn or default_collate),
+            # Seeds of the data workers; without it every epoch draws from the global state.
+            generator=generator(seed, "subset-loader", "workers"),
             **loader_options,
         )
 

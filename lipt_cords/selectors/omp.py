@@ -3,7 +3,8 @@
 Finds few atoms A_S and weights x that minimise ||t - A_S x||^2 + ridge ||x||^2: the atom that
 correlates most with the residual joins, all weights are solved anew. With the inner products
 known (Rubinstein et al., Batch-OMP, 2008), a step extends the Cholesky factor of A_S'A_S + ridge I
-by one row instead of solving a least-squares problem from scratch. Everything is float64.
+by one row instead of solving a least-squares problem from scratch; an atom that would make the
+factor degenerate is passed over. Everything is float64.
 """
 
 from __future__ import annotations
@@ -82,8 +83,7 @@ def pursue(
     if target_square <= 0 or not math.isfinite(target_square):
         found.residual, found.stopped = 0.0, "tolerance"
         return found
-    factor = _Factor(ridge)
-    support = _Columns(len(target_products), target_products.device)
+    support = _Support(target_products, ridge)
     barred = torch.zeros_like(target_products)
     if allowed is not None:
         barred[~allowed] = -math.inf
@@ -96,40 +96,32 @@ def pursue(
         if steps == 0:
             found.stopped = "steps"
             break
-        steps -= 1
-        residual_products = support.residual_products(target_products, found.weights)
-        values = residual_products if nonnegative else residual_products.abs()
+        values = support.residual_products if nonnegative else support.residual_products.abs()
         values = values + barred
         pick = first_best(values, scale)
         if not float(values[pick]) > 1e-13 * scale:
             found.stopped = "exhausted"
             break
         barred[pick] = -math.inf
-        column = columns(pick)
-        square = float(squared_norms[pick])
-        if not factor.extend(support.at(column), square, float(target_products[pick])):
+        if not support.extend(pick, columns(pick), float(squared_norms[pick])):
             continue  # depends on the chosen atoms: barred until one of them leaves
-        support.append(pick, column)
-        weights = factor.solve()
-        if nonnegative and weights.min() < 0:
-            left = _drop_negative(factor, support, weights)
+        steps -= 1
+        if nonnegative and support.weights.min() < 0:
+            left = _drop_negative(support)
             barred = _reopened(barred, allowed, support.atoms, pick, pick in left)
-            weights = factor.solve()
-        found.weights = weights
-        found.residual = factor.residual(weights, target_square)
+        found.residual = support.residual(target_square)
     found.atoms = list(support.atoms)
+    found.weights = support.weights.copy()
     return found
 
 
-def _drop_negative(factor: _Factor, support: _Columns, weights: Array) -> list[int]:
+def _drop_negative(support: _Support) -> list[int]:
     """Remove the most negative atom and solve again, until none is negative."""
     left = []
-    while len(weights) and weights.min() < 0:
-        position = int(weights.argmin())
+    while support.atoms and support.weights.min() < 0:
+        position = int(support.weights.argmin())
         left.append(support.atoms[position])
-        factor.remove(position)
         support.remove(position)
-        weights = factor.solve()
     return left
 
 
@@ -149,106 +141,103 @@ def _reopened(
     return barred
 
 
-class _Columns:
-    """Inner products of the chosen atoms with all, one row each, in a buffer that doubles."""
+class _Support:
+    """The chosen atoms, orthogonalised: with A_S'A_S + ridge I = L L', what a step needs.
 
-    def __init__(self, size: int, device: torch.device) -> None:
+    Kept are Q = L^-1 A_S'A (its row for the newest atom is all that a step adds, and the residual
+    products lose a multiple of it), y = L^-1 A_S't, and L^-1 itself, whose newest row updates the
+    weights x = L^-T y. So a step costs O(n |S|) and solves nothing. The buffers double.
+    """
+
+    def __init__(self, target_products: Tensor, ridge: float) -> None:
         self.atoms: list[int] = []
-        self._rows = torch.empty(0, size, dtype=torch.float64, device=device)
-
-    def append(self, atom: int, column: Tensor) -> None:
-        count = len(self.atoms)
-        if count == len(self._rows):
-            grown = self._rows.new_empty(max(_FIRST_ROWS, 2 * count), self._rows.shape[1])
-            grown[:count] = self._rows
-            self._rows = grown
-        self._rows[count] = column
-        self.atoms.append(atom)
-
-    def remove(self, position: int) -> None:
-        count = len(self.atoms)
-        self._rows[position : count - 1] = self._rows[position + 1 : count].clone()
-        del self.atoms[position]
-
-    def at(self, column: Tensor) -> Array:
-        """The entries of a column at the chosen atoms."""
-        picked: Array = column[self.atoms].cpu().numpy()
-        return picked
-
-    def residual_products(self, target_products: Tensor, weights: Array) -> Tensor:
-        """Inner products of all atoms with the residual, (n,)."""
-        count = len(self.atoms)
-        if count == 0:
-            return target_products
-        on_device = torch.from_numpy(weights).to(target_products.device)
-        return torch.addmv(target_products, self._rows[:count].T, on_device, alpha=-1.0)
-
-
-class _Factor:
-    """Cholesky factor L of A_S'A_S + ridge I, and the weights that it solves for."""
-
-    def __init__(self, ridge: float) -> None:
+        self.residual_products = target_products.clone()
+        self._targets = target_products
         self._ridge = ridge
-        self._size = 0
-        self._lower: Array = np.zeros((_FIRST_ROWS, _FIRST_ROWS))
-        self._target: Array = np.zeros(_FIRST_ROWS)
-        self._half: Array = np.zeros(_FIRST_ROWS)
+        self._rows = target_products.new_empty(0, len(target_products))
+        self._lower: Array = np.zeros((0, 0))
+        self._inverse: Array = np.zeros((0, 0))
+        self._half: Array = np.zeros(0)
+        self._weights: Array = np.zeros(0)
 
-    def extend(self, products: Array, square: float, target_product: float) -> bool:
-        """Add one atom; False, and nothing changes, if it depends on those before."""
-        n = self._size
-        if n == len(self._target):
+    @property
+    def weights(self) -> Array:
+        """The least-squares weights of the chosen atoms."""
+        return self._weights[: len(self.atoms)]
+
+    def extend(self, atom: int, column: Tensor, square: float) -> bool:
+        """Add one atom; False, and nothing changes, if it depends on those before.
+
+        Args:
+            atom: which.
+            column: its inner products with all atoms; overwritten.
+            square: its squared norm.
+        """
+        n = len(self.atoms)
+        if n == len(self._half):
             self._grow()
-        row = products
-        if n:
-            row = solve_triangular(self._lower[:n, :n], products, lower=True, check_finite=False)
+        along = self._rows[:n, atom]
+        row: Array = along.cpu().numpy()
         pivot = square + self._ridge - float(row @ row)
         if not pivot > DEPENDENT * (square + self._ridge):
             return False
         root = math.sqrt(pivot)
+        new = self._rows[n]
+        if n:
+            torch.addmv(column, self._rows[:n].T, along, alpha=-1.0, out=new)
+            new.div_(root)
+        else:
+            torch.div(column, root, out=new)
+        half = float(self.residual_products[atom]) / root
+        self.residual_products.sub_(new, alpha=half)
         self._lower[n, :n], self._lower[n, n] = row, root
-        self._target[n] = target_product
-        self._half[n] = (target_product - float(row @ self._half[:n])) / root
-        self._size += 1
+        self._half[n] = half
+        inverse = self._inverse[n]
+        np.matmul(row, self._inverse[:n, :n], out=inverse[:n])
+        inverse[:n] /= -root
+        inverse[n] = 1.0 / root
+        self._weights[n] = 0.0
+        self._weights[: n + 1] += half * inverse[: n + 1]
+        self.atoms.append(atom)
         return True
 
     def remove(self, position: int) -> None:
-        """Take one atom out: rows after it are re-triangularised by a rank-one update."""
-        n = self._size
-        lower = self._lower[:n, :n]
-        after = lower[position + 1 :, position + 1 :]
-        gone = lower[position + 1 :, position]
-        updated = np.linalg.cholesky(after @ after.T + np.outer(gone, gone)) if len(gone) else after
-        self._lower[position : n - 1, :position] = lower[position + 1 :, :position].copy()
-        self._lower[position : n - 1, position : n - 1] = updated
-        self._target[position : n - 1] = self._target[position + 1 : n].copy()
-        self._size = n - 1
-        if self._size:
-            self._half[: n - 1] = solve_triangular(
-                self._lower[: n - 1, : n - 1], self._target[: n - 1], lower=True, check_finite=False
-            )
+        """Take one atom out: the rows after it are re-triangularised, L stays Cholesky."""
+        n = len(self.atoms)
+        lower, last = self._lower, n - 1
+        gone = lower[position + 1 : n, position].copy()
+        after = lower[position + 1 : n, position + 1 : n].copy()
+        before = lower[position + 1 : n, :position].copy()
+        del self.atoms[position]
+        if last > position:
+            updated = np.linalg.cholesky(after @ after.T + np.outer(gone, gone))
+            mix = solve_triangular(updated, np.column_stack([gone, after]), lower=True)
+            rows = torch.from_numpy(mix).to(self._rows.device) @ self._rows[position:n]
+            self._rows[position:last] = rows
+            lower[position:last, :position] = before
+            lower[position:last, position:last] = updated
+            self._half[position:last] = mix @ self._half[position:n]
+        lower[last, :n] = 0.0
+        some = slice(0, last)
+        self._inverse[some, some] = solve_triangular(lower[some, some], np.eye(last), lower=True)
+        self._weights[some] = self._inverse[some, some].T @ self._half[some]
+        half = torch.from_numpy(self._half[some]).to(self._rows.device)
+        self.residual_products = torch.addmv(self._targets, self._rows[some].T, half, alpha=-1.0)
 
-    def solve(self) -> Array:
-        """The least-squares weights of the chosen atoms."""
-        n = self._size
-        if n == 0:
-            return np.zeros(0)
-        weights: Array = solve_triangular(
-            self._lower[:n, :n], self._half[:n], lower=True, trans="T", check_finite=False
-        )
-        return weights
-
-    def residual(self, weights: Array, target_square: float) -> float:
-        """Relative residual norm: ||t - Ax||^2 = ||t||^2 - x'A't - ridge ||x||^2."""
-        n = self._size
-        square = target_square - float(weights @ self._target[:n])
-        square -= self._ridge * float(weights @ weights)
+    def residual(self, target_square: float) -> float:
+        """Relative residual norm: ||t - Ax||^2 = ||t||^2 - |y|^2 - ridge |x|^2."""
+        half, weights = self._half[: len(self.atoms)], self.weights
+        square = target_square - float(half @ half) - self._ridge * float(weights @ weights)
         return math.sqrt(max(0.0, square) / target_square)
 
     def _grow(self) -> None:
-        n = self._size
-        lower = np.zeros((2 * n, 2 * n))
-        lower[:n, :n] = self._lower
-        self._lower = lower
-        self._target = np.concatenate([self._target, np.zeros(n)])
-        self._half = np.concatenate([self._half, np.zeros(n)])
+        n = len(self.atoms)
+        size = max(_FIRST_ROWS, 2 * n)
+        rows = self._rows.new_empty(size, self._rows.shape[1])
+        rows[:n] = self._rows[:n]
+        self._rows = rows
+        lower, inverse = np.zeros((size, size)), np.zeros((size, size))
+        lower[:n, :n], inverse[:n, :n] = self._lower[:n, :n], self._inverse[:n, :n]
+        self._lower, self._inverse = lower, inverse
+        self._half = np.concatenate([self._half[:n], np.zeros(size - n)])
+        self._weights = np.concatenate([self._weights[:n], np.zeros(size - n)])

@@ -156,16 +156,23 @@ class TaylorGains:
 
     def best(self) -> tuple[int, float]:
         """The candidate of largest gain among those not yet added; lowest index on ties."""
-        rough = self._rough()
-        margin = 2 * _ROUNDING * self.scale
+        largest = float(self._p_MC.abs().max())
+        if largest == 0.0:  # nothing left to gain: all are ties
+            return int(self._mask.argmax()), 0.0
+        rough = self._rough(largest)
+        margin = 2 * _ROUNDING * self.scale / largest
         close = torch.nonzero(rough >= rough.max() - margin).flatten()
         values = self.exact(close)
         position = first_best(values, self.scale)
         return int(close[position]), float(values[position])
 
-    def _rough(self) -> Tensor:
-        """Gains in float32, -inf for candidates already added."""
-        p_MC = self._p_MC.float()
+    def _rough(self, unit: float) -> Tensor:
+        """Gains in float32 over ``unit``, -inf for candidates already added.
+
+        A fitted validation set has gradients far below float32's smallest number, hence the unit;
+        what is still negligible beside the largest would only slow the products down.
+        """
+        p_MC = nn.functional.hardshrink((self._p_MC / unit).float(), 1e-30)
         bias_C = p_MC.sum(dim=0)
         if self._e_NE is None:
             torch.mv(self._g_NC, bias_C, out=self._gains)
