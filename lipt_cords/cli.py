@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
 from lipt_cords.display import Display, show_diagnosis, show_report, show_run
 from lipt_cords.runs import is_main_process
+
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+"""Click's error of a wrong command line, wherever this version of typer keeps it."""
 
 app = typer.Typer(
     name="lipt-cords",
@@ -169,10 +171,10 @@ def main(arguments: list[str] | None = None) -> int:
     _configure_logging()
     try:
         code = app(args=arguments, standalone_mode=False)
-    except click.ClickException as error:
+    except USAGE_ERROR as error:
         error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
         _say("interrupted")
         return 130
     except (ValueError, ImportError, OSError) as error:

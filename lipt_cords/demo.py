@@ -25,16 +25,21 @@ def demo_config(strategy: str = "GLISTER") -> RunConfig:
         "fraction": 0.1,
         "select_every": 5,
         "engine": "cords",
-        "warm_start": {"num_workers": 8, "common_steps": 40, "epochs": 8, "batch_size": 32},
-    }
+        "warm_start": {
+            "num_workers": 8, "common_steps": 40, "epochs": 8, "batch_size": 32, "lr": 0.02,
+        },
+    }  # fmt: skip
     if strategy == "GLISTER":
         dss["selection_type"] = "PerClass"
+    if strategy == "CRAIG":
+        # CORDS's CRAIG compiles its search anew for every class: one selection is enough to see.
+        dss["select_every"] = 20
     return RunConfig.parse(
         {
             "dataset": {"name": "digits"},
             "model": {"architecture": "cnn"},
-            "dataloader": {"batch_size": 32},
-            "optimizer": {"lr": 0.05, "nesterov": True},
+            "dataloader": {"batch_size": 16},
+            "optimizer": {"lr": 0.02, "nesterov": True},
             "dss_args": dss,
             "train_args": {"num_epochs": 20, "device": "cpu"},
         }

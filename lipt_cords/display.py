@@ -43,7 +43,7 @@ class Display:
     def strategy(self, name: str, record: RunRecord | None) -> None:
         """One line for every other strategy that the demo passes through."""
         if record is not None:
-            line = f"  {name} through CORDS after LiPT: {_outcome(record)}"
+            line = f"  {name} after LiPT: {_outcome(record)}"
             self.console.print(line, markup=False, highlight=False)
 
     @contextmanager
@@ -147,5 +147,6 @@ def _outcome(record: RunRecord) -> str:
     warm = ""
     if costs.warmup_passes:
         critical, total = count(costs.warmup_critical_passes), count(costs.warmup_passes)
-        warm = f", warm-up {critical} passes critical, {total} in all"
-    return f"{_percent(record.test_accuracy)} test{warm}, {seconds(costs.seconds)} s"
+        warm = f"  warm-up {critical} of {total} passes" if critical != total else ""
+        warm = warm or f"  warm-up {total} passes"
+    return f"{_percent(record.test_accuracy)} in {seconds(costs.seconds)} s{warm}"

@@ -32,8 +32,9 @@ AXES = {
 def draw(runs: Sequence[Run], directory: Path) -> list[Path]:
     """Draw accuracy against time and against sample-passes, each as SVG and PNG.
 
-    Lines are means over seeds, bands reach from the worst seed to the best. A line begins where
-    the warm-up ends, or at its first epoch for a warm-up on full data.
+    Lines are means over seeds, bands reach from the worst seed to the best. A hollow mark is the
+    end of a warm-up, a filled one the end of the run. What a LiPT warm-up costs lies left of its
+    line; a full-data warm-up is part of its line.
 
     Args:
         runs: records as in ``results.json``; failed ones are left out.
@@ -63,6 +64,10 @@ def draw(runs: Sequence[Run], directory: Path) -> list[Path]:
         axes[0].set_ylabel("Test accuracy, %", fontsize=9)
         handles, names = axes[0].get_legend_handles_labels()
         columns = min(3, max(1, len(names)))
+        figure.suptitle(
+            "Mean and range over seeds; hollow: the warm-up ends, filled: the run ends",
+            fontsize=9, x=0.01, ha="left", color="#444444",
+        )  # fmt: skip
         figure.legend(
             handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
         )
@@ -77,36 +82,49 @@ def draw(runs: Sequence[Run], directory: Path) -> list[Path]:
 
 def _panel(axis: Any, runs: Sequence[Run], cost: str) -> None:
     """One line a method over one cost."""
-    finals, lowest = [], np.inf
+    drawn = []
     for number, method in enumerate(dict.fromkeys(run["method"] for run in runs)):
         mine = [run for run in runs if run["method"] == method]
-        x, y = _curves(mine, cost)
+        x, y, begin = _curves(mine, cost)
+        if not len(x):
+            continue
         colour = COLOURS[number % len(COLOURS)]
         strong = method == "lipt"
         mean = y.mean(axis=0)
-        axis.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+        axis.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.13, linewidth=0)
         axis.plot(
             x, mean, color=colour, linewidth=2.4 if strong else 1.5, zorder=3 if strong else 2,
             label=mine[0].get("label", method),
         )  # fmt: skip
         axis.plot(x[-1], mean[-1], "o", color=colour, markersize=5, zorder=4)
-        finals.append(mean[-1])
-        positive = x[x > 0]
-        lowest = min(lowest, positive[0] if len(positive) else np.inf)
+        if begin >= 0:
+            axis.plot(
+                x[begin], mean[begin], "o", color=colour, markerfacecolor="white", markersize=5,
+                zorder=4,
+            )  # fmt: skip
+        drawn.append((x, mean))
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     axis.grid(True, which="major", color="#dddddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
-    if finals:
-        axis.set_xlim(left=0.8 * lowest)
+    if drawn:
+        finals = [mean[-1] for _, mean in drawn]
         span = max(10.0, 100 - min(finals))
-        axis.set_ylim(max(0.0, min(finals) - 0.6 * span), min(101.0, max(finals) + 0.08 * span))
+        bottom = max(0.0, min(finals) - 0.6 * span)
+        axis.set_ylim(bottom, min(101.0, max(finals) + 0.08 * span))
+        axis.set_xlim(left=0.8 * min(x[mean > bottom][0] for x, mean in drawn))
 
 
-def _curves(runs: Sequence[Run], cost: str) -> tuple[Any, Any]:
-    """Mean cost (P,) and accuracy in percent (seeds, P) over the points all seeds share."""
+def _curves(runs: Sequence[Run], cost: str) -> tuple[Any, Any, int]:
+    """Mean cost (P,) and accuracy in percent (seeds, P) over the points all seeds share, and the
+    point at which a warm-up ends, or -1."""
     curves = [[p for p in run["curve"] if p["test_accuracy"] is not None] for run in runs]
     points = min(map(len, curves))
     x = np.array([[point[cost] for point in curve[:points]] for curve in curves], dtype=float)
     y = np.array([[point["test_accuracy"] for point in curve[:points]] for curve in curves])
-    return x.mean(axis=0), 100 * y
+    mean = x.mean(axis=0)
+    paid = mean > 0  # a log axis has no place for the start of a run without a warm-up
+    phases = [p["phase"] for p, kept in zip(curves[0][:points], paid, strict=True) if kept]
+    begin = max((i for i, phase in enumerate(phases) if phase != "subset"), default=-1)
+    return mean[paid], 100 * y[:, paid], begin

@@ -55,8 +55,8 @@ def comparison_table(summary: Sequence[Row]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), collapse_padding=True, pad_edge=False)
     table.add_column("\nMethod", no_wrap=False, max_width=26)
     for heading in (
-        "Test\naccuracy %", "Warm-up passes\ncritical", "\ntotal", "Seconds\nwarm-up",
-        "\nselect", "\ntrain", "All\npasses",
+        "Test\naccuracy %", "Warm-up\ncritical", "passes\nin all", "Seconds:\nwarm-up",
+        "\nselect", "\ntrain", "Passes\nin all",
     ):  # fmt: skip
         table.add_column(heading, justify="right", no_wrap=True)
     for row in summary:
@@ -86,41 +86,63 @@ def reading(summary: Sequence[Row]) -> str:
     """
     rows = {row["method"]: row for row in summary if row["accuracy"] is not None}
     sentences = []
-    lipt = rows.get("lipt")
     if rows:
         best = max(rows.values(), key=lambda row: row["accuracy"])
         sentences.append(f"Highest mean accuracy: {best['label']}, {accuracy_text(best)} %.")
-    if lipt is not None and "full" in rows:
-        full = rows["full"]
-        critical = full["warmup_passes"] / max(1.0, lipt["warmup_critical_passes"])
-        total = full["warmup_passes"] / max(1.0, lipt["warmup_passes"])
-        sentences.append(
-            f"LiPT's warm-up waits for {critical:.1f} times fewer sample-passes than the full-data "
-            f"warm-up and computes {_times(total)} in all. {_versus(lipt, full)}"
-        )
-    if lipt is not None and "one-worker" in rows:
-        sentences.append(_versus(lipt, rows["one-worker"]))
-    if lipt is not None and "lipt+random" in rows:
-        same = rows["lipt+random"]
-        sentences.append(f"From the same warm model: {_versus(lipt, same, capital=False)}")
-    plain = [rows[name] for name in ("random", "rs2") if name in rows]
-    if lipt is not None and plain:
-        rival = max(plain, key=lambda row: row["accuracy"])
-        sentences.append(
-            _versus(lipt, rival)
-            + f" {rival['label']} needs no warm-up: {count(rival['passes'])} passes against "
-            f"{count(lipt['passes'])}."
-        )
+    lipt = rows.get("lipt")
+    if lipt is not None:
+        sentences += _about_lipt(lipt, rows)
     failures = sum(row["failed"] for row in summary)
     if failures:
         sentences.append(f"{failures} run{'s' * (failures > 1)} failed and stand in no mean.")
     runs = min((row["runs"] for row in rows.values()), default=0)
     if runs:
         sentences.append(
-            f"With {runs} seed{'s' * (runs > 1)} a method, differences within one deviation are "
-            "no finding."
+            f"{runs} seed{'s' * (runs > 1)} a method: what lies within one pooled deviation is no "
+            "finding."
         )
     return " ".join(sentences)
+
+
+def _about_lipt(lipt: Row, rows: Mapping[str, Row]) -> list[str]:
+    sentences = []
+    if "full" in rows:
+        full = rows["full"]
+        critical = full["warmup_passes"] / max(1.0, lipt["warmup_critical_passes"])
+        total = full["warmup_passes"] / max(1.0, lipt["warmup_passes"])
+        sentences.append(
+            f"{lipt['label']} is {_gap(lipt, full)}; its warm-up makes {critical:.1f} times fewer "
+            f"sample-passes on the critical path, {_times(total)} over all workers."
+        )
+    if "one-worker" in rows:
+        other = rows["one-worker"]
+        worth = (
+            "merging workers pays here"
+            if _clear(lipt, other) > 0
+            else ("merging workers buys nothing that shows here")
+        )
+        sentences.append(
+            f"It is {_gap(lipt, other, 'one worker as long as that critical path')}: {worth}."
+        )
+    if "lipt+random" in rows:
+        other = rows["lipt+random"]
+        worth = (
+            "choosing the subset pays here"
+            if _clear(lipt, other) > 0
+            else ("the warm model, not the choice of the subset, earns the accuracy here")
+        )
+        sentences.append(
+            f"It is {_gap(lipt, other, 'a random subset after the same warm start')}: {worth}."
+        )
+    plain = [rows[name] for name in ("random", "rs2") if name in rows]
+    if plain:
+        rival = max(plain, key=lambda row: row["accuracy"])
+        cheaper = lipt["passes"] / max(1.0, rival["passes"])
+        sentences.append(
+            f"It is {_gap(lipt, rival, rival['label'] + ' without a warm-up')}, whose passes are "
+            f"{_times(cheaper)} in all."
+        )
+    return sentences
 
 
 def write_report(directory: str | Path) -> list[Path]:
@@ -166,16 +188,31 @@ def seconds(value: float) -> str:
     return f"{value:.1f}" if value < 99.95 else f"{value:,.0f}"
 
 
-def _versus(one: Row, other: Row, capital: bool = True) -> str:
-    """How far one method is ahead of another, measured in their spread."""
+def _gap(one: Row, other: Row, name: str | None = None) -> str:
+    """How far one method is above or below another, measured in their spread."""
     difference = 100 * (one["accuracy"] - other["accuracy"])
-    side = "ahead of" if difference >= 0 else "behind"
-    text = f"{one['label']} is {abs(difference):.1f} points {side} {other['label']}"
     if one["deviation"] is None or other["deviation"] is None:
-        return f"{text} (one seed: no spread to judge it by)."
-    pooled = 100 * ((one["deviation"] ** 2 + other["deviation"] ** 2) / 2) ** 0.5
-    verdict = "more than" if abs(difference) > pooled else "within"
-    return f"{text}, {verdict} one pooled deviation ({pooled:.1f})."
+        spread = "one seed, no spread to judge it by"
+    else:
+        inside = "more than" if _clear(one, other) else "within"
+        spread = f"{inside} one pooled deviation of {100 * _pooled(one, other):.1f}"
+    side = "above" if difference >= 0 else "below"
+    return f"{abs(difference):.1f} points {side} {name or other['label']} ({spread})"
+
+
+def _clear(one: Row, other: Row) -> int:
+    """1 or -1 where one method is clearly above or below another, 0 where nobody can say."""
+    if one["deviation"] is None or other["deviation"] is None:
+        return 0
+    difference = one["accuracy"] - other["accuracy"]
+    if abs(difference) <= _pooled(one, other):
+        return 0
+    return 1 if difference > 0 else -1
+
+
+def _pooled(one: Row, other: Row) -> float:
+    pooled: float = ((one["deviation"] ** 2 + other["deviation"] ** 2) / 2) ** 0.5
+    return pooled
 
 
 def _times(ratio: float) -> str:
