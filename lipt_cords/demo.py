@@ -14,7 +14,9 @@ from lipt_cords.runs import run
 
 FULL_EPOCHS = 15
 """Full-data epochs that LiPT replaces: the shortest warm-up of the published comparisons."""
-METHODS = ("random", "rs2", "full", "lipt", "lipt+random", "one-worker")
+METHODS = (
+    "random", "rs2", "full", "lipt", "lipt+random", "one-worker", "rs2@critical-path", "rs2@total",
+)  # fmt: skip
 OTHER_STRATEGIES = ("GradMatch", "CRAIG")
 
 

@@ -2,7 +2,8 @@
 
 Every method trains the same number of epochs on subsets of the same size, with the same
 optimizer and schedule: a full-data warm-up comes before those epochs, at the peak rate, and the
-schedule begins with the first subset.
+schedule begins with the first subset. A method that needs no warm-up may also spend what LiPT
+spends: ``rs2@critical-path`` and ``rs2@total`` train on until they have made as many passes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from lipt_cords.run_config import RunConfig
 
 WARMUPS = ("none", "full", "lipt", "one-worker")
 SELECTIONS = ("random", "rs2", "selector")
-DEFAULT_METHODS = ("random", "rs2", "full", "lipt", "one-worker")
+SPENDING = {"critical-path": "LiPT's critical path", "total": "all of LiPT's passes"}
+DEFAULT_METHODS = ("random", "rs2", "full", "lipt", "one-worker", "rs2@critical-path", "rs2@total")
 SHORT = {
     "random": ("none", "random"),
     "rs2": ("none", "rs2"),
@@ -38,31 +40,35 @@ class Method:
         name: as asked for, such as ``lipt`` or ``lipt+random``.
         warmup: one of ``WARMUPS``.
         selection: one of ``SELECTIONS``; ``selector`` is the configuration's strategy.
+        spends: None for as many subset epochs as every other method, or a key of ``SPENDING``.
     """
 
     name: str
     warmup: str
     selection: str
+    spends: str | None = None
 
     @classmethod
     def parse(cls, name: str) -> Method:
         """Read a method's name.
 
         >>> Method.parse("lipt")
-        Method(name='lipt', warmup='lipt', selection='selector')
-        >>> Method.parse("one-worker+rs2").selection
-        'rs2'
+        Method(name='lipt', warmup='lipt', selection='selector', spends=None)
+        >>> Method.parse("one-worker+rs2").selection, Method.parse("rs2@total").spends
+        ('rs2', 'total')
 
         Raises:
             ValueError: an unknown name.
         """
-        if name in SHORT:
-            return cls(name, *SHORT[name])
-        warmup, _, selection = name.partition("+")
-        if warmup not in WARMUPS or selection not in SELECTIONS:
+        what, _, spends = name.partition("@")
+        warmup, _, selection = what.partition("+")
+        warmup, selection = SHORT.get(what, (warmup, selection))
+        costly = "@" in name and (warmup != "none" or spends not in SPENDING)
+        if warmup not in WARMUPS or selection not in SELECTIONS or costly:
             known = [*SHORT, *(f"{w}+{s}" for w in WARMUPS for s in SELECTIONS)]
+            known += [f"{plain}@{cost}" for plain in ("random", "rs2") for cost in SPENDING]
             raise unknown_name("method", name, known)
-        return cls(name, warmup, selection)
+        return cls(name, warmup, selection, spends or None)
 
     def label(self, strategy: str) -> str:
         """The method in words, for tables and plots.
@@ -77,7 +83,7 @@ class Method:
             "lipt": " after LiPT",
             "one-worker": " after one worker",
         }[self.warmup]
-        return chooser + before
+        return chooser + before + (f", {SPENDING[self.spends]}" if self.spends else "")
 
 
 @dataclass(frozen=True)
@@ -131,10 +137,10 @@ def configure(
         base: what all methods share.
         calendar: how long they train.
         finished: the record of a method that already ran with this seed, or None; ``one-worker``
-            asks it for LiPT's critical path.
+            and what spends as much as LiPT ask it for LiPT's bill.
 
     Raises:
-        ValueError: ``one-worker`` has no LiPT run to match.
+        ValueError: there is no LiPT run to match.
     """
     dss: dict[str, Any] = {"warm_start": None, "kappa": 0.0}
     epochs = calendar.subset_epochs
@@ -149,6 +155,10 @@ def configure(
         dss.update(type="Random", selection_type=None, engine="own")
     elif method.selection == "rs2":
         dss.update(type="RS2", selection_type=None, engine="own")
+    if method.spends is not None:
+        costs = _lipt_record(finished).costs
+        passes = costs.critical_passes if method.spends == "critical-path" else costs.passes
+        epochs = max(1, round(passes * calendar.subset_epochs / costs.training_passes))
     return base.updated(
         dss_args=dss, train_args={"num_epochs": epochs}, scheduler={"over": "subset", "T_max": None}
     )
@@ -186,6 +196,6 @@ def _lipt_record(finished: Callable[[str], RunRecord | None]) -> RunRecord:
         if record is not None:
             return record
     raise ValueError(
-        "one-worker trains as long as LiPT's critical path, and no LiPT run of this seed has "
-        "succeeded: put lipt before it among the methods"
+        "one-worker and methods with '@' spend what LiPT spends, and no LiPT run of this seed has "
+        "succeeded: put lipt before them among the methods"
     )

@@ -142,6 +142,10 @@ def _about_lipt(lipt: Row, rows: Mapping[str, Row]) -> list[str]:
             f"It is {_gap(lipt, rival, rival['label'] + ' without a warm-up')}, whose passes are "
             f"{_times(cheaper)} in all."
         )
+    equal = [row for name, row in rows.items() if "@" in name]
+    if equal:
+        rival = max(equal, key=lambda row: row["accuracy"])
+        sentences.append(f"At equal cost it is {_gap(lipt, rival, rival['label'])}.")
     return sentences
 
 
