@@ -6,7 +6,7 @@ float32 factors, because both methods decide on differences of them.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +28,10 @@ class Atoms(Protocol):
 
     def inner(self, rows: Tensor) -> Tensor:
         """Inner products of some candidates with all, (rows, n) float64."""
+        ...
+
+    def column(self, atom: int) -> Tensor:
+        """Inner products of one candidate with all, (n,) float64; the caller may overwrite it."""
         ...
 
     def squared_norms(self) -> Tensor:
@@ -62,6 +66,10 @@ class FactoredAtoms:
         dtype = torch.float64 if self.resident else logit_grads.dtype
         self._logit_grads = logit_grads.to(dtype)
         self._embeddings = None if embeddings is None else embeddings.to(dtype)
+        self._arrays: tuple[Any, Any] = (None, None)
+        if self.resident and self.device.type == "cpu":
+            weights = None if self._embeddings is None else self._embeddings.numpy()
+            self._arrays = (self._logit_grads.numpy(), weights)
 
     @classmethod
     def of(
@@ -105,6 +113,16 @@ class FactoredAtoms:
             start = stop
         return out
 
+    def column(self, atom: int) -> Tensor:
+        if not self.resident:
+            return self.inner(torch.tensor([atom], device=self.device))[0]
+        if self.device.type == "cpu":  # the same products, with a third of the overhead
+            return torch.from_numpy(_column(self._arrays, atom))
+        products = torch.mv(self._logit_grads, self._logit_grads[atom])
+        if self._embeddings is not None:
+            products.mul_(torch.mv(self._embeddings, self._embeddings[atom]).add_(1.0))
+        return products
+
     def squared_norms(self) -> Tensor:
         parts = []
         for g, e in self._chunks():
@@ -138,6 +156,16 @@ class FactoredAtoms:
             if e is not None:
                 weight += double.T @ e.double()
         return HeadGradient(bias, weight)
+
+
+def _column(arrays: tuple[Any, Any], atom: int) -> Any:
+    logit_grads, embeddings = arrays
+    products = logit_grads @ logit_grads[atom]
+    if embeddings is not None:
+        along = embeddings @ embeddings[atom]
+        along += 1.0
+        products *= along
+    return products
 
 
 def _products(g_a: Tensor, e_a: Tensor | None, g_b: Tensor, e_b: Tensor | None) -> Tensor:
@@ -198,6 +226,9 @@ class BatchAtoms:
 
     def inner(self, rows: Tensor) -> Tensor:
         return self._gram[rows]
+
+    def column(self, atom: int) -> Tensor:
+        return self._gram[atom].clone()
 
     def squared_norms(self) -> Tensor:
         return self._gram.diagonal().clone()

@@ -47,8 +47,9 @@ def gradmatch(
     independent sample is left, since a budget above the rank of the gradients cannot be filled
     by OMP. Then another round matches the same target among the samples not yet chosen, and the
     rounds' weights are mixed in proportion to size x (1 - residual)^2, so the whole still
-    matches the target. Samples that no round can use (they point away from the target) come last, by
-    correlation, with weight 0. Nothing is filled at random; ``info["groups"]`` counts all three.
+    matches the target. Samples that no round can use, as they point away from the target, come
+    last, by correlation, with weight 0. Nothing is filled at random; ``info["groups"]`` counts
+    all three.
 
     Args:
         problem: with ``target="validation"``, validation gradients are needed.
@@ -143,7 +144,7 @@ def _matched(
     chosen: list[int] = []
     while len(chosen) < budget:
         found = pursue(
-            lambda atom: atoms.inner(torch.tensor([atom], device=atoms.device))[0],
+            atoms.column,
             products,
             square,
             norms,

@@ -94,7 +94,9 @@ def systematic_sample(chances: Tensor, budget: int, start: float, order: Tensor)
     ends = chances[order].cumsum(0)
     ends *= budget / float(ends[-1])
     points = torch.arange(budget, dtype=torch.float64) + start
-    hits = torch.searchsorted(ends, points, right=True).clamp(max=len(order) - 1)
+    # A point rounded up to the very end belongs to the last position that can be drawn.
+    last = int(torch.nonzero(chances[order])[-1])
+    hits = torch.searchsorted(ends, points, right=True).clamp(max=last)
     # Rounding can send two points into one certain position; the next free one takes the second.
     distinct = torch.unique_consecutive(hits)
     if len(distinct) < budget:

@@ -54,6 +54,7 @@ class ValidationStep:
         self._eta, self._loss = eta, per_sample_loss(loss, part.logits.device)
         self._start_MC = part.logits.double()
         self.logits_MC = self._start_MC.clone()
+        self._onehot_MC = nn.functional.one_hot(part.labels, part.logits.shape[1]).double()
         self.embeddings_ME = part.embeddings.double() if linear_layer else None
 
     def __len__(self) -> int:
@@ -61,8 +62,10 @@ class ValidationStep:
 
     def gradients(self) -> Tensor:
         """Mean-loss gradients in the moved logits, (M, C) float64."""
-        logits_MC = self.logits_MC if self._loss is None else self.logits_MC.float()
-        return logit_gradients(logits_MC, self.labels_M, self._loss).double().div_(len(self))
+        if self._loss is None:
+            return self.logits_MC.softmax(dim=1).sub_(self._onehot_MC).div_(len(self))
+        grads_MC = logit_gradients(self.logits_MC.float(), self.labels_M, self._loss)
+        return grads_MC.double().div_(len(self))
 
     def move(self, logit_grads_BC: Tensor, kernel_BM: Tensor | None, share: float) -> None:
         """Add ``share`` times the gradients of some samples to the step.
@@ -89,7 +92,17 @@ class ValidationStep:
 
 
 class TaylorGains:
-    """Gains of n candidates, samples or batch means, against a moving validation gradient."""
+    """Gains of n candidates, samples or batch means, against a moving validation gradient.
+
+    Args:
+        pool: gradients of the pool.
+        members: the samples that compete, or None for all.
+        linear_layer: whether the weight part of the gradients counts.
+        step: the moving validation gradient.
+        limit: bytes for copies and products. Beyond it the factors are used where they lie, and
+            products are taken in chunks of samples; the choices are the same.
+        batch_size: candidates are the means of that many consecutive samples; None: the samples.
+    """
 
     def __init__(
         self,
@@ -100,142 +113,153 @@ class TaylorGains:
         limit: int,
         batch_size: int | None = None,
     ) -> None:
+        self._pool, self.step, self._batch_size = pool, step, batch_size
+        self._device = pool.logit_grads.device
         whole = members is None or len(members) == len(pool.labels)
-        where = slice(None) if whole or members is None else members.to(pool.logit_grads.device)
-        self._g_NC = pool.logit_grads[where]
-        self._e_NE = pool.embeddings[where] if linear_layer else None
-        self.step, self._batch_size = step, batch_size
-        self._sizes = None if batch_size is None else batch_sizes(len(self._g_NC), batch_size)
-        self._count = len(self._g_NC) if self._sizes is None else len(self._sizes)
-        self._taken: list[int] = []
+        self._members = None if whole or members is None else members.to(self._device)
+        self._size = len(pool.labels) if self._members is None else len(self._members)
+        self._linear_layer = linear_layer
         self._plan(limit)
         self._prepare()
 
     def _plan(self, limit: int) -> None:
-        """Choose the cheaper product, then the chunk of rows that fits the limit."""
-        n, classes = self._g_NC.shape
-        held = len(self.step)
-        self.products, row = "bias", 4 * classes
-        kernel_bytes = 0
-        if self._e_NE is not None:
-            width = self._e_NE.shape[1]
-            dense, gram = (n + held) * width, n * held
-            kernel_bytes = 4 * n * held
-            if gram <= dense and kernel_bytes + 4 * n * min(held, classes) <= limit:
-                self.products, row = "gram", 4 * min(held, classes)
-            else:
-                self.products, kernel_bytes = "dense", 0
-        self._chunk = chunk_of(n, row, limit - kernel_bytes)
-        self.knob = "none" if self._chunk == n else f"chunks of {self._chunk} rows"
+        """Choose the cheaper product, then what fits the limit: copies, and samples a chunk."""
+        n, held = self._size, len(self.step)
+        classes = self._pool.logit_grads.shape[1]
+        width = self._pool.embeddings.shape[1] if self._linear_layer else 0
+        copies, kernel, sample = 4 * n * (classes + width), 4 * n * held, 4 * classes
+        dense_cost, gram_cost = (n + held) * width, n * held
+        self.products = "dense" if self._linear_layer else "bias"
+        if self._linear_layer and gram_cost <= dense_cost and kernel + copies <= limit:
+            self.products, sample = "gram", 4 * min(held, classes)
+            copies += kernel
+        self._copied = self._members is not None or copies <= limit
+        self._chunk = chunk_of(n, sample, limit - (copies if self._copied else 0))
+        self.knob = "none" if self._chunk == n else f"chunks of {self._chunk} samples"
 
     def _prepare(self) -> None:
-        norms = self._g_NC.square().sum(dim=1)
-        lengths_M = torch.ones(len(self.step), dtype=torch.float64, device=norms.device)
-        self._kernel_NM: Tensor | None = None
+        # Samples run along the rows of memory: the products below are then fastest.
+        self._g_CN = self._laid_out(self._pool.logit_grads)
+        norms_N = self._g_CN.square().sum(dim=0)
+        lengths_M = torch.ones(len(self.step), dtype=torch.float64, device=self._device)
+        self._e_EN = self._kernel_MN = None
         held_ME = self.step.embeddings_ME
-        if self._e_NE is not None and held_ME is not None:
-            norms = norms * (self._e_NE.square().sum(dim=1) + 1)
+        if held_ME is not None:
+            self._e_EN = self._laid_out(self._pool.embeddings)
+            norms_N *= self._e_EN.square().sum(dim=0).add_(1)
             lengths_M = (held_ME.square().sum(dim=1) + 1).sqrt()
             self._held_ME = held_ME.float()
             if self.products == "gram":
-                self._kernel_NM = (self._e_NE @ self._held_ME.T).add_(1)
-        self._longest = math.sqrt(float(norms.max()))
-        self._lengths_M = lengths_M
-        self._gains = torch.empty(len(self._g_NC), device=norms.device)
-        self._mask = torch.zeros(self._count, device=norms.device)
+                self._kernel_MN = (self._held_ME @ self._e_EN).add_(1)
+                self._e_EN = None  # the kernel holds all that the gains need of it
+        self._magnitude = math.sqrt(float(norms_N.max())) * float(lengths_M.norm())
+        self._gains_N = torch.empty(self._size, device=self._device)
+        count = self._size
+        if self._batch_size is not None:
+            count = len(batch_sizes(self._size, self._batch_size))
+        self._taken = torch.zeros(count, device=self._device)
         self._refresh()
 
+    def _laid_out(self, factors: Tensor) -> Tensor:
+        rows = factors if self._members is None else factors[self._members]
+        return rows.T.contiguous() if self._copied else rows.T
+
     def __len__(self) -> int:
-        return self._count
+        return len(self._taken)
 
     def _refresh(self) -> None:
         """The validation gradient has moved: what every gain is multiplied with."""
         self._p_MC = self.step.gradients()
-        # No sum of float32 products can be off by more than its terms' magnitudes allow.
-        self.scale = self._longest * float(self._p_MC.norm(dim=1) @ self._lengths_M)
+        self._unit = float(torch.linalg.vector_norm(self._p_MC))
+        # No gain's terms add up to more than this (Cauchy and Schwarz).
+        self.scale = self._magnitude * self._unit
 
     def best(self) -> tuple[int, float]:
         """The candidate of largest gain among those not yet added; lowest index on ties."""
-        largest = float(self._p_MC.abs().max())
-        if largest == 0.0:  # nothing left to gain: all are ties
-            return int(self._mask.argmax()), 0.0
-        rough = self._rough(largest)
-        margin = 2 * _ROUNDING * self.scale / largest
-        close = torch.nonzero(rough >= rough.max() - margin).flatten()
+        if self._unit == 0.0:  # nothing left to gain: all are ties
+            return int(self._taken.argmax()), 0.0
+        rough = self._rough()
+        largest = rough.max()
+        margin = 2 * _ROUNDING * self._magnitude
+        close = torch.nonzero(rough >= largest - margin).view(-1)
+        if len(close) == 1:
+            return int(close), float(largest) * self._unit
         values = self.exact(close)
         position = first_best(values, self.scale)
         return int(close[position]), float(values[position])
 
-    def _rough(self, unit: float) -> Tensor:
+    def _rough(self) -> Tensor:
         """Gains in float32 over ``unit``, -inf for candidates already added.
 
         A fitted validation set has gradients far below float32's smallest number, hence the unit;
-        what is still negligible beside the largest would only slow the products down.
+        what is then still negligible beside the largest would only slow the products down.
         """
-        p_MC = nn.functional.hardshrink((self._p_MC / unit).float(), 1e-30)
-        bias_C = p_MC.sum(dim=0)
-        if self._e_NE is None:
-            torch.mv(self._g_NC, bias_C, out=self._gains)
+        p_MC = self._p_MC.div(self._unit).float()
+        if self._unit < 1e-6:
+            p_MC = nn.functional.hardshrink(p_MC, 1e-30)
+        if self.products == "bias":
+            torch.mv(self._g_CN.T, p_MC.sum(dim=0), out=self._gains_N)
         else:
-            weight_CE = None if self.products == "gram" else p_MC.T @ self._held_ME
-            for start in range(0, len(self._g_NC), self._chunk):
-                rows = slice(start, start + self._chunk)
-                self._rough_rows(rows, p_MC, bias_C, weight_CE)
-        gains = self._gains
-        if self._batch_size is not None:
-            gains = batch_means(gains, self._batch_size)
-        return gains + self._mask
+            bias_C1 = p_MC.sum(dim=0).unsqueeze(1)
+            weight_CE = None if self._e_EN is None else p_MC.T @ self._held_ME
+            for start in range(0, self._size, self._chunk):
+                part = slice(start, start + self._chunk)
+                products = self._products(part, p_MC, bias_C1, weight_CE)
+                torch.sum(products, dim=0, out=self._gains_N[part])
+        if self._batch_size is None:
+            return self._gains_N.add_(self._taken)
+        return batch_means(self._gains_N, self._batch_size) + self._taken
 
-    def _rough_rows(
-        self, rows: slice, p_MC: Tensor, bias_C: Tensor, weight_CE: Tensor | None
-    ) -> None:
-        g_RC = self._g_NC[rows]
-        if weight_CE is not None and self._e_NE is not None:
-            products = torch.addmm(bias_C, self._e_NE[rows], weight_CE.T).mul_(g_RC)
-        elif self._kernel_NM is not None and p_MC.shape[0] < p_MC.shape[1]:
-            products = (g_RC @ p_MC.T).mul_(self._kernel_NM[rows])
-        elif self._kernel_NM is not None:
-            products = (self._kernel_NM[rows] @ p_MC).mul_(g_RC)
-        torch.sum(products, dim=1, out=self._gains[rows])
+    def _products(
+        self, part: slice, p_MC: Tensor, bias_C1: Tensor, weight_CE: Tensor | None
+    ) -> Tensor:
+        """Terms of the gains of some samples, to be added up along the first dimension."""
+        g_CP = self._g_CN[:, part]
+        if weight_CE is not None and self._e_EN is not None:
+            return torch.addmm(bias_C1, weight_CE, self._e_EN[:, part]).mul_(g_CP)
+        kernel_MP = self._kernel_MN[:, part] if self._kernel_MN is not None else g_CP
+        if p_MC.shape[0] < p_MC.shape[1]:
+            return (p_MC @ g_CP).mul_(kernel_MP)
+        return (p_MC.T @ kernel_MP).mul_(g_CP)
 
     def exact(self, candidates: Tensor | None = None) -> Tensor:
         """Gains in float64 of some candidates, or of all."""
         if self._batch_size is not None:
-            chosen = torch.arange(self._count) if candidates is None else candidates
-            parts = [self._exact_samples(self._samples_of(int(c))).mean() for c in chosen]
-            return torch.stack(parts)
+            chosen = torch.arange(len(self)) if candidates is None else candidates
+            means = [self._exact_samples(self._samples_of(c)).mean() for c in chosen.tolist()]
+            return torch.stack(means)
         if candidates is not None:
-            return self._exact_samples(candidates.to(self._g_NC.device))
-        every = torch.arange(self._count, device=self._g_NC.device)
+            return self._exact_samples(candidates.to(self._device))
+        every = torch.arange(self._size, device=self._device)
         return torch.cat([self._exact_samples(part) for part in torch.split(every, self._chunk)])
 
     def _samples_of(self, candidate: int) -> Tensor:
         """The samples of a candidate: itself, or its batch."""
-        if self._batch_size is None:
-            return torch.tensor([candidate], device=self._g_NC.device)
-        start = candidate * self._batch_size
-        stop = min(start + self._batch_size, len(self._g_NC))
-        return torch.arange(start, stop, device=self._g_NC.device)
+        size = self._batch_size or 1
+        stop = min(size * (candidate + 1), self._size)
+        return torch.arange(size * candidate, stop, device=self._device)
 
     def _exact_samples(self, samples: Tensor) -> Tensor:
-        g_SC = self._g_NC[samples].double()
-        kernel_SM = self._exact_kernel(samples)
+        g_SC, kernel_SM = self._exact_parts(samples)
         if kernel_SM is None:
             return g_SC @ self._p_MC.sum(dim=0)
         if self._p_MC.shape[0] < self._p_MC.shape[1]:
             return (g_SC @ self._p_MC.T).mul_(kernel_SM).sum(dim=1)
         return (kernel_SM @ self._p_MC).mul_(g_SC).sum(dim=1)
 
-    def _exact_kernel(self, samples: Tensor) -> Tensor | None:
-        if self._e_NE is None or self.step.embeddings_ME is None:
-            return None
-        return (self._e_NE[samples].double() @ self.step.embeddings_ME.T).add_(1)
+    def _exact_parts(self, samples: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logit gradients and 1 + e . e_m of some samples, in float64."""
+        rows = samples if self._members is None else self._members[samples]
+        g_SC = self._pool.logit_grads[rows].double()
+        if self.step.embeddings_ME is None:
+            return g_SC, None
+        e_SE = self._pool.embeddings[rows].double()
+        return g_SC, (e_SE @ self.step.embeddings_ME.T).add_(1)
 
     def add(self, candidates: list[int]) -> None:
         """Take candidates into the step; they will not come again."""
         for candidate in candidates:
             samples = self._samples_of(candidate)
-            share = 1.0 / len(samples)
-            self.step.move(self._g_NC[samples].double(), self._exact_kernel(samples), share)
-        self._mask[candidates] = -math.inf
+            self.step.move(*self._exact_parts(samples), 1.0 / len(samples))
+            self._taken[candidate] = -math.inf
         self._refresh()

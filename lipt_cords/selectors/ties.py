@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 TIE = 1e-12
 """Values within this fraction of the scale of the best are ties; the lowest index wins."""
 
 
-def first_best(values: Tensor, scale: float = 0.0) -> int:
+def first_best(values: Any, scale: float = 0.0) -> int:
     """The lowest index whose value equals the largest, rounding aside.
 
     Equal candidates can come out of a matrix product with different last bits, depending on
     where in the matrix they stand, so an exact comparison would break ties by memory layout.
 
     Args:
-        values: (n,), with -inf for what may not be chosen.
+        values: (n,) tensor or array, with -inf for what may not be chosen.
         scale: typical magnitude of what the values were summed from; at least that of the best.
 
     >>> import torch
@@ -24,4 +26,5 @@ def first_best(values: Tensor, scale: float = 0.0) -> int:
     """
     best = float(values.max())
     threshold = best - TIE * max(abs(best), scale)
-    return int((values >= threshold).int().argmax())
+    hits = values >= threshold
+    return int(hits.int().argmax() if isinstance(hits, Tensor) else hits.argmax())

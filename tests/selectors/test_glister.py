@@ -90,7 +90,7 @@ def test_both_products_and_chunks_choose_the_same(
     assert chosen.indices.tolist() == wanted
     (summary,) = chosen.info["groups"]
     assert summary["products"] == ("gram" if held == 3 else "dense")
-    assert summary["knob"] == ("none" if rows is None else "chunks of 7 rows")
+    assert summary["knob"] == ("none" if rows is None else "chunks of 7 samples")
 
 
 def test_a_memory_limit_turns_a_knob_and_changes_nothing_else() -> None:
