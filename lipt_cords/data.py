@@ -72,6 +72,8 @@ class BatchSource:
         device: where batches are given out.
         cache_bytes: most memory, in bytes, that the decoded items may take on the device.
         num_workers: processes that read a streamed data set.
+        collate_fn: puts items into a batch, such as one that pads, and is always asked, so
+            nothing is kept; None stacks tensors.
 
     Raises:
         ValueError: an empty data set, indices outside of it, or items of another form.
@@ -90,11 +92,15 @@ class BatchSource:
         device: torch.device | str = "cpu",
         cache_bytes: int = 2**30,
         num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         self.device = torch.device(device)
         self._num_workers = num_workers
         self._base, self._indices = _unwrapped(dataset, _checked_indices(dataset, indices))
-        self._gather = _gather_of(self._base)
+        self._collate = collate_fn or collate
+        self._gather = None if collate_fn is not None else _gather_of(self._base)
+        if collate_fn is not None:
+            cache_bytes = 0
         self.normalisation: tuple[Tensor, Tensor] | None = None
         """Mean and standard deviation, (C,) each, that were taken off images; None if unknown."""
         if isinstance(self._base, ImageTensors):
@@ -102,7 +108,7 @@ class BatchSource:
         self._kept = self._keep(cache_bytes)
         self.resident = self._kept is not None
         """Whether the items are kept on the device."""
-        if not self.resident and isinstance(self._base, ImageTensors):
+        if cache_bytes > 0 and not self.resident and isinstance(self._base, ImageTensors):
             self._keep_bytes(self._base, cache_bytes)
 
     def __len__(self) -> int:
@@ -150,7 +156,7 @@ class BatchSource:
             sampler=chosen.tolist(),
             num_workers=self._num_workers,
             pin_memory=self.device.type == "cuda",
-            collate_fn=collate,
+            collate_fn=self._collate,
         )
 
     def _keep(self, cache_bytes: int) -> tuple[dict[str, Tensor], Tensor] | None:
@@ -176,7 +182,7 @@ class BatchSource:
     def _read(self, indices: Tensor) -> Any:
         if self._gather is not None:
             return self._gather(indices)
-        return collate([self._base[i] for i in indices.tolist()])
+        return self._collate([self._base[i] for i in indices.tolist()])
 
     def _changes(self) -> bool:
         """Whether an item differs between two reads under different seeds."""

@@ -63,7 +63,13 @@ def rules_of(loader_class: type) -> Rules | None:
 
 
 def check_loader(
-    loader_class: type, train_loader: Any, val_loader: Any, dss_args: Any, *, warm: bool
+    loader_class: type,
+    train_loader: Any,
+    val_loader: Any,
+    dss_args: Any,
+    *,
+    warm: bool,
+    fast: bool = False,
 ) -> None:
     """Raise for everything that would crash, hang or select wrongly in CORDS.
 
@@ -73,6 +79,7 @@ def check_loader(
         val_loader: its validation loader; the train loader again for random ones.
         dss_args: its options.
         warm: whether ``warm_start`` is set, which makes doubtful settings errors too.
+        fast: whether our selectors stand in for CORDS's strategy, whose traps are then left out.
 
     Raises:
         ValueError: what was expected, what came, and what to do.
@@ -88,15 +95,19 @@ def check_loader(
     budget = _check_numbers(dss_args, len(train_loader.dataset), warm)
     if rules is None:
         return
-    kind = dss_args["selection_type"]
-    if kind not in rules.selection_types:
-        raise unknown_name(
-            f"selection_type of {loader_class.__name__}", kind, rules.selection_types
-        )
     if getattr(dss_args["loss"], "reduction", None) != "none":
         raise ValueError(
             "dss_args.loss must give one loss a sample: build it with reduction='none', received "
             f"{dss_args['loss']!r}"
+        )
+    kind = dss_args["selection_type"]
+    if fast:
+        if kind == "PerBatch":  # batches of the loader are what is chosen
+            _check_order("train_loader", train_loader, True)
+        return
+    if kind not in rules.selection_types:
+        raise unknown_name(
+            f"selection_type of {loader_class.__name__}", kind, rules.selection_types
         )
     by_class = kind.startswith("PerClass")
     val_by_class = dss_args["valid"] if rules.val_by_class is None else rules.val_by_class

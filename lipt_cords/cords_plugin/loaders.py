@@ -1,4 +1,4 @@
-"""The ``warm_start`` key on CORDS's adaptive loaders, and the switch that gives it to them.
+"""The keys ``warm_start`` and ``selector`` on CORDS's adaptive loaders, and the switch for them.
 
 While the plug-in is enabled, every adaptive loader that is built, a user's own subclass included,
 is an object of a class derived from the one asked for, with :class:`PluggedIn` in front. Loaders
@@ -20,6 +20,14 @@ from lipt_cords.batches import split_batch, to_device
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.cords_contract import follows_cords_contract, make_cords_compatible
 from lipt_cords.cords_plugin.checks import check_loader, rules_of
+from lipt_cords.cords_plugin.fast_checks import (
+    device_of,
+    fast_options,
+    fast_strategy,
+    seed_of,
+    selector_of,
+)
+from lipt_cords.cords_plugin.fast_loader import FastPlan, has_dict_samples, with_dicts
 from lipt_cords.cords_plugin.importing import (
     ADAPTIVE,
     allow_imports,
@@ -40,7 +48,9 @@ _SSL_BASE = "cords.utils.data.dataloader.SSL.dssdataloader"
 
 
 def enable() -> None:
-    """Import CORDS and let the adaptive loaders built from now on understand ``warm_start``.
+    """Import CORDS and let the adaptive loaders built from now on understand our keys.
+
+    ``warm_start`` in ``dss_args`` starts them warm, ``selector: fast`` lets our selectors choose.
 
     Until :func:`disable`, any module of CORDS can be imported in the usual way. Calling it twice
     is calling it once.
@@ -61,7 +71,7 @@ def enable() -> None:
 
 
 def disable() -> None:
-    """Give CORDS's classes back as they were. Loaders built while enabled keep their warm start."""
+    """Give CORDS's classes back as they were. Loaders built while enabled keep their keys."""
     if not _PATCHES:
         return
     while _PATCHES:
@@ -139,9 +149,21 @@ def _arguments(cls: type, args: Any, kwargs: Any) -> Mapping[str, Any] | None:
 
 def _check(cls: type, train_loader: Any, val_loader: Any, dss_args: Any) -> WarmStartConfig | None:
     config = warm_start_of(dss_args)
+    strategy = fast_strategy(cls) if selector_of(dss_args) == "fast" else None
     val_loader = train_loader if val_loader is None else val_loader
-    check_loader(cls, train_loader, val_loader, dss_args, warm=config is not None)
+    fast = strategy is not None
+    check_loader(cls, train_loader, val_loader, dss_args, warm=config is not None, fast=fast)
+    if strategy is not None:
+        fast_options(strategy, dss_args, train_loader, seed=seed_of(dss_args))
     return config
+
+
+def _fast_plan(cls: type, dss_args: Any, train_loader: Any) -> FastPlan | None:
+    strategy = fast_strategy(cls) if selector_of(dss_args) == "fast" else None
+    if strategy is None:
+        return None
+    options = fast_options(strategy, dss_args, train_loader, seed=seed_of(dss_args))
+    return FastPlan(options, device_of(dss_args))
 
 
 def _adaptive_init(adaptive: type, original: Any) -> Any:
@@ -160,12 +182,17 @@ def _adaptive_init(adaptive: type, original: Any) -> Any:
         if not vars(self).pop("_checked", False):
             config = _check(cls, train_loader, val_loader, dss_args)
         _prepare_model(cls, dss_args, train_loader)
+        self._fast_plan = _fast_plan(cls, dss_args, train_loader)
+        if self._fast_plan is not None or config is not None:
+            self._dict_samples = has_dict_samples(train_loader.dataset)
         if config is not None:
             plan = plan_warm_start(cls, config, dss_args, logger)
             dss_args = without_kappa(dss_args)
             self._warm_start_plan = plan
         original(self, train_loader, val_loader, dss_args, logger, *args, **kwargs)
         self._first_epoch = self.cur_epoch
+        if self._dict_samples:
+            with_dicts(self.wtdataloader)
 
     return init
 
@@ -175,12 +202,17 @@ def _base_init(adaptive: type, original: Any) -> Any:
 
     @functools.wraps(original)
     def init(self: Any, full_data: Any, dss_args: Any, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(self, adaptive) and warm_start_of(dss_args) is not None:
-            raise ValueError(
-                f"{type(self).__name__} does not understand warm_start: only CORDS's adaptive "
-                "loaders for supervised learning do (GLISTER, GradMatch, CRAIG, Random). Take the "
-                "key out of dss_args"
-            )
+        keys = {
+            "warm_start": warm_start_of(dss_args) is not None,
+            "selector": selector_of(dss_args) == "fast",
+        }
+        for key, used in keys.items():
+            if used and not isinstance(self, adaptive):
+                raise ValueError(
+                    f"{type(self).__name__} does not understand {key}: only CORDS's adaptive "
+                    "loaders for supervised learning do (GLISTER, GradMatch, CRAIG, Random). Take "
+                    "the key out of dss_args"
+                )
         original(self, full_data, dss_args, *args, **kwargs)
 
     return init

@@ -1,4 +1,4 @@
-"""A loader of CORDS that starts warm: when it does, with what, and what stays as it was."""
+"""A plugged-in loader of CORDS: when it starts warm, with what, who selects, and what stays."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.cords_plugin.checks import check_subset
+from lipt_cords.cords_plugin.fast import SelectionReport
+from lipt_cords.cords_plugin.fast_loader import FastPlan, with_dicts
 from lipt_cords.cords_plugin.importing import kept_settings
 
 if TYPE_CHECKING:
@@ -45,7 +47,11 @@ class PluggedIn:
     """What the warm start cost; None before it ran, and on loaders without one."""
     warm_start_result: WarmStartResult | None = None
     """The merged model and its report; None before it ran, and on loaders without one."""
+    selection_report: SelectionReport | None = None
+    """The latest selection with ``selector: fast``; None before one, and with CORDS's own."""
     _warm_start_plan: WarmStartPlan | None = None
+    _fast_plan: FastPlan | None = None
+    _dict_samples = False
     _first_epoch = 0
 
     # Of CORDS's loaders; declared here for the type checker alone.
@@ -53,6 +59,9 @@ class PluggedIn:
         train_loader: Any
         val_loader: Any
         subset_loader: Any
+        wtdataloader: Any
+        train_model: nn.Module
+        budget: int
         logger: Any
         cur_epoch: int
         select_every: int
@@ -116,11 +125,34 @@ class PluggedIn:
         self.warm_start()
         return len(self.subset_loader)
 
+    def _refresh_subset_loader(self) -> None:
+        super()._refresh_subset_loader()  # type: ignore[misc]
+        if self._dict_samples:
+            with_dicts(self.subset_loader)
+
     def _resample_subset_indices(self) -> tuple[Any, Any]:
+        if self._fast_plan is not None:
+            return self._select_fast(self._fast_plan)
         # CORDS asks numpy to raise on underflow, which a nearly converged model brings about.
         with kept_settings(), np.errstate(all="ignore"):
             indices, weights = super()._resample_subset_indices()  # type: ignore[misc]
         return indices, check_subset(indices, weights, type(self).__name__)
+
+    def _select_fast(self, plan: FastPlan) -> tuple[list[int], Tensor]:
+        indices, weights, report = plan.select(
+            self.train_model, self.train_loader, self.val_loader, self.budget, self.cur_epoch
+        )
+        self.selection_report = report
+        self.logger.info(
+            "Epoch: %d, %s selected %d of %d samples in %.3f s (%.3f s of them for gradients)",
+            self.cur_epoch,
+            report.strategy,
+            report.budget,
+            report.pool,
+            report.seconds,
+            report.gradient_seconds,
+        )
+        return indices, weights
 
 
 def warm_start_of(dss_args: Any) -> WarmStartConfig | None:
