@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lipt_cords.compare import OnRun, compare
 from lipt_cords.methods import Calendar, Method, configure
@@ -48,6 +51,18 @@ def demo_config(strategy: str = "GLISTER") -> RunConfig:
     )
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread inside: on nets this small, waking a second costs more than it does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def demo(
     output: str | Path | None,
     *,
