@@ -18,6 +18,7 @@ from lipt_cords.selectors.grouping import (
     groups_of,
     spread_batches,
 )
+from lipt_cords.selectors.lockstep import Lane, Lockstep, packs
 from lipt_cords.selectors.memory import byte_limit
 from lipt_cords.selectors.taylor import TaylorGains, ValidationStep
 from lipt_cords.selectors.ties import first_best
@@ -92,23 +93,73 @@ def glister(
         indices, _, spread, cut = spread_batches(problem, picks, torch.ones(len(picks)), scores)
         info = {"groups": [_summary(gains, None)], "samples_cut": cut}
         return Choice(indices, scores=spread, info=info)
-    parts, part_scores, summaries = [], [], []
+    lanes, missing = _lanes(problem, held_out, validation)
+    answers: dict[int, _Answer] = {}
+    if greedy == "naive" and linear and loss is None:
+        answers = _side_by_side(pool, held_out, lanes, eta, limit)
+    for i, lane in enumerate(lanes):
+        if i not in answers:
+            lane_step = ValidationStep(held_out, lane.held, linear, eta, loss)
+            lane_gains = TaylorGains(pool, lane.members, linear, lane_step, limit)
+            answers[i] = (*run(lane_gains, lane.budget), _summary(lane_gains, lane.label))
+    found = [answers[i] for i in range(len(lanes))]
+    chosen = [lane.members[answer[0]] for lane, answer in zip(lanes, found, strict=True)]
+    return Choice(
+        torch.cat(chosen),
+        scores=torch.cat([answer[1] for answer in found]),
+        info={
+            "groups": [answer[2] for answer in found],
+            "classes_without_validation": missing,
+        },
+    )
+
+
+_Answer = tuple[Tensor, Tensor, dict[str, Any]]
+
+
+def _side_by_side(
+    pool: LastLayerGradients,
+    held_out: LastLayerGradients,
+    lanes: list[Lane],
+    eta: float,
+    limit: int,
+) -> dict[int, _Answer]:
+    """Answers of the classes that can run in lockstep with others."""
+    classes, width = pool.num_classes, pool.embedding_dim
+    fit = [
+        i
+        for i, lane in enumerate(lanes)
+        if lane.suits(width) and 2 * lane.nbytes(classes, width) <= limit
+    ]
+    answers: dict[int, _Answer] = {}
+    for pack in packs([lanes[i] for i in fit], classes, width, limit):
+        if len(pack) == 1:
+            continue  # nothing to share a step with
+        lockstep = Lockstep(pool, held_out, [lanes[fit[i]] for i in pack], eta)
+        picks, gains = lockstep.run()
+        for i, chosen, scores, summary in zip(
+            pack, picks, gains, lockstep.summaries(), strict=True
+        ):
+            answers[fit[i]] = (torch.tensor(chosen), torch.tensor(scores), summary)
+    return answers
+
+
+def _lanes(
+    problem: SelectionProblem, held_out: LastLayerGradients, validation: str
+) -> tuple[list[Lane], list[int]]:
+    """Candidates beside the validation samples that judge them; classes that have none."""
+    everything = torch.arange(len(held_out), device=held_out.labels.device)
+    lanes: list[Lane] = []
     missing: list[int] = []
     for group in groups_of(problem):
-        same = None
+        held = everything
         if group.label is not None and validation == "class":
-            same = torch.nonzero(held_out.labels == group.label).flatten()
-            if len(same) == 0:
+            held = torch.nonzero(held_out.labels == group.label).flatten()
+            if len(held) == 0:
                 missing.append(group.label)
-                same = None
-        step = ValidationStep(held_out, same, linear, eta, loss)
-        gains = TaylorGains(pool, group.members, linear, step, limit)
-        picks, scores = run(gains, group.budget)
-        parts.append(group.members[picks])
-        part_scores.append(scores)
-        summaries.append(_summary(gains, group.label))
-    info = {"groups": summaries, "classes_without_validation": missing}
-    return Choice(torch.cat(parts), scores=torch.cat(part_scores), info=info)
+                held = everything
+        lanes.append(Lane(group.label, group.members, held, group.budget))
+    return lanes, missing
 
 
 class _Run:

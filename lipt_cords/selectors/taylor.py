@@ -27,7 +27,8 @@ from lipt_cords.selectors.grouping import batch_means, batch_sizes
 from lipt_cords.selectors.memory import chunk_of
 from lipt_cords.selectors.ties import first_best
 
-_ROUNDING = 4e-7
+ROUNDING = 4e-7
+"""Error of a float32 gain at most, as a fraction of the magnitude of its terms."""
 
 
 class ValidationStep:
@@ -52,20 +53,23 @@ class ValidationStep:
         part = held_out if where is None else held_out.subset(where)
         self.labels_M = part.labels
         self._eta, self._loss = eta, per_sample_loss(loss, part.logits.device)
-        self._start_MC = part.logits.double()
-        self.logits_MC = self._start_MC.clone()
-        self._onehot_MC = nn.functional.one_hot(part.labels, part.logits.shape[1]).double()
+        # Samples run along the rows of memory: a softmax over few classes is then far faster.
+        self._start_CM = part.logits.double().T.contiguous()
+        self._logits_CM = self._start_CM.clone()
+        classes = part.logits.shape[1]
+        self._onehot_CM = nn.functional.one_hot(part.labels, classes).double().T.contiguous()
         self.embeddings_ME = part.embeddings.double() if linear_layer else None
 
     def __len__(self) -> int:
         return len(self.labels_M)
 
     def gradients(self) -> Tensor:
-        """Mean-loss gradients in the moved logits, (M, C) float64."""
+        """Mean-loss gradients in the moved logits, (C, M) float64."""
         if self._loss is None:
-            return self.logits_MC.softmax(dim=1).sub_(self._onehot_MC).div_(len(self))
-        grads_MC = logit_gradients(self.logits_MC.float(), self.labels_M, self._loss)
-        return grads_MC.double().div_(len(self))
+            return self._logits_CM.softmax(dim=0).sub_(self._onehot_CM).div_(len(self))
+        logits_MC = self._logits_CM.T.float().contiguous()
+        grads_MC = logit_gradients(logits_MC, self.labels_M, self._loss)
+        return grads_MC.T.double().div_(len(self))
 
     def move(self, logit_grads_BC: Tensor, kernel_BM: Tensor | None, share: float) -> None:
         """Add ``share`` times the gradients of some samples to the step.
@@ -76,13 +80,14 @@ class ValidationStep:
             share: 1, or 1 / batch size for a mean.
         """
         if kernel_BM is None:
-            self.logits_MC.sub_(logit_grads_BC.sum(dim=0), alpha=self._eta * share)
+            total_C1 = logit_grads_BC.sum(dim=0).unsqueeze(1)
+            self._logits_CM.sub_(total_C1, alpha=self._eta * share)
         else:
-            self.logits_MC.addmm_(kernel_BM.T, logit_grads_BC, alpha=-self._eta * share)
+            self._logits_CM.addmm_(logit_grads_BC.T, kernel_BM, alpha=-self._eta * share)
 
     def losses(self) -> tuple[float, float]:
         """Mean validation loss at the start and now."""
-        return self._mean_loss(self._start_MC), self._mean_loss(self.logits_MC)
+        return self._mean_loss(self._start_CM.T), self._mean_loss(self._logits_CM.T)
 
     def _mean_loss(self, logits_MC: Tensor) -> float:
         if self._loss is None:
@@ -169,8 +174,8 @@ class TaylorGains:
 
     def _refresh(self) -> None:
         """The validation gradient has moved: what every gain is multiplied with."""
-        self._p_MC = self.step.gradients()
-        self._unit = float(torch.linalg.vector_norm(self._p_MC))
+        self._p_CM = self.step.gradients()
+        self._unit = float(torch.linalg.vector_norm(self._p_CM))
         # No gain's terms add up to more than this (Cauchy and Schwarz).
         self.scale = self._magnitude * self._unit
 
@@ -180,7 +185,7 @@ class TaylorGains:
             return int(self._taken.argmax()), 0.0
         rough = self._rough()
         largest = rough.max()
-        margin = 2 * _ROUNDING * self._magnitude
+        margin = 2 * ROUNDING * self._magnitude
         close = torch.nonzero(rough >= largest - margin).view(-1)
         if len(close) == 1:
             return int(close), float(largest) * self._unit
@@ -194,33 +199,33 @@ class TaylorGains:
         A fitted validation set has gradients far below float32's smallest number, hence the unit;
         what is then still negligible beside the largest would only slow the products down.
         """
-        p_MC = self._p_MC.div(self._unit).float()
+        p_CM = self._p_CM.div(self._unit).float()
         if self._unit < 1e-6:
-            p_MC = nn.functional.hardshrink(p_MC, 1e-30)
+            p_CM = nn.functional.hardshrink(p_CM, 1e-30)
+        bias_C = p_CM.sum(dim=1)
         if self.products == "bias":
-            torch.mv(self._g_CN.T, p_MC.sum(dim=0), out=self._gains_N)
+            torch.mv(self._g_CN.T, bias_C, out=self._gains_N)
         else:
-            bias_C1 = p_MC.sum(dim=0).unsqueeze(1)
-            weight_CE = None if self._e_EN is None else p_MC.T @ self._held_ME
+            weight_CE = None if self._e_EN is None else p_CM @ self._held_ME
             for start in range(0, self._size, self._chunk):
                 part = slice(start, start + self._chunk)
-                products = self._products(part, p_MC, bias_C1, weight_CE)
+                products = self._products(part, p_CM, bias_C.unsqueeze(1), weight_CE)
                 torch.sum(products, dim=0, out=self._gains_N[part])
         if self._batch_size is None:
             return self._gains_N.add_(self._taken)
         return batch_means(self._gains_N, self._batch_size) + self._taken
 
     def _products(
-        self, part: slice, p_MC: Tensor, bias_C1: Tensor, weight_CE: Tensor | None
+        self, part: slice, p_CM: Tensor, bias_C1: Tensor, weight_CE: Tensor | None
     ) -> Tensor:
         """Terms of the gains of some samples, to be added up along the first dimension."""
         g_CP = self._g_CN[:, part]
         if weight_CE is not None and self._e_EN is not None:
             return torch.addmm(bias_C1, weight_CE, self._e_EN[:, part]).mul_(g_CP)
         kernel_MP = self._kernel_MN[:, part] if self._kernel_MN is not None else g_CP
-        if p_MC.shape[0] < p_MC.shape[1]:
-            return (p_MC @ g_CP).mul_(kernel_MP)
-        return (p_MC.T @ kernel_MP).mul_(g_CP)
+        if p_CM.shape[1] < p_CM.shape[0]:
+            return (p_CM.T @ g_CP).mul_(kernel_MP)
+        return (p_CM @ kernel_MP).mul_(g_CP)
 
     def exact(self, candidates: Tensor | None = None) -> Tensor:
         """Gains in float64 of some candidates, or of all."""
@@ -242,10 +247,10 @@ class TaylorGains:
     def _exact_samples(self, samples: Tensor) -> Tensor:
         g_SC, kernel_SM = self._exact_parts(samples)
         if kernel_SM is None:
-            return g_SC @ self._p_MC.sum(dim=0)
-        if self._p_MC.shape[0] < self._p_MC.shape[1]:
-            return (g_SC @ self._p_MC.T).mul_(kernel_SM).sum(dim=1)
-        return (kernel_SM @ self._p_MC).mul_(g_SC).sum(dim=1)
+            return g_SC @ self._p_CM.sum(dim=1)
+        if self._p_CM.shape[1] < self._p_CM.shape[0]:
+            return (g_SC @ self._p_CM).mul_(kernel_SM).sum(dim=1)
+        return (kernel_SM @ self._p_CM.T).mul_(g_SC).sum(dim=1)
 
     def _exact_parts(self, samples: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logit gradients and 1 + e . e_m of some samples, in float64."""

@@ -124,6 +124,36 @@ def test_per_class_uses_the_class_and_falls_back_to_all() -> None:
     assert everywhere.indices[:3].tolist() == members[wanted].tolist()
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 14), min_size=2, max_size=5),
+    held=st.lists(st.integers(0, 6), min_size=5, max_size=5),
+    seed=st.integers(0, 10**6),
+    data=st.data(),
+)
+def test_classes_in_lockstep_choose_what_each_chooses_alone(
+    sizes: list[int], held: list[int], seed: int, data: st.DataObject
+) -> None:
+    def labelled(counts: list[int]) -> Tensor:
+        return torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+
+    held[0] = max(1, held[0])
+    gradients = pool(sum(sizes), 5, 6, seed, labels=labelled(sizes))
+    held_out = pool(sum(held), 5, 6, seed + 1, labels=labelled(held))
+    budget = data.draw(st.integers(1, sum(sizes)))
+    chosen = select("glister", gradients, budget, val_gradients=held_out, eta=0.1)
+    for label in gradients.labels.unique().tolist():
+        members = torch.nonzero(gradients.labels == label).flatten()
+        mine = [i for i in chosen.indices.tolist() if i in members]
+        judges = held_out.subset(held_out.labels == label) if held[label] else held_out
+        wanted, gap = brute_force(dense(gradients)[members], judges, len(mine), 0.1)
+        if gap > 1e-6:
+            assert mine == members[wanted].tolist()
+    assert chosen.info["classes_without_validation"] == [
+        s["label"] for s in chosen.info["groups"] if held[s["label"]] == 0
+    ]
+
+
 @pytest.mark.parametrize("budget", [2, 5, 14, 20])
 def test_rgreedy_updates_between_rounds_and_ends_on_the_budget(budget: int) -> None:
     gradients, held_out = pool(20, 3, 4, 7), pool(6, 3, 4, 8)
