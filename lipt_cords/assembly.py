@@ -18,12 +18,13 @@ from torch.utils.data import DataLoader
 
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.cords_plugin import cords_loader, cords_version, enabled
+from lipt_cords.cords_plugin.fast import FastOptions, fast_selection
 from lipt_cords.data import BatchSource, DataSplits, labels_of, resolve_device
-from lipt_cords.gradients import last_layer_gradients
+from lipt_cords.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.models import model_device
 from lipt_cords.records import Ledger
 from lipt_cords.run_config import RunConfig
-from lipt_cords.selectors import Selection, select, selector_names, selector_options
+from lipt_cords.selectors import Selection, select, selector_names
 from lipt_cords.sources import CordsSource, EpochSource, SelectionSchedule, SelectorSource
 from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, WarmStartResult
 from lipt_cords.warmstart.cost import flops_per_sample
@@ -32,7 +33,6 @@ logger = logging.getLogger(__name__)
 cords_logger = logging.getLogger("lipt_cords.cords")
 
 THROUGH_CORDS = ("GLISTER", "GradMatch", "CRAIG", "Random")
-GROUPING = {"PerClass": "class", "PerClassPerGradient": "class", "PerBatch": "batch"}
 
 
 @dataclass
@@ -184,6 +184,7 @@ def _through_cords(
         "num_classes": splits.num_classes,
         "device": str(device),
         "warm_start": warm_start,
+        "selector": dss.selector if dss.strategy != "Random" else None,
     }
     pin = config.dataloader.pin_memory and device.type == "cuda"
     with enabled():
@@ -218,32 +219,37 @@ def _through_selectors(
         if warm_start.start_from == "merged":
             warm.apply_to(model)
 
+    options = FastOptions(
+        strategy=dss.strategy,
+        selection_type=dss.selection_type or "PerClass",
+        linear_layer=dss.linear_layer,
+        eta=dss.eta or config.optimizer.lr,
+        greedy=dss.greedy,
+        r=dss.r,
+        valid=dss.valid,
+        lam=dss.lam,
+        eps=dss.eps,
+        if_convex=dss.if_convex,
+        batch_size=config.dataloader.batch_size,
+        seed=seed,
+    )
+
+    def read(data: BatchSource, epoch: int) -> LastLayerGradients:
+        if epoch == 0 and warm is not None:
+            return warm.gradients(data, model=model, loss=_mean_loss(config))
+        return last_layer_gradients(model, data, loss=_mean_loss(config))
+
     def by_gradients(epoch: int) -> Selection:
-        name = dss.strategy.lower()
-        known = selector_options(name)
-        wanted: dict[str, Any] = {
-            "eta": dss.eta or config.optimizer.lr,
-            "greedy": dss.greedy.lower(),
-            "r": dss.r,
-            "lam": dss.lam,
-        }
-
-        def read(data: Any) -> Any:
-            if epoch == 0 and warm is not None:
-                return warm.gradients(data, model=model, loss=_mean_loss(config))
-            return last_layer_gradients(model, data, loss=_mean_loss(config))
-
-        return select(
-            name,
-            read(splits.train),
+        device = model_device(model)
+        selection, _ = fast_selection(
+            options,
             budget,
-            val_gradients=read(splits.val),
-            per=GROUPING.get(dss.selection_type or "", "all"),  # type: ignore[arg-type]
-            linear_layer=dss.linear_layer,
-            batch_size=config.dataloader.batch_size,
-            seed=seed,
-            **{option: value for option, value in wanted.items() if option in known},
+            BatchSource(splits.train, device=device),
+            BatchSource(splits.val, device=device),
+            lambda data: read(data, epoch),
+            epoch=epoch,
         )
+        return selection
 
     def choose(epoch: int) -> Selection:
         if dss.strategy == "Full":

@@ -180,6 +180,8 @@ class DssConfig(Section):
     ``-Warm`` has 0.5 unless told otherwise, as in CORDS's examples."""
     warm_start: WarmStartConfig | None = None
     """A LiPT warm start: ``lipt``, or a mapping of its options (not a key of CORDS)."""
+    selector: Literal["cords", "fast"] = "cords"
+    """Who chooses inside CORDS's loader: CORDS, or our own selectors (not a key of CORDS)."""
     linear_layer: bool = True
     """Use the gradients of the head's weights, not of its bias alone."""
     selection_type: str | None = None
