@@ -1,0 +1,150 @@
+"""Write the tables of README and docs from the committed results, or check that they still agree.
+
+    python benchmarks/tables.py            rewrite every table between its markers
+    python benchmarks/tables.py --check    exit 1 and name the page if one differs from its JSON
+
+A page marks a table with ``<!-- table: NAME -->`` and ``<!-- end of table -->``; NAME is a function
+of this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def load(name: str) -> dict[str, Any]:
+    """A committed result."""
+    payload: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return payload
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose first column is text and whose others are numbers."""
+    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and sample deviation in percent."""
+    return f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
+
+
+def origin(results: dict[str, Any]) -> str:
+    """Where the figures of a table come from, in one line."""
+    place = results.get("provenance", results)
+    machine = place["machine"]
+    threads = f"{machine['threads']} thread" + "s" * (machine["threads"] != 1)
+    return (
+        f"\n`{results['command']}`, revision {place['revision']}, torch "
+        f"{place['versions']['torch']}, {threads} of {machine['processor']}.\n"
+    )
+
+
+def end_to_end() -> str:
+    """Every method of the end-to-end comparison."""
+    results = load("end_to_end")
+    rows = []
+    for row in results["summary"]:
+        runs = [run for run in results["runs"] if run["method"] == row["method"]]
+        name = f"**{row['label']}**" if row["method"] == "lipt" else row["label"]
+        rows.append(
+            [
+                name,
+                spread([run["test_accuracy"] for run in runs]),
+                f"{row['warmup_critical_passes']:,.0f}",
+                f"{row['warmup_passes']:,.0f}",
+                f"{row['critical_passes']:,.0f}",
+                f"{row['passes']:,.0f}",
+            ]
+        )
+    head = (
+        "Method", "Test accuracy, %", "Warm-up passes, critical path", "Warm-up passes, total",
+        "All passes, critical path", "All passes, total",
+    )  # fmt: skip
+    return markdown(head, rows) + origin(results)
+
+
+def end_to_end_reading() -> str:
+    """What the end-to-end table says, in the words that the comparison computed."""
+    return str(load("end_to_end")["reading"]) + "\n"
+
+
+def soup() -> str:
+    """The merged model against its workers."""
+    results = load("soup")
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in results["rows"]:
+        options = row["options"]
+        key = (row["data"], options["sparsity"], options["augmentation"])
+        groups.setdefault(key, []).append(row)
+    rows = [
+        [
+            f"{data}, pruning {sparsity}, augmentation {augmentation}",
+            spread([row["mean_worker_accuracy"] for row in group]),
+            spread([row["best_worker_accuracy"] for row in group]),
+            spread([row["merged_accuracy"] for row in group]),
+        ]
+        for (data, sparsity, augmentation), group in groups.items()
+    ]
+    return markdown(("Workers", "Mean worker, %", "Best worker, %", "Soup, %"), rows) + origin(
+        results
+    )
+
+
+def throughput() -> str:
+    """A worker's throughput against a bare loop."""
+    results = load("throughput")
+    rows = [
+        [name.replace("worker_", "worker, "), f"{ratio:.2f}"]
+        for name, ratio in results["throughput_relative_to_bare"].items()
+    ]
+    return markdown(("Loop", "Throughput relative to a bare loop"), rows) + origin(results)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    table.__name__: table for table in (end_to_end, end_to_end_reading, soup, throughput)
+}
+
+
+def filled(text: str) -> str:
+    """A page with every marked table written anew."""
+
+    def replace(match: re.Match[str]) -> str:
+        name = match.group(2)
+        if name not in TABLES:
+            raise ValueError(f"unknown table {name!r}: expected one of {sorted(TABLES)}")
+        return match.group(1) + TABLES[name]() + match.group(3)
+
+    return MARKED.sub(replace, text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if one differs")
+    check = parser.parse_args().check
+    stale = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        before = page.read_text()
+        after = filled(before)
+        if before != after:
+            stale.append(page.name)
+            if not check:
+                page.write_text(after)
+    if stale:
+        print(("differs from its JSON: " if check else "rewritten: ") + ", ".join(stale))
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
