@@ -14,12 +14,12 @@ from torch import nn
 from lipt_cords.assembly import (
     assemble,
     full_data_flops,
-    per_sample_loss,
     pick_device,
     schedule_of,
     uses_cords,
     warm_start_of,
 )
+from lipt_cords.choosing import per_sample_loss
 from lipt_cords.cords_contract import make_cords_compatible
 from lipt_cords.data import BatchSource, DataSplits, load_dataset
 from lipt_cords.files import output_directory, write_json
@@ -209,9 +209,9 @@ def _plan(config: RunConfig, directory: Path | None) -> CheckpointPlan | None:
     if directory is None or not config.ckpt.is_save:
         return None
     identity: dict[str, Any] = config.to_dict()
-    for irrelevant in ("ckpt", "dataset"):
-        identity.pop(irrelevant)
-    identity["dataset"] = {"name": config.dataset.name, "limit": config.dataset.limit}
+    identity.pop("ckpt")
+    for elsewhere in ("datadir", "download"):
+        identity["dataset"].pop(elsewhere)
     return CheckpointPlan(directory / CHECKPOINT, identity, every=config.ckpt.save_every)
 
 
