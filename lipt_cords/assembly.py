@@ -10,15 +10,22 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lipt_cords.choosing import (
+    choose_subset,
+    fast_options_of,
+    per_sample_loss,
+    strategy_options,
+)
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.cords_plugin import cords_loader, cords_version, enabled
-from lipt_cords.cords_plugin.fast import FastOptions, fast_selection
+from lipt_cords.cords_plugin.fast_checks import KINDS
 from lipt_cords.data import BatchSource, DataSplits, labels_of, resolve_device
 from lipt_cords.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.models import model_device
@@ -33,6 +40,7 @@ logger = logging.getLogger(__name__)
 cords_logger = logging.getLogger("lipt_cords.cords")
 
 THROUGH_CORDS = ("GLISTER", "GradMatch", "CRAIG", "Random")
+WITHOUT_OPTIONS = ("Full", "Random", "AdaptiveRandom", "RS2")
 
 
 @dataclass
@@ -94,15 +102,13 @@ def uses_cords(config: RunConfig, notes: list[str]) -> bool:
     dss = config.dss_args
     own = dss.strategy.lower() in selector_names() or dss.strategy in ("Full", "AdaptiveRandom")
     if dss.strategy not in THROUGH_CORDS:
-        if dss.engine == "cords":
+        if dss.selector == "cords":
             raise ValueError(
-                f"dss_args.engine is 'cords', but {dss.strategy} is ours: leave engine out"
+                f"dss_args.selector is 'cords', but {dss.strategy} is ours: leave selector out"
             )
         return False
-    if dss.engine == "own" and not own:
-        raise ValueError(f"{dss.strategy} runs through CORDS alone: set dss_args.engine='cords'")
-    if dss.engine != "auto":
-        return dss.engine == "cords"
+    if dss.selector is not None:
+        return dss.selector == "cords"
     if cords_version() is not None:
         return True
     if not own:
@@ -136,6 +142,12 @@ def assemble(
             "full-data epochs"
         )
     through_cords = uses_cords(config, notes)
+    if dss.options and (through_cords or dss.strategy in WITHOUT_OPTIONS):
+        raise ValueError(
+            f"dss_args.options ({', '.join(dss.options)}) are for our selectors, and "
+            f"{dss.strategy} does not take them: set dss_args.selector='fast' with "
+            "GLISTER, GradMatch or CRAIG, or leave options out"
+        )
     build = _through_cords if through_cords else _through_selectors
     warm_start = None if resumed else warm_start_of(config, model_device(model))
     assembled = build(config, splits, model, warm_start)
@@ -167,24 +179,12 @@ def _through_cords(
         "select_every": schedule.select_every,
         "kappa": schedule.kappa,
         "num_epochs": config.train_args.num_epochs,
-        "linear_layer": dss.linear_layer,
-        "selection_type": dss.selection_type,
-        "greedy": dss.greedy,
-        "r": dss.r,
-        "eta": dss.eta or config.optimizer.lr,
-        "valid": dss.valid,
-        "v1": dss.v1,
-        "lam": dss.lam,
-        "eps": dss.eps,
-        "optimizer": dss.optimizer,
-        "if_convex": dss.if_convex,
+        **strategy_options(config),
         "collate_fn": None,
         "model": model,
-        "loss": per_sample_loss(config),
         "num_classes": splits.num_classes,
         "device": str(device),
         "warm_start": warm_start,
-        "selector": dss.selector if dss.strategy != "Random" else None,
     }
     pin = config.dataloader.pin_memory and device.type == "cuda"
     with enabled():
@@ -219,36 +219,24 @@ def _through_selectors(
         if warm_start.start_from == "merged":
             warm.apply_to(model)
 
-    options = FastOptions(
-        strategy=dss.strategy,
-        selection_type=dss.selection_type or "PerClass",
-        linear_layer=dss.linear_layer,
-        eta=dss.eta or config.optimizer.lr,
-        greedy=dss.greedy,
-        r=dss.r,
-        valid=dss.valid,
-        lam=dss.lam,
-        eps=dss.eps,
-        if_convex=dss.if_convex,
-        batch_size=config.dataloader.batch_size,
-        seed=seed,
-    )
+    device = model_device(model)
+    if dss.strategy in KINDS:
+        fast_options_of(config)  # a wrong option is named now, not at the first selection
 
-    def read(data: BatchSource, epoch: int) -> LastLayerGradients:
-        if epoch == 0 and warm is not None:
-            return warm.gradients(data, model=model, loss=_mean_loss(config))
-        return last_layer_gradients(model, data, loss=_mean_loss(config))
+    @cache
+    def sources() -> tuple[BatchSource, BatchSource]:
+        """Read at the first selection, kept for the next ones."""
+        return BatchSource(splits.train, device=device), BatchSource(splits.val, device=device)
 
     def by_gradients(epoch: int) -> Selection:
-        device = model_device(model)
-        selection, _ = fast_selection(
-            options,
-            budget,
-            BatchSource(splits.train, device=device),
-            BatchSource(splits.val, device=device),
-            lambda data: read(data, epoch),
-            epoch=epoch,
-        )
+        def read(data: BatchSource) -> LastLayerGradients:
+            if epoch == 0 and warm is not None:
+                return warm.gradients(data, model=model, loss=per_sample_loss(config))
+            return last_layer_gradients(model, data, loss=per_sample_loss(config))
+
+        selection, report = choose_subset(config, budget, *sources(), read, epoch=epoch)
+        if report.warning:
+            logger.warning("epoch %d: %s", epoch, report.warning)
         return selection
 
     def choose(epoch: int) -> Selection:
@@ -271,11 +259,6 @@ def _through_selectors(
         shuffle=config.dataloader.shuffle,
     )
     return Assembled(source, report=None if warm is None else warm.report, result=warm)
-
-
-def per_sample_loss(config: RunConfig) -> nn.CrossEntropyLoss:
-    """The loss of every sample, shape (B,): what CORDS's loaders and the loop take."""
-    return nn.CrossEntropyLoss(reduction="none", label_smoothing=config.loss.label_smoothing)
 
 
 def _mean_loss(config: RunConfig) -> nn.CrossEntropyLoss:

@@ -29,7 +29,7 @@ def demo_config(strategy: str = "GLISTER") -> RunConfig:
         "type": strategy,
         "fraction": 0.1,
         "select_every": 5,
-        "engine": "cords",
+        "selector": "cords",
         "warm_start": {
             "num_workers": 8, "common_steps": 40, "epochs": 8, "batch_size": 32, "lr": 0.02,
         },

@@ -152,9 +152,9 @@ def configure(
         dss["warm_start"] = one_worker(lipt_of(base), _lipt_record(finished))
     if method.selection == "random":
         # One subset for all epochs; CORDS's own random loader draws a second one on the way.
-        dss.update(type="Random", selection_type=None, engine="own")
+        dss.update(type="Random", selection_type=None, selector="fast")
     elif method.selection == "rs2":
-        dss.update(type="RS2", selection_type=None, engine="own")
+        dss.update(type="RS2", selection_type=None, selector="fast")
     if method.spends is not None:
         costs = _lipt_record(finished).costs
         passes = costs.critical_passes if method.spends == "critical-path" else costs.passes

@@ -15,7 +15,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from lipt_cords.config import StrictModel, WarmStartConfig, readable_errors
 from lipt_cords.errors import unknown_name
 
-STRATEGIES = ("Full", "Random", "AdaptiveRandom", "RS2", "GLISTER", "GradMatch", "CRAIG")
+STRATEGIES = (
+    "Full", "Random", "AdaptiveRandom", "RS2", "GLISTER", "GradMatch", "CRAIG",
+    "Importance", "Stratified", "GraNd", "EL2N",
+)  # fmt: skip
 SELECTION_TYPES = {"GLISTER": "Supervised", "GradMatch": "PerClassPerGradient", "CRAIG": "PerClass"}
 
 
@@ -180,8 +183,13 @@ class DssConfig(Section):
     ``-Warm`` has 0.5 unless told otherwise, as in CORDS's examples."""
     warm_start: WarmStartConfig | None = None
     """A LiPT warm start: ``lipt``, or a mapping of its options (not a key of CORDS)."""
-    selector: Literal["cords", "fast"] = "cords"
-    """Who chooses inside CORDS's loader: CORDS, or our own selectors (not a key of CORDS)."""
+    selector: Literal["fast", "cords"] | None = None
+    """Who selects: our selectors (``fast``, which need no CORDS) or CORDS's strategy (``cords``);
+    None: CORDS's where it is installed (not a key of CORDS). A strategy that CORDS lacks, and
+    Full, RS2 and AdaptiveRandom, are always ours."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of our selectors that CORDS has no key for, such as ``validation: all`` of GLISTER
+    or ``cut: 0.3`` of Stratified (not a key of CORDS)."""
     linear_layer: bool = True
     """Use the gradients of the head's weights, not of its bias alone."""
     selection_type: str | None = None
@@ -206,9 +214,6 @@ class DssConfig(Section):
     """CRAIG compares inputs, not gradients."""
     collate_fn: None = None
     """CORDS's place for a collate function; only None can come from a file."""
-    engine: Literal["auto", "cords", "own"] = "auto"
-    """Who selects: CORDS's loader, our selectors, or CORDS where it imports (not a key of
-    CORDS). Full, RS2 and AdaptiveRandom need no selector and are always ours."""
 
     def __init__(self, **options: Any) -> None:
         strategy, per_batch, warm = split_strategy(str(options.get("type", "GLISTER")))
@@ -218,6 +223,13 @@ class DssConfig(Section):
         if warm and options.get("warm_start") is None:
             options.setdefault("kappa", 0.5)
         super().__init__(**options)
+
+    @field_validator("selector", mode="before")
+    @classmethod
+    def _known_selector(cls, value: Any) -> Any:
+        if value not in (None, "fast", "cords"):
+            raise unknown_name("selector", value, ("fast", "cords"))
+        return value
 
     @field_validator("warm_start", mode="before")
     @classmethod

@@ -23,7 +23,7 @@ CONFIG = RunConfig.parse(
     {
         "dataset": {"limit": 150},
         "dss_args": {
-            "type": "GLISTER", "fraction": 0.2, "select_every": 2, "engine": "own",
+            "type": "GLISTER", "fraction": 0.2, "select_every": 2, "selector": "fast",
             "warm_start": WARM,
         },
         "dataloader": {"batch_size": 16},

@@ -54,10 +54,10 @@ def _facts(record: RunRecord) -> list[tuple[Any, ...]]:
     ("dss", "passes", "selections"),
     [
         ({"type": "Full"}, 4 * 150, 2),
-        ({"type": "Random", "engine": "own"}, 4 * 30, 2),
+        ({"type": "Random", "selector": "fast"}, 4 * 30, 2),
         ({"type": "RS2"}, 4 * 30, 4),
         ({"type": "AdaptiveRandom", "select_every": 1}, 4 * 30, 4),
-        ({"type": "GLISTER", "engine": "own"}, 4 * 30, 2),
+        ({"type": "GLISTER", "selector": "fast"}, 4 * 30, 2),
     ],
 )
 def test_our_own_strategies(
@@ -103,7 +103,7 @@ def test_full_data_epochs_of_kappa_are_warm_up(digits: DataSplits) -> None:
     assert costs.training_passes == 4 * 30 and costs.selections == 1
     assert costs.warmup_flops == costs.warmup_critical_flops > 0
     assert [point.phase for point in record.curve] == ["start"] + ["full"] * 2 + ["subset"] * 4
-    own = _run(config.updated(dss_args={"engine": "own"}), digits)
+    own = _run(config.updated(dss_args={"selector": "fast"}), digits)
     assert own.costs.warmup_passes == 300 and own.costs.training_passes == 120
     assert own.costs.warmup_flops == costs.warmup_flops
 
@@ -115,11 +115,11 @@ def test_a_warm_start_beside_kappa_wins_and_says_so(digits: DataSplits) -> None:
     assert any("kappa=0.5 is ignored" in note for note in record.notes)
 
 
-@pytest.mark.parametrize("engine", ["own", pytest.param("cords", marks=needs_cords)])
+@pytest.mark.parametrize("selector", ["fast", pytest.param("cords", marks=needs_cords)])
 def test_same_seed_same_run_and_the_callers_randomness_is_kept(
-    digits: DataSplits, engine: str
+    digits: DataSplits, selector: str
 ) -> None:
-    config = _config(engine=engine, warm_start=WARM)
+    config = _config(selector=selector, warm_start=WARM)
     before = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())
     errors = np.geterr()
     one = _run(config, digits)
@@ -141,7 +141,7 @@ class _Stop(Exception):
     [
         pytest.param({"warm_start": WARM}, marks=needs_cords, id="cords-lipt"),
         pytest.param({"kappa": 0.6, "select_every": 3}, marks=needs_cords, id="cords-kappa"),
-        pytest.param({"warm_start": WARM, "engine": "own"}, id="own-lipt"),
+        pytest.param({"warm_start": WARM, "selector": "fast"}, id="fast-lipt"),
         pytest.param({"type": "RS2"}, id="rs2"),
     ],
 )
@@ -205,11 +205,15 @@ def test_bad_checkpoints_and_directories(digits: DataSplits, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("dss", "message"),
     [
-        ({"type": "RS2", "engine": "cords"}, "RS2 is ours"),
+        ({"type": "RS2", "selector": "cords"}, "RS2 is ours"),
         ({"type": "MILO"}, "unknown strategy"),
+        ({"selector": "own"}, r"unknown selector 'own'"),
+        ({"selector": "cords", "options": {"cut": 1}}, r"options \(cut\) are for our selectors"),
+        ({"selector": "fast", "options": {"validaton": 1}}, "Did you mean 'validation'"),
+        ({"type": "CRAIG", "selector": "fast", "optimizer": "lasy"}, "Did you mean 'lazy'"),
     ],
 )
-def test_wrong_engines(digits: DataSplits, dss: dict[str, Any], message: str) -> None:
+def test_wrong_selectors(digits: DataSplits, dss: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _run(_config(**dss), digits)
 
@@ -242,7 +246,7 @@ def test_net_and_data_must_agree(digits: DataSplits) -> None:
 
 def test_start_from_initial_keeps_the_first_weights(digits: DataSplits) -> None:
     starts = {
-        name: _run(_config(engine="own", warm_start={**WARM, "start_from": name}), digits)
+        name: _run(_config(selector="fast", warm_start={**WARM, "start_from": name}), digits)
         .curve[0]
         .test_accuracy
         for name in ("merged", "initial")

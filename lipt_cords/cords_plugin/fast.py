@@ -7,7 +7,7 @@ loaders call it, and so does a run that has no CORDS.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -64,6 +64,8 @@ class FastOptions:
     """Samples in a batch, for ``PerBatch``."""
     seed: int = 0
     """Of every draw."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Options of our selector that CORDS has no key for, such as GLISTER's ``validation``."""
 
     @property
     def needs_validation(self) -> bool:
@@ -132,7 +134,8 @@ def fast_selection(
         ValueError: whatever the selector refuses.
     """
     started = time.perf_counter()
-    if options.strategy == "CRAIG" and options.if_convex:
+    convex = options.strategy == "CRAIG" and options.if_convex
+    if convex:
         pool, held_out = input_gradients(train), None
     else:
         pool = read(train)
@@ -144,7 +147,7 @@ def fast_selection(
     if options.selection_type == "PerClassPerGradient":
         asked = own_class(pool)
         asked_held_out = None if held_out is None else own_class(held_out)
-    if options.if_convex and options.strategy == "CRAIG":
+    if convex:
         linear = True  # the constant bias gradients hold nothing, the "embeddings" are the inputs
     selection = select(
         options.strategy.lower(),
@@ -155,26 +158,47 @@ def fast_selection(
         linear_layer=linear,
         batch_size=options.batch_size,
         seed=derive_seed(options.seed, "selection", epoch),
-        **_own_options(options),
+        **{**_own_options(options), **options.extra},
     )
-    accuracy = None
-    if not (options.strategy == "CRAIG" and options.if_convex):
-        accuracy = subset_accuracy(pool, selection.indices)
-    report = SelectionReport(
+    return selection, report_on(
+        selection,
+        pool,
         strategy=options.strategy,
         selection_type=options.selection_type,
         epoch=epoch,
-        budget=budget,
+        gradient_seconds=gradient_seconds,
+        gradient_bytes=held,
+        has_logits=not convex,
+    )
+
+
+def report_on(
+    selection: Selection,
+    pool: LastLayerGradients,
+    *,
+    strategy: str,
+    selection_type: str,
+    epoch: int,
+    gradient_seconds: float,
+    gradient_bytes: int,
+    has_logits: bool = True,
+) -> SelectionReport:
+    """The report of a selection from a pool, the alarm included where there are logits."""
+    accuracy = subset_accuracy(pool, selection.indices) if has_logits else None
+    return SelectionReport(
+        strategy=strategy,
+        selection_type=selection_type,
+        epoch=epoch,
+        budget=len(selection),
         pool=len(pool),
         gradient_seconds=gradient_seconds,
         selection_seconds=selection.seconds,
-        gradient_bytes=held,
+        gradient_bytes=gradient_bytes,
         subset_accuracy=None if accuracy is None else accuracy.subset,
         pool_accuracy=None if accuracy is None else accuracy.pool,
         warning=None if accuracy is None else accuracy.warning,
         info=selection.info,
     )
-    return selection, report
 
 
 def cords_weights(selection: Selection, strategy: str, pool: int) -> Tensor:

@@ -74,15 +74,21 @@ def fast_strategy(loader_class: type) -> str | None:
 
 
 def fast_options(
-    strategy: str, dss_args: Mapping[str, Any], train_loader: Any, *, seed: int
+    strategy: str,
+    dss_args: Mapping[str, Any],
+    batch_size: int | None,
+    *,
+    seed: int,
+    extra: Mapping[str, Any] | None = None,
 ) -> FastOptions:
     """The options of a fast selection, checked.
 
     Args:
         strategy: ``GLISTER``, ``GradMatch`` or ``CRAIG``.
         dss_args: with CORDS's compulsory keys; only those of the strategy are read.
-        train_loader: its batch size is that of ``PerBatch``.
+        batch_size: samples in a batch of the train loader, for ``PerBatch``.
         seed: of the draws.
+        extra: options of our selector that CORDS has no key for.
 
     Raises:
         ValueError: what was expected, what came, and what to do.
@@ -90,7 +96,7 @@ def fast_options(
     kind = dss_args["selection_type"]
     if kind not in PER or kind not in KINDS[strategy]:
         raise unknown_name(f"selection_type of {strategy}DataLoader", kind, KINDS[strategy])
-    if kind == "PerBatch" and train_loader.batch_size is None:
+    if kind == "PerBatch" and batch_size is None:
         raise ValueError(
             "selection_type='PerBatch' needs a train_loader with a batch_size, received one with "
             "a batch_sampler of its own: give it batch_size=... and shuffle=False"
@@ -117,8 +123,9 @@ def fast_options(
         selection_type=kind,
         linear_layer=bool(dss_args["linear_layer"]),
         loss=dss_args["loss"],
-        batch_size=train_loader.batch_size or 1,
+        batch_size=batch_size or 1,
         seed=seed,
+        extra=extra or {},
         **chosen,
     )
 

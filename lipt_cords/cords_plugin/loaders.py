@@ -154,7 +154,7 @@ def _check(cls: type, train_loader: Any, val_loader: Any, dss_args: Any) -> Warm
     fast = strategy is not None
     check_loader(cls, train_loader, val_loader, dss_args, warm=config is not None, fast=fast)
     if strategy is not None:
-        fast_options(strategy, dss_args, train_loader, seed=seed_of(dss_args))
+        fast_options(strategy, dss_args, train_loader.batch_size, seed=seed_of(dss_args))
     return config
 
 
@@ -162,7 +162,7 @@ def _fast_plan(cls: type, dss_args: Any, train_loader: Any) -> FastPlan | None:
     strategy = fast_strategy(cls) if selector_of(dss_args) == "fast" else None
     if strategy is None:
         return None
-    options = fast_options(strategy, dss_args, train_loader, seed=seed_of(dss_args))
+    options = fast_options(strategy, dss_args, train_loader.batch_size, seed=seed_of(dss_args))
     return FastPlan(options, device_of(dss_args))
 
 

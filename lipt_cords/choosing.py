@@ -1,0 +1,130 @@
+"""From a configuration's strategy to one subset chosen by our selectors.
+
+A run that selects in the course of its epochs and the command that selects once ask the same
+function, so that what is looked at with one is what the other trains on.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from torch import nn
+
+from lipt_cords.cords_plugin.fast import (
+    PER,
+    FastOptions,
+    ReadGradients,
+    SelectionReport,
+    fast_selection,
+    report_on,
+)
+from lipt_cords.cords_plugin.fast_checks import KINDS, fast_options
+from lipt_cords.data import BatchSource
+from lipt_cords.errors import unknown_name
+from lipt_cords.randomness import derive_seed
+from lipt_cords.run_config import RunConfig
+from lipt_cords.selectors import Selection, select
+
+
+def per_sample_loss(config: RunConfig) -> nn.CrossEntropyLoss:
+    """The loss of every sample, shape (B,): what CORDS's loaders and the loop take."""
+    return nn.CrossEntropyLoss(reduction="none", label_smoothing=config.loss.label_smoothing)
+
+
+def strategy_options(config: RunConfig) -> dict[str, Any]:
+    """The options that a strategy of CORDS takes, in CORDS's names."""
+    dss = config.dss_args
+    return {
+        "linear_layer": dss.linear_layer,
+        "selection_type": dss.selection_type,
+        "greedy": dss.greedy,
+        "r": dss.r,
+        "eta": dss.eta or config.optimizer.lr,
+        "valid": dss.valid,
+        "v1": dss.v1,
+        "lam": dss.lam,
+        "eps": dss.eps,
+        "optimizer": dss.optimizer,
+        "if_convex": dss.if_convex,
+        "loss": per_sample_loss(config),
+    }
+
+
+def fast_options_of(config: RunConfig) -> FastOptions:
+    """The checked options of GLISTER, GradMatch or CRAIG by our selectors.
+
+    Raises:
+        ValueError: an option out of range, or one that the strategy lacks.
+    """
+    dss = config.dss_args
+    return fast_options(
+        dss.strategy,
+        strategy_options(config),
+        config.dataloader.batch_size,
+        seed=config.train_args.seed,
+        extra=dss.options,
+    )
+
+
+def choose_subset(
+    config: RunConfig,
+    budget: int,
+    train: BatchSource,
+    val: BatchSource,
+    read: ReadGradients,
+    *,
+    epoch: int = 0,
+) -> tuple[Selection, SelectionReport]:
+    """Choose a subset as the configuration's strategy asks.
+
+    Args:
+        config: its ``dss_args`` say how; draws come from its seed.
+        budget: samples to choose.
+        train: the pool.
+        val: the validation set.
+        read: last-layer gradients of a source, by the model that selects.
+        epoch: when; the draws of two epochs are independent.
+
+    Returns:
+        The selection and its report.
+
+    Raises:
+        ValueError: a strategy without a subset, or whatever the selector refuses.
+    """
+    dss = config.dss_args
+    if dss.strategy in KINDS:
+        return fast_selection(fast_options_of(config), budget, train, val, read, epoch=epoch)
+    if dss.strategy == "Full":
+        raise ValueError("dss_args.type is 'Full', which selects nothing: name a selector")
+    started = time.perf_counter()
+    pool = read(train)
+    gradient_seconds = time.perf_counter() - started
+    name, options = dss.strategy.lower(), dict(dss.options)
+    seed = config.train_args.seed
+    if dss.strategy in ("RS2", "AdaptiveRandom"):
+        name, options["epoch"] = "rs2", epoch
+    elif dss.strategy != "Random":  # one subset for all epochs
+        seed = derive_seed(seed, "selection", epoch)
+    kind = dss.selection_type or "PerClass"
+    if kind not in PER:
+        raise unknown_name(f"selection_type of {dss.strategy}", kind, PER)
+    selection = select(
+        name,
+        pool,
+        budget,
+        per=PER[kind],  # type: ignore[arg-type]
+        linear_layer=dss.linear_layer,
+        batch_size=config.dataloader.batch_size,
+        seed=seed,
+        **options,
+    )
+    return selection, report_on(
+        selection,
+        pool,
+        strategy=dss.strategy,
+        selection_type=kind,
+        epoch=epoch,
+        gradient_seconds=gradient_seconds,
+        gradient_bytes=pool.nbytes,
+    )
