@@ -8,6 +8,7 @@ from torch import Tensor
 from lipt_cords.randomness import generator
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
 from lipt_cords.selectors.grouping import Group, batch_means, batch_members, groups_of
+from lipt_cords.selectors.norms import gradient_norms
 from lipt_cords.selectors.validation import check_scores
 
 
@@ -40,7 +41,7 @@ def importance(
     if not smoothing >= 0:
         raise ValueError(f"expected smoothing >= 0, received {smoothing}")
     if scores is None:
-        scores = problem.gradients.norms(linear_layer=problem.linear_layer)
+        scores = gradient_norms(problem.gradients, problem.linear_layer)
     values = check_scores("scores", scores, len(problem))
     if bool((values < 0).any()):
         raise ValueError("expected non-negative scores, received a negative one")

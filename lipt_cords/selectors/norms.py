@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lipt_cords.gradients import LastLayerGradients
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
 from lipt_cords.selectors.grouping import (
     batch_means,
@@ -13,6 +14,8 @@ from lipt_cords.selectors.grouping import (
     spread_batches,
 )
 from lipt_cords.selectors.validation import check_scores
+
+_CHUNK = 16384
 
 
 @register_selector("grand")
@@ -28,7 +31,7 @@ def grand(problem: SelectionProblem, *, scores: Tensor | None = None) -> Choice:
         Samples in descending order of score within each group, with weight 1.
     """
     if scores is None:
-        scores = problem.gradients.norms(linear_layer=problem.linear_layer)
+        scores = gradient_norms(problem.gradients, problem.linear_layer)
     return _largest(problem, scores)
 
 
@@ -44,8 +47,23 @@ def el2n(problem: SelectionProblem, *, scores: Tensor | None = None) -> Choice:
         Samples in descending order of score within each group, with weight 1.
     """
     if scores is None:
-        scores = problem.gradients.norms(linear_layer=False)
+        scores = gradient_norms(problem.gradients, linear_layer=False)
     return _largest(problem, scores)
+
+
+def gradient_norms(gradients: LastLayerGradients, linear_layer: bool) -> Tensor:
+    """Norm of every gradient, (N,), in chunks: the factors may be mapped from files."""
+    parts = [
+        LastLayerGradients(g, e, y, z).norms(linear_layer=linear_layer)
+        for g, e, y, z in zip(
+            torch.split(gradients.logit_grads, _CHUNK),
+            torch.split(gradients.embeddings, _CHUNK),
+            torch.split(gradients.labels, _CHUNK),
+            torch.split(gradients.logits, _CHUNK),
+            strict=True,
+        )
+    ]
+    return torch.cat(parts)
 
 
 def _largest(problem: SelectionProblem, scores: Tensor) -> Choice:
