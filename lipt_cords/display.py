@@ -14,6 +14,7 @@ from rich.table import Table
 from lipt_cords.doctor import OK, Diagnosis
 from lipt_cords.records import CurvePoint, RunRecord
 from lipt_cords.report import comparison_table, count, seconds, write_report
+from lipt_cords.selection_run import SelectionRun
 from lipt_cords.warmstart import WarmStartReport
 
 MARKS = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "broken": "[red]broken[/]"}
@@ -33,7 +34,7 @@ class Display:
         """One line for every finished run of a comparison."""
         if record is None:
             return
-        name = f"  seed {seed}  {method:<12} "
+        name = f"  seed {seed}  {method:<17} "
         if record.status != "ok":
             line = (record.error or "").splitlines()[0]
             self.console.print(name + f"failed: {line}", style="red", markup=False)
@@ -95,6 +96,32 @@ def show_run(console: Console, record: RunRecord, output: Path | None) -> None:
         console.print(f"note: {note}", markup=False, highlight=False)
     if output is not None:
         console.print(f"results: {output / 'results.json'}", markup=False, highlight=False)
+
+
+def show_selection(console: Console, made: SelectionRun, output: Path | None) -> None:
+    """Who selected, what it reached and cost, and whether the subset is suspect."""
+    report, spent = made.report, made.seconds
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    memory = ", ".join(f"{b / 2**20:,.0f} MiB {name}" for name, b in made.peak_memory_bytes.items())
+    for name, value in (
+        ("selected", f"{report.budget:,} of {report.pool:,} by {report.strategy}"),
+        ("model", made.weights_from),
+        *((key.replace("_", " "), f"{value:.4g}") for key, value in made.objective.items()),
+        ("classified correctly, subset", _percent(report.subset_accuracy)),
+        ("classified correctly, pool", _percent(report.pool_accuracy)),
+        ("seconds, gradients", f"{spent['gradients']:.2f}"),
+        ("seconds, selection", f"{spent['selection']:.2f}"),
+        ("peak memory", memory),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    if report.warning:
+        console.print(f"warning: {report.warning}", style="yellow", markup=False, highlight=False)
+    for note in made.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    if output is not None:
+        for name in ("selection.json", "selection.npz"):
+            console.print(f"  {output / name}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_report(console: Console, results: dict[str, Any], output: Path | None) -> None:
