@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from lipt_cords.display import Display, show_diagnosis, show_report, show_run
+from lipt_cords.display import Display, show_diagnosis, show_report, show_run, show_selection
 from lipt_cords.runs import is_main_process
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
@@ -143,6 +143,34 @@ def warmstart(
         _print_json(result.report.to_dict())
     else:
         display.warm_start(result.report, output)
+
+
+@app.command()
+def select(
+    config: ConfigFile,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Weights that select: a warm start's directory, a .safetensors, a .pt"),
+    ] = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    output: Output = Path("runs/select"),
+    data: Data = None,
+    download: Download = False,
+    as_json: AsJson = False,
+) -> None:
+    """Select one subset and write its indices and weights (JSON and .npz)."""
+    from lipt_cords.selection_run import select_once
+
+    display = _display(as_json)
+    settings = _load(config, overrides, seed, data, download)
+    made = select_once(settings, checkpoint=checkpoint, output=output)
+    if made is None:
+        return
+    if as_json:
+        _print_json(made.to_dict())
+    else:
+        show_selection(display.console, made, output)
 
 
 @app.command()

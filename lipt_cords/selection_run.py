@@ -7,7 +7,6 @@ of the same ``dataset`` section can train on them.
 from __future__ import annotations
 
 import io
-import logging
 import resource
 import sys
 import time
@@ -31,8 +30,6 @@ from lipt_cords.runs import SPLIT_SEED, build_net, is_main_process, load_splits
 from lipt_cords.selectors import Selection
 from lipt_cords.warmstart import LiPTWarmStart
 from lipt_cords.weights import load_weights
-
-logger = logging.getLogger(__name__)
 
 RECORD, ARRAYS = "selection.json", "selection.npz"
 SCHEMA = 1
@@ -109,11 +106,14 @@ class SelectionRun:
         """
         where = output_directory(directory)
         chosen = self.selection
-        arrays = {"indices": chosen.indices.numpy(), "weights": chosen.weights.numpy()}
+        arrays: dict[str, Any] = {
+            "indices": chosen.indices.numpy(),
+            "weights": chosen.weights.numpy(),
+        }
         if chosen.scores is not None:
             arrays["scores"] = chosen.scores.numpy()
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
+        np.savez(buffer, **arrays)
         write_atomic(where / ARRAYS, buffer.getvalue())
         write_json(where / RECORD, self.to_dict())
         return where
@@ -132,7 +132,7 @@ def select_once(
         config: data, net, and ``dss_args`` with the strategy and its options.
         checkpoint: weights to select by: a warm start's directory, a ``.safetensors`` file, or
             the checkpoint of a run. None: the configuration's warm start is run, or, without one,
-            the untrained net selects and a warning says so.
+            the untrained net selects and a note says so.
         output: directory for ``selection.json`` and ``selection.npz``; None writes nothing.
         splits: the data, already loaded.
 
@@ -167,8 +167,6 @@ def select_once(
     )
     budget = max(1, int(len(train) * dss.fraction))
     selection, report = choose_subset(config, budget, train, val, read)
-    if report.warning:
-        logger.warning(report.warning)
     made = SelectionRun(
         selection=selection,
         report=report,
@@ -216,7 +214,6 @@ def _weights(
         "an untrained net selects: its gradients say little about the data. Give --checkpoint, "
         "or set dss_args.warm_start=lipt"
     )
-    logger.warning(note)
     notes.append(note)
     return "untrained"
 

@@ -21,7 +21,7 @@ dss_args:
   type: GLISTER
   fraction: 0.2
   select_every: 2
-  engine: own
+  selector: fast
   warm_start: {num_workers: 2, common_steps: 2, local_steps: 3, batch_size: 16}
 train_args: {num_epochs: 2, device: cpu}
 """
