@@ -33,7 +33,8 @@ def draw(runs: Sequence[Run], directory: Path) -> list[Path]:
     """Draw accuracy against time and against sample-passes, each as SVG and PNG.
 
     Lines are means over seeds, bands reach from the worst seed to the best. A hollow mark is the
-    end of a warm-up, a filled one the end of the run. What a LiPT warm-up costs lies left of its
+    end of a warm-up, a filled one the end of the run; what spends as much as LiPT is its end alone,
+    a square. What a LiPT warm-up costs lies left of its
     line; a full-data warm-up is part of its line.
 
     Args:
@@ -65,7 +66,8 @@ def draw(runs: Sequence[Run], directory: Path) -> list[Path]:
         handles, names = axes[0].get_legend_handles_labels()
         columns = min(3, max(1, len(names)))
         figure.suptitle(
-            "Mean and range over seeds; hollow: the warm-up ends, filled: the run ends",
+            "Mean and range over seeds. Hollow: the warm-up ends; filled: the run ends; "
+            "squares: ends at equal cost",
             fontsize=9, x=0.01, ha="left", color="#444444",
         )  # fmt: skip
         figure.legend(
@@ -82,6 +84,8 @@ def draw(runs: Sequence[Run], directory: Path) -> list[Path]:
 
 def _panel(axis: Any, runs: Sequence[Run], cost: str) -> None:
     """One line a method over one cost."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     drawn = []
     for number, method in enumerate(dict.fromkeys(run["method"] for run in runs)):
         mine = [run for run in runs if run["method"] == method]
@@ -89,22 +93,26 @@ def _panel(axis: Any, runs: Sequence[Run], cost: str) -> None:
         if not len(x):
             continue
         colour = COLOURS[number % len(COLOURS)]
-        strong = method == "lipt"
-        mean = y.mean(axis=0)
-        axis.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.13, linewidth=0)
-        axis.plot(
-            x, mean, color=colour, linewidth=2.4 if strong else 1.5, zorder=3 if strong else 2,
-            label=mine[0].get("label", method),
-        )  # fmt: skip
-        axis.plot(x[-1], mean[-1], "o", color=colour, markersize=5, zorder=4)
+        mean, low, high = y.mean(axis=0), y.min(axis=0), y.max(axis=0)
+        style: dict[str, Any] = {"color": colour, "zorder": 3 if method == "lipt" else 2}
+        # What repeats a method on a larger budget is its end alone: its line is there already.
+        only_end = "@" in method
+        if not only_end:
+            axis.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
+            width = 2.2 if method == "lipt" else 1.3
+            axis.plot(x, mean, linewidth=width, alpha=0.85, **style)
+        style["zorder"] = 5
+        axis.vlines(x[-1], low[-1], high[-1], linewidth=1.2, **style)
+        label = mine[0].get("label", method)
+        marker = "s" if only_end else "o"
+        axis.plot(x[-1], mean[-1], marker, markersize=6, linestyle="", label=label, **style)
         if begin >= 0:
-            axis.plot(
-                x[begin], mean[begin], "o", color=colour, markerfacecolor="white", markersize=5,
-                zorder=4,
-            )  # fmt: skip
+            axis.plot(x[begin], mean[begin], "o", markerfacecolor="white", markersize=5, **style)
         drawn.append((x, mean))
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.grid(True, which="major", color="#dddddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
@@ -113,7 +121,7 @@ def _panel(axis: Any, runs: Sequence[Run], cost: str) -> None:
         span = max(10.0, 100 - min(finals))
         bottom = max(0.0, min(finals) - 0.6 * span)
         axis.set_ylim(bottom, min(101.0, max(finals) + 0.08 * span))
-        axis.set_xlim(left=0.8 * min(x[mean > bottom][0] for x, mean in drawn))
+        axis.set_xlim(left=0.8 * min(x[mean >= bottom][0] for x, mean in drawn))
 
 
 def _curves(runs: Sequence[Run], cost: str) -> tuple[Any, Any, int]:
