@@ -55,9 +55,9 @@ class SelectionSampler(Sampler[Key]):
         selection: what to walk through.
         shuffle: whether the order changes from epoch to epoch.
         seed: seed of the orders; the same on every rank.
-        num_replicas: processes that share the epoch, as in DistributedSampler: the order is
-            filled up with its first entries to a multiple, and each rank takes every
-            ``num_replicas``-th.
+        num_replicas: processes that share the epoch: each takes every ``num_replicas``-th entry.
+            All take equally many steps, and yet no sample counts twice: where the selection does
+            not divide, a rank that is one short begins with a sample of weight 0.
         rank: which of them this is.
     """
 
@@ -96,12 +96,16 @@ class SelectionSampler(Sampler[Key]):
         if self.shuffle:
             draws = generator(self.seed, "subset-loader", self.epoch)
             order = torch.randperm(size, generator=draws)
-        order = order.repeat(2 + self.num_replicas // size)[: len(self) * self.num_replicas]
-        mine = order[self.rank :: self.num_replicas][self.skip :]
-        self.skip = 0
-        self.epoch += 1
+        mine = order[self.rank :: self.num_replicas]
         indices = self.selection.indices[mine].tolist()
-        yield from zip(indices, self.selection.weights[mine].tolist(), strict=True)
+        weights = self.selection.weights[mine].tolist()
+        if len(indices) < len(self):
+            # First, not last, so that it never makes up a short last batch all by itself.
+            indices.insert(0, int(self.selection.indices[order[0]]))
+            weights.insert(0, 0.0)
+        start, self.skip = self.skip, 0
+        self.epoch += 1
+        yield from zip(indices[start:], weights[start:], strict=True)
 
     def __len__(self) -> int:
         return -(-len(self.selection) // self.num_replicas)
@@ -120,9 +124,10 @@ class SubsetLoader(DataLoader[Any]):
         batch_size: samples a batch.
         shuffle: a fresh order every epoch.
         seed: seed of the orders.
-        num_replicas: processes that share every epoch (as DistributedSampler); None for the
-            process group's, or 1 without one. Under ``accelerate``, which shards batches
-            itself, pass 1.
+        num_replicas: processes that share every epoch, as under DistributedSampler but without
+            its repeated samples (see `SelectionSampler`); None for the process group's, or 1
+            without one. Under ``accelerate``, which shards batches itself, pass 1, and
+            ``even_batches=False`` to it if no sample may come twice there.
         rank: this process; None for the process group's.
         collate_fn: collates the samples; the weights are added to what it returns.
         **loader_options: passed to DataLoader, such as ``num_workers``, ``drop_last``.

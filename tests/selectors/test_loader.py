@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -110,20 +112,60 @@ def test_ranks_share_an_epoch_evenly(size: int) -> None:
         SelectionSampler(some, num_replicas=2, rank=2)
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 12])
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_no_sample_counts_twice_on_several_ranks(size: int, batch_size: int) -> None:
+    some = chosen(*range(1, size + 1))
+    for epoch in range(3):
+        counted: list[int] = []
+        for rank in range(4):
+            loader = SubsetLoader(
+                DATA, some, batch_size=batch_size, seed=3, num_replicas=4, rank=rank
+            )
+            loader.set_epoch(epoch)
+            batches = list(loader)
+            assert len(batches) == len(loader) == math.ceil(math.ceil(size / 4) / batch_size)
+            for x, _, w in batches:
+                counted += x[w > 0].int().tolist()
+                assert size < 4 or bool((w > 0).any())
+        assert sorted(counted) == list(range(1, size + 1))
+
+
+def test_a_padded_rank_resumes_within_an_epoch() -> None:
+    loader, again = (
+        SubsetLoader(DATA, chosen(*range(1, 8)), batch_size=1, num_replicas=2, rank=1)
+        for _ in range(2)
+    )
+    iterator = iter(loader)
+    first = [next(iterator) for _ in range(2)]
+    again.load_state_dict(loader.state_dict())
+    whole = [w.item() for _, _, w in first] + [w.item() for _, _, w in again]
+    assert len(whole) == 4 and whole[0] == 0 and all(w > 0 for w in whole[1:])
+
+
 def _select_on_rank_zero(rank: int, folder: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
     selection = broadcast_selection(chosen(2, 4, 6, 8) if rank == 0 else None)
     loader = SubsetLoader(DATA, selection, batch_size=1, seed=5)
-    Path(folder, f"{rank}.txt").write_text(" ".join(str(int(x)) for x, _, _ in loader))
+    shares = [[int(x) for x, _, _ in loader]]
+    # A second selection, made by rank 0 again, replaces the first in place: odd in size.
+    loader.reselect(broadcast_selection(chosen(1, 3, 5, 7, 9) if rank == 0 else None))
+    counted = torch.zeros(20)
+    for x, _, w in loader:
+        counted[x.long()] += (w > 0).float()
+    dist.all_reduce(counted)
+    shares.append(counted.nonzero().flatten().tolist() if counted.max() == 1 else [])
+    Path(folder, f"{rank}.json").write_text(json.dumps([*shares, len(loader)]))
     dist.destroy_process_group()
 
 
 def test_one_rank_selects_and_all_train(tmp_path: Path) -> None:
     mp.start_processes(_select_on_rank_zero, (str(tmp_path),), nprocs=2, start_method="fork")
-    shares = [(tmp_path / f"{rank}.txt").read_text().split() for rank in range(2)]
-    assert sorted(shares[0] + shares[1]) == ["2", "4", "6", "8"] and len(shares[0]) == 2
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert sorted(ranks[0][0] + ranks[1][0]) == [2, 4, 6, 8] and len(ranks[0][0]) == 2
+    assert [each[1:] for each in ranks] == [[[1, 3, 5, 7, 9], 3]] * 2
     assert len(broadcast_selection(chosen(1))) == 1
     with pytest.raises(ValueError, match="rank 0"):
         broadcast_selection(None)
