@@ -233,7 +233,7 @@ def test_dict_batches(strategy, ragged):
         batch_size=4,
         collate_fn=collate,
     )
-    for _ in range(2):
+    for _ in range(3):
         batches = list(loader)
         assert sorted(batches[0]) == ["labels", "tokens", "weights"]
         assert sum(len(batch["labels"]) for batch in batches) == 12
