@@ -64,8 +64,8 @@ def without_local_paths(results: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=None, help="folder that holds FashionMNIST/")
-    parser.add_argument("--pool", type=int, default=10_000, help="training images to choose from")
-    parser.add_argument("--epochs", type=int, default=30, help="epochs on subsets")
+    parser.add_argument("--pool", type=int, default=6_000, help="training images to choose from")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs on subsets")
     parser.add_argument("--warm-epochs", type=int, default=15, help="full-data epochs replaced")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
