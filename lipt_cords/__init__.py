@@ -3,6 +3,7 @@
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.cords_plugin import disable, enable, enabled
 from lipt_cords.gradients import HeadGradient, LastLayerGradients, last_layer_gradients
+from lipt_cords.held_out import WorkerDifficulty, worker_difficulty
 from lipt_cords.run_config import RunConfig, load_config
 from lipt_cords.selectors import Selection, SubsetLoader, register_selector, select
 from lipt_cords.training import train_on_subset
@@ -23,6 +24,7 @@ __all__ = [
     "WarmStartConfig",
     "WarmStartReport",
     "WarmStartResult",
+    "WorkerDifficulty",
     "average_weights",
     "disable",
     "enable",
@@ -32,4 +34,5 @@ __all__ = [
     "register_selector",
     "select",
     "train_on_subset",
+    "worker_difficulty",
 ]
