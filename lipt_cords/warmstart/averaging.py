@@ -56,9 +56,10 @@ class StateSum:
         """Add one state, times a weight."""
         offset = 0
         for name, origin in self.reference.items():
-            part = state[name].reshape(-1).to(self.flat)
-            if not origin.is_floating_point():
-                part = part - origin.reshape(-1).to(self.flat)
+            part = state[name].reshape(-1)
+            if not origin.is_floating_point():  # float64 does not hold every int64
+                part = part.to(torch.int64) - origin.reshape(-1).to(torch.int64)
+            part = part.to(self.flat)
             self.flat[offset : offset + len(part)].add_(part, alpha=weight)
             offset += len(part)
 
@@ -68,7 +69,7 @@ class StateSum:
         for name, origin in self.reference.items():
             part = (self.flat[offset : offset + origin.numel()] / total).view(origin.shape)
             if not origin.is_floating_point():
-                part = part.round_() + origin.to(self.flat)
+                part = part.round_().to(torch.int64) + origin.to(part.device, torch.int64)
             state[name] = part.to(origin.device).to(origin.dtype)
             offset += origin.numel()
         return state
