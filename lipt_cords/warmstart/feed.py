@@ -113,20 +113,24 @@ class Feed:
 def channel_range(feed: Feed) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of each image channel, shapes (C,), on the feed's device.
 
-    Images that carry their normalisation tell exactly; others are read, at most 1024 of them.
+    Images that carry their normalisation tell exactly; others are read: all that are kept in
+    memory, else up to 1024, spread over the feed because files often lie class by class.
     """
     device = feed.source.device
     if feed.source.normalisation is not None:
         mean, std = (value.to(device) for value in feed.source.normalisation)
         return -mean / std, (1 - mean) / std
-    some = torch.arange(min(len(feed), SCAN_BATCH))
-    images, _ = next(feed.in_order(some, len(some), scan=False))
-    if not isinstance(images, Tensor):
-        raise ValueError("expected images, received a mapping: set augmentation='none'")
-    return images.amin(dim=(0, 2, 3)), images.amax(dim=(0, 2, 3))
+    every = 1 if feed.source.resident else max(1, -(-len(feed) // SCAN_BATCH))
+    lows, highs = [], []
+    for images, _ in feed.in_order(torch.arange(0, len(feed), every), SCAN_BATCH, scan=False):
+        if not isinstance(images, Tensor):
+            raise ValueError("expected images, received a mapping: set augmentation='none'")
+        lows.append(images.amin(dim=(0, 2, 3)))
+        highs.append(images.amax(dim=(0, 2, 3)))
+    return torch.stack(lows).amin(dim=0), torch.stack(highs).amax(dim=0)
 
 
-def require_finite(inputs: Inputs, indices: Tensor) -> None:
+def require_finite(inputs: Inputs, indices: Tensor, which: str = "training") -> None:
     """Check a batch of inputs.
 
     Raises:
@@ -140,6 +144,6 @@ def require_finite(inputs: Inputs, indices: Tensor) -> None:
         if bool(bad.any()):
             sample = int(indices[int(bad.int().argmax())])
             raise ValueError(
-                f"sample {sample} of the training data holds NaN or infinity: "
+                f"sample {sample} of the {which} data holds NaN or infinity: "
                 "repair it or leave it out before the warm start"
             )

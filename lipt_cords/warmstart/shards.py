@@ -17,7 +17,7 @@ def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
 
     Returns:
         A permutation of 0..N-1. In a prefix of t N samples, every class of n samples occurs
-        t n times, give or take one.
+        t n times, give or take 1 + n C / N; give or take one if the C classes are of one size.
 
     >>> labels = torch.tensor([0, 0, 0, 1, 1, 1])
     >>> labels[balanced_order(labels, torch.Generator().manual_seed(0))][:2].sort().values

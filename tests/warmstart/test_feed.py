@@ -70,6 +70,15 @@ def test_channel_range_is_that_of_the_images(train):
     assert high.tolist() == [float(train.tensors[0][:40].max())]
 
 
+@pytest.mark.parametrize("form", [lambda data: data, Streamed])
+def test_channel_range_covers_data_sorted_by_class(form):
+    images = torch.arange(2.0).repeat_interleave(1100).reshape(-1, 1, 1, 1) * 50
+    data = form(TensorDataset(images, images.flatten().long() // 50))
+    low, high = channel_range(Feed(data, torch.arange(2200), torch.device("cpu")))
+    assert abs(float(low)) < 1
+    assert abs(float(high) - 50) < 1
+
+
 def test_a_pool_gives_the_batches_that_a_feed_would_read_itself(train):
     cpu, shard = torch.device("cpu"), torch.arange(3, 90, 4)
     pool = Pool(train, torch.arange(1, 100), cpu)

@@ -59,10 +59,18 @@ def test_wrong_options_are_named(options):
         make_shards(torch.arange(4), **options)
 
 
-def test_every_prefix_of_a_balanced_order_is_balanced():
-    labels = torch.cat([torch.zeros(30), torch.ones(60), torch.full((10,), 2)]).long()
-    order = balanced_order(labels, torch.Generator().manual_seed(0))
-    assert order.sort().values.equal(torch.arange(100))
-    for prefix in (10, 37, 64):
-        counts = torch.bincount(labels[order[:prefix]], minlength=3)
-        assert (counts - prefix * torch.tensor([0.3, 0.6, 0.1])).abs().max() <= 2
+@settings(deadline=None, max_examples=60)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    equal=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_every_prefix_of_a_balanced_order_is_balanced(sizes, equal, seed):
+    sizes = torch.tensor([sizes[0]] * len(sizes) if equal else sizes)
+    labels = torch.arange(len(sizes)).repeat_interleave(sizes)
+    order = balanced_order(labels, torch.Generator().manual_seed(seed))
+    assert order.sort().values.equal(torch.arange(len(labels)))
+    counts = torch.nn.functional.one_hot(labels[order]).cumsum(0)
+    shares = torch.arange(1, len(labels) + 1)[:, None] * sizes / len(labels)
+    most = torch.ones(len(sizes)) if equal else 1 + sizes * len(sizes) / len(labels)
+    assert ((counts - shares).abs() <= most + 1e-4).all()
