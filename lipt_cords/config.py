@@ -22,7 +22,7 @@ StartFrom = Literal["merged", "initial"]
 class StrictModel(BaseModel):
     """A frozen record whose unknown keys and values are refused with the nearest valid name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def __init__(self, **options: Any) -> None:
         for name in options:
@@ -40,7 +40,9 @@ def readable_errors(title: str, error: ValidationError) -> str:
     for problem in error.errors():
         where = ".".join(map(str, problem["loc"])) or "value"
         message = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{title}.{where}: {message} (received {problem['input']!r})")
+        if problem["type"] != "value_error":  # our own checks say themselves what came
+            message += f" (received {problem['input']!r})"
+        lines.append(f"{title}.{where}: {message}")
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lipt_cords.heads import find_head, logits_of
+from lipt_cords.heads import find_head, head_input, logits_of
 
 _ATTRIBUTE = "_cords_contract"
 _LABEL_KEYS = ("labels", "label")
@@ -65,7 +65,7 @@ def make_cords_compatible(model: nn.Module, head: str | None = None) -> nn.Modul
     contract = _Contract(found.name, found.module.in_features, _unwanted_keys(model))
     contract.handles = [
         model.register_forward_pre_hook(contract.enter, with_kwargs=True, prepend=True),
-        found.module.register_forward_pre_hook(contract.reach_head),
+        found.module.register_forward_pre_hook(contract.reach_head, with_kwargs=True),
         model.register_forward_hook(contract.leave, always_call=True),
     ]
     model.__dict__[_ATTRIBUTE] = contract
@@ -132,12 +132,12 @@ class _Contract:
             torch.set_grad_enabled(False)
         return args, kept
 
-    def reach_head(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def reach_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the embeddings; autograd is on again from the head on."""
         if not self._calls:
             return  # the head called by itself, outside of the network
         call = self._calls[-1]
-        call.embeddings = args[0]
+        call.embeddings = head_input(args, kwargs)
         if call.freeze:
             torch.set_grad_enabled(call.grad_enabled)
 

@@ -148,6 +148,12 @@ def find_head(
     return chosen
 
 
+def head_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """What a linear layer was called with, by position or as ``input=``."""
+    embeddings: Tensor = args[0] if args else kwargs["input"]
+    return embeddings
+
+
 class EmbeddingRecorder:
     """Records the input and the output of a linear head while a network runs.
 
@@ -167,7 +173,7 @@ class EmbeddingRecorder:
         self._outputs: Tensor | None = None
 
     def __enter__(self) -> EmbeddingRecorder:
-        self._handle = self._module.register_forward_hook(self._record)
+        self._handle = self._module.register_forward_hook(self._record, with_kwargs=True)
         return self
 
     def __exit__(
@@ -178,8 +184,10 @@ class EmbeddingRecorder:
     ) -> None:
         self._handle.remove()
 
-    def _record(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._embeddings, self._outputs = args[0], output
+    def _record(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        self._embeddings, self._outputs = head_input(args, kwargs), output
 
     @property
     def embeddings(self) -> Tensor:

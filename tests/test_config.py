@@ -39,6 +39,8 @@ def test_parse_refuses(value, message):
         ("soup", "gredy", "Did you mean 'greedy'"),
         ("launch", "torchrn", "Did you mean 'torchrun'"),
         ("device", "gpu", "unknown device 'gpu'"),
+        ("epochs", float("inf"), r"epochs: .*finite number \(received inf\)"),
+        ("lr", float("nan"), r"lr: .*finite number"),
         ("epochs", "many", r"epochs: .*\(received 'many'\)"),
     ],
 )

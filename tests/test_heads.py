@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lipt_cords.cords_contract import make_cords_compatible
 from lipt_cords.heads import (
     EmbeddingRecorder,
     call_model,
@@ -102,6 +103,20 @@ def test_logits_are_unwrapped_from_common_outputs():
     for output in (None, {"scores": z}, (), ("a", z)):
         with pytest.raises(ValueError, match="expected a network whose output is logits"):
             logits_of(output)
+
+
+def test_a_head_may_be_called_by_keyword():
+    class Keyword(TwoLinears):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.classify(input=self.hidden(x).relu())
+
+    model, x = Keyword(), torch.rand(6, 4)
+    with EmbeddingRecorder(find_head(model, sample=x)) as recorder:
+        call_model(model, x)
+    assert torch.equal(recorder.embeddings, model.hidden(x).relu())
+    logits, embeddings = make_cords_compatible(model, "classify")(x, last=True, freeze=True)
+    assert torch.equal(embeddings, recorder.embeddings) and not embeddings.requires_grad
+    assert logits.requires_grad
 
 
 def test_the_recorder_sees_the_inputs_of_the_head_and_leaves():
