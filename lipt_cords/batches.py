@@ -7,12 +7,19 @@ and labels.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
 from lipt_cords.errors import unknown_name
 from lipt_cords.randomness import preserved_rng
@@ -96,8 +103,8 @@ def labels_of(dataset: Dataset[Any]) -> Tensor:
     """Class labels of a map-style data set, shape (N,), int64, on the CPU.
 
     Read from ``targets``, ``labels`` or a TensorDataset's second tensor where these stand for the
-    items (no ``target_transform``); otherwise every item is read, with the global random state
-    preserved.
+    items (integers, no ``target_transform``); otherwise every item is read, with the global random
+    state preserved.
 
     Raises:
         ValueError: labels that are not one integer a sample.
@@ -139,8 +146,14 @@ def dataset_length(dataset: Dataset[Any]) -> int:
     """Number of items.
 
     Raises:
-        ValueError: a data set without a length.
+        ValueError: a data set without a length, or something that only looks like a data set.
     """
+    if isinstance(dataset, DataLoader | Tensor):
+        remedy = "its .dataset" if isinstance(dataset, DataLoader) else "TensorDataset(x, y)"
+        raise ValueError(
+            "expected a map-style data set of pairs or dicts, received a "
+            f"{type(dataset).__name__}: pass {remedy}"
+        )
     try:
         return len(dataset)  # type: ignore[arg-type]
     except TypeError:
@@ -150,13 +163,49 @@ def dataset_length(dataset: Dataset[Any]) -> int:
         ) from None
 
 
+def item_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:
+    """Indices of items as (m,) int64 on the CPU; a mask of all items gives those that it marks.
+
+    Raises:
+        ValueError: no integers, integers outside of the items, or a mask of another length.
+
+    >>> item_indices([2, 0], 3), item_indices([False, True, True], 3)
+    (tensor([2, 0]), tensor([1, 2]))
+    """
+    chosen = torch.as_tensor(indices).reshape(-1).cpu()
+    if chosen.dtype == torch.bool:
+        if len(chosen) != length:
+            raise ValueError(f"a mask needs {length} entries, one an item, received {len(chosen)}")
+        return chosen.nonzero().flatten()
+    if len(chosen) == 0:
+        return chosen.to(torch.int64)
+    if chosen.is_floating_point() or chosen.is_complex():
+        raise ValueError(f"indices must be integers or a mask, received {chosen.dtype}")
+    chosen = chosen.to(torch.int64)
+    if int(chosen.min()) < 0 or int(chosen.max()) >= length:
+        raise ValueError(
+            f"indices must lie in [0, {length}), received {int(chosen.min())} to "
+            f"{int(chosen.max())}"
+        )
+    return chosen
+
+
+def subset_indices(subset: Subset[Any]) -> Tensor:
+    """The indices of a Subset as int64; negative ones count from the end, as in a list.
+
+    Raises:
+        ValueError: indices outside of the data set below.
+    """
+    length = dataset_length(subset.dataset)
+    indices = torch.as_tensor(subset.indices, dtype=torch.int64)
+    return item_indices(torch.where(indices < 0, indices + length, indices), length)
+
+
 def _known_labels(dataset: Dataset[Any]) -> Tensor | None:
     """Labels that need no reading of items, or None."""
     if type(dataset) is Subset:
         below = _known_labels(dataset.dataset)
-        if below is None:
-            return None
-        return below[torch.as_tensor(dataset.indices, dtype=torch.int64)]
+        return None if below is None else below[subset_indices(dataset)]
     if type(dataset) is ConcatDataset:
         parts = [_known_labels(part) for part in dataset.datasets]
         return None if any(p is None for p in parts) else torch.cat(parts)  # type: ignore[arg-type]
@@ -171,7 +220,10 @@ def _known_labels(dataset: Dataset[Any]) -> Tensor | None:
             and hasattr(values, "__len__")
             and len(values) == dataset_length(dataset)
         ):
-            return _as_labels(values)
+            try:
+                return _as_labels(values)
+            except ValueError:
+                continue  # names of classes, boxes: the items tell what the labels are
     return None
 
 

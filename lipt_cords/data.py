@@ -20,9 +20,11 @@ from lipt_cords.batches import (
     collate,
     dataset_length,
     flat_labels,
+    item_indices,
     labels_of,
     resolve_device,
     split_batch,
+    subset_indices,
     to_device,
 )
 from lipt_cords.datasets import (
@@ -68,7 +70,8 @@ class BatchSource:
 
     Args:
         dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels.
-        indices: the items of this source, in order; None for all. No other item is read.
+        indices: the items of this source, in order, or a mask; None for all. No other item is
+            read.
         device: where batches are given out.
         cache_bytes: most memory, in bytes, that the decoded items may take on the device.
         num_workers: processes that read a streamed data set.
@@ -234,24 +237,16 @@ def _gather_of(dataset: Dataset[Any]) -> Callable[[Tensor], Any] | None:
 
 def _checked_indices(dataset: Dataset[Any], indices: Tensor | Sequence[int] | None) -> Tensor:
     length = dataset_length(dataset)
-    if indices is None:
-        chosen = torch.arange(length)
-    else:
-        chosen = torch.as_tensor(indices, dtype=torch.int64).reshape(-1).cpu()
+    chosen = torch.arange(length) if indices is None else item_indices(indices, length)
     if len(chosen) == 0:
         raise ValueError("the data set is empty: expected at least one sample")
-    if int(chosen.min()) < 0 or int(chosen.max()) >= length:
-        raise ValueError(
-            f"indices must lie in [0, {length}), received {int(chosen.min())} to "
-            f"{int(chosen.max())}"
-        )
     return chosen
 
 
 def _unwrapped(dataset: Dataset[Any], indices: Tensor) -> tuple[Dataset[Any], Tensor]:
     """Look through plain Subsets, so that what lies below can be read at once."""
     while type(dataset) is Subset:
-        indices = torch.as_tensor(dataset.indices, dtype=torch.int64)[indices]
+        indices = subset_indices(dataset)[indices]
         dataset = dataset.dataset
     return dataset, indices
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lipt_cords.data import BatchSource, Inputs, to_device
+from lipt_cords.batches import dataset_length, item_indices
+from lipt_cords.data import BatchSource, Inputs, resolve_device, to_device
 from lipt_cords.losses import PerSampleLoss, logit_gradients, per_sample_loss
 from lipt_cords.models import EmbeddingRecorder, call_model, find_head, model_device, undisturbed
 
@@ -174,34 +175,38 @@ def last_layer_gradients(
         batch_size: samples in a forward pass; lower it if memory runs out. It changes the result
             by rounding alone.
         device: where to compute; None for the network's own. Another one uses a copy.
-        indices: the samples wanted, in order (positions, for a BatchSource); None for all.
+        indices: the samples wanted, in order (positions, for a BatchSource), or a mask; None for
+            all.
 
     Raises:
         ValueError: an empty data set, no single linear head, labels outside the head's range, or
-            samples whose logits or embeddings are NaN or infinite; these are named.
+            samples whose logits, embeddings or gradients are NaN or infinite; these are named.
 
     >>> data = torch.utils.data.TensorDataset(torch.eye(3), torch.arange(3))
     >>> gradients = last_layer_gradients(nn.Linear(3, 3), data)
     >>> gradients.logit_grads.shape, gradients.gram().shape
     (torch.Size([3, 3]), torch.Size([3, 3]))
     """
-    where = model_device(model) if device is None else torch.device(device)
+    where = model_device(model) if device is None else resolve_device(device)
     if where != model_device(model):
         model = copy.deepcopy(model).to(where)
     if isinstance(dataset, BatchSource):
         source = dataset
-        order = None if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+        order = None if indices is None else item_indices(indices, len(source))
         rows = torch.arange(len(source)) if order is None else order
     else:
+        length = dataset_length(dataset)
+        rows = torch.arange(length) if indices is None else item_indices(indices, length)
         # One pass over the data gains nothing from keeping it.
-        source, order = BatchSource(dataset, indices, device=where, cache_bytes=0), None
-        rows = torch.arange(len(source)) if indices is None else torch.as_tensor(indices)
+        source, order = BatchSource(dataset, rows, device=where, cache_bytes=0), None
     logits_NC, embeddings_NE, labels_N = _forward(model, source, order, batch_size, head, where)
     _check_rows(logits_NC, embeddings_NE, labels_N, rows)
     chunks = zip(torch.split(logits_NC, LOSS_CHUNK), torch.split(labels_N, LOSS_CHUNK), strict=True)
     unreduced = per_sample_loss(loss, where)
-    grads = [logit_gradients(z, y, unreduced) for z, y in chunks]
-    return LastLayerGradients(torch.cat(grads), embeddings_NE, labels_N, logits_NC)
+    grads_NC = torch.cat([logit_gradients(z, y, unreduced) for z, y in chunks])
+    if unreduced is not None:
+        _check_finite(_finite_rows(grads_NC), rows, "gradients", "check the loss")
+    return LastLayerGradients(grads_NC, embeddings_NE, labels_N, logits_NC)
 
 
 def _forward(
@@ -260,15 +265,27 @@ def _check_head(name: str, logits: Tensor, recorder: EmbeddingRecorder) -> None:
         )
 
 
-def _check_rows(logits_NC: Tensor, embeddings_NE: Tensor, labels_N: Tensor, rows: Tensor) -> None:
-    finite_N = logits_NC.isfinite().all(dim=1) & embeddings_NE.isfinite().all(dim=1)
+def _finite_rows(values: Tensor) -> Tensor:
+    """Which rows hold neither NaN nor infinity, shape (N,), bool."""
+    # A sum is finite only if all terms are; looking at each takes several times the memory.
+    finite_N = values.sum(dim=1).isfinite()
+    # A sum of large numbers may also have overflowed.
+    return finite_N if bool(finite_N.all()) else values.isfinite().all(dim=1)
+
+
+def _check_finite(finite_N: Tensor, rows: Tensor, what: str, remedy: str) -> None:
     if not finite_N.all():
         bad = rows[(~finite_N).nonzero().flatten().cpu()].tolist()
         shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
         raise ValueError(
-            f"{len(bad)} of {len(rows)} samples have NaN or infinite logits (samples {shown}): "
-            "check their inputs and the network's weights"
+            f"{len(bad)} of {len(rows)} samples have NaN or infinite {what} (samples {shown}): "
+            f"{remedy}"
         )
+
+
+def _check_rows(logits_NC: Tensor, embeddings_NE: Tensor, labels_N: Tensor, rows: Tensor) -> None:
+    finite_N = _finite_rows(logits_NC) & _finite_rows(embeddings_NE)
+    _check_finite(finite_N, rows, "logits", "check their inputs and the network's weights")
     outside = (labels_N < 0) | (labels_N >= logits_NC.shape[1])
     if outside.any():
         first = int(outside.nonzero()[0])

@@ -6,9 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+)
 
-from lipt_cords.batches import labels_of, resolve_device, split_batch
+from lipt_cords.batches import item_indices, labels_of, resolve_device, split_batch
 
 
 class Items(Dataset[Any]):
@@ -81,8 +88,9 @@ def test_labels_of_reads_items_where_targets_are_transformed_or_out_of_step():
     labels = labels_of(dataset)
     assert labels.tolist() == [5, 6, 7] and labels.dtype == torch.int64
     dataset.target_transform = None  # type: ignore[attr-defined]
-    dataset.targets = [0, 1]  # type: ignore[attr-defined]
-    assert labels_of(dataset).tolist() == [5, 6, 7]
+    for targets in ([0, 1], ["cat", "dog", "owl"], torch.rand(3, 4), "abc"):
+        dataset.targets = targets  # type: ignore[attr-defined]
+        assert labels_of(dataset).tolist() == [5, 6, 7]
 
 
 def test_labels_of_dict_items_leaves_the_random_state():
@@ -112,6 +120,38 @@ def test_labels_of_dict_items_leaves_the_random_state():
 def test_labels_that_are_no_classes_are_refused(dataset, message):
     with pytest.raises(ValueError, match=message):
         labels_of(dataset)
+
+
+@pytest.mark.parametrize(
+    ("received", "remedy"),
+    [
+        (DataLoader(Items([(torch.ones(2), 0)])), "received a DataLoader: pass its .dataset"),
+        (torch.ones(3, 2), r"received a Tensor: pass TensorDataset\(x, y\)"),
+    ],
+)
+def test_what_only_looks_like_a_data_set_is_refused(received, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        labels_of(received)
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        (torch.tensor([0.5]), "indices must be integers or a mask, received torch.float32"),
+        (torch.ones(4, dtype=torch.bool), "a mask needs 3 entries, one an item, received 4"),
+        ([-1], r"indices must lie in \[0, 3\), received -1 to -1"),
+    ],
+)
+def test_indices_that_would_be_misread_are_refused(indices, message):
+    with pytest.raises(ValueError, match=message):
+        item_indices(indices, 3)
+
+
+def test_indices_of_a_subset_count_from_the_end_as_in_a_list():
+    data = TensorDataset(torch.ones(4, 1), torch.tensor([5, 6, 7, 8]))
+    assert labels_of(Subset(Subset(data, [-1, 0, 2]), np.array([0, -1]))).tolist() == [8, 7]
+    with pytest.raises(ValueError, match=r"indices must lie in \[0, 4\), received 0 to 4"):
+        labels_of(Subset(data, [0, 4]))
 
 
 def test_a_data_set_without_length_is_refused():

@@ -165,6 +165,14 @@ def test_bad_sources_are_refused(dataset, indices, message):
         BatchSource(dataset, indices)
 
 
+def test_indices_from_the_end_of_a_subset_reach_what_reads_in_bulk():
+    images = image_tensors(6)
+    source = BatchSource(Subset(images, [-1, 1]))
+    assert source.labels.tolist() == [images[5][1], 1]
+    with pytest.raises(ValueError, match=r"indices must lie in \[0, 6\), received 0 to 6"):
+        BatchSource(Subset(images, [0, 6]))
+
+
 def test_items_that_do_not_stack_are_named():
     class Ragged(Items):
         def __getitem__(self, index: int) -> Any:

@@ -229,6 +229,33 @@ def test_nan_inputs_are_named_by_their_place_in_the_data():
         last_layer_gradients(model, data, head="4")
 
 
+def test_a_loss_that_gives_nan_is_named_and_large_numbers_are_none():
+    model, data = small_net(4, 3, bias=True, seed=0), problem(6, 3)
+
+    def broken(logits: Tensor, labels: Tensor) -> Tensor:
+        factors = torch.tensor([1, 1, float("nan"), 1, 1, 1])
+        return nn.functional.cross_entropy(logits, labels, reduction="none") * factors
+
+    with pytest.raises(ValueError, match=r"1 of 6 .*infinite gradients \(samples 2\)"):
+        last_layer_gradients(model, data, loss=broken)
+    head = nn.Linear(3, 3)  # each finite, their sum is not
+    huge = TensorDataset(torch.full((1, 3), 2e38), torch.tensor([0]))
+    with torch.no_grad():
+        head.weight.fill_(1e-3)
+    assert last_layer_gradients(head, huge).embeddings.sum().isinf()
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_mask_is_no_list_of_zeros_and_ones(resident):
+    model, data = small_net(4, 3, bias=True, seed=0), problem(9, 3)
+    mask = data.tensors[1] == 1
+    source = BatchSource(data) if resident else data
+    masked = last_layer_gradients(model, source, indices=mask)
+    assert torch.equal(masked.logits, last_layer_gradients(model, data).logits[mask])
+    with pytest.raises(ValueError, match=r"indices must lie in \[0, 9\)"):
+        last_layer_gradients(model, source, indices=[-1])
+
+
 @pytest.mark.parametrize("label", [-1, 3])
 def test_labels_outside_the_head_are_named(label):
     data = problem(6, 3)
@@ -250,6 +277,8 @@ def test_other_bad_input_is_refused():
         last_layer_gradients(model, data, loss=nn.functional.cross_entropy)
     with pytest.raises(ValueError, match="returns .6, 3., the head .6, 4."):
         last_layer_gradients(model, data, head="0")
+    with pytest.raises(ValueError, match="unknown device 'tpu'"):
+        last_layer_gradients(model, data, device="tpu")
     scaled = nn.Sequential(model, nn.Softmax(dim=1))
     with pytest.raises(ValueError, match="changes the output of the head '0.4'"):
         last_layer_gradients(scaled, data, head="0.4")
