@@ -31,10 +31,11 @@ def refresh_batchnorm(model: nn.Module, source: BatchSource) -> int:
         source: un-augmented training samples.
 
     Returns:
-        Samples read; 0 for a model without BatchNorm.
+        Samples read; 0, and nothing is changed, for a model without BatchNorm and for a single
+        sample, of which a channel may have one value and no variance.
     """
     layers = batchnorm_layers(model)
-    if not layers:
+    if not layers or len(source) == 1:
         return 0
     modes = [(module, module.training) for module in model.modules()]
     momenta = [layer.momentum for layer in layers]
@@ -45,8 +46,7 @@ def refresh_batchnorm(model: nn.Module, source: BatchSource) -> int:
         for layer in layers:
             layer.reset_running_stats()
             layer.momentum = None  # a cumulative mean
-            # A channel of a single value has no variance to learn from.
-            layer.train(size > 1)
+            layer.train()
         with torch.no_grad():
             order = torch.arange(batches * size)
             for inputs, _ in source.batches(order, batch_size=size):

@@ -23,7 +23,7 @@ from lipt_cords.warmstart.crew import Crew
 from lipt_cords.warmstart.feed import Pool
 from lipt_cords.warmstart.launch import Ranks, open_ranks
 from lipt_cords.warmstart.objective import LossFunction, mean_loss
-from lipt_cords.warmstart.plan import Plan, fingerprint, make_plan
+from lipt_cords.warmstart.plan import Plan, check_model, fingerprint, make_plan
 from lipt_cords.warmstart.progress import StepProgress
 from lipt_cords.warmstart.result import WarmStartResult
 from lipt_cords.warmstart.soup import Judge
@@ -91,7 +91,11 @@ class LiPTWarmStart:
         Raises:
             ValueError: unusable data, model or options; no worker with finite weights is left.
         """
-        with open_ranks(self.config.launch, self.config.device) as ranks, preserved_rng():
+        with (
+            open_ranks(self.config.launch, self.config.device) as ranks,
+            preserved_rng(),
+            torch.enable_grad(),
+        ):
             result = _fit(self.config, ranks, model, train_dataset, val_dataset, loss, num_classes)
             if self.config.work_dir is not None:
                 ranks.on_main(partial(_save, result, self.config.work_dir))
@@ -169,6 +173,7 @@ def _fit(
         shards=plan.shards,
         worker_states=worker_states,
         template=copy.deepcopy(given).cpu(),
+        device=device,
     )
 
 
@@ -181,7 +186,12 @@ def _prepare(
     num_classes: int | None,
 ) -> tuple[Plan, Tensor]:
     """The plan on every rank; the labels, which rank 0 alone has read, on rank 0."""
-    prints = ranks.everywhere(lambda: fingerprint(config, model, dataset))
+
+    def checked() -> str:
+        check_model(model)
+        return fingerprint(config, model, dataset)
+
+    prints = ranks.everywhere(checked)
     if len(set(prints)) > 1:
         different = [rank for rank, one in enumerate(prints) if one != prints[0]]
         raise ValueError(

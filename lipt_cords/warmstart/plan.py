@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils.data import Dataset
 
+from lipt_cords.batches import dataset_length
 from lipt_cords.config import WarmStartConfig
-from lipt_cords.data import BatchSource, labels_of
+from lipt_cords.data import BatchSource, Inputs, labels_of
 from lipt_cords.files import output_directory
-from lipt_cords.models import find_head
+from lipt_cords.models import Head, find_head
 from lipt_cords.warmstart.augment import require_images
 from lipt_cords.warmstart.averaging import all_finite, tensor_state
 from lipt_cords.warmstart.shards import make_shards
@@ -63,7 +65,6 @@ def make_plan(
     """
     if config.work_dir is not None:
         output_directory(config.work_dir)
-    _check_model(model)
     if config.soup == "greedy" and val_dataset is None:
         raise ValueError(
             "soup='greedy' ranks workers by held-out accuracy and needs val_dataset: "
@@ -76,7 +77,7 @@ def make_plan(
     sample, _ = next(BatchSource(dataset, [0], cache_bytes=0).batches(batch_size=1))
     if config.augmentation != "none":
         require_images(sample)
-    head = find_head(model, head=config.head, num_classes=num_classes, sample=sample)
+    head = _head(config, model, sample, num_classes)
     classes = head.module.out_features
     labels = labels_of(dataset)
     _check_labels(labels, classes, "training")
@@ -96,7 +97,27 @@ def fingerprint(config: WarmStartConfig, model: nn.Module, dataset: Dataset[Any]
     return hashlib.sha256(described.encode()).hexdigest()
 
 
-def _check_model(model: nn.Module) -> None:
+def check_model(model: nn.Module) -> None:
+    """Refuse what cannot be copied to workers, trained by SGD and averaged.
+
+    Raises:
+        ValueError: no module, or one with lazy, sparse, synchronised, complex, frozen or broken
+            parts; it says which.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a torch.nn.Module to train, received {type(model).__name__}")
+    tensors = (*model.parameters(), *model.buffers())
+    if any(isinstance(t, UninitializedParameter | UninitializedBuffer) for t in tensors):
+        raise ValueError(
+            "the model has lazy layers without weights yet: call it once on a batch before the "
+            "warm start"
+        )
+    embeddings = (m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag))
+    if any(embedding.sparse for embedding in embeddings):
+        raise ValueError(
+            "the model has embeddings with sparse gradients, which SGD with weight decay cannot "
+            "take: build them with sparse=False"
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("the model has no trainable parameter: set requires_grad on some")
     if any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
@@ -106,6 +127,20 @@ def _check_model(model: nn.Module) -> None:
         )
     if not all_finite(tensor_state(model)):
         raise ValueError("the given model has NaN or infinite weights: initialise it again")
+
+
+def _head(
+    config: WarmStartConfig, model: nn.Module, sample: Inputs, num_classes: int | None
+) -> Head:
+    try:
+        return find_head(model, head=config.head, num_classes=num_classes, sample=sample)
+    except (RuntimeError, TypeError, IndexError) as error:
+        inputs = {"inputs": sample} if isinstance(sample, Tensor) else sample
+        given = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in inputs.items())
+        raise ValueError(
+            f"{type(model).__name__} cannot read the first training sample ({given}): "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _check_labels(labels: Tensor, classes: int, which: str) -> None:
@@ -120,12 +155,9 @@ def _check_labels(labels: Tensor, classes: int, which: str) -> None:
 
 def _length(dataset: Dataset[Any], which: str) -> int:
     try:
-        return len(dataset)  # type: ignore[arg-type]
-    except TypeError:
-        raise ValueError(
-            f"the {which} data set has no length: expected a map-style data set, received "
-            f"{type(dataset).__name__}"
-        ) from None
+        return dataset_length(dataset)
+    except ValueError as error:
+        raise ValueError(f"unusable {which} data: {error}") from None
 
 
 def _shortened(classes: Sequence[int]) -> str:

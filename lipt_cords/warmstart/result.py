@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -38,6 +39,8 @@ class WarmStartResult:
         shards: ascending indices of every worker's samples.
         worker_states: with ``keep_workers``, every worker's state dict in order, None for one
             whose weights are not finite; otherwise None.
+        template: a copy of the fitted module; None for a result loaded from files.
+        device: where it was fitted, and where gradients are computed by default.
     """
 
     state_dict: State
@@ -47,6 +50,7 @@ class WarmStartResult:
     shards: list[Tensor]
     worker_states: list[State | None] | None = None
     template: nn.Module | None = field(default=None, repr=False)
+    device: torch.device | None = None
 
     def apply_to(self, model: M) -> M:
         """Load the merged weights into a model, in place, so that its optimizer keeps working.
@@ -91,8 +95,11 @@ class WarmStartResult:
         Args:
             dataset: whose samples.
             model: a module to use instead of a copy of the fitted one; it is not modified.
-            **options: of :func:`lipt_cords.gradients.last_layer_gradients`.
+            **options: of :func:`lipt_cords.gradients.last_layer_gradients`. ``device`` is the one
+                that this rank trained on, unless ``model`` brings its own.
         """
+        if model is None:
+            options.setdefault("device", self.device)
         merged = self.model() if model is None else self.apply_to(copy.deepcopy(model))
         options.setdefault("head", self.config.head)
         return last_layer_gradients(merged, dataset, **options)

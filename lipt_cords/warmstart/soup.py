@@ -117,7 +117,8 @@ class Judge:
             before, averaged = self._accuracy(), batchnorm_buffers(self.model)
             if self.config.batchnorm_refresh == "never" or not batchnorm_layers(self.model):
                 return Finish(_on_cpu(averaged), before, None, False)
-            self._refresh()
+            if self._refresh() == 0:
+                return Finish(_on_cpu(averaged), before, None, False)
             after = self._accuracy()
         better = before is None or after is None or after >= before
         if self.config.batchnorm_refresh == "auto" and not better:
@@ -130,13 +131,16 @@ class Judge:
         self.evaluation_passes += len(self.validation)
         return accuracy(self.model, self.validation)
 
-    def _refresh(self) -> None:
+    def _refresh(self) -> int:
+        """Recompute the statistics of the scratch model; returns the samples that it took."""
         if self._refresh_source is None:
             order = balanced_order(self.labels, generator(self.config.seed, "refresh"))
             chosen = order[: self.config.refresh_samples]  # every batch as mixed as the whole
             device = next(self.model.parameters()).device
             self._refresh_source = BatchSource(self.dataset, chosen, device=torch.device(device))
-        self.refresh_passes += refresh_batchnorm(self.model, self._refresh_source)
+        passes = refresh_batchnorm(self.model, self._refresh_source)
+        self.refresh_passes += passes
+        return passes
 
 
 def _on_cpu(state: State) -> State:

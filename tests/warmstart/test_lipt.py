@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 from warmstart_material import Dicts, Streamed, make_images, make_net
 
@@ -230,12 +230,23 @@ def test_apply_to_loads_in_place_and_gradients_are_of_the_merged_model(net, trai
     weight = net[0].weight
     assert result.apply_to(net) is net
     assert net[0].weight is weight
+    assert result.device == torch.device("cpu")
     grads = result.gradients(val)
     with torch.no_grad():
         torch.testing.assert_close(grads.logits, net.eval()(val.tensors[0]))
     torch.testing.assert_close(result.gradients(val, model=make_net(9)).logits, grads.logits)
     with pytest.raises(ValueError, match="merged weights do not fit Linear"):
         result.apply_to(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_refresh_never_resets_statistics_that_it_cannot_measure(net, train, samples):
+    options = {"refresh_samples": samples, "batchnorm_refresh": "always", "keep_workers": True}
+    result = warm(**options).fit(net, train)
+    averaged = average_weights(result.worker_states)["1.running_mean"]
+    assert result.report.refresh_kept == (samples == 2)
+    assert torch.equal(result.state_dict["1.running_mean"], averaged) == (samples == 1)
+    assert result.report.refresh_passes == (samples if samples == 2 else 0)
 
 
 def unlabelled(labels):
@@ -268,7 +279,7 @@ class Endless(Dataset):
             lambda: (make_net(), make_images(9), Subset(make_images(9), [])),
             "validation data set is",
         ),
-        (lambda: (make_net(), Endless()), "no length.*map-style"),
+        (lambda: (make_net(), Endless()), "unusable training data: .* with a length"),
         (
             lambda: (make_net(), unlabelled([0, 1, 7, 2])),
             "sample 2 of the training data has label 7",
@@ -282,6 +293,21 @@ class Endless(Dataset):
         (lambda: (two_heads(), make_images(9)), "linear layers that may be its head.*pass head="),
         (lambda: (make_net(), make_images(2)), "3 workers need at least one sample each"),
         (lambda: (make_net().requires_grad_(False), make_images(9)), "no trainable parameter"),
+        (lambda: (len, make_images(9)), "expected a torch.nn.Module to train, received builtin"),
+        (lambda: (make_net(), DataLoader(make_images(9))), "unusable training data.*its .dataset"),
+        (lambda: (make_net(), torch.zeros(9, 1, 8, 8)), r"a Tensor: pass TensorDataset\(x, y\)"),
+        (
+            lambda: (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), make_images(9)),
+            "lazy layers without weights yet: call it once",
+        ),
+        (
+            lambda: (nn.Sequential(nn.Embedding(4, 4, sparse=True), make_net()), make_images(9)),
+            "sparse=False",
+        ),
+        (
+            lambda: (nn.Sequential(nn.Flatten(), nn.Linear(65, 4)), make_images(9)),
+            r"cannot read the first training sample \(inputs \(1, 1, 8, 8\) torch.float32\)",
+        ),
         (
             lambda: (nn.Sequential(nn.SyncBatchNorm(1), make_net()), make_images(9)),
             "SyncBatchNorm layers",
@@ -298,6 +324,21 @@ def test_nan_inputs_name_the_first_bad_sample(net, train):
     for steps in (0, 40):
         with pytest.raises(ValueError, match="sample 11 of the training data holds NaN"):
             warm(common_steps=steps).fit(net, train)
+
+
+@pytest.mark.parametrize("held_out", [make_images(80, seed=1), Streamed(make_images(80, seed=1))])
+def test_nan_in_held_out_data_is_no_accuracy(net, train, held_out):
+    base = held_out.base if isinstance(held_out, Streamed) else held_out
+    base.tensors[0][13] = float("inf")
+    with pytest.raises(ValueError, match="sample 13 of the held-out data holds NaN or infinity"):
+        warm().fit(net, train, held_out)
+
+
+def test_autograd_switched_off_by_the_caller_does_not_matter(net, train):
+    with torch.no_grad():
+        result = warm().fit(net, train)
+        assert not torch.is_grad_enabled()
+    assert same(result.state_dict, warm().fit(net, train).state_dict)
 
 
 def test_nan_inputs_of_any_shard_are_found_before_anyone_trains(net, train, monkeypatch):
