@@ -235,7 +235,7 @@ def _forward(
             with EmbeddingRecorder(found) as recorder:
                 logits = call_model(model, inputs)
             if start == 0:
-                _check_head(found.name, logits, recorder)
+                recorder.check(logits)
             stop = start + len(labels)
             embeddings_NE[start:stop] = recorder.embeddings
             logits_NC[start:stop] = logits
@@ -249,20 +249,6 @@ def _few(inputs: Inputs) -> Inputs:
     if isinstance(inputs, Tensor):
         return inputs[:2]
     return {key: value[:2] for key, value in inputs.items()}
-
-
-def _check_head(name: str, logits: Tensor, recorder: EmbeddingRecorder) -> None:
-    made = recorder.outputs
-    if logits.ndim != 2 or made.shape != logits.shape:
-        raise ValueError(
-            f"expected the head {name!r} to make logits of shape (batch, classes); the network "
-            f"returns {tuple(logits.shape)}, the head {tuple(made.shape)}"
-        )
-    if not torch.allclose(made.float(), logits.float(), rtol=1e-3, atol=1e-5, equal_nan=True):
-        raise ValueError(
-            f"the network changes the output of the head {name!r} (a softmax or a scale after "
-            "it?): let forward() return the head's output itself"
-        )
 
 
 def _finite_rows(values: Tensor) -> Tensor:

@@ -199,6 +199,24 @@ class EmbeddingRecorder:
         """Output of the head at the latest call, shape (B, C)."""
         return self._recorded(self._outputs)
 
+    def check(self, logits: Tensor) -> None:
+        """Make sure that the head made the network's logits in the latest call.
+
+        Raises:
+            ValueError: it was not called, or its output is not what the network returned.
+        """
+        made = self.outputs
+        if logits.ndim != 2 or made.shape != logits.shape:
+            raise ValueError(
+                f"expected the head {self._name!r} to make logits of shape (batch, classes); the "
+                f"network returns {tuple(logits.shape)}, the head {tuple(made.shape)}"
+            )
+        if not torch.allclose(made.float(), logits.float(), rtol=1e-3, atol=1e-5, equal_nan=True):
+            raise ValueError(
+                f"the network changes the output of the head {self._name!r} (a softmax or a scale "
+                "after it?): let forward() return the head's output itself"
+            )
+
     def _recorded(self, tensor: Tensor | None) -> Tensor:
         if tensor is None:
             raise ValueError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,16 @@ from torch.utils.data import Dataset
 
 from lipt_cords.batches import dataset_length
 from lipt_cords.config import WarmStartConfig
-from lipt_cords.data import BatchSource, Inputs, labels_of
+from lipt_cords.data import BatchSource, Inputs, labels_of, to_device
 from lipt_cords.files import output_directory
-from lipt_cords.models import Head, find_head
+from lipt_cords.models import (
+    EmbeddingRecorder,
+    Head,
+    call_model,
+    find_head,
+    model_device,
+    undisturbed,
+)
 from lipt_cords.warmstart.augment import require_images
 from lipt_cords.warmstart.averaging import all_finite, tensor_state
 from lipt_cords.warmstart.shards import make_shards
@@ -74,7 +82,7 @@ def make_plan(
         raise ValueError("the training data set is empty: expected at least one sample")
     if val_dataset is not None and _length(val_dataset, "validation") == 0:
         raise ValueError("the validation data set is empty: pass val_dataset=None, or fill it")
-    sample, _ = next(BatchSource(dataset, [0], cache_bytes=0).batches(batch_size=1))
+    sample = _first(dataset)
     if config.augmentation != "none":
         require_images(sample)
     head = _head(config, model, sample, num_classes)
@@ -82,6 +90,9 @@ def make_plan(
     labels = labels_of(dataset)
     _check_labels(labels, classes, "training")
     if val_dataset is not None:
+        held_out = _first(val_dataset)
+        with _explained(model, held_out, "validation"), undisturbed(model):
+            call_model(model, to_device(held_out, model_device(model)))
         _check_labels(labels_of(val_dataset), classes, "validation")
     shards = make_shards(labels, config.num_workers, config.shard_fraction, config.seed)
     present = torch.unique(labels)
@@ -132,15 +143,30 @@ def check_model(model: nn.Module) -> None:
 def _head(
     config: WarmStartConfig, model: nn.Module, sample: Inputs, num_classes: int | None
 ) -> Head:
+    """The linear head; one that the user named has to prove itself too."""
+    with _explained(model, sample, "training"):
+        head = find_head(model, head=config.head, num_classes=num_classes, sample=sample)
+        with undisturbed(model), EmbeddingRecorder(head) as recorder:
+            recorder.check(call_model(model, to_device(sample, model_device(model))))
+    return head
+
+
+@contextmanager
+def _explained(model: nn.Module, sample: Inputs, which: str) -> Iterator[None]:
+    """Turn torch's complaints about a sample into an error that shows the sample."""
     try:
-        return find_head(model, head=config.head, num_classes=num_classes, sample=sample)
+        yield
     except (RuntimeError, TypeError, IndexError) as error:
         inputs = {"inputs": sample} if isinstance(sample, Tensor) else sample
         given = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in inputs.items())
         raise ValueError(
-            f"{type(model).__name__} cannot read the first training sample ({given}): "
+            f"{type(model).__name__} cannot read the first {which} sample ({given}): "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _first(dataset: Dataset[Any]) -> Inputs:
+    return next(BatchSource(dataset, [0], cache_bytes=0).batches(batch_size=1))[0]
 
 
 def _check_labels(labels: Tensor, classes: int, which: str) -> None:

@@ -99,6 +99,8 @@ class WarmStartReport:
             ValueError: fields are missing or unknown.
         """
         _require_fields(cls, values)
+        if not isinstance(values["workers"], list):
+            raise ValueError("not a WarmStartReport: expected a list of workers")
         for worker in values["workers"]:
             _require_fields(WorkerSummary, worker)
         workers = [WorkerSummary(**worker) for worker in values["workers"]]

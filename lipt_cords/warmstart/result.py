@@ -43,12 +43,12 @@ class WarmStartResult:
         device: where it was fitted, and where gradients are computed by default.
     """
 
-    state_dict: State
-    theta_star: State
+    state_dict: State = field(repr=False)
+    theta_star: State = field(repr=False)
     config: WarmStartConfig
     report: WarmStartReport
-    shards: list[Tensor]
-    worker_states: list[State | None] | None = None
+    shards: list[Tensor] = field(repr=False)
+    worker_states: list[State | None] | None = field(default=None, repr=False)
     template: nn.Module | None = field(default=None, repr=False)
     device: torch.device | None = None
 
@@ -142,7 +142,8 @@ class WarmStartResult:
         """
         where = Path(directory).expanduser()
         record = read_json(where / RECORD)
-        if record.get("format") != FORMAT or not {"config", "report", "sha256"} <= set(record):
+        parts_of_it = (record.get(key) for key in ("config", "report", "sha256"))
+        if record.get("format") != FORMAT or not all(isinstance(p, dict) for p in parts_of_it):
             raise ValueError(f"{where / RECORD} is not the record of a warm start")
         sums = record["sha256"]
         parts = {name: load_tensors(_file(where, name)) for name in sums}

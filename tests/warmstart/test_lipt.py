@@ -309,6 +309,14 @@ class Endless(Dataset):
             r"cannot read the first training sample \(inputs \(1, 1, 8, 8\) torch.float32\)",
         ),
         (
+            lambda: (
+                make_net(),
+                make_images(9),
+                TensorDataset(torch.ones(2, 3), torch.ones(2).long()),
+            ),
+            r"cannot read the first validation sample \(inputs \(1, 3\)",
+        ),
+        (
             lambda: (nn.Sequential(nn.SyncBatchNorm(1), make_net()), make_images(9)),
             "SyncBatchNorm layers",
         ),
@@ -369,6 +377,9 @@ def test_num_classes_must_match_and_a_head_can_be_named(net, train):
     assert warm(head="6").fit(net, train, num_classes=4).report.passes > 0
     with pytest.raises(ValueError, match="unknown linear layer 'fc'"):
         warm(head="fc").fit(net, train)
+    hidden = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
+    with pytest.raises(ValueError, match=r"returns \(1, 4\), the head \(1, 16\)"):
+        warm(head="1").fit(hidden, train)
 
 
 @pytest.mark.parametrize(

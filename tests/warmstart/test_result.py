@@ -77,12 +77,18 @@ def test_files_of_two_runs_are_not_mixed(saved, tmp_path):
         WarmStartResult.load(other)
 
 
+def test_a_result_shows_its_report_and_not_its_weights(saved):
+    shown = repr(saved[1])
+    assert "merged_accuracy" in shown and "tensor(" not in shown
+
+
 def test_a_missing_or_foreign_record_is_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot read .*warm_start.json"):
         WarmStartResult.load(tmp_path)
-    (tmp_path / "warm_start.json").write_text("{}")
-    with pytest.raises(ValueError, match="is not the record of a warm start"):
-        WarmStartResult.load(tmp_path)
+    for record in ("{}", '{"format": 1, "config": [], "report": null, "sha256": {}}'):
+        (tmp_path / "warm_start.json").write_text(record)
+        with pytest.raises(ValueError, match="is not the record of a warm start"):
+            WarmStartResult.load(tmp_path)
 
 
 def test_an_unusable_directory_is_refused_before_training(tmp_path):
