@@ -20,7 +20,7 @@ import torch
 from lipt_cords import LiPTWarmStart, select, train_on_subset, worker_difficulty
 from lipt_cords.data import DataSplits, labels_of
 from lipt_cords.datasets import load_dataset
-from lipt_cords.files import write_json
+from lipt_cords.files import output_directory, write_json
 from lipt_cords.models import build_model
 from lipt_cords.provenance import provenance
 from lipt_cords.selectors import Selection
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
+    directory = output_directory(args.output)
     torch.set_num_threads(1)
 
     rows, warm_starts = [], []
@@ -115,7 +116,7 @@ def main() -> None:
         "rows": rows,
         "provenance": provenance(),
     }
-    print(write_json(args.output / "difficulty_cut.json", payload))
+    print(write_json(directory / "difficulty_cut.json", payload))
 
 
 if __name__ == "__main__":

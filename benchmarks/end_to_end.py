@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from lipt_cords.compare import compare
-from lipt_cords.files import write_json
+from lipt_cords.files import output_directory, write_json
 from lipt_cords.records import RunRecord
 from lipt_cords.run_config import RunConfig
 
@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
+    directory = output_directory(args.output)
     torch.set_num_threads(args.threads)
 
     results = compare(
@@ -82,7 +83,7 @@ def main() -> None:
     )
     results["command"] = "python benchmarks/end_to_end.py --data DIR"
     print(results["reading"])
-    print(write_json(args.output / "end_to_end.json", without_local_paths(results)))
+    print(write_json(directory / "end_to_end.json", without_local_paths(results)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 
 from lipt_cords import LiPTWarmStart
 from lipt_cords.datasets import load_dataset
-from lipt_cords.files import write_json
+from lipt_cords.files import output_directory, write_json
 from lipt_cords.models import build_model
 from lipt_cords.provenance import provenance
 
@@ -28,8 +28,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "options": {"num_workers": 8, "common_steps": 20, "epochs": 4, "batch_size": 16},
     },
     "fashion-mnist": {
-        "net": "resnet8", "limit": 20_000,
-        "options": {"num_workers": 8, "common_steps": 200, "epochs": 4, "batch_size": 64},
+        "net": "resnet8", "limit": 6_000,
+        "options": {"num_workers": 8, "common_steps": 100, "epochs": 4, "batch_size": 32},
     },
 }  # fmt: skip
 
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
+    directory = output_directory(args.output)
     torch.set_num_threads(args.threads)
 
     rows = []
@@ -93,7 +94,7 @@ def main() -> None:
         ),
         "provenance": provenance(),
     }
-    print(write_json(args.output / "soup.json", payload))
+    print(write_json(directory / "soup.json", payload))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from lipt_cords import LiPTWarmStart
-from lipt_cords.files import write_json
+from lipt_cords.files import output_directory, write_json
 from lipt_cords.models import build_model
 from lipt_cords.provenance import provenance
 from lipt_cords.randomness import generator
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
+    directory = output_directory(args.output)
     torch.set_num_threads(args.threads)
 
     images = torch.rand(args.steps * args.batch_size, 1, 28, 28, generator=generator(0, "images"))
@@ -88,7 +89,7 @@ def main() -> None:
         "throughput_relative_to_bare": ratios,
         "provenance": provenance(),
     }
-    path = write_json(args.output / "throughput.json", payload)
+    path = write_json(directory / "throughput.json", payload)
     for name, ratio in ratios.items():
         print(f"{name:14s} {ratio:.3f} of the bare loop")
     print(path)
