@@ -110,6 +110,9 @@ class WarmStartConfig(StrictModel):
     """Where to train: ``auto``, ``cpu``, ``cuda`` or ``cuda:0``."""
     precision: Precision = "auto"
     """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU that has it."""
+    loader_workers: int = Field(0, ge=0)
+    """Processes that decode the data; what cannot be kept in memory is decoded every epoch. With
+    random transforms another number gives other draws."""
     work_dir: Path | None = None
     """Directory for the merged weights and the report; nothing is written without it."""
     keep_workers: bool = False

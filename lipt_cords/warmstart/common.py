@@ -69,7 +69,7 @@ def train_common_start(
             epoch += 1
 
     with isolated_rng(seed, "common"), deterministic_convolutions():
-        feed = Feed(dataset, indices, device, pool)
+        feed = Feed(dataset, indices, device, pool, config.loader_workers)
         descent = descend(
             model,
             batches(feed),

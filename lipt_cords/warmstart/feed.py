@@ -27,14 +27,21 @@ class Pool:
         dataset: a map-style data set.
         indices: ascending indices of the samples; no other is read.
         device: where they are kept.
+        loader_workers: processes that read them.
 
     Raises:
         ValueError: an input that is not finite; the message names the first such sample.
     """
 
-    def __init__(self, dataset: Dataset[Any], indices: Tensor, device: torch.device) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        indices: Tensor,
+        device: torch.device,
+        loader_workers: int = 0,
+    ) -> None:
         self.indices = indices
-        self.source = BatchSource(dataset, indices, device=device)
+        self.source = BatchSource(dataset, indices, device=device, num_workers=loader_workers)
         if self.source.resident:
             places = torch.split(torch.arange(len(indices)), SCAN_BATCH)
             batches = self.source.batches(batch_size=SCAN_BATCH)
@@ -60,6 +67,7 @@ class Feed:
         indices: ascending indices of the samples of this feed; no other is read.
         device: where batches are given out.
         pool: samples in memory already; without it, or if it lacks some, the feed reads its own.
+        loader_workers: processes that read them then.
 
     Raises:
         ValueError: an input that is not finite; the message names the sample.
@@ -71,11 +79,13 @@ class Feed:
         indices: Tensor,
         device: torch.device,
         pool: Pool | None = None,
+        loader_workers: int = 0,
     ) -> None:
         self.indices = indices
         places = None if pool is None else pool.places_of(indices)
         if pool is None or places is None:
-            pool, places = Pool(dataset, indices, device), torch.arange(len(indices))
+            pool = Pool(dataset, indices, device, loader_workers)
+            places = torch.arange(len(indices))
         self.source, self._places = pool.source, places
 
     def __len__(self) -> int:

@@ -144,7 +144,11 @@ def _fit(
             model.load_state_dict(theta_star)
         crew = Crew(ranks, config, theta_star)
         with clock.phase("workers"):
-            validation = None if val_dataset is None else BatchSource(val_dataset, device=device)
+            validation = None
+            if val_dataset is not None:
+                validation = BatchSource(
+                    val_dataset, device=device, num_workers=config.loader_workers
+                )
             summaries = crew.train(
                 lambda worker: task(
                     worker, indices=plan.shards[worker], validation=validation, tick=bar.tick
@@ -219,7 +223,8 @@ def _pool(config: WarmStartConfig, ranks: Ranks, plan: Plan, dataset: Dataset[An
         mine = plan.shards[ranks.rank :: ranks.size]
         if mine:
             with isolated_rng(config.seed, "pool", ranks.rank):
-                pool = Pool(dataset, torch.cat(mine).sort().values, ranks.device)
+                indices = torch.cat(mine).sort().values
+                pool = Pool(dataset, indices, ranks.device, config.loader_workers)
 
     ranks.everywhere(read)
     return pool

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -137,7 +136,9 @@ class Judge:
             order = balanced_order(self.labels, generator(self.config.seed, "refresh"))
             chosen = order[: self.config.refresh_samples]  # every batch as mixed as the whole
             device = next(self.model.parameters()).device
-            self._refresh_source = BatchSource(self.dataset, chosen, device=torch.device(device))
+            self._refresh_source = BatchSource(
+                self.dataset, chosen, device=device, num_workers=self.config.loader_workers
+            )
         passes = refresh_batchnorm(self.model, self._refresh_source)
         self.refresh_passes += passes
         return passes

@@ -106,7 +106,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     started = time.perf_counter()
     with isolated_rng(seed, "worker", task.worker), deterministic_convolutions():
         model = copy.deepcopy(task.model)
-        feed = Feed(task.dataset, task.indices, device, task.pool)
+        feed = Feed(task.dataset, task.indices, device, task.pool, config.loader_workers)
         pruning = _Pruning(task, model)
         single = min(len(feed), config.batch_size) == 1
 

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, get_worker_info
 from torch.utils.flop_counter import FlopCounterMode
 from warmstart_material import Dicts, Streamed, make_images, make_net
 
@@ -340,6 +340,20 @@ def test_nan_in_held_out_data_is_no_accuracy(net, train, held_out):
     base.tensors[0][13] = float("inf")
     with pytest.raises(ValueError, match="sample 13 of the held-out data holds NaN or infinity"):
         warm().fit(net, train, held_out)
+
+
+def test_loader_processes_read_and_change_no_bits_of_steady_data(net, train, val):
+    class Watched(TensorDataset):
+        def __getitem__(self, index):
+            flags[index] |= get_worker_info() is not None
+            return super().__getitem__(index)
+
+    flags = torch.zeros(160, dtype=torch.bool).share_memory_()
+    options = {"num_workers": 2, "epochs": 1, "common_steps": 1, "batch_size": 64}
+    plain = warm(**options).fit(net, train, val)
+    helped = warm(**options, loader_workers=1).fit(net, Watched(*train.tensors), val)
+    assert flags.all()
+    assert same(plain.state_dict, helped.state_dict)
 
 
 def test_autograd_switched_off_by_the_caller_does_not_matter(net, train):
