@@ -37,6 +37,7 @@ from lipt_cords.cords_plugin.importing import (
 from lipt_cords.cords_plugin.warm_loader import (
     PluggedIn,
     plan_warm_start,
+    plugged_in,
     warm_start_of,
     without_kappa,
 )
@@ -94,7 +95,6 @@ def enabled() -> Iterator[None]:
 
 
 _PATCHES: list[tuple[type, str, Any]] = []
-_CLASSES: dict[type, type] = {}
 
 
 def _patch(owner: type, name: str, value: Any) -> None:
@@ -108,20 +108,12 @@ def _plain_new(cls: type, *args: Any, **kwargs: Any) -> Any:
 
 def _new(cls: type, *args: Any, **kwargs: Any) -> Any:
     """Check the arguments before any constructor reads them, and derive the class."""
-    plugged_in = cls if issubclass(cls, PluggedIn) else _plugged_in(cls)
-    loader: Any = object.__new__(plugged_in)
+    loader: Any = plugged_in(cls)
     given = _arguments(cls, args, kwargs)
     if given is not None:
         _check(cls, given.get("train_loader"), given.get("val_loader"), given["dss_args"])
         vars(loader)["_checked"] = True
     return loader
-
-
-def _plugged_in(cls: type) -> type:
-    if cls not in _CLASSES:
-        names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-        _CLASSES[cls] = type(cls.__name__, (PluggedIn, cls), names)
-    return _CLASSES[cls]
 
 
 def _arguments(cls: type, args: Any, kwargs: Any) -> Mapping[str, Any] | None:

@@ -125,6 +125,13 @@ class PluggedIn:
         self.warm_start()
         return len(self.subset_loader)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copy and pickle by the class that was asked for: the derived one has no address."""
+        for asked_for, derived in _CLASSES.items():
+            if derived is type(self):
+                return plugged_in, (asked_for,), vars(self)
+        return super().__reduce_ex__(protocol)
+
     def _refresh_subset_loader(self) -> None:
         super()._refresh_subset_loader()  # type: ignore[misc]
         if self._dict_samples:
@@ -153,6 +160,19 @@ class PluggedIn:
             report.gradient_seconds,
         )
         return indices, weights
+
+
+_CLASSES: dict[type, type] = {}
+
+
+def plugged_in(cls: type) -> Any:
+    """An empty object of the class derived from a loader's, made once for each."""
+    if not issubclass(cls, PluggedIn):
+        if cls not in _CLASSES:
+            names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+            _CLASSES[cls] = type(cls.__name__, (PluggedIn, cls), names)
+        cls = _CLASSES[cls]
+    return object.__new__(cls)
 
 
 def warm_start_of(dss_args: Any) -> WarmStartConfig | None:

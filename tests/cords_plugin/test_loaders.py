@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import random
 import warnings
 
@@ -98,6 +99,17 @@ def test_subclasses_of_users(adaptive, problem, fake_warm_start):
         with pytest.raises(ValueError, match=r"fraction must lie in"):
             Inside(problem.train_loader, problem.options(fraction=7), problem.logger)
     assert len(fake_warm_start) == 2
+
+
+@pytest.mark.parametrize("key", [None, "lipt"])
+def test_a_loader_can_be_copied_and_pickled(build, adaptive, problem, fake_warm_start, key):
+    loader = build("GradMatch", warm_start=key, select_every=2)
+    first = pickle.loads(pickle.dumps(loader))
+    second = copy.deepcopy(loader)
+    for other in (first, second):
+        assert type(other) is type(loader) and isinstance(other, adaptive.GradMatchDataLoader)
+        assert list(other.subset_indices) == list(loader.subset_indices)
+        assert selections(other, 3)[0] == ([0, 2] if key else [2])
 
 
 def test_traps_are_found_before_the_constructor_reads_anything(build, adaptive, problem):
