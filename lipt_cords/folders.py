@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as transforms
 
 from lipt_cords.images import ImageTensors, channel_statistics
 
@@ -130,6 +129,9 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         """
         image = _decoded(self.paths[index])
         if self.image_size is not None and image.shape[1:] != (self.image_size, self.image_size):
+            # Imported here: torchvision takes longer to load than the rest of this package.
+            from torchvision.transforms.v2 import functional as transforms
+
             image = transforms.resize(image, [self.image_size], antialias=True)
             image = transforms.center_crop(image, [self.image_size, self.image_size])
         return image

@@ -54,6 +54,19 @@ def test_released_cords_imports_at_the_first_try_and_leaves_no_trace():
     assert "0.0.4 GLISTERDataLoader" in out
 
 
+def test_the_commands_load_without_what_only_some_of_them_need():
+    """Each of these takes seconds, and would be paid by ``lipt-cords --help`` too."""
+    heavy = ["cords", "torchvision", "matplotlib", "sklearn", "submodlib", "torch._dynamo"]
+    out = in_fresh_process(
+        f"""
+        import sys
+        import lipt_cords.cli
+        print([name for name in {heavy} if name in sys.modules])
+        """
+    )
+    assert out.strip() == "[]"
+
+
 ADAPTIVE_OF_MAIN = """
     import numpy as np
     np.seterr(all="raise")
