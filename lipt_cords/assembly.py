@@ -93,6 +93,11 @@ def schedule_of(config: RunConfig) -> SelectionSchedule:
     )
 
 
+def subset_size_of(samples: int, config: RunConfig) -> int:
+    """How many of that many training samples a subset has, rounded down as in CORDS."""
+    return max(1, int(samples * config.dss_args.fraction))
+
+
 def uses_cords(config: RunConfig, notes: list[str]) -> bool:
     """Whether CORDS's own loader selects in this run.
 
@@ -209,7 +214,7 @@ def _through_selectors(
 ) -> Assembled:
     dss, seed = config.dss_args, config.train_args.seed
     labels = labels_of(splits.train)
-    budget = len(labels) if dss.strategy == "Full" else max(1, int(len(labels) * dss.fraction))
+    budget = len(labels) if dss.strategy == "Full" else subset_size_of(len(labels), config)
     schedule = schedule_of(config)
     warm = None
     if warm_start is not None:

@@ -12,8 +12,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lipt_cords.assembly import subset_size_of
 from lipt_cords.files import output_directory, write_json
-from lipt_cords.methods import DEFAULT_METHODS, Calendar, Method, configure, plan_calendar
+from lipt_cords.methods import (
+    DEFAULT_METHODS,
+    Calendar,
+    Method,
+    check_order,
+    configure,
+    plan_calendar,
+)
 from lipt_cords.provenance import provenance
 from lipt_cords.records import CurvePoint, RunRecord
 from lipt_cords.report import reading, summarise
@@ -54,16 +62,19 @@ def compare(
         paragraph).
 
     Raises:
-        ValueError: an unknown method, no seed, or data that is not there. Whatever a single run
+        ValueError: an unknown method, one that spends what LiPT spends without a LiPT run before
+            it, no seed, or data that is not there. Whatever a single run
             raises is in its record instead.
     """
     contenders = [Method.parse(name) for name in dict.fromkeys(methods)]
     chosen = list(dict.fromkeys(seeds))
     if not contenders or not chosen:
         raise ValueError("a comparison needs at least one method and one seed")
+    check_order(contenders)
     directory = output_directory(output) if output is not None and is_main_process() else None
     calendar = plan_calendar(config, warm_epochs)
     splits = load_splits(config)
+    subset_size = subset_size_of(len(splits.train), config)  # type: ignore[arg-type]
     results = _blank(config, calendar, contenders, chosen)
     records: list[RunRecord] = []
     for seed in chosen:
@@ -72,7 +83,9 @@ def compare(
             if on_run is not None:
                 on_run(method.name, seed, None)
             try:
-                wanted = configure(method, config, calendar, finished=done.get)
+                wanted = configure(
+                    method, config, calendar, finished=done.get, subset_size=subset_size
+                )
                 record = run(
                     wanted, method=method.name, seed=seed, splits=splits, on_point=on_point
                 )

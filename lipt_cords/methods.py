@@ -1,7 +1,8 @@
 """The contenders of a comparison: a warm-up, then a way to choose subsets.
 
-Every method trains the same number of epochs on subsets of the same size, with the same
-optimizer and schedule: a full-data warm-up comes before those epochs, at the peak rate, and the
+Every method trains the same number of epochs on subsets of one fraction (CORDS rounds it up in
+every class, so its subsets are a little larger than random ones), with the same optimizer and
+schedule: a full-data warm-up comes before those epochs, at the peak rate, and the
 schedule begins with the first subset. A method that needs no warm-up may also spend what LiPT
 spends: ``rs2@critical-path`` and ``rs2@total`` train on until they have made as many passes.
 """
@@ -9,8 +10,9 @@ spends: ``rs2@critical-path`` and ``rs2@total`` train on until they have made as
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from lipt_cords.assembly import schedule_of
@@ -70,6 +72,11 @@ class Method:
             raise unknown_name("method", name, known)
         return cls(name, warmup, selection, spends or None)
 
+    @property
+    def is_lipt(self) -> bool:
+        """Whether LiPT's bill can be read off its run."""
+        return self.warmup == "lipt"
+
     def label(self, strategy: str) -> str:
         """The method in words, for tables and plots.
 
@@ -84,6 +91,21 @@ class Method:
             "one-worker": " after one worker",
         }[self.warmup]
         return chooser + before + (f", {SPENDING[self.spends]}" if self.spends else "")
+
+
+def check_order(methods: Sequence[Method]) -> None:
+    """Raise unless a LiPT run comes before whatever is measured by LiPT's bill.
+
+    Raises:
+        ValueError: the methods that have no LiPT run to match.
+    """
+    early = list(takewhile(lambda method: not method.is_lipt, methods))
+    unmatched = [m.name for m in early if m.warmup == "one-worker" or m.spends is not None]
+    if unmatched:
+        raise ValueError(
+            f"{', '.join(unmatched)}: one-worker and methods with '@' spend what LiPT spends; put "
+            "lipt before them among the methods"
+        )
 
 
 @dataclass(frozen=True)
@@ -129,6 +151,7 @@ def configure(
     calendar: Calendar,
     *,
     finished: Callable[[str], RunRecord | None] = lambda name: None,
+    subset_size: int | None = None,
 ) -> RunConfig:
     """The configuration of one method.
 
@@ -138,6 +161,8 @@ def configure(
         calendar: how long they train.
         finished: the record of a method that already ran with this seed, or None; ``one-worker``
             and what spends as much as LiPT ask it for LiPT's bill.
+        subset_size: samples in a random subset; None takes the mean of LiPT's. CORDS rounds its
+            budgets up class by class, so its subsets can be larger than a random one.
 
     Raises:
         ValueError: there is no LiPT run to match.
@@ -158,7 +183,8 @@ def configure(
     if method.spends is not None:
         costs = _lipt_record(finished).costs
         passes = costs.critical_passes if method.spends == "critical-path" else costs.passes
-        epochs = max(1, round(passes * calendar.subset_epochs / costs.training_passes))
+        size = subset_size or costs.training_passes / calendar.subset_epochs
+        epochs = max(1, round(passes / size))
     return base.updated(
         dss_args=dss, train_args={"num_epochs": epochs}, scheduler={"over": "subset", "T_max": None}
     )

@@ -96,10 +96,11 @@ def reading(summary: Sequence[Row]) -> str:
     if failures:
         sentences.append(f"{failures} run{'s' * (failures > 1)} failed and stand in no mean.")
     runs = min((row["runs"] for row in rows.values()), default=0)
-    if runs:
+    if runs == 1:
+        sentences.append("1 seed a method: without a spread no difference is a finding.")
+    elif runs:
         sentences.append(
-            f"{runs} seed{'s' * (runs > 1)} a method: what lies within one pooled deviation is no "
-            "finding."
+            f"{runs} seeds a method: what lies within one pooled deviation is no finding."
         )
     return " ".join(sentences)
 
@@ -111,7 +112,7 @@ def _about_lipt(lipt: Row, rows: Mapping[str, Row]) -> list[str]:
         critical = full["warmup_passes"] / max(1.0, lipt["warmup_critical_passes"])
         total = full["warmup_passes"] / max(1.0, lipt["warmup_passes"])
         sentences.append(
-            f"{lipt['label']} is {_gap(lipt, full)}; its warm-up makes {critical:.1f} times fewer "
+            f"{lipt['label']} is {_gap(lipt, full)}; its warm-up makes {_times(critical)} "
             f"sample-passes on the critical path, {_times(total)} over all workers."
         )
     if "one-worker" in rows:
@@ -215,8 +216,10 @@ def _clear(one: Row, other: Row) -> int:
 
 
 def _pooled(one: Row, other: Row) -> float:
-    pooled: float = ((one["deviation"] ** 2 + other["deviation"] ** 2) / 2) ** 0.5
-    return pooled
+    """The root of the two variances' mean, each weighted by its degrees of freedom."""
+    free = [row["runs"] - 1 for row in (one, other)]
+    squares = sum(n * row["deviation"] ** 2 for n, row in zip(free, (one, other), strict=True))
+    return float((squares / sum(free)) ** 0.5)
 
 
 def _times(ratio: float) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lipt_cords.assembly import pick_device, warm_start_of
+from lipt_cords.assembly import pick_device, subset_size_of, warm_start_of
 from lipt_cords.choosing import choose_subset, per_sample_loss
 from lipt_cords.cords_plugin.fast import SelectionReport
 from lipt_cords.data import BatchSource, DataSplits
@@ -165,7 +165,7 @@ def select_once(
     train, val = (
         BatchSource(data, device=device, cache_bytes=0) for data in (splits.train, splits.val)
     )
-    budget = max(1, int(len(train) * dss.fraction))
+    budget = subset_size_of(len(train), config)
     selection, report = choose_subset(config, budget, train, val, read)
     made = SelectionRun(
         selection=selection,

@@ -83,6 +83,8 @@ def test_nothing_to_compare() -> None:
         compare(CONFIG, methods=["lpt"])
     with pytest.raises(ValueError, match="at least one method and one seed"):
         compare(CONFIG, seeds=[])
+    with pytest.raises(ValueError, match="^one-worker, rs2@total: .* put lipt before them"):
+        compare(CONFIG, methods=["one-worker", "rs2@total", "lipt"])
 
 
 @pytest.mark.skipif(cords_version() is None, reason="CORDS is not installed")

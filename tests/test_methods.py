@@ -77,6 +77,18 @@ def test_all_methods_train_equally_long_on_subsets() -> None:
     assert (one.common_steps + one.local_steps) * one.batch_size == 3200  # type: ignore[operator]
 
 
+def test_equal_cost_is_counted_in_the_rivals_own_subsets() -> None:
+    """CORDS rounds budgets up class by class: an epoch of LiPT's can be longer than one of RS2."""
+    base = _base()
+    calendar = plan_calendar(base)
+    bill = Ledger(warmup_passes=1000, training_passes=100 * calendar.subset_epochs)
+    lipt = RunRecord("lipt", 0, {}, costs=bill)
+    config = configure(
+        Method.parse("rs2@total"), base, calendar, finished={"lipt": lipt}.get, subset_size=50
+    )
+    assert config.train_args.num_epochs * 50 == bill.passes
+
+
 def test_one_worker_needs_a_lipt_run() -> None:
     base = _base()
     with pytest.raises(ValueError, match="put lipt before them"):

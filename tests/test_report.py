@@ -93,6 +93,19 @@ def test_the_reading_is_computed() -> None:
     assert "1 run failed" in text
 
 
+def test_a_dearer_warm_up_is_not_called_cheaper() -> None:
+    runs = [*_runs("full", [0.90, 0.91], 1000, 1000), *_runs("lipt", [0.91], 2000, 8000)]
+    text = reading(summarise(runs))
+    assert "2.0 times more sample-passes on the critical path, 8.0 times more over all" in text
+    assert text.endswith("1 seed a method: without a spread no difference is a finding.")
+
+
+def test_a_pooled_deviation_weighs_each_method_by_its_seeds() -> None:
+    runs = [*_runs("full", [0.80, 0.90], 10, 10), *_runs("lipt", [0.90] * 9, 10, 10)]
+    # Variances 0.005 with one degree of freedom, and 0 with eight.
+    assert "pooled deviation of 2.4" in reading(summarise(runs))
+
+
 @pytest.mark.parametrize(
     ("one_worker", "words"),
     [
