@@ -156,7 +156,8 @@ def run(
             trainer.extra["warm_start"] = assembled.report.to_dict()
         if state is not None:
             trainer.load_state_dict(state)
-        result = trainer.run(config.train_args.num_epochs, plan=plan, on_point=on_point)
+        kept = plan if config.ckpt.is_save else None
+        result = trainer.run(config.train_args.num_epochs, plan=kept, on_point=on_point)
     record.test_accuracy, record.val_accuracy = result.test_accuracy, result.val_accuracy
     record.costs, record.curve = result.costs, result.curve
     record.warm_start = trainer.extra.get("warm_start")
@@ -206,7 +207,7 @@ def _without_cords_warnings() -> Iterator[None]:
 
 
 def _plan(config: RunConfig, directory: Path | None) -> CheckpointPlan | None:
-    if directory is None or not config.ckpt.is_save:
+    if directory is None:
         return None
     identity: dict[str, Any] = config.to_dict()
     identity.pop("ckpt")

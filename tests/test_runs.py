@@ -187,6 +187,17 @@ def test_results_are_written_whole(digits: DataSplits, tmp_path: Path) -> None:
     assert results["config"]["dss_args"]["fraction"] == 0.2
 
 
+def test_a_run_that_saves_nothing_still_resumes(digits: DataSplits, tmp_path: Path) -> None:
+    config = _config(type="RS2", warm_start=WARM)
+    expected = _run(config, digits, output=tmp_path)
+    silent = config.updated(ckpt={"is_save": False})
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    assert _facts(_run(silent, digits, output=tmp_path, resume=True)) == _facts(expected)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    with pytest.raises(ValueError, match="cannot read the checkpoint"):
+        _run(silent, digits, output=tmp_path / "empty", resume=True)
+
+
 def test_bad_checkpoints_and_directories(digits: DataSplits, tmp_path: Path) -> None:
     config = _config(type="RS2")
     _run(config, digits, output=tmp_path)
