@@ -44,7 +44,7 @@ def demo(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Compare warm-ups on bundled digits through CORDS's own loaders, in a few minutes."""
+    """Compare warm-ups on bundled digits through CORDS's loaders."""
     from lipt_cords.demo import demo as run_demo
 
     display = _display(as_json)
@@ -68,7 +68,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run one configuration: warm start, selection, training, evaluation."""
+    """Run one configuration: warm start, selection, training."""
     from lipt_cords.runs import run
 
     display = _display(as_json)
@@ -99,7 +99,7 @@ def compare(
     download: Download = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare LiPT with random, RS2, CORDS's full-data warm-up and one worker."""
+    """Compare LiPT with random, RS2, full data and one worker."""
     from lipt_cords.compare import compare as run_comparison
     from lipt_cords.methods import DEFAULT_METHODS
 
@@ -159,7 +159,7 @@ def select(
     download: Download = False,
     as_json: AsJson = False,
 ) -> None:
-    """Select one subset and write its indices and weights (JSON and .npz)."""
+    """Select one subset: indices and weights as JSON and .npz."""
     from lipt_cords.selection_run import select_once
 
     display = _display(as_json)
@@ -175,7 +175,7 @@ def select(
 
 @app.command()
 def doctor(data: Data = None, as_json: AsJson = False) -> None:
-    """Check versions, devices, CORDS and data, and say what installs whatever is missing."""
+    """Check the installation, and say what installs what is missing."""
     from lipt_cords.doctor import diagnose
 
     diagnosis = diagnose(data)
@@ -263,4 +263,7 @@ def _print_json(payload: dict[str, Any]) -> None:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True).print(f"lipt-cords: {text}", style="red", markup=False, highlight=False)
+    # Lines are left to the terminal to wrap, so that a command or a path in them can be copied.
+    Console(stderr=True).print(
+        f"lipt-cords: {text}", style="red", markup=False, highlight=False, soft_wrap=True
+    )

@@ -72,11 +72,6 @@ class Method:
             raise unknown_name("method", name, known)
         return cls(name, warmup, selection, spends or None)
 
-    @property
-    def is_lipt(self) -> bool:
-        """Whether LiPT's bill can be read off its run."""
-        return self.warmup == "lipt"
-
     def label(self, strategy: str) -> str:
         """The method in words, for tables and plots.
 
@@ -99,7 +94,7 @@ def check_order(methods: Sequence[Method]) -> None:
     Raises:
         ValueError: the methods that have no LiPT run to match.
     """
-    early = list(takewhile(lambda method: not method.is_lipt, methods))
+    early = list(takewhile(lambda method: method.warmup != "lipt", methods))
     unmatched = [m.name for m in early if m.warmup == "one-worker" or m.spends is not None]
     if unmatched:
         raise ValueError(

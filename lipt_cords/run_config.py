@@ -151,7 +151,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise ValueError(f"expected a .yaml, .yml or .py configuration, received {path}")
     raw = reader(path)
     if not isinstance(raw, Mapping):
-        raise ValueError(f"expected sections in {path}, found {type(raw).__name__}")
+        found = "nothing" if raw is None else type(raw).__name__
+        raise ValueError(
+            f"expected sections such as dataset, model and dss_args in {path}, found {found}"
+        )
     try:
         return RunConfig.parse(raw, overrides)
     except ValueError as error:

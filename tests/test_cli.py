@@ -65,9 +65,10 @@ def test_compare_prints_table_reading_and_files(
 def test_compare_fails_where_everything_fails(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["compare", config, "--methods", "one-worker", "--seeds", "1"]
-    assert main([*command, "--output", str(tmp_path / "out")]) == 1
-    assert "put lipt before" in capsys.readouterr().out
+    command = ["compare", config, "--methods", "rs2", "--seeds", "1"]
+    command += ["--set", "optimizer.lr=1e30", "--output", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "training diverged" in capsys.readouterr().out
 
 
 def test_warmstart_saves_weights_and_report(
@@ -104,6 +105,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["compare", "{config}", "--seeds", "x"], "--seeds takes a number"),
         (["compare", "{config}", "--seeds", "0"], "--seeds takes a number"),
         (["compare", "{config}", "--methods", "lpt"], "unknown method 'lpt'"),
+        (["compare", "{config}", "--methods", "rs2@total,lipt"], "put lipt before them"),
         (["trian"], "No such command 'trian'"),
         (["train"], "Missing argument"),
     ],

@@ -139,6 +139,7 @@ def test_an_override_into_a_plain_value() -> None:
         ("exits.py", "raise SystemExit(2)", "stops with SystemExit"),
         ("other.py", "settings = {}", "defines no `config`"),
         ("wrong.yaml", "optimizer: {lr: -1}", r"wrong\.yaml: optimizer\.lr"),
+        ("empty.yaml", "", "expected sections .* found nothing"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, name: str, content: str | None, message: str) -> None:
@@ -163,3 +164,9 @@ def test_strategies_come_apart() -> None:
     assert split_strategy("AdaptiveRandom") == ("AdaptiveRandom", False, False)
     warm = RunConfig.parse({"dss_args": {"type": "GLISTER-Warm"}})
     assert warm.dss_args.kappa == 0.5
+
+
+def test_a_wrong_option_of_the_warm_start_is_said_once() -> None:
+    with pytest.raises(ValueError, match="num_workers") as caught:
+        RunConfig.parse({"dss_args": {"warm_start": {"num_workers": 0}}})
+    assert str(caught.value).count("received") == 1
