@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,9 +14,12 @@ from lipt_cords.errors import unknown_name
 from lipt_cords.gradients import HeadGradient, LastLayerGradients
 from lipt_cords.selectors.atoms import Atoms, BatchAtoms, FactoredAtoms
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
-from lipt_cords.selectors.grouping import batches_needed, groups_of, spread_batches
+from lipt_cords.selectors.grouping import Group, batches_needed, groups_of, spread_batches
 from lipt_cords.selectors.memory import byte_limit, refuse
-from lipt_cords.selectors.omp import Pursuit, pursue
+from lipt_cords.selectors.omp import pursue
+from lipt_cords.selectors.pursuit import Pursuit
+from lipt_cords.selectors.scratch import Scratch
+from lipt_cords.selectors.screened import ScreenedAtoms, pursue_screened, screening_bytes
 from lipt_cords.selectors.validation import check_fraction, check_positive
 
 
@@ -89,14 +93,20 @@ def gradmatch(
         indices, spread, _, cut = spread_batches(problem, picks, weights)
         return Choice(indices, spread, info={"groups": [summary], "samples_cut": cut})
     parts, part_weights, summaries = [], [], []
+    scratch = Scratch()
     for group in groups_of(problem):
         _check_memory(len(group.members), group.budget, limit)
-        atoms = FactoredAtoms.of(pool, group.members, linear, limit // 2)
         goal = _validation_goal(held_out, group.label, len(group.members))
+        atoms: FactoredAtoms | ScreenedAtoms
+        if _screens(problem, group, options, limit):
+            atoms, resident = ScreenedAtoms(pool, group.members, linear, goal, scratch), True
+        else:
+            atoms = FactoredAtoms.of(pool, group.members, linear, limit // 2)
+            resident = atoms.resident
         picks, weights, summary = _matched(atoms, goal, group.budget, options)
         parts.append(group.members[picks])
         part_weights.append(weights)
-        knob = "none" if atoms.resident else "float64 copies in chunks"
+        knob = "none" if resident else "float64 copies in chunks"
         summaries.append({"label": group.label, **summary, "knob": knob})
     weights = torch.cat(part_weights) * (problem.budget / len(problem))
     return Choice(torch.cat(parts), weights, info={"groups": summaries})
@@ -113,6 +123,15 @@ def _check_memory(candidates: int, budget: int, limit: int) -> None:
         )
 
 
+def _screens(problem: SelectionProblem, group: Group, options: _Options, limit: int) -> bool:
+    """Whether float32 may look at all candidates first: on the CPU, where its copies fit."""
+    pool = problem.gradients
+    if pool.logit_grads.device.type != "cpu" or not options.nonnegative:
+        return False
+    width = pool.num_classes + (pool.embedding_dim if problem.linear_layer else 0)
+    return screening_bytes(len(group.members), width, group.budget) <= limit // 2
+
+
 def _validation_goal(
     held_out: LastLayerGradients | None, label: int | None, scale: int
 ) -> HeadGradient | None:
@@ -127,10 +146,19 @@ def _validation_goal(
     return HeadGradient(g.sum(dim=0) * factor, g.T @ e * factor)
 
 
-def _matched(
-    atoms: Atoms, goal: HeadGradient | None, budget: int, options: _Options
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Rounds of pursuit until the budget is met; weights match the goal."""
+def _pursuits(
+    atoms: Atoms | ScreenedAtoms, goal: HeadGradient | None, options: _Options
+) -> tuple[Tensor, Callable[[int, Tensor], Pursuit]]:
+    """Inner products of the atoms with the goal, and a pursuit of it by the allowed atoms."""
+    if isinstance(atoms, ScreenedAtoms):
+        return torch.from_numpy(atoms.products_N), lambda budget, allowed: pursue_screened(
+            atoms,
+            budget,
+            ridge=options.ridge,
+            tolerance=options.tolerance,
+            max_steps=options.max_steps,
+            allowed=allowed,
+        )
     if goal is None:
         products, square = atoms.own_sum()
     else:
@@ -139,22 +167,30 @@ def _matched(
         if atoms.linear_layer:
             square += float(goal.weight.square().sum())
     norms = atoms.squared_norms()
-    allowed = torch.ones(len(atoms), dtype=torch.bool, device=atoms.device)
+    return products, lambda budget, allowed: pursue(
+        atoms.column,
+        products,
+        square,
+        norms,
+        budget,
+        nonnegative=options.nonnegative,
+        ridge=options.ridge,
+        tolerance=options.tolerance,
+        max_steps=options.max_steps,
+        allowed=allowed,
+    )
+
+
+def _matched(
+    atoms: Atoms | ScreenedAtoms, goal: HeadGradient | None, budget: int, options: _Options
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Rounds of pursuit until the budget is met; weights match the goal."""
+    products, pursuit = _pursuits(atoms, goal, options)
+    allowed = torch.ones(len(atoms), dtype=torch.bool, device=products.device)
     rounds: list[Pursuit] = []
     chosen: list[int] = []
     while len(chosen) < budget:
-        found = pursue(
-            atoms.column,
-            products,
-            square,
-            norms,
-            budget - len(chosen),
-            nonnegative=options.nonnegative,
-            ridge=options.ridge,
-            tolerance=options.tolerance,
-            max_steps=options.max_steps,
-            allowed=allowed,
-        )
+        found = pursuit(budget - len(chosen), allowed)
         if not found.atoms:
             break
         rounds.append(found)

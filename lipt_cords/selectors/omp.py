@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,32 +19,12 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from torch import Tensor
 
+from lipt_cords.selectors.pursuit import DEPENDENT, Pursuit, follow
 from lipt_cords.selectors.ties import first_best
 
 Array = NDArray[np.float64]
 
-DEPENDENT = 1e-10
-"""An atom adds no direction when less than this fraction of its squared norm is new."""
-
 _FIRST_ROWS = 64
-
-
-@dataclass
-class Pursuit:
-    """What one pursuit found.
-
-    Attributes:
-        atoms: chosen atoms, in order of choice.
-        weights: their weights, float64.
-        residual: ||t - A_S x|| / ||t||, 0 for a zero target.
-        stopped: ``"budget"``, ``"tolerance"``, ``"steps"``, or ``"exhausted"``: no atom left
-            that is independent of the chosen ones and reduces the residual.
-    """
-
-    atoms: list[int] = field(default_factory=list)
-    weights: Array = field(default_factory=lambda: np.zeros(0))
-    residual: float = 1.0
-    stopped: str = "budget"
 
 
 def pursue(
@@ -80,61 +59,14 @@ def pursue(
     Returns:
         The atoms; fewer than the budget if the pursuit stopped before.
     """
-    found = Pursuit()
     if target_square <= 0 or not math.isfinite(target_square):
-        found.residual, found.stopped = 0.0, "tolerance"
-        return found
-    support = _Support(target_products, ridge)
-    barred = _barred(allowed, len(target_products), support.device, [])
-    scale = math.sqrt(target_square * float(squared_norms.max()))
-    squares = squared_norms.cpu().numpy()
-    steps = max_steps or 10 * budget
-    while len(support.atoms) < budget:
-        if found.residual < tolerance:
-            found.stopped = "tolerance"
-            break
-        if steps == 0:
-            found.stopped = "steps"
-            break
-        products = support.residual_products
-        values = (products if nonnegative else abs(products)) + barred
-        pick = first_best(values, scale)
-        if not float(values[pick]) > 1e-13 * scale:
-            found.stopped = "exhausted"
-            break
-        barred[pick] = -math.inf
-        if not support.extend(pick, columns(pick), float(squares[pick])):
-            continue  # depends on the chosen atoms: barred until one of them leaves
-        steps -= 1
-        if nonnegative and support.weights.min() < 0:
-            left = _drop_negative(support)
-            # Every other atom may come again, but not the newest if it left at once: it would
-            # join and leave for ever.
-            shut = [*support.atoms, pick] if pick in left else support.atoms
-            barred = _barred(allowed, len(target_products), support.device, shut)
-        found.residual = support.residual(target_square)
-    found.atoms = list(support.atoms)
-    found.weights = support.weights.copy()
-    return found
-
-
-def _drop_negative(support: _Support) -> list[int]:
-    """Remove the most negative atom and solve again, until none is negative."""
-    left = []
-    while support.atoms and support.weights.min() < 0:
-        position = int(support.weights.argmin())
-        left.append(support.atoms[position])
-        support.remove(position)
-    return left
-
-
-def _barred(allowed: Tensor | None, size: int, device: torch.device, atoms: list[int]) -> Any:
-    """-inf for atoms that may not be chosen, else 0; an array on the CPU."""
-    barred = torch.zeros(size, dtype=torch.float64, device=device)
-    if allowed is not None:
-        barred[~allowed] = -math.inf
-    barred[atoms] = -math.inf
-    return _native(barred)
+        return Pursuit(residual=0.0, stopped="tolerance")
+    support = _FullSupport(
+        columns, target_products, target_square, squared_norms, ridge, nonnegative, allowed
+    )
+    return follow(
+        support, budget, nonnegative=nonnegative, tolerance=tolerance, max_steps=max_steps
+    )
 
 
 def _native(vector: Tensor) -> Any:
@@ -142,7 +74,7 @@ def _native(vector: Tensor) -> Any:
     return vector.numpy() if vector.device.type == "cpu" else vector
 
 
-class _Support:
+class _FullSupport:
     """The chosen atoms, orthogonalised: with A_S'A_S + ridge I = L L', what a step needs.
 
     Kept are Q = L^-1 A_S'A (its row for the newest atom is all that a step adds, and the residual
@@ -150,9 +82,20 @@ class _Support:
     weights x = L^-T y. So a step costs O(n |S|) and solves nothing. The buffers double.
     """
 
-    def __init__(self, target_products: Tensor, ridge: float) -> None:
+    def __init__(
+        self,
+        columns: Callable[[int], Tensor],
+        target_products: Tensor,
+        target_square: float,
+        squared_norms: Tensor,
+        ridge: float,
+        nonnegative: bool,
+        allowed: Tensor | None,
+    ) -> None:
         self.atoms: list[int] = []
-        self.device = target_products.device
+        self.scale = math.sqrt(target_square * float(squared_norms.max()))
+        self._columns, self._nonnegative, self._allowed = columns, nonnegative, allowed
+        self._target_square, self._squares = target_square, squared_norms.cpu().numpy()
         self.residual_products = _native(target_products.clone())
         self._targets = target_products
         self._ridge = ridge
@@ -162,20 +105,35 @@ class _Support:
         self._inverse: Array = np.zeros((0, 0))
         self._half: Array = np.zeros(0)
         self._weights: Array = np.zeros(0)
+        self.open_but([])
 
     @property
     def weights(self) -> Array:
         """The least-squares weights of the chosen atoms."""
         return self._weights[: len(self.atoms)]
 
-    def extend(self, atom: int, column: Tensor, square: float) -> bool:
-        """Add one atom; False, and nothing changes, if it depends on those before.
+    def best(self) -> tuple[int, float]:
+        """The atom that correlates most with the residual, among those not barred."""
+        products = self.residual_products
+        values = (products if self._nonnegative else abs(products)) + self._barred
+        pick = first_best(values, self.scale)
+        return pick, float(values[pick])
 
-        Args:
-            atom: which.
-            column: its inner products with all atoms; overwritten.
-            square: its squared norm.
-        """
+    def bar(self, atom: int) -> None:
+        """The atom may not be chosen until others are opened again."""
+        self._barred[atom] = -math.inf
+
+    def open_but(self, shut: list[int]) -> None:
+        """Every allowed atom may be chosen but these."""
+        barred = torch.zeros_like(self._targets)
+        if self._allowed is not None:
+            barred[~self._allowed] = -math.inf
+        barred[shut] = -math.inf
+        self._barred = _native(barred)
+
+    def extend(self, atom: int) -> bool:
+        """Add one atom; False, and nothing changes, if it depends on those before."""
+        column, square = self._columns(atom), float(self._squares[atom])
         n = len(self.atoms)
         if n == len(self._half):
             self._grow()
@@ -226,11 +184,11 @@ class _Support:
         products = torch.addmv(self._targets, self._rows[some].T, half, alpha=-1.0)
         self.residual_products = _native(products)
 
-    def residual(self, target_square: float) -> float:
+    def residual(self) -> float:
         """Relative residual norm: ||t - Ax||^2 = ||t||^2 - |y|^2 - ridge |x|^2."""
         half, weights = self._half[: len(self.atoms)], self.weights
-        square = target_square - float(half @ half) - self._ridge * float(weights @ weights)
-        return math.sqrt(max(0.0, square) / target_square)
+        square = self._target_square - float(half @ half) - self._ridge * float(weights @ weights)
+        return math.sqrt(max(0.0, square) / self._target_square)
 
     def _grow(self) -> None:
         n = len(self.atoms)
