@@ -118,7 +118,7 @@ def _fit(
         loss = mean_loss(user_loss, device)
         model = copy.deepcopy(given).to(device)
         flops = ranks.on_main(partial(_flops, config, model, dataset, loss))
-        pool = _pool(config, ranks, plan, dataset)
+        pool, validation = _read(config, ranks, plan, dataset, val_dataset)
     task = partial(
         WorkerTask,
         model=model,
@@ -144,11 +144,6 @@ def _fit(
             model.load_state_dict(theta_star)
         crew = Crew(ranks, config, theta_star)
         with clock.phase("workers"):
-            validation = None
-            if val_dataset is not None:
-                validation = BatchSource(
-                    val_dataset, device=device, num_workers=config.loader_workers
-                )
             summaries = crew.train(
                 lambda worker: task(
                     worker, indices=plan.shards[worker], validation=validation, tick=bar.tick
@@ -214,20 +209,29 @@ def _prepare(
     return plan, labels
 
 
-def _pool(config: WarmStartConfig, ranks: Ranks, plan: Plan, dataset: Dataset[Any]) -> Pool | None:
-    """This rank's samples, read once and checked before anyone trains."""
-    pool = None
+def _read(
+    config: WarmStartConfig,
+    ranks: Ranks,
+    plan: Plan,
+    dataset: Dataset[Any],
+    val_dataset: Dataset[Any] | None,
+) -> tuple[Pool | None, BatchSource | None]:
+    """This rank's samples, read once and checked before anyone trains; and the held-out data."""
+    pool, validation = None, None
 
     def read() -> None:
-        nonlocal pool
-        mine = plan.shards[ranks.rank :: ranks.size]
-        if mine:
-            with isolated_rng(config.seed, "pool", ranks.rank):
+        nonlocal pool, validation
+        with isolated_rng(config.seed, "pool", ranks.rank):
+            if mine := plan.shards[ranks.rank :: ranks.size]:
                 indices = torch.cat(mine).sort().values
                 pool = Pool(dataset, indices, ranks.device, config.loader_workers)
+            if val_dataset is not None:
+                validation = BatchSource(
+                    val_dataset, device=ranks.device, num_workers=config.loader_workers
+                )
 
     ranks.everywhere(read)
-    return pool
+    return pool, validation
 
 
 def _flops(

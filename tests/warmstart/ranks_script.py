@@ -51,6 +51,18 @@ def bad_shard():
     LiPTWarmStart(**{**COMMON, "common_steps": 0}).fit(make_net(), data)
 
 
+def bad_held_out():
+    """Held-out data that the last rank alone cannot read."""
+
+    class Torn(Streamed):
+        def __getitem__(self, index):
+            if index == 9 and dist.get_rank() == dist.get_world_size() - 1:
+                raise ValueError("sample 9 is torn")
+            return super().__getitem__(index)
+
+    LiPTWarmStart(**COMMON).fit(make_net(), make_images(160), Torn(make_images(40)))
+
+
 def main(directory: Path) -> None:
     torch.set_num_threads(1)
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -63,6 +75,7 @@ def main(directory: Path) -> None:
         "different options": message_of(lambda: fit({"seed": rank}, "auto")),
         "greedy": message_of(lambda: LiPTWarmStart(soup="greedy").fit(make_net(), make_images(40))),
         "bad shard": message_of(bad_shard),
+        "bad held-out": message_of(bad_held_out),
     }
     assert dist.is_initialized() and dist.get_world_size() == size
     dist.destroy_process_group()

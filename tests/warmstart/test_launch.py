@@ -119,6 +119,7 @@ def test_errors_reach_every_rank(ranked, size):
     for _, errors in ranked[size]:
         assert "needs val_dataset" in errors["greedy"]
         assert "sample 0 of the training data holds NaN" in errors["bad shard"]
+        assert errors["bad held-out"] == "sample 9 is torn"
         expected = "no error" if size == 1 else "differ from rank 0 in options"
         assert expected in errors["different options"]
 
