@@ -56,7 +56,8 @@ def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[st
             f"{path} is not a whole checkpoint ({type(error).__name__}): it may be truncated; "
             "delete it and run again without --resume"
         ) from error
-    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+    ours = isinstance(payload, dict) and {"version", "identity", "state"} <= payload.keys()
+    if not ours or payload.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of lipt_cords: choose another directory")
     if payload["version"] != VERSION:
         raise ValueError(

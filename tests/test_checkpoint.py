@@ -43,9 +43,10 @@ def test_truncated_checkpoint_is_named(tmp_path: Path, kept: int) -> None:
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
-    torch.save({"state_dict": {}}, path)
-    with pytest.raises(ValueError, match=r"model\.pt is not a checkpoint of lipt_cords"):
-        load_checkpoint(path, identity=IDENTITY)
+    for content in ({"state_dict": {}}, {"format": "lipt_cords.checkpoint"}, [1]):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=r"model\.pt is not a checkpoint of lipt_cords"):
+            load_checkpoint(path, identity=IDENTITY)
     with pytest.raises(ValueError, match=r"cannot read the checkpoint .*gone\.pt"):
         load_checkpoint(tmp_path / "gone.pt", identity=IDENTITY)
     # Something that would run code on loading is refused, not run.
