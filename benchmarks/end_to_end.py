@@ -31,7 +31,12 @@ def configuration(data: str | None, pool: int, epochs: int) -> RunConfig:
     warm_start = {"num_workers": 8, "common_steps": 100, "epochs": 4, "batch_size": 64}
     return RunConfig.parse(
         {
-            "dataset": {"name": "fashion-mnist", "datadir": data, "limit": pool},
+            "dataset": {
+                "name": "fashion-mnist",
+                "datadir": data,
+                "limit": pool,
+                "val_fraction": 0.02,
+            },
             "model": {"architecture": "resnet8"},
             "dataloader": {"batch_size": 64},
             "optimizer": {"lr": 0.05, "nesterov": True},
@@ -43,7 +48,7 @@ def configuration(data: str | None, pool: int, epochs: int) -> RunConfig:
                 "select_every": 10,
                 "warm_start": warm_start,
             },
-            "train_args": {"num_epochs": epochs, "device": "cpu", "eval_every": 5},
+            "train_args": {"num_epochs": epochs, "device": "cpu", "eval_every": 10},
         }
     )
 
@@ -64,7 +69,7 @@ def without_local_paths(results: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=None, help="folder that holds FashionMNIST/")
-    parser.add_argument("--pool", type=int, default=6_000, help="training images to choose from")
+    parser.add_argument("--pool", type=int, default=4_000, help="training images to choose from")
     parser.add_argument("--epochs", type=int, default=20, help="epochs on subsets")
     parser.add_argument("--warm-epochs", type=int, default=15, help="full-data epochs replaced")
     parser.add_argument("--seeds", type=int, default=3)
