@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
 
-_DENSE_TARGETS = (
+DENSE_TARGETS = (
     nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss,
 )  # fmt: skip
+"""Losses that compare the logits with a target of their own shape: one-hot labels here."""
 
 
 def per_sample_loss(
@@ -33,7 +34,7 @@ def per_sample_loss(
         return None
     single = copy.deepcopy(loss).to(device)
     single.__dict__["reduction"] = "none"
-    if not isinstance(loss, _DENSE_TARGETS):
+    if not isinstance(loss, DENSE_TARGETS):
         return single
 
     def dense(logits: Tensor, labels: Tensor) -> Tensor:

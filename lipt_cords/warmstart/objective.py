@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+from lipt_cords.losses import DENSE_TARGETS
 
-_DENSE_TARGETS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCEWithLogitsLoss)
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def mean_loss(loss: LossFunction | None, device: torch.device | str = "cpu") -> LossFunction:
@@ -31,7 +31,7 @@ def mean_loss(loss: LossFunction | None, device: torch.device | str = "cpu") -> 
     """
     if loss is None:
         return F.cross_entropy
-    one_hot = isinstance(loss, _DENSE_TARGETS)
+    one_hot = isinstance(loss, DENSE_TARGETS)
     inner = copy.deepcopy(loss).to(device) if isinstance(loss, nn.Module) else loss
     if isinstance(inner, nn.Module) and getattr(inner, "reduction", None) == "sum":
         inner.reduction = "none"  # type: ignore[assignment]
