@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,11 @@ def load_weights(model: nn.Module, path: str | Path) -> Path:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
+        # torch names every key of both nets: the first few tell which net it was.
+        misfit = textwrap.shorten(str(error).partition("\n")[2] or str(error), 240)
         raise ValueError(
             f"the weights in {file} do not fit {type(model).__name__}: give the configuration "
-            f"that they were trained with. {error}"
+            f"that they were trained with. {misfit}"
         ) from error
     return file
 

@@ -62,3 +62,11 @@ def test_files_that_are_none_of_these(tmp_path: Path) -> None:
         load_weights(net, broken)
     with pytest.raises(ValueError, match="do not fit Linear: give the configuration"):
         load_weights(nn.Linear(4, 2), _written("safetensors", tmp_path))
+
+
+def test_weights_of_another_net_are_named_in_a_few_words(tmp_path: Path) -> None:
+    deep = nn.Sequential(*(nn.Linear(3, 3) for _ in range(60)))
+    torch.save(deep.state_dict(), tmp_path / "deep.pt")
+    with pytest.raises(ValueError, match="Missing key.*weight") as caught:
+        load_weights(nn.Linear(3, 2), tmp_path / "deep.pt")
+    assert len(str(caught.value)) - len(str(tmp_path)) < 400
