@@ -34,6 +34,8 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# One thread: the tests' nets are so small that a second one only waits, and on a busy machine long.
+test: export OMP_NUM_THREADS = 1
 test: lint
 	$(BIN)/python -m pytest
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import tiny_net
 from dotmap import DotMap
+from plugin_material import tiny_net
 
 from lipt_cords.cords_plugin import cords_loader
 from lipt_cords.cords_plugin.loaders import _PATCHES

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import Problem
+from plugin_material import Problem
 from torch import nn
 
 from lipt_cords.gradients import last_layer_gradients

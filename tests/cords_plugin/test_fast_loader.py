@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import Problem, selections
+from plugin_material import Problem, selections
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 

@@ -7,7 +7,7 @@ import importlib.util
 import textwrap
 
 import pytest
-from conftest import in_fresh_process
+from plugin_material import in_fresh_process
 
 from lipt_cords.cords_plugin import import_cords
 from lipt_cords.cords_plugin.importing import (

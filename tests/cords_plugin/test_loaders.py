@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import selections, tiny_net
+from plugin_material import selections, tiny_net
 from torch import nn
 from torch.utils.data import DataLoader
 

@@ -6,7 +6,7 @@ import re
 import textwrap
 
 import pytest
-from conftest import run_python
+from plugin_material import run_python
 
 from lipt_cords.cords_plugin.__main__ import main
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import selections
+from plugin_material import selections
 from torch.utils.data import DataLoader
 
 from lipt_cords.config import WarmStartConfig
