@@ -391,11 +391,14 @@ def main() -> None:
                 in_own_process(["imagenet", name, str(options.share), scratch])
                 for name in ("importance", "gradmatch", "glister")
             ]
-        write_json(directory / "selection-imagenet.json", {"rows": rows, **provenance()})
+        command = f"python benchmarks/selection.py --cases imagenet --share {options.share:g}"
+        results = {"command": command, "rows": rows, **provenance()}
+        write_json(directory / "selection-imagenet.json", results)
         return
     small = options.cases == "small"
     sizes = [250, 500, 1000] if small else [1000, 2000, 4000, 8000, 16000]
     result = {
+        "command": "python benchmarks/selection.py",
         "table": [compare(case, least, options.rounds) for case, least in
                   (SMALL if small else TABLE).items()],
         "curves": [curve(name, width, sizes) for name in selector_names() for width in (64, 512)],

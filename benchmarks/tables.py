@@ -114,9 +114,82 @@ def throughput() -> str:
     return markdown(("Loop", "Throughput relative to a bare loop"), rows) + origin(results)
 
 
+def selection() -> str:
+    """Selectors against CORDS."""
+    results = load("selection")
+    rows = [
+        [
+            f"{row['selector']}, per {row['per']}, E={row['embedding_dim']}, N={row['samples']:,}",
+            f"{row['cords_seconds']:.3f}",
+            f"{row['seconds']:.3f}",
+            f"{row['ratio']:.1f}x",
+            f"{row['at_least']:g}x",
+        ]
+        for row in results["table"]
+    ]
+    head = ("Case, 10 classes, 10 % budget", "CORDS, s", "Here, s", "Faster", "Aimed at")
+    return markdown(head, rows) + origin(results)
+
+
+def selection_growth() -> str:
+    """How selectors grow in the pool's size, and the memory they take."""
+    results = load("selection")
+    memory = {row["selector"]: row for row in results["memory"]}
+    rows = []
+    for line in results["curves"]:
+        if line["embedding_dim"] == 512:
+            row = memory[line["selector"]]
+            growth = f"{line['exponent']:.2f}"
+            rows.append([line["selector"], growth, f"{max(0.0, row['ratio']):.1f}"])
+    head = (
+        "Selector, per class, E=512",
+        "Exponent of its time in N",
+        "Peak extra memory, x factors",
+    )
+    return markdown(head, rows) + origin(results)
+
+
+def selection_imagenet() -> str:
+    """Selection on factors of ImageNet's shape."""
+    results = load("selection-imagenet")
+    rows = [
+        [
+            row["selector"],
+            f"{row['samples']:,}",
+            f"{row['seconds']:.0f}",
+            f"{row['extrapolated_seconds']:.0f}",
+            f"{row['anonymous_peak_bytes'] / 2**30:.1f}",
+        ]
+        for row in results["rows"]
+    ]
+    head = ("Selector, per class", "Samples", "Seconds", "Seconds at 1,281,167", "Memory, GiB")
+    return markdown(head, rows) + origin(results)
+
+
+def difficulty_cut() -> str:
+    """What leaving out the hardest images changes."""
+    results = load("difficulty_cut")
+    methods = dict.fromkeys(row["method"] for row in results["rows"])
+    sets = dict.fromkeys(row["data"] for row in results["rows"])
+    rows = []
+    for data in sets:
+        cells = []
+        for method in methods:
+            mine = [r for r in results["rows"] if r["data"] == data and r["method"] == method]
+            cells.append(spread([r["accuracy"] for r in mine]) if len(mine) > 1 else "-")
+        starts = [start for start in results["warm_starts"] if start["data"] == data]
+        taken = sorted({f"{start['automatic_cut']:.0%}" for start in starts})
+        rows.append([data, *cells, " or ".join(taken)])
+    return markdown(("Data", *methods, "The rule takes"), rows) + origin(results)
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (end_to_end, end_to_end_reading, soup, throughput)
-}
+    table.__name__: table
+    for table in (
+        end_to_end, end_to_end_reading, soup, throughput, selection, selection_growth,
+        selection_imagenet, difficulty_cut,
+    )
+}  # fmt: skip
 
 
 def filled(text: str) -> str:
