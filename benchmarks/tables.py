@@ -156,7 +156,7 @@ def selection_imagenet() -> str:
         [
             row["selector"],
             f"{row['samples']:,}",
-            f"{row['seconds']:.0f}",
+            f"{row['seconds']:.1f}",
             f"{row['extrapolated_seconds']:.0f}",
             f"{row['anonymous_peak_bytes'] / 2**30:.1f}",
         ]
