@@ -12,8 +12,7 @@ model = build_model("cnn", digits.num_classes, in_channels=1, image_size=8)
 warm = LiPTWarmStart(num_workers=8, common_steps=40, epochs=8, batch_size=32, lr=0.02).fit(
     model, digits.train, digits.val
 )
-train, held_out = warm.gradients(digits.train), warm.gradients(digits.val)
-subset = select("glister", train, 130, val_gradients=held_out, eta=1.0)
+subset = select("gradmatch", warm.gradients(digits.train), 130)
 warm.apply_to(model)
 result = train_on_subset(
     model, digits.train, subset, val_dataset=digits.test, epochs=20, batch_size=16, lr=0.02

@@ -54,8 +54,8 @@ def check_greedy(
             if drawn > left:
                 raise ValueError(
                     f"Stochastic greedy would draw {drawn} candidates where {left} are left (budget"
-                    f" {task_budget} of {size} for one class or run): use greedy='Naive', or "
-                    "another fraction"
+                    f" {task_budget} of {size} for one class or run): use greedy='Naive', "
+                    "selector='fast', or another fraction"
                 )
 
 

@@ -87,6 +87,20 @@ class WarmStartReport:
     ranks: int
     notes: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        """The bill in one line."""
+        kept = sum(worker.kept for worker in self.workers)
+        text = (
+            f"{kept} of {len(self.workers)} workers merged; {self.critical_path_passes:,} "
+            f"sample-passes on the critical path, {self.passes:,} in all"
+        )
+        if self.merged_accuracy is not None and self.mean_worker_accuracy is not None:
+            text += (
+                f"; held-out accuracy {self.merged_accuracy:.1%}, "
+                f"mean worker {self.mean_worker_accuracy:.1%}"
+            )
+        return text
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)

@@ -107,3 +107,13 @@ def test_reports_of_another_version_are_refused(saved):
     del values["passes"]
     with pytest.raises(ValueError, match="WarmStartReport of this version: passes"):
         WarmStartReport.from_dict(values)
+
+
+def test_a_printed_report_is_one_line(net, train):
+    options = {"num_workers": 2, "common_steps": 1, "epochs": 1, "progress": False}
+    report = LiPTWarmStart(**options).fit(net, train, train).report
+    said = str(report)
+    assert "\n" not in said
+    assert said.startswith("2 of 2 workers merged; ")
+    assert f"{report.critical_path_passes:,} sample-passes on the critical path" in said
+    assert f"mean worker {report.mean_worker_accuracy:.1%}" in said
