@@ -51,7 +51,7 @@ def demo(
     if not as_json:
         display.console.print(
             "Bundled digits, a tenth of them to train on: GLISTER through CORDS's loader after "
-            "three warm-ups (full data, LiPT, one worker), beside random and RS2. About two minutes.\n"
+            "three warm-ups (full data, LiPT, one worker), beside random and RS2. Two minutes.\n"
         )
     results, others = run_demo(
         output, seeds=seeds, on_run=display.run, on_strategy=display.strategy
