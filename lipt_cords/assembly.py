@@ -82,6 +82,19 @@ def warm_start_of(config: RunConfig, device: torch.device) -> WarmStartConfig | 
     return WarmStartConfig(**options)
 
 
+def fit_lipt(
+    config: RunConfig, options: WarmStartConfig | None, splits: DataSplits, model: nn.Module
+) -> WarmStartResult:
+    """Fit a warm start alone, on a run's data and with its loss."""
+    return LiPTWarmStart(options).fit(
+        model,
+        splits.train,
+        splits.val,
+        loss=per_sample_loss(config),
+        num_classes=splits.num_classes,
+    )
+
+
 def schedule_of(config: RunConfig) -> SelectionSchedule:
     """CORDS's calendar of a run. A warm start takes the place of kappa's full-data epochs."""
     dss = config.dss_args

@@ -8,7 +8,6 @@ hold tensors and plain values alone and are read without executing anything.
 from __future__ import annotations
 
 import io
-import pickle
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lipt_cords.files import write_atomic
+from lipt_cords.files import load_plain, write_atomic
 
 FORMAT = "lipt_cords.checkpoint"
 VERSION = 1
@@ -47,15 +46,12 @@ def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[st
             settings; the file and the settings are named.
     """
     path = Path(path)
-    try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ValueError(f"cannot read the checkpoint {path}: {error.strerror}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"{path} is not a whole checkpoint ({type(error).__name__}): it may be truncated; "
-            "delete it and run again without --resume"
-        ) from error
+    payload = load_plain(
+        path,
+        what=f"the checkpoint {path}",
+        expected="a whole checkpoint",
+        remedy="it may be truncated; delete it and run again without --resume",
+    )
     ours = isinstance(payload, dict) and {"version", "identity", "state"} <= payload.keys()
     if not ours or payload.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of lipt_cords: choose another directory")

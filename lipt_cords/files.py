@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -100,3 +102,23 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
             "it may be truncated; delete it and run again"
         ) from error
     return tensors
+
+
+def load_plain(path: Path, *, what: str, expected: str, remedy: str) -> Any:
+    """Read what torch saved, tensors and plain values alone, onto the CPU; nothing is executed.
+
+    Args:
+        path: the file.
+        what: what to call it when it cannot be read.
+        expected: what it should have been.
+        remedy: why it may not be that, and what to do.
+
+    Raises:
+        ValueError: the file is missing, truncated, or holds objects; it is named.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"cannot read {what}: {error.strerror}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not {expected} ({type(error).__name__}): {remedy}") from error

@@ -116,24 +116,24 @@ def _about_lipt(lipt: Row, rows: Mapping[str, Row]) -> list[str]:
             f"sample-passes on the critical path, {_times(total)} over all workers."
         )
     if "one-worker" in rows:
-        other = rows["one-worker"]
-        worth = (
-            "merging workers pays here"
-            if _clear(lipt, other) > 0
-            else ("merging workers buys nothing that shows here")
-        )
         sentences.append(
-            f"It is {_gap(lipt, other, 'one worker as long as that critical path')}: {worth}."
+            _verdict(
+                lipt,
+                rows["one-worker"],
+                "one worker as long as that critical path",
+                pays="merging workers pays here",
+                otherwise="merging workers buys nothing that shows here",
+            )
         )
     if "lipt+random" in rows:
-        other = rows["lipt+random"]
-        worth = (
-            "choosing the subset pays here"
-            if _clear(lipt, other) > 0
-            else ("the warm model, not the choice of the subset, earns the accuracy here")
-        )
         sentences.append(
-            f"It is {_gap(lipt, other, 'a random subset after the same warm start')}: {worth}."
+            _verdict(
+                lipt,
+                rows["lipt+random"],
+                "a random subset after the same warm start",
+                pays="choosing the subset pays here",
+                otherwise="the warm model, not the choice of the subset, earns the accuracy here",
+            )
         )
     plain = [rows[name] for name in ("random", "rs2") if name in rows]
     if plain:
@@ -191,6 +191,11 @@ def count(value: float) -> str:
 def seconds(value: float) -> str:
     """Seconds, with a decimal below a hundred."""
     return f"{value:.1f}" if value < 99.95 else f"{value:,.0f}"
+
+
+def _verdict(one: Row, other: Row, name: str, *, pays: str, otherwise: str) -> str:
+    """How a method stands against its control, and what that says."""
+    return f"It is {_gap(one, other, name)}: {pays if _clear(one, other) > 0 else otherwise}."
 
 
 def _gap(one: Row, other: Row, name: str | None = None) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 
 from lipt_cords.assembly import (
     assemble,
+    fit_lipt,
     full_data_flops,
     pick_device,
     schedule_of,
@@ -31,7 +32,7 @@ from lipt_cords.records import CurvePoint, RunRecord
 from lipt_cords.run_config import RunConfig
 from lipt_cords.trainer import CheckpointPlan, Trainer
 from lipt_cords.training import CHECKPOINT
-from lipt_cords.warmstart import LiPTWarmStart, WarmStartResult
+from lipt_cords.warmstart import WarmStartResult
 
 RESULTS = "results.json"
 SCHEMA = 1
@@ -185,13 +186,7 @@ def fit_warm_start(config: RunConfig, *, output: str | Path | None = None) -> Wa
         output_directory(output)
     splits = load_splits(config)
     model = build_net(config, splits).to(device)
-    result = LiPTWarmStart(options).fit(
-        model,
-        splits.train,
-        splits.val,
-        loss=per_sample_loss(config),
-        num_classes=splits.num_classes,
-    )
+    result = fit_lipt(config, options, splits, model)
     result.report.notes.extend(notes)
     if output is not None and is_main_process():
         result.save(output)

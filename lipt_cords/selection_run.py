@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lipt_cords.assembly import pick_device, subset_size_of, warm_start_of
+from lipt_cords.assembly import fit_lipt, pick_device, subset_size_of, warm_start_of
 from lipt_cords.choosing import choose_subset, per_sample_loss
 from lipt_cords.cords_plugin.fast import SelectionReport
 from lipt_cords.data import BatchSource, DataSplits
@@ -28,7 +28,6 @@ from lipt_cords.provenance import provenance
 from lipt_cords.run_config import RunConfig
 from lipt_cords.runs import SPLIT_SEED, build_net, is_main_process, load_splits
 from lipt_cords.selectors import Selection
-from lipt_cords.warmstart import LiPTWarmStart
 from lipt_cords.weights import load_weights
 
 RECORD, ARRAYS = "selection.json", "selection.npz"
@@ -201,13 +200,7 @@ def _weights(
             notes.append("dss_args.warm_start was not run: the checkpoint's weights select")
         return "checkpoint"
     if options is not None:
-        result = LiPTWarmStart(options).fit(
-            model,
-            splits.train,
-            splits.val,
-            loss=per_sample_loss(config),
-            num_classes=splits.num_classes,
-        )
+        result = fit_lipt(config, options, splits, model)
         result.apply_to(model)
         return "warm start"
     note = (

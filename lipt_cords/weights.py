@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lipt_cords.checkpoint import FORMAT
-from lipt_cords.files import load_tensors
+from lipt_cords.files import load_plain, load_tensors
 
 MERGED = "merged.safetensors"
 NAMES = (MERGED, "checkpoint.pt")
@@ -69,15 +66,12 @@ def weights_file(path: str | Path) -> Path:
 
 
 def _pickled_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        payload: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ValueError(f"cannot read {file}: {error.strerror}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"{file} is not a file of plain tensors ({type(error).__name__}): it may be truncated, "
-            "or hold objects; save the model's state_dict() as safetensors"
-        ) from error
+    payload = load_plain(
+        file,
+        what=str(file),
+        expected="a file of plain tensors",
+        remedy="it may be truncated, or hold objects; save the model's state_dict() as safetensors",
+    )
     if isinstance(payload, Mapping) and payload.get("format") == FORMAT:
         payload = payload["state"]["model"]
     for key in ("state_dict", "model"):

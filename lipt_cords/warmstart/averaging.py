@@ -10,6 +10,11 @@ from torch import Tensor, nn
 State = dict[str, Tensor]
 
 
+def on_cpu(state: State) -> State:
+    """A state dict whose tensors lie on the CPU."""
+    return {name: value.cpu() for name, value in state.items()}
+
+
 def tensor_state(model: nn.Module, *, clone: bool = True) -> State:
     """The state dict of a model, detached.
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import BatchSource
 from lipt_cords.randomness import isolated_rng, preserved_rng
-from lipt_cords.warmstart.averaging import State, tensor_state
+from lipt_cords.warmstart.averaging import on_cpu, tensor_state
 from lipt_cords.warmstart.billing import make_report, seconds_by_phase
 from lipt_cords.warmstart.common import train_common_start
 from lipt_cords.warmstart.cost import Clock, flops_per_sample
@@ -165,8 +165,8 @@ def _fit(
         lambda: bill(plan, common_passes, summaries, judge, finish, seconds=seconds)
     )
     return WarmStartResult(
-        state_dict=_on_cpu(merged) | finish.buffers,
-        theta_star=_on_cpu(theta_star),
+        state_dict=on_cpu(merged) | finish.buffers,
+        theta_star=on_cpu(theta_star),
         config=config,
         report=report,
         shards=plan.shards,
@@ -243,10 +243,6 @@ def _flops(
         source = BatchSource(dataset, some, device=device, cache_bytes=0)
         inputs, labels = next(source.batches(batch_size=2))
         return flops_per_sample(model, inputs, labels, loss)
-
-
-def _on_cpu(state: State) -> State:
-    return {name: value.cpu() for name, value in state.items()}
 
 
 def _save(result: WarmStartResult, directory: Path) -> None:

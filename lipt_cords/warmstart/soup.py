@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import BatchSource
 from lipt_cords.randomness import generator, isolated_rng
-from lipt_cords.warmstart.averaging import State, StateSum
+from lipt_cords.warmstart.averaging import State, StateSum, on_cpu
 from lipt_cords.warmstart.batchnorm import batchnorm_buffers, batchnorm_layers, refresh_batchnorm
 from lipt_cords.warmstart.evaluation import accuracy
 from lipt_cords.warmstart.shards import balanced_order
@@ -115,14 +115,14 @@ class Judge:
         with isolated_rng(self.config.seed, "judge"):
             before, averaged = self._accuracy(), batchnorm_buffers(self.model)
             if self.config.batchnorm_refresh == "never" or not batchnorm_layers(self.model):
-                return Finish(_on_cpu(averaged), before, None, False)
+                return Finish(on_cpu(averaged), before, None, False)
             if self._refresh() == 0:
-                return Finish(_on_cpu(averaged), before, None, False)
+                return Finish(on_cpu(averaged), before, None, False)
             after = self._accuracy()
         better = before is None or after is None or after >= before
         if self.config.batchnorm_refresh == "auto" and not better:
-            return Finish(_on_cpu(averaged), before, after, False)
-        return Finish(_on_cpu(batchnorm_buffers(self.model)), before, after, True)
+            return Finish(on_cpu(averaged), before, after, False)
+        return Finish(on_cpu(batchnorm_buffers(self.model)), before, after, True)
 
     def _accuracy(self) -> float | None:
         if self.validation is None:
@@ -142,7 +142,3 @@ class Judge:
         passes = refresh_batchnorm(self.model, self._refresh_source)
         self.refresh_passes += passes
         return passes
-
-
-def _on_cpu(state: State) -> State:
-    return {name: value.cpu() for name, value in state.items()}
