@@ -29,7 +29,8 @@ def tensor_state(model: nn.Module, *, clone: bool = True) -> State:
                 f"the model's state {name!r} is a {kind}: only models whose whole state is real "
                 "tensors can be averaged"
             )
-        state[name] = value.detach().clone() if clone else value.detach()
+        value = value.detach()
+        state[name] = value.clone(memory_format=torch.contiguous_format) if clone else value
     return state
 
 

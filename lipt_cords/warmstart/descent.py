@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lipt_cords.config import Precision, Schedule, WarmStartConfig
+from lipt_cords.config import MemoryFormat, Precision, Schedule, WarmStartConfig
 from lipt_cords.data import Inputs
 from lipt_cords.models import call_model
 from lipt_cords.warmstart.objective import LossFunction
@@ -48,6 +49,20 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
     return torch.bfloat16 if precision == "bf16" else None
 
 
+def memory_layout(choice: MemoryFormat, device: torch.device) -> torch.memory_format:
+    """The layout of images and convolution weights; ``auto`` is channels_last on CPU and CUDA."""
+    if choice == "channels_last" or (choice == "auto" and device.type in ("cpu", "cuda")):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def laid_out(inputs: Inputs, layout: torch.memory_format) -> Inputs:
+    """A batch in a layout, if it is one of images."""
+    if isinstance(inputs, Tensor) and inputs.ndim == 4:
+        return inputs.contiguous(memory_format=layout)
+    return inputs
+
+
 @contextmanager
 def deterministic_convolutions() -> Iterator[None]:
     """Make cuDNN choose algorithms that give the same bits at every run."""
@@ -68,9 +83,11 @@ def descend(
     schedule: Schedule,
     config: WarmStartConfig,
     loss: LossFunction,
+    first_step: int = 0,
+    all_steps: int | None = None,
     single_samples: bool = False,
     augment: Callable[[Tensor], Tensor] | None = None,
-    before_step: Callable[[int], None] | None = None,
+    before_step: Callable[[int, Inputs, Tensor], int] | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> Descent:
     """Train a model in place.
@@ -82,13 +99,16 @@ def descend(
         batches: at least ``steps`` of them.
         steps: optimizer steps.
         last_epoch: over how many of the last steps the reported loss is averaged.
-        schedule: of the learning rate over these steps; its peak is ``config.lr``.
-        config: learning rate, momentum, decay and precision.
+        schedule: of the learning rate over ``all_steps``; its peak is ``config.lr``.
+        config: learning rate, momentum, decay, precision, layout, and whether to compile.
         loss: mean loss of (logits, labels).
+        first_step: where in the schedule these steps begin.
+        all_steps: how many steps the schedule spans; None: these alone.
         single_samples: batches hold one sample each, on which BatchNorm cannot train; its layers
             then normalise with their running statistics.
         augment: changes the inputs of a batch.
-        before_step: called with the number of the step before its forward pass.
+        before_step: called with the number of the step and its batch before the forward pass;
+            returns how many samples it trained on itself.
         after_step: called after the optimizer's step.
     """
     model.train()
@@ -107,17 +127,22 @@ def descend(
         fused=device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in parameters),
     )
     half = autocast_dtype(config.precision, device)
+    layout = memory_layout(config.memory_format, device)
+    model.to(memory_format=layout)
+    network: Any = torch.compile(model) if config.compile else model
     total, passes, counted = torch.zeros((), device=device), 0, 0
     for step in range(steps):
         inputs, labels = next(batches)
         if augment is not None and isinstance(inputs, Tensor):
             inputs = augment(inputs)
+        inputs = laid_out(inputs, layout)
         if before_step is not None:
-            before_step(step)
+            passes += before_step(step, inputs, labels)
         if schedule != "constant":
-            optimizer.param_groups[0]["lr"] = config.lr * rate_factor(schedule, step, steps)
+            factor = rate_factor(schedule, first_step + step, all_steps or steps)
+            optimizer.param_groups[0]["lr"] = config.lr * factor
         with torch.autocast(device.type, dtype=half, enabled=half is not None):
-            logits = call_model(model, inputs)
+            logits = call_model(network, inputs)
         value = loss(logits.float() if half is not None else logits, labels)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(value)

@@ -92,24 +92,33 @@ class Feed:
         return len(self.indices)
 
     def epochs(
-        self, batch_size: int, generator: torch.Generator
+        self, batch_size: int, generator: torch.Generator, *, skip: int = 0
     ) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield batches for ever, in a new order every epoch.
 
         The last batch of an epoch may be short, but never a single sample, on which BatchNorm
         cannot train: a lone one is added to the batch before it.
+
+        Args:
+            batch_size: samples in a batch.
+            generator: draws the orders.
+            skip: batches that an earlier round has trained on; they are drawn, but not read.
         """
+        past, behind = divmod(skip, steps_per_epoch(len(self), batch_size))
+        for _ in range(past):
+            torch.randperm(len(self), generator=generator)
         scanned = self.source.resident
         while True:
             order = torch.randperm(len(self), generator=generator)
-            yield from self.in_order(order, batch_size, scan=not scanned)
-            scanned = True
+            yield from self.in_order(order, batch_size, scan=not scanned, skip=behind)
+            scanned, behind = scanned or behind == 0, 0
 
     def in_order(
-        self, order: Tensor, batch_size: int, *, scan: bool
+        self, order: Tensor, batch_size: int, *, scan: bool, skip: int = 0
     ) -> Iterator[tuple[Inputs, Tensor]]:
-        """Yield one epoch of batches in the given order of positions."""
+        """Yield one epoch of batches in the given order of positions, without the first ones."""
         last = (steps_per_epoch(len(order), batch_size) - 1) * batch_size
+        order, last = order[skip * batch_size :], last - skip * batch_size
         for part, size in ((order[:last], batch_size), (order[last:], batch_size + 1)):
             if len(part) == 0:
                 continue

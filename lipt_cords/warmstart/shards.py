@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from lipt_cords.batches import item_indices
 from lipt_cords.randomness import generator as named_generator
 
 
@@ -74,3 +77,35 @@ def make_shards(
     chosen = balanced_order(labels, named_generator(seed, "shards"))[:dealt]
     by_class = chosen[torch.argsort(labels.cpu()[chosen], stable=True)]
     return [by_class[worker::num_workers].sort().values for worker in range(num_workers)]
+
+
+def check_shards(shards: Sequence[Tensor], num_workers: int, samples: int) -> list[Tensor]:
+    """Shards that a user dealt, as ascending int64 indices.
+
+    Args:
+        shards: indices of every worker's samples.
+        num_workers: how many there must be.
+        samples: size of the training set.
+
+    Raises:
+        ValueError: another number of shards, an empty one, indices outside of the data, or a
+            sample that two shards hold, or one holds twice.
+
+    >>> check_shards([[2, 0], [1]], num_workers=2, samples=3)
+    [tensor([0, 2]), tensor([1])]
+    """
+    if len(shards) != num_workers:
+        raise ValueError(
+            f"expected one shard for each of {num_workers} workers, received {len(shards)}: set "
+            "num_workers to their number"
+        )
+    dealt = [item_indices(shard, samples).sort().values for shard in shards]
+    if empty := [worker for worker, shard in enumerate(dealt) if len(shard) == 0]:
+        raise ValueError(f"the shard of worker {empty[0]} is empty: every worker needs a sample")
+    counts = torch.bincount(torch.cat(dealt), minlength=samples)
+    if int(counts.max()) > 1:
+        raise ValueError(
+            f"sample {int(counts.argmax())} is in the shards {int(counts.max())} times: shards "
+            "must be disjoint"
+        )
+    return dealt

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from lipt_cords.config import Densities
 
 PRUNABLE = (nn.Linear, nn.modules.conv._ConvNd)
 
@@ -24,6 +26,71 @@ def prunable_weights(model: nn.Module, head: nn.Linear | None = None) -> list[nn
             seen.add(id(weight))
             weights.append(weight)
     return weights
+
+
+def magnitude_scores(weights: Iterable[Tensor]) -> list[Tensor]:
+    """A weight's worth is its size (Han et al., NeurIPS 2015)."""
+    return [weight.detach().abs().float() for weight in weights]
+
+
+def random_scores(weights: Iterable[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """A weight's worth is a draw from [0, 1), made on the CPU."""
+    weights = list(weights)
+    sizes = [weight.numel() for weight in weights]
+    drawn = torch.split(torch.rand(sum(sizes), generator=generator), sizes)
+    return [
+        part.to(weight.device).view_as(weight) for part, weight in zip(drawn, weights, strict=True)
+    ]
+
+
+def snip_scores(weights: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> list[Tensor]:
+    """A weight's worth is what the loss would change, to first order, if it were removed.
+
+    Args:
+        weights: the parameters.
+        gradients: of the loss, one a parameter; None counts as zero.
+
+    Source: Lee, Ajanthan, Torr, SNIP, ICLR 2019: |weight x gradient|.
+    """
+    return [
+        torch.zeros_like(weight, dtype=torch.float32)
+        if gradient is None
+        else (weight.detach() * gradient).abs().float()
+        for weight, gradient in zip(weights, gradients, strict=True)
+    ]
+
+
+def erk_densities(shapes: Sequence[torch.Size], density: float) -> list[float]:
+    """Density of every layer under Erdos-Renyi-Kernel: small and square layers stay denser.
+
+    A layer's density is proportional to the sum of its dimensions over their product; where that
+    exceeds 1 the layer stays dense and the others share what is left.
+
+    Args:
+        shapes: of the weights, (out, in, *kernel).
+        density: share of all elements that stays, in (0, 1].
+
+    Returns:
+        One density in (0, 1] for each layer; weighted by size they average to ``density``.
+
+    Source: Evci et al., Rigging the Lottery, ICML 2020.
+
+    >>> [round(d, 3) for d in erk_densities([torch.Size([4, 4]), torch.Size([64, 64])], 0.25)]
+    [1.0, 0.247]
+    """
+    sizes = [shape.numel() for shape in shapes]
+    raw = [sum(shape) / max(size, 1) for shape, size in zip(shapes, sizes, strict=True)]
+    dense: set[int] = set()
+    while True:
+        sparse = [layer for layer in range(len(sizes)) if layer not in dense]
+        if not sparse:
+            return [1.0] * len(sizes)
+        budget = density * sum(sizes) - sum(sizes[layer] for layer in dense)
+        scale = budget / sum(raw[layer] * sizes[layer] for layer in sparse)
+        full = {layer for layer in sparse if scale * raw[layer] >= 1}
+        if not full:
+            return [1.0 if layer in dense else scale * raw[layer] for layer in range(len(sizes))]
+        dense |= full
 
 
 def keep_largest(scores: Tensor, kept: int) -> Tensor:
@@ -54,15 +121,17 @@ class Masks:
 
     Args:
         weights: the parameters to prune, over which the density holds in all.
+        scores: worth of every element, one tensor a weight.
         density: share of their elements that stays, in (0, 1].
-        generator: draws a random mask; None keeps the largest magnitudes, globally.
+        densities: ``global`` keeps the most worth of all layers together, ``erk`` of each layer.
     """
 
     def __init__(
         self,
         weights: Iterable[nn.Parameter],
+        scores: Sequence[Tensor],
         density: float,
-        generator: torch.Generator | None = None,
+        densities: Densities = "global",
     ) -> None:
         self.weights = [weight.detach() for weight in weights]
         sizes = [weight.numel() for weight in self.weights]
@@ -70,14 +139,18 @@ class Masks:
         self.masks: list[Tensor] = []
         if self.total == 0:
             return
-        if generator is None:
-            scores = torch.cat([weight.abs().reshape(-1).float() for weight in self.weights])
+        # Over contiguous copies, so that ties fall the same way in every memory format.
+        flat = [score.contiguous().reshape(-1) for score in scores]
+        if densities == "erk":
+            shares = erk_densities([weight.shape for weight in self.weights], density)
+            counts = [round(share * size) for share, size in zip(shares, sizes, strict=True)]
+            parts = [keep_largest(one, count) for one, count in zip(flat, counts, strict=True)]
+            self.kept = sum(counts)
         else:
-            scores = torch.rand(self.total, generator=generator).to(self.weights[0].device)
-        flat = keep_largest(scores, self.kept)
+            parts = list(torch.split(keep_largest(torch.cat(flat), self.kept), sizes))
         self.masks = [
-            part.view_as(weight).to(weight.dtype)
-            for part, weight in zip(torch.split(flat, sizes), self.weights, strict=True)
+            torch.empty_like(weight).copy_(part.view(weight.shape))
+            for part, weight in zip(parts, self.weights, strict=True)
         ]
 
     @property

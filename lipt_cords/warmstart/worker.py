@@ -13,31 +13,34 @@ from torch.utils.data import Dataset
 
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import BatchSource
-from lipt_cords.models import find_head
 from lipt_cords.randomness import generator, isolated_rng
 from lipt_cords.warmstart.augment import BatchRandAugment
 from lipt_cords.warmstart.averaging import State, all_finite, tensor_state
 from lipt_cords.warmstart.cost import synchronize
-from lipt_cords.warmstart.descent import descend, deterministic_convolutions
+from lipt_cords.warmstart.descent import descend, deterministic_convolutions, memory_layout
 from lipt_cords.warmstart.evaluation import accuracy
 from lipt_cords.warmstart.feed import Feed, Pool, channel_range, steps_per_epoch
 from lipt_cords.warmstart.objective import LossFunction
-from lipt_cords.warmstart.sparsity import Masks, prunable_weights
+from lipt_cords.warmstart.probe import Probe, Reading
+from lipt_cords.warmstart.pruning import Pruning, WeightAverage
 
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """All that a worker needs.
+    """All that a worker needs for one round.
 
     Attributes:
         worker: its number, from which its draws derive.
-        model: theta*, on the device to train on; the worker trains a copy.
+        model: the round's start (theta* in the first), on the device to train on; the worker
+            trains a copy.
         head: name of the linear head, which is never pruned.
         dataset: the training set, of which only ``indices`` are read.
         indices: the shard, shape (n,).
         config: options of the warm start.
         loss: mean loss of (logits, labels).
+        round: number of the round.
         validation: held-out data to evaluate on, or None.
+        probe: held-out samples on which workers are compared, or None.
         pool: samples in memory already; without it the worker reads its own.
         tick: called after every step; for a progress bar.
     """
@@ -49,20 +52,36 @@ class WorkerTask:
     indices: Tensor
     config: WarmStartConfig
     loss: LossFunction
+    round: int = 0
     validation: BatchSource | None = None
+    probe: Probe | None = None
     pool: Pool | None = None
     tick: Callable[[], None] = lambda: None
 
     @property
+    def all_steps(self) -> int:
+        """Optimizer steps that the worker takes in all rounds together."""
+        return local_steps(self.config, len(self.indices))
+
+    @property
+    def first_step(self) -> int:
+        """Steps that it has taken in earlier rounds."""
+        return self.round * self.all_steps // self.config.rounds
+
+    @property
     def steps(self) -> int:
-        """Optimizer steps that the worker takes."""
-        per_epoch = steps_per_epoch(len(self.indices), self.config.batch_size)
-        return self.config.local_steps or max(1, round(self.config.epochs * per_epoch))
+        """Optimizer steps that it takes in this round."""
+        return (self.round + 1) * self.all_steps // self.config.rounds - self.first_step
+
+    @property
+    def names(self) -> tuple[str | int, ...]:
+        """What the draws of this round derive from, beside the seed."""
+        return ("worker", self.worker, *(("round", self.round) if self.round else ()))
 
 
 @dataclass(frozen=True)
 class WorkerResult:
-    """A trained replica and what it took.
+    """A trained replica and what it took, in one round.
 
     Attributes:
         worker: the number of the task.
@@ -71,10 +90,12 @@ class WorkerResult:
         steps: optimizer steps taken.
         passes: samples trained on, repeats counted.
         loss: mean training loss of the last local epoch.
-        accuracy: on held-out data, or None.
+        accuracy: on held-out data, or on the probe alone where there is no other; or None.
         density: share of the prunable weights that was kept.
         seconds: of training, reading its data included.
         evaluation_seconds: of the evaluation on held-out data.
+        reading: what it says about the probe, or None.
+        forward_passes: samples that the evaluation ran forward.
     """
 
     worker: int
@@ -87,16 +108,25 @@ class WorkerResult:
     density: float
     seconds: float
     evaluation_seconds: float
+    reading: Reading | None = None
+    forward_passes: int = 0
+
+
+def local_steps(config: WarmStartConfig, samples: int) -> int:
+    """Optimizer steps of a worker with a shard of that size, over all rounds; at least one each."""
+    per_epoch = steps_per_epoch(samples, config.batch_size)
+    return config.local_steps or max(config.rounds, round(config.epochs * per_epoch))
 
 
 def run_worker(task: WorkerTask) -> WorkerResult:
-    """Train one worker; the same task gives the same bits on every launcher.
+    """Train one worker for a round; the same task gives the same bits on every launcher.
 
     On a CPU this holds for an equal number of threads, because a convolution may add in another
     order with more of them. On a GPU cuDNN is held to deterministic algorithms; a layer whose
     backward pass has none (some poolings, scatters) may still differ in the last bits. Dropout
     and random transforms of the data set draw from the worker's own seed; the global random state
-    is left as it was.
+    is left as it was. Momentum starts afresh in every round, so that a round is a function of the
+    weights that it starts from.
 
     Raises:
         ValueError: inputs that are not finite, or that the augmentation cannot change.
@@ -104,36 +134,45 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     config, seed = task.config, task.config.seed
     device = next(task.model.parameters()).device
     started = time.perf_counter()
-    with isolated_rng(seed, "worker", task.worker), deterministic_convolutions():
-        model = copy.deepcopy(task.model)
+    with isolated_rng(seed, *task.names), deterministic_convolutions():
+        layout = memory_layout(config.memory_format, device)
+        # Before anything refers to its weights: another layout is other memory.
+        model = copy.deepcopy(task.model).to(memory_format=layout)
         feed = Feed(task.dataset, task.indices, device, task.pool, config.loader_workers)
-        pruning = _Pruning(task, model)
-        single = min(len(feed), config.batch_size) == 1
+        pruning = Pruning(
+            model, task.head, config=config, loss=task.loss, steps=task.steps, names=task.names
+        )
+        average = None if config.ema is None else WeightAverage(model, config.ema)
 
         def after_step() -> None:
             pruning.keep()
+            if average is not None:
+                average.step()
             task.tick()
 
+        order = generator(seed, "worker", task.worker, "order")
         descent = descend(
             model,
-            feed.epochs(config.batch_size, generator(seed, "worker", task.worker, "order")),
+            feed.epochs(config.batch_size, order, skip=task.first_step),
             steps=task.steps,
             last_epoch=min(task.steps, steps_per_epoch(len(feed), config.batch_size)),
             schedule=config.schedule,
             config=config,
             loss=task.loss,
-            single_samples=single,
+            first_step=task.first_step,
+            all_steps=task.all_steps,
+            single_samples=min(len(feed), config.batch_size) == 1,
             augment=_augmentation(feed, config),
-            before_step=pruning.prune_at,
+            before_step=pruning.before,
             after_step=after_step,
         )
+        if average is not None:
+            average.write(pruning.masks)
         synchronize(device)
         trained = time.perf_counter()
         state = tensor_state(model)
         finite = all_finite(state)
-        held_out = None
-        if task.validation is not None and finite:
-            held_out = accuracy(model, task.validation)
+        held_out, reading, forward = _held_out(task, model) if finite else (None, None, 0)
     return WorkerResult(
         worker=task.worker,
         state=state,
@@ -145,36 +184,19 @@ def run_worker(task: WorkerTask) -> WorkerResult:
         density=pruning.density,
         seconds=trained - started,
         evaluation_seconds=time.perf_counter() - trained,
+        reading=reading,
+        forward_passes=forward,
     )
 
 
-class _Pruning:
-    """Prunes once, before a given step, and keeps the masks on from there."""
-
-    def __init__(self, task: WorkerTask, model: nn.Module) -> None:
-        config = task.config
-        self._task, self._model = task, model
-        self._masks: Masks | None = None
-        wanted = config.sparsity != "none" and config.density < 1
-        self._at = int(config.prune_after * task.steps) if wanted else -1
-
-    @property
-    def density(self) -> float:
-        return self._masks.density if self._masks is not None else 1.0
-
-    def prune_at(self, step: int) -> None:
-        if step != self._at:
-            return
-        config, draws = self._task.config, None
-        if config.sparsity == "random":
-            draws = generator(config.seed, "worker", self._task.worker, "prune")
-        head = find_head(self._model, head=self._task.head).module
-        self._masks = Masks(prunable_weights(self._model, head), config.density, draws)
-        self._masks.apply()
-
-    def keep(self) -> None:
-        if self._masks is not None:
-            self._masks.apply()
+def _held_out(task: WorkerTask, model: nn.Module) -> tuple[float | None, Reading | None, int]:
+    """Accuracy, reading, and the samples that they took; one pass where one serves both."""
+    reading, taken = None, 0
+    if task.probe is not None:
+        reading, taken = task.probe.read(model), len(task.probe)
+    if task.validation is None or (task.probe is not None and task.probe.is_everything):
+        return None if reading is None else reading.accuracy, reading, taken
+    return accuracy(model, task.validation), reading, taken + len(task.validation)
 
 
 def _augmentation(feed: Feed, config: WarmStartConfig) -> BatchRandAugment | None:
