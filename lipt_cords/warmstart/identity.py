@@ -1,0 +1,71 @@
+"""What a run is: all that its bits depend on, as a description and a hash.
+
+Ranks compare it before anyone trains, and files carry its hash, so that nothing of another run,
+another version or other data is ever merged.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipt_cords.config import WarmStartConfig
+from lipt_cords.warmstart.averaging import tensor_state
+from lipt_cords.warmstart.folder import digest
+
+UNRELATED = {
+    "device", "progress", "work_dir", "launch", "processes", "max_restarts", "min_workers",
+    "worker_timeout", "join_timeout", "keep_workers", "start_from",
+}  # fmt: skip
+"""Options that change how or where a run is made, but not its weights."""
+
+
+def describe_run(
+    config: WarmStartConfig, model: nn.Module, samples: int, device: torch.device
+) -> dict[str, Any]:
+    """All that ranks must have in common: options, architecture, size of the data, versions."""
+    options = config.model_dump(mode="json", exclude=UNRELATED)
+    shapes = [(name, tuple(t.shape), str(t.dtype)) for name, t in tensor_state(model).items()]
+    return {
+        **options,
+        "architecture": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+        "size of the data": samples,
+        "kind of device": device.type,
+        "torch": torch.__version__,
+        "code of lipt_cords": code_hash(),
+    }
+
+
+def complete_description(
+    description: Mapping[str, Any], model: nn.Module, labels: Tensor, shards: Sequence[Tensor]
+) -> dict[str, Any]:
+    """What rank 0 knows beside: the initial weights, the labels, the shards."""
+    named = {f"{number:05d}": shard for number, shard in enumerate(shards)}
+    return {
+        **description,
+        "initial weights": digest(tensor_state(model))[:16],
+        "labels": digest({"labels": labels})[:16],
+        "shards": digest(named)[:16],
+    }
+
+
+def hash_of(description: Mapping[str, Any]) -> str:
+    """SHA-256 of a description."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def code_hash() -> str:
+    """A hash of this package's source, so that ranks of two versions notice each other."""
+    root = Path(__file__).resolve().parent.parent
+    total = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        total.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return total.hexdigest()[:16]

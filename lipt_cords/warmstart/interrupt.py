@@ -1,0 +1,72 @@
+"""SIGTERM as a wish, not a crash: the step is finished, what is finished is written, then we go."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+
+class Interrupted(SystemExit):
+    """The warm start was stopped by SIGTERM; the exit status is the shell's for it, 143."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(128 + signal.SIGTERM)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class StopWish:
+    """Remembers that SIGTERM came, until the work is at a place where it can stop."""
+
+    def __init__(self) -> None:
+        self.wished = False
+
+    def check(self) -> None:
+        """Stop here if that was wished.
+
+        Raises:
+            Interrupted: SIGTERM has come.
+        """
+        if self.wished:
+            raise Interrupted("stopped by SIGTERM")
+
+
+@contextmanager
+def stoppable(kept_in: object | None) -> Iterator[StopWish]:
+    """Turn SIGTERM into a wish inside; afterwards it has the effect that it had before.
+
+    Signals reach the main thread alone: elsewhere, or without a place where finished work is
+    kept, nothing is changed.
+
+    Args:
+        kept_in: where finished work is kept; None for nowhere.
+    """
+    wish = StopWish()
+    if kept_in is None or threading.current_thread() is not threading.main_thread():
+        yield wish
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        wish.wished = True
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield wish
+    except Interrupted:
+        logger.warning(
+            "stopped by SIGTERM; finished workers are kept in %s: run the same command to go on",
+            kept_in,
+        )
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        if wish.wished:
+            signal.raise_signal(signal.SIGTERM)
