@@ -1,0 +1,131 @@
+"""What happened in the rounds so far, equal on every rank, and kept where a run can resume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lipt_cords.config import WarmStartConfig
+from lipt_cords.warmstart.averaging import State
+from lipt_cords.warmstart.folder import RunFolder
+from lipt_cords.warmstart.probe import Reading
+from lipt_cords.warmstart.report import RoundReport, WorkerSummary
+from lipt_cords.warmstart.stability import Stability, measure_stability, should_stop
+
+
+class History:
+    """The rounds of a warm start.
+
+    Args:
+        common_passes: samples that the common start trained on.
+    """
+
+    def __init__(self, common_passes: int) -> None:
+        self.common_passes = common_passes
+        self.rounds: list[RoundReport] = []
+        self.summaries: list[list[WorkerSummary]] = []
+        self.stability: list[Stability] = []
+        self.forward_passes = 0
+        """Samples that workers and merges were evaluated on."""
+        self._last_reading: Reading | None = None
+
+    @property
+    def last_summaries(self) -> list[WorkerSummary]:
+        """Of the last merge."""
+        return self.summaries[-1]
+
+    def is_over(self, config: WarmStartConfig) -> bool:
+        """Whether all rounds have run, or the workers' agreement ends them."""
+        if len(self.rounds) >= config.rounds:
+            return True
+        rule = config.stop_when
+        if rule is None or not self.rounds or self.rounds[-1].stability is None:
+            return False
+        return should_stop(rule, self.stability[-1])
+
+    def add(
+        self,
+        summaries: Sequence[WorkerSummary],
+        readings: Sequence[Reading],
+        merged: Reading | None,
+        weight_bytes: int,
+        config: WarmStartConfig,
+    ) -> None:
+        """Add a round.
+
+        Args:
+            summaries: of all workers.
+            readings: of the merged workers, on the probe.
+            merged: of the merged model.
+            weight_bytes: that the ranks exchanged.
+            config: the options.
+        """
+        passes = [one.passes for one in summaries]
+        before = self.rounds[-1].critical_path_passes if self.rounds else self.common_passes
+        measured = None
+        if readings:
+            measured = measure_stability(
+                readings, merged, self._last_reading, self.stability, config.seed
+            )
+            self.stability.append(measured)
+        if merged is not None:
+            self._last_reading = merged
+        self.summaries.append(list(summaries))
+        self.rounds.append(
+            RoundReport(
+                round=len(self.rounds),
+                workers=sum(one.kept for one in summaries),
+                passes=sum(passes),
+                critical_path_passes=before + max(passes),
+                weight_bytes=weight_bytes,
+                seconds=max(one.seconds for one in summaries),
+                stability=None if measured is None else asdict(measured),
+            )
+        )
+
+    def keep(self, folder: RunFolder, start: State, velocity: State) -> None:
+        """Write the merge, from which a run resumes; the workers before it are not needed then."""
+        number = len(self.rounds) - 1
+        groups = {"state": start, "velocity": velocity}
+        if self._last_reading is not None:
+            groups["reading"] = {
+                "losses": self._last_reading.losses,
+                "class_gradients": self._last_reading.class_gradients,
+            }
+        details: dict[str, Any] = {
+            "common_passes": self.common_passes,
+            "rounds": [asdict(one) for one in self.rounds],
+            "summaries": [[asdict(one) for one in part] for part in self.summaries],
+            "stability": [asdict(one) for one in self.stability],
+            "forward_passes": self.forward_passes,
+            "accuracy": None if self._last_reading is None else self._last_reading.accuracy,
+        }
+        if folder.keep(_name(number), groups, details) and number > 0:
+            folder.forget(f"round_{number - 1:05d}")
+
+    @classmethod
+    def find(cls, folder: RunFolder) -> tuple[History, State, State] | None:
+        """The history up to the last merge in a folder, its weights, and the outer momentum."""
+        merges = folder.root.glob("round_*/merge.json")
+        last = max((int(path.parent.name.removeprefix("round_")) for path in merges), default=None)
+        stored = None if last is None else folder.find(_name(last))
+        if stored is None:
+            return None
+        details = stored.details
+        history = cls(details["common_passes"])
+        history.rounds = [RoundReport(**one) for one in details["rounds"]]
+        history.summaries = [
+            [WorkerSummary(**one) for one in part] for part in details["summaries"]
+        ]
+        history.stability = [Stability(**one) for one in details["stability"]]
+        history.forward_passes = details["forward_passes"]
+        if "reading" in stored.groups:
+            history._last_reading = Reading(
+                accuracy=details["accuracy"], **stored.groups["reading"]
+            )
+        return history, stored.groups["state"], stored.groups.get("velocity", {})
+
+
+def _name(number: int) -> str:
+    return f"round_{number:05d}/merge"

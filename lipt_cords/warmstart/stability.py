@@ -1,0 +1,139 @@
+"""When the gradient signal is good enough: workers are replicas, so their spread is its noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from lipt_cords.config import StopRule
+from lipt_cords.randomness import generator
+from lipt_cords.warmstart.probe import Reading
+
+SPLITS = 16
+"""Random divisions of the workers over which the split-half correlation is averaged."""
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What the workers of a round say together about held-out samples.
+
+    Attributes:
+        workers: how many were compared.
+        class_cosine: mean cosine between two workers' class-mean last-layer gradients, over pairs
+            and classes, in [-1, 1]; None for one worker.
+        rank_correlation: Spearman correlation between the mean losses of two random halves of the
+            workers, averaged over divisions, in [-1, 1]; None for one worker.
+        worker_loss: mean cross-entropy of the workers.
+        merged_loss: cross-entropy of the merged model; None with one round.
+        round_correlation: Spearman correlation of the merged model's losses with those of the
+            merge before; None in the first round.
+        benefit: predicted benefit of another round; None while there is nothing to predict it by.
+    """
+
+    workers: int
+    class_cosine: float | None
+    rank_correlation: float | None
+    worker_loss: float
+    merged_loss: float | None
+    round_correlation: float | None
+    benefit: float | None
+
+
+def measure_stability(
+    readings: Sequence[Reading],
+    merged: Reading | None,
+    before: Reading | None,
+    earlier: Sequence[Stability],
+    seed: int,
+) -> Stability:
+    """Compare the workers of a round, and the merge with the one before.
+
+    Args:
+        readings: of the merged workers.
+        merged: of the merged model.
+        before: of the merged model a round earlier.
+        earlier: what was measured in the rounds before.
+        seed: of the divisions into halves.
+    """
+    losses_KN = torch.stack([one.losses for one in readings]).double()
+    correlated = None
+    if merged is not None and before is not None:
+        correlated = spearman(merged.losses, before.losses)
+    return Stability(
+        workers=len(readings),
+        class_cosine=pairwise_class_cosine([one.class_gradients for one in readings]),
+        rank_correlation=split_half_correlation(losses_KN, seed),
+        worker_loss=float(losses_KN.mean()),
+        merged_loss=None if merged is None else merged.loss,
+        round_correlation=correlated,
+        benefit=None if correlated is None else 1 - correlated,
+    )
+
+
+def should_stop(rule: StopRule, measured: Stability) -> bool:
+    """Whether every condition of a rule holds; one that cannot be judged yet does not."""
+    checks = []
+    if rule.benefit is not None:
+        checks.append(measured.benefit is not None and measured.benefit < rule.benefit)
+    for name in ("rank_correlation", "class_cosine"):
+        wanted, value = getattr(rule, name), getattr(measured, name)
+        if wanted is not None:
+            checks.append(value is not None and value > wanted)
+    return all(checks)
+
+
+def spearman(one: Tensor, other: Tensor) -> float:
+    """Rank correlation of two vectors; ties share their mean rank; 0 if one is constant.
+
+    >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 30.0, 20.0]))
+    0.5
+    """
+    ranks = np.stack([rankdata(one.numpy()), rankdata(other.numpy())])
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    norm = float(np.sqrt(np.square(ranks).sum(axis=1).prod()))
+    return float((ranks[0] * ranks[1]).sum()) / norm if norm > 0 else 0.0
+
+
+def split_half_correlation(losses_KN: Tensor, seed: int, splits: int = SPLITS) -> float | None:
+    """Spearman correlation between the mean losses of two halves of the replicas.
+
+    Args:
+        losses_KN: losses of K replicas on N samples.
+        seed: of the divisions; with an odd K one replica sits out each.
+        splits: divisions to average over.
+
+    Returns:
+        None for fewer than two replicas.
+    """
+    replicas = len(losses_KN)
+    if replicas < 2:
+        return None
+    draws, half, total = generator(seed, "split halves"), replicas // 2, 0.0
+    for _ in range(splits):
+        order = torch.randperm(replicas, generator=draws)
+        first, second = losses_KN[order[:half]], losses_KN[order[half : 2 * half]]
+        total += spearman(first.mean(dim=0), second.mean(dim=0))
+    return total / splits
+
+
+def pairwise_class_cosine(gradients: Sequence[Tensor]) -> float | None:
+    """Mean cosine over all pairs of replicas and over classes.
+
+    Args:
+        gradients: one (classes, D) tensor a replica.
+
+    Returns:
+        None for fewer than two replicas.
+    """
+    if len(gradients) < 2:
+        return None
+    unit_KCD = torch.nn.functional.normalize(torch.stack(list(gradients)).double(), dim=2)
+    count = len(gradients)
+    # The squared norm of a sum of unit vectors holds every pair twice, and each vector once.
+    pairs_C = unit_KCD.sum(dim=0).square().sum(dim=1) - unit_KCD.square().sum(dim=2).sum(dim=0)
+    return float(pairs_C.mean() / (count * (count - 1)))
