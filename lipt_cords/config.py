@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lipt_cords.errors import unknown_name
 
 Schedule = Literal["constant", "linear", "cosine"]
-Sparsity = Literal["none", "magnitude", "random"]
+Sparsity = Literal["none", "magnitude", "random", "snip"]
+Densities = Literal["global", "erk"]
 Augmentation = Literal["none", "randaugment"]
-Soup = Literal["uniform", "greedy"]
+Soup = Literal["uniform", "weighted", "greedy"]
+Outer = Literal["average", "nesterov"]
 Refresh = Literal["auto", "always", "never"]
-Launch = Literal["auto", "serial", "torchrun"]
+Launch = Literal["auto", "serial", "processes", "torchrun"]
 Precision = Literal["auto", "fp32", "bf16"]
+MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 StartFrom = Literal["merged", "initial"]
 
 
@@ -44,6 +47,29 @@ def readable_errors(title: str, error: ValidationError) -> str:
             message += f" (received {problem['input']!r})"
         lines.append(f"{title}.{where}: {message}")
     return "\n".join(lines)
+
+
+class StopRule(StrictModel):
+    """When a warm start of several rounds may end early: once all given conditions hold.
+
+    Each is a signal of :class:`lipt_cords.warmstart.stability.Stability`, measured on held-out
+    data after every round.
+    """
+
+    benefit: float | None = Field(None, gt=0)
+    """Stop when the predicted benefit of another round falls below this."""
+    rank_correlation: float | None = Field(None, gt=-1, lt=1)
+    """Stop when the split-half rank correlation of the losses exceeds this."""
+    class_cosine: float | None = Field(None, gt=-1, lt=1)
+    """Stop when the pairwise cosine of the class-mean gradients exceeds this."""
+
+    @model_validator(mode="after")
+    def _some_condition(self) -> StopRule:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError(
+                "stop_when needs a condition: benefit, rank_correlation or class_cosine"
+            )
+        return self
 
 
 class WarmStartConfig(StrictModel):
@@ -81,12 +107,35 @@ class WarmStartConfig(StrictModel):
     """Nesterov momentum of SGD; 0 turns it off."""
     weight_decay: float = Field(5e-4, ge=0)
     """L2 decay of SGD."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay per step of an exponential moving average of a worker's weights, which then goes into
+    the soup instead of the last weights."""
+    rounds: int = Field(1, ge=1)
+    """Merges: a worker's steps are split evenly over them, and after each all workers go on from
+    the merged weights. 1 is LiPT; more walk towards data-parallel training."""
+    outer: Outer = "average"
+    """What a merge makes of the averaged weights: takes them, or takes a Nesterov step along the
+    averaged change (DiLoCo)."""
+    outer_lr: float = Field(0.7, gt=0)
+    """Learning rate of the outer Nesterov step."""
+    outer_momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of the outer Nesterov step."""
+    stop_when: StopRule | None = None
+    """End the rounds early, once the workers' agreement says so; needs held-out data."""
+    probe_samples: int = Field(1024, ge=1)
+    """Held-out samples on which workers are compared after a round."""
+    probe_every: int | None = Field(None, ge=1)
+    """Rounds between two comparisons, the last round always included; None: an eighth of them."""
     sparsity: Sparsity = "magnitude"
-    """One-shot pruning of every worker's weights, or ``none``."""
+    """One-shot pruning of every worker's weights: by magnitude, at random, by SNIP; or ``none``."""
+    densities: Densities = "global"
+    """How the density is spread over layers: by one threshold for all, or by ERK, which leaves
+    small layers denser."""
     density: float = Field(0.8, gt=0, le=1)
     """Share of the prunable weights that a worker keeps; 1 prunes nothing."""
     prune_after: float = Field(0.25, ge=0, lt=1)
-    """Share of a worker's steps before it prunes, so that the mask depends on its shard."""
+    """Share of a worker's steps in a round before it prunes, so that the mask depends on its
+    shard."""
     augmentation: Augmentation = "none"
     """Augmentation of the workers' batches; ``randaugment`` needs image tensors."""
     num_ops: int = Field(2, ge=1)
@@ -94,7 +143,8 @@ class WarmStartConfig(StrictModel):
     magnitude: int = Field(9, ge=0, le=30)
     """Strength of RandAugment, 0 to 30."""
     soup: Soup = "uniform"
-    """How workers are merged: all averaged, or greedily while held-out accuracy does not fall."""
+    """How workers are merged: all averaged, weighted by the size of their shards, or greedily
+    while held-out accuracy does not fall."""
     batchnorm_refresh: Refresh = "auto"
     """Recompute BatchNorm statistics of the soup; ``auto`` keeps the better on held-out data."""
     refresh_samples: int = Field(2048, ge=1)
@@ -105,16 +155,40 @@ class WarmStartConfig(StrictModel):
     """In a CORDS loader, train on from the soup (as CORDS does) or from the initial weights (as
     the LiPT authors do); the subset is chosen with the soup either way."""
     launch: Launch = "auto"
-    """``serial`` in this process, ``torchrun`` over its process group, ``auto`` picks."""
+    """``serial`` in this process; ``processes`` that the warm start starts on this machine;
+    ``torchrun`` over its process group. ``auto`` takes torchrun's where it is, else processes if
+    ``processes`` is given or there are several GPUs, else serial."""
+    processes: int | None = Field(None, ge=1)
+    """Local processes to start; None: one for each GPU, or as many as there are cores."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of a worker; set it to get the same bits however many processes share the
+    cores. None leaves torch's number, divided among local processes."""
+    max_restarts: int = Field(3, ge=0)
+    """How often local processes are started again after one of them was killed."""
+    min_workers: int | None = Field(None, ge=1)
+    """Workers that a merge needs at least: the others may be lost with their processes, and are
+    named. None needs all."""
+    worker_timeout: float = Field(600.0, gt=0)
+    """Seconds without a sign of progress after which a process counts as lost."""
+    join_timeout: float = Field(300.0, gt=0)
+    """Seconds to wait for all processes to meet at the beginning."""
     device: str = "auto"
     """Where to train: ``auto``, ``cpu``, ``cuda`` or ``cuda:0``."""
     precision: Precision = "auto"
     """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU that has it."""
+    memory_format: MemoryFormat = "auto"
+    """Layout of images and convolutions while training; ``auto``: channels_last."""
+    compile: bool = False
+    """Train through ``torch.compile``: pays for long local runs."""
+    together: int | Literal["auto"] = 1
+    """Workers of one process trained at once, as one batched net; ``auto`` measures whether that
+    is faster than in turn. Equal to training in turn up to rounding, not bit for bit."""
     loader_workers: int = Field(0, ge=0)
     """Processes that decode the data; what cannot be kept in memory is decoded every epoch. With
     random transforms another number gives other draws."""
     work_dir: Path | None = None
-    """Directory for the merged weights and the report; nothing is written without it."""
+    """Directory for the result and for every finished worker, from which an interrupted run goes
+    on; nothing is written without it."""
     keep_workers: bool = False
     """Keep every worker's weights in the result, for held-out difficulty scores."""
     progress: bool | None = None
@@ -123,8 +197,8 @@ class WarmStartConfig(StrictModel):
     """The one seed from which every draw of the warm start is derived."""
 
     @field_validator(
-        "schedule", "sparsity", "augmentation", "soup", "batchnorm_refresh", "launch",
-        "precision", "start_from", "type", mode="before",
+        "schedule", "sparsity", "densities", "augmentation", "soup", "outer", "batchnorm_refresh",
+        "launch", "precision", "memory_format", "start_from", "type", mode="before",
     )  # fmt: skip
     @classmethod
     def _known_name(cls, value: Any, info: Any) -> Any:
@@ -139,6 +213,37 @@ class WarmStartConfig(StrictModel):
         if value != "auto" and value.split(":")[0] not in ("cpu", "cuda", "mps"):
             raise unknown_name("device", value, ("auto", "cpu", "cuda", "cuda:0", "mps"))
         return value
+
+    @field_validator("together")
+    @classmethod
+    def _some_together(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"together must be at least 1 or 'auto', received {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> WarmStartConfig:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers ({self.min_workers}) exceeds num_workers ({self.num_workers}): a "
+                "merge cannot have more workers than are trained"
+            )
+        if self.local_steps is not None and self.local_steps < self.rounds:
+            raise ValueError(
+                f"rounds ({self.rounds}) exceeds local_steps ({self.local_steps}): every round "
+                "needs a step of every worker"
+            )
+        if self.stop_when is not None and self.rounds == 1:
+            raise ValueError(
+                "stop_when ends a warm start between two rounds, and rounds=1 has none: set "
+                "rounds to 2 or more"
+            )
+        if self.launch == "serial" and (self.processes or 1) > 1:
+            raise ValueError(
+                f"launch='serial' is one process, received processes={self.processes}: set "
+                "launch='processes', or leave processes out"
+            )
+        return self
 
     @classmethod
     def parse(cls, value: Any) -> WarmStartConfig | None:

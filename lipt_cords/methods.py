@@ -197,7 +197,10 @@ def one_worker(lipt: WarmStartConfig, record: RunRecord) -> WarmStartConfig:
     that tells whether merging was worth anything.
     """
     options = {name: getattr(lipt, name) for name in lipt.model_fields_set}
-    for name in ("epochs", "density", "seed", "work_dir"):
+    for name in (
+        "epochs", "density", "seed", "work_dir", "rounds", "outer", "ema", "stop_when",
+        "min_workers", "processes",
+    ):  # fmt: skip
         options.pop(name, None)
     steps = round(record.costs.warmup_critical_passes / lipt.batch_size) - lipt.common_steps
     options.update(

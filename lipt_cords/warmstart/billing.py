@@ -3,56 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lipt_cords.warmstart.cost import Clock
 from lipt_cords.warmstart.plan import Plan
-from lipt_cords.warmstart.report import WarmStartReport, WorkerSummary
+from lipt_cords.warmstart.report import RoundReport, WarmStartReport, WorkerSummary
 from lipt_cords.warmstart.soup import Finish, Judge
 
 
 def seconds_by_phase(
-    clock: Clock, evaluation_seconds: float, summaries: Sequence[WorkerSummary]
+    clock: Clock, evaluation_seconds: float, rounds: Sequence[RoundReport]
 ) -> dict[str, float]:
     """The clock's phases, with evaluation taken apart, the critical path and the total."""
     seconds = dict(clock.seconds)
+    for phase in ("workers", "soup"):  # a run that resumes after its last merge has neither
+        seconds.setdefault(phase, 0.0)
     seconds["workers"] -= evaluation_seconds
     seconds["evaluation"] = evaluation_seconds
     alone = seconds["common"] + seconds["soup"] + seconds["refresh"]
-    seconds["critical_path"] = alone + max(one.seconds for one in summaries)
+    seconds["critical_path"] = alone + sum(one.seconds for one in rounds)
     seconds["total"] = clock.total()
     return seconds
+
+
+def over_rounds(parts: Sequence[Sequence[WorkerSummary]]) -> list[WorkerSummary]:
+    """One summary a worker: work added up over the rounds, outcome as of its last one."""
+    last: dict[int, WorkerSummary] = {}
+    for one in (one for part in parts for one in part):
+        before = last.get(one.worker)
+        if before is not None:
+            one = replace(
+                one,
+                steps=before.steps + one.steps,
+                passes=before.passes + one.passes,
+                seconds=before.seconds + one.seconds,
+            )
+        last[one.worker] = one
+    return [last[worker] for worker in sorted(last)]
 
 
 def make_report(
     plan: Plan,
     common_passes: int,
     summaries: Sequence[WorkerSummary],
+    rounds: Sequence[RoundReport],
     judge: Judge,
     finish: Finish,
     *,
     flops: tuple[int, int],
     ranks: int,
     sent: int,
+    weight_bytes: int,
+    forward_passes: int,
+    stopped_early: bool,
     seconds: dict[str, float],
+    notes: Sequence[str] = (),
 ) -> WarmStartReport:
     """Add up what everyone did.
 
     Args:
         plan: the shards, for notes.
         common_passes: samples that the common start trained on.
-        summaries: of all workers.
+        summaries: of all workers, over all rounds.
+        rounds: the merges.
         judge: what it evaluated and refreshed.
         finish: the outcome.
         flops: of one sample, in a training step and in the forward pass alone.
         ranks: processes that took part.
         sent: bytes that went between them.
+        weight_bytes: those of weights among them.
+        forward_passes: samples that workers and merges were evaluated on, round by round.
+        stopped_early: whether ``stop_when`` ended the rounds.
         seconds: by phase.
+        notes: what happened beside.
     """
-    passes = common_passes + sum(one.passes for one in summaries)
-    critical = common_passes + max(one.passes for one in summaries)
+    passes = common_passes + sum(one.passes for one in rounds)
+    critical = rounds[-1].critical_path_passes
     measured = [one.accuracy for one in summaries if one.accuracy is not None]
-    held_out = 0 if judge.validation is None else len(judge.validation)
-    evaluation_passes = judge.evaluation_passes + held_out * len(measured)
+    evaluation_passes = judge.evaluation_passes + forward_passes
     return WarmStartReport(
         passes=passes,
         critical_path_passes=critical,
@@ -70,7 +98,10 @@ def make_report(
         accuracy_after_refresh=finish.after,
         refresh_kept=finish.refreshed,
         ranks=ranks,
-        notes=plan.notes() + _notes(summaries),
+        weight_bytes=weight_bytes,
+        rounds=list(rounds),
+        stopped_early=stopped_early,
+        notes=[*plan.notes(), *_notes(summaries), *notes],
     )
 
 

@@ -3,74 +3,291 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from lipt_cords.config import WarmStartConfig
-from lipt_cords.warmstart.averaging import State, StateSum
-from lipt_cords.warmstart.launch import Ranks
+from lipt_cords.warmstart.averaging import State
+from lipt_cords.warmstart.exact import ExactSum, largest_changes
+from lipt_cords.warmstart.folder import RunFolder, digest
+from lipt_cords.warmstart.plan import Plan
+from lipt_cords.warmstart.probe import Reading
+from lipt_cords.warmstart.ranks import Ranks
 from lipt_cords.warmstart.report import WorkerSummary, finite_or_none
 from lipt_cords.warmstart.soup import GreedySoup, Judge
-from lipt_cords.warmstart.worker import WorkerResult, WorkerTask, run_worker
+from lipt_cords.warmstart.together import run_workers
+from lipt_cords.warmstart.worker import WorkerResult, WorkerTask
 
 NOT_FINITE = "weights are not finite"
+LOST = "was lost with its process"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a worker of a round tells the others: everything but its weights.
+
+    Attributes:
+        summary: for the report.
+        largest: largest absolute change of every entry of its state, for the sum's grid.
+        reading: what it says about the probe.
+        forward_passes: samples that its evaluation ran forward.
+    """
+
+    summary: WorkerSummary
+    largest: list[float]
+    reading: Reading | None = None
+    forward_passes: int = 0
 
 
 class Crew:
-    """Rank r of W trains workers r, r + W, ... and keeps no more of them than the soup needs.
+    """Rank r of W trains workers r, r + W, ... and holds their weights until they are merged.
 
-    A uniform soup needs their sum alone. A greedy soup, and ``keep_workers``, need every state.
+    With a folder they are held there and not in memory, and those that are finished already are
+    not trained again.
 
     Args:
         ranks: the processes.
         config: options of the warm start.
-        theta_star: the common start's state dict, on this rank's device.
+        plan: the shards.
+        folder: where finished workers are kept, or None.
     """
 
-    def __init__(self, ranks: Ranks, config: WarmStartConfig, theta_star: State) -> None:
-        self._ranks, self._config, self._theta_star = ranks, config, theta_star
-        self._holds = config.soup == "greedy" or config.keep_workers
-        self._sum = StateSum(theta_star)
+    def __init__(
+        self, ranks: Ranks, config: WarmStartConfig, plan: Plan, folder: RunFolder | None
+    ) -> None:
+        self._ranks, self._config, self._plan, self._folder = ranks, config, plan, folder
+        self._start: State = {}
+        self._round = 0
         self._states: dict[int, State] = {}
         self.evaluation_seconds = 0.0
+        self._loaded: list[int] = []
 
     def train(
         self,
+        start: State,
+        number: int,
         task_of: Callable[[int], WorkerTask],
-        classes_missing: Sequence[list[int]],
         announce: Callable[[str], None],
-    ) -> list[WorkerSummary]:
-        """Train this rank's workers and gather everyone's summaries, in worker order.
+    ) -> list[Finished]:
+        """Train this rank's workers for a round and gather what everyone's say, in worker order.
+
+        Args:
+            start: the weights that all start from.
+            number: of the round.
+            task_of: the task of a worker.
+            announce: says what is running.
 
         Raises:
-            ValueError: a worker cannot read its shard, or no worker ends with finite weights.
+            ValueError: a worker cannot read its shard, fewer workers than are needed have finite
+                weights, or a file of a finished worker is not what it should be.
         """
-        gathered = self._ranks.everywhere(
-            lambda: [
-                self._train_one(task_of(worker), classes_missing[worker], announce)
-                for worker in range(self._ranks.rank, self._config.num_workers, self._ranks.size)
+        self._start, self._round, self._states = start, number, {}
+        start_digest = digest(start) if self._folder is not None else ""
+        mine = range(self._ranks.rank, self._config.num_workers, self._ranks.size)
+
+        def work() -> list[Finished]:
+            done = [one for one in (self._find(w, start_digest) for w in mine) if one is not None]
+            self._loaded += [one.summary.worker for one in done]
+            missing = [w for w in mine if w not in {one.summary.worker for one in done}]
+            if missing:
+                last = missing[-1] + 1
+                announce(f"workers {missing[0] + 1} to {last}, round {number + 1}")
+            for result in run_workers([task_of(worker) for worker in missing]):
+                done.append(self._finish(result, start_digest))
+            return done
+
+        heard = [one for part in self._ranks.everywhere(work) for one in part]
+        heard += self._adopt({one.summary.worker for one in heard}, start_digest)
+        finished = sorted(heard, key=lambda one: one.summary.worker)
+        self._require_enough([one.summary for one in finished])
+        return finished
+
+    def choose(self, finished: Sequence[Finished], judge: Judge) -> list[WorkerSummary]:
+        """Decide who is in the soup; for a greedy soup rank 0 tries them from the best down."""
+        summaries = [one.summary for one in finished]
+        if self._config.soup == "greedy":
+            kept = self._greedy(summaries, judge)
+            summaries = [
+                replace(one, kept=False, reason="held-out accuracy of the soup would fall")
+                if one.kept and one.worker not in kept
+                else one
+                for one in summaries
             ]
+        return summaries
+
+    def merge(
+        self, finished: Sequence[Finished], summaries: Sequence[WorkerSummary]
+    ) -> tuple[State, list[WorkerSummary]]:
+        """Average the workers in the soup: one all-reduce of one flat buffer of integers.
+
+        The buffer holds this rank's exact sum of changes, how many workers are in it, and their
+        weight; so the mean is right even if a rank is lost on the way.
+
+        Returns:
+            The average, and the summaries, in which workers of a rank that was lost on the way
+            are not kept.
+        """
+        kept = [one.worker for one in summaries if one.kept]
+        largest = [one.largest for one in finished if one.summary.worker in kept]
+        sizes = {worker: len(self._plan.shards[worker]) for worker in kept}
+        weights = sizes if self._config.soup == "weighted" else dict.fromkeys(kept, 1)
+        total = ExactSum(
+            self._start,
+            len(kept),
+            [max(column) for column in zip(*largest, strict=True)],
+            max(weights.values()),
         )
-        summaries = sorted((one for part in gathered for one in part), key=lambda one: one.worker)
-        if not any(one.kept for one in summaries):
+        mine = [one.worker for one in summaries if one.kept and one.rank == self._ranks.rank]
+        for worker in mine:
+            state = self.state_of(worker)
+            if state is not None:
+                total.add(state, weights[worker])
+        tail = torch.tensor([len(mine), sum(weights[worker] for worker in mine)])
+        summed = self._ranks.sum_integers(torch.cat([total.total, tail]), total.dtype)
+        after = [
+            replace(one, kept=False, reason=LOST) if one.rank not in self._ranks.live else one
+            for one in summaries
+        ]
+        self._require_enough(after)
+        return total.mean(summed[:-2], float(summed[-1]), int(summed[-2])), after
+
+    def found(self) -> list[int]:
+        """Workers of this rank that were finished already, in any round."""
+        return self._loaded
+
+    def state_of(self, worker: int) -> State | None:
+        """A worker's weights in this round, on the CPU, if this rank holds them."""
+        state = self._states.get(worker)
+        if state is None and self._folder is not None:
+            stored = self._folder.find(_name(self._round, worker))
+            state = None if stored is None else stored.groups["state"]
+        return state
+
+    def worker_states(self, summaries: Sequence[WorkerSummary]) -> list[State | None] | None:
+        """With ``keep_workers``: every worker's state, on every rank and on the CPU."""
+        if not self._config.keep_workers:
+            return None
+        gathered: list[State | None] = []
+        for one in summaries:
+            if one.reason == NOT_FINITE or one.rank not in self._ranks.live:
+                gathered.append(None)
+                continue
+            state = self.state_of(one.worker) if one.rank == self._ranks.rank else None
+            shared = self._ranks.broadcast(state or self._start, source=one.rank)
+            gathered.append({name: value.cpu() for name, value in shared.items()})
+        return gathered
+
+    def _finish(self, result: WorkerResult, start_digest: str) -> Finished:
+        """Hold one trained worker, on disk if there is a folder."""
+        self.evaluation_seconds += result.evaluation_seconds
+        worker = result.worker
+        summary = WorkerSummary(
+            worker=worker,
+            rank=self._ranks.rank,
+            samples=len(self._plan.shards[worker]),
+            steps=result.steps,
+            passes=result.passes,
+            loss=finite_or_none(result.loss),
+            accuracy=result.accuracy,
+            density=result.density,
+            seconds=result.seconds,
+            kept=result.finite,
+            reason=None if result.finite else NOT_FINITE,
+            classes_missing=self._plan.classes_missing[worker],
+        )
+        state = {name: value.cpu() for name, value in result.state.items()}
+        largest = largest_changes(state, self._start) if result.finite else []
+        written = False
+        if self._folder is not None:
+            groups = {"state": state if result.finite else {}}
+            if result.reading is not None:
+                groups["reading"] = {
+                    "losses": result.reading.losses,
+                    "class_gradients": result.reading.class_gradients,
+                }
+            accuracy = None if result.reading is None else result.reading.accuracy
+            details = {
+                "start": start_digest, "summary": asdict(summary), "largest": largest,
+                "reading_accuracy": accuracy, "forward_passes": result.forward_passes,
+            }  # fmt: skip
+            written = self._folder.keep(_name(self._round, worker), groups, details)
+        if result.finite and not written:
+            self._states[worker] = state
+        return Finished(summary, largest, result.reading, result.forward_passes)
+
+    def _find(self, worker: int, start_digest: str) -> Finished | None:
+        """A worker that was finished before, as if this rank had trained it."""
+        if self._folder is None:
+            return None
+        name = _name(self._round, worker)
+        stored = self._folder.find(name)
+        if stored is None:
+            return None
+        if stored.details.get("start") != start_digest:
+            raise ValueError(
+                f"{self._folder.root / name}.json started from other weights than this run: "
+                f"delete {self._folder.root} and run again"
+            )
+        summary = replace(WorkerSummary(**stored.details["summary"]), rank=self._ranks.rank)
+        reading = None
+        if "reading" in stored.groups:
+            reading = Reading(
+                accuracy=stored.details["reading_accuracy"], **stored.groups["reading"]
+            )
+        details = stored.details
+        return Finished(summary, details["largest"], reading, details["forward_passes"])
+
+    def _adopt(self, heard: set[int], start_digest: str) -> list[Finished]:
+        """Workers of lost ranks: what they wrote where rank 0 can read it, else their names."""
+        if len(heard) == self._config.num_workers:
+            return []
+        missing = [w for w in range(self._config.num_workers) if w not in heard]
+
+        def look() -> list[Finished]:
+            found = {w: self._find(w, start_digest) for w in missing}
+            return [one if one is not None else self._lost(w) for w, one in found.items()]
+
+        return self._ranks.on_main(look)
+
+    def _lost(self, worker: int) -> Finished:
+        summary = WorkerSummary(
+            worker=worker,
+            rank=worker % self._ranks.size,
+            samples=len(self._plan.shards[worker]),
+            steps=0,
+            passes=0,
+            loss=None,
+            accuracy=None,
+            density=1.0,
+            seconds=0.0,
+            kept=False,
+            reason=LOST,
+            classes_missing=self._plan.classes_missing[worker],
+        )
+        return Finished(summary, [])
+
+    def _require_enough(self, summaries: Sequence[WorkerSummary]) -> None:
+        without = [one for one in summaries if not one.kept]
+        if len(without) == len(summaries) and not any(one.reason == LOST for one in without):
             raise ValueError(
                 f"all {len(summaries)} workers ended with weights that are not finite: lower lr "
                 f"(received {self._config.lr:g})"
             )
-        return summaries
+        kept, needed = len(summaries) - len(without), self._config.min_workers or 1
+        if kept < needed:
+            reasons = "; ".join(f"worker {one.worker} {one.reason}" for one in without)
+            raise ValueError(
+                f"{kept} workers can be merged, expected at least {needed} (min_workers): {reasons}"
+            )
 
-    def choose(self, summaries: Sequence[WorkerSummary], judge: Judge) -> list[WorkerSummary]:
-        """Decide who is in the soup; for a greedy soup rank 0 tries them from the best down."""
-        if self._config.soup == "uniform":
-            return list(summaries)
+    def _greedy(self, summaries: Sequence[WorkerSummary], judge: Judge) -> list[int]:
         ranking = [one for one in summaries if one.kept]
         ranking.sort(key=lambda one: (-(one.accuracy or 0), one.worker))
-        soup, failure = GreedySoup(self._theta_star, judge.trial), None
+        soup, failure = GreedySoup(self._start, judge.trial), None
         for one in ranking:
-            state = self._ranks.to_main(
-                self._states.get(one.worker), one.rank, like=self._theta_star
-            )
+            held = self.state_of(one.worker) if one.rank == self._ranks.rank else None
+            state = self._ranks.to_main(held, one.rank, like=self._start)
             try:
                 if state is not None and failure is None:
                     soup.offer(one.worker, state)
@@ -82,75 +299,8 @@ class Crew:
                 raise failure
             return soup.kept
 
-        kept = self._ranks.on_main(outcome)
-        return [
-            replace(one, kept=False, reason="held-out accuracy of the soup would fall")
-            if one.kept and one.worker not in kept
-            else one
-            for one in summaries
-        ]
-
-    def merge(self, summaries: Sequence[WorkerSummary]) -> State:
-        """Average the workers in the soup: one all-reduce of one flat buffer.
-
-        The buffer holds this rank's float64 sum of all entries, and how many workers are in it;
-        it travels as float32 (float64 if the model has float64 weights).
-        """
-        mine = [one for one in summaries if one.kept and one.rank == self._ranks.rank]
-        if self._config.soup == "greedy":
-            for one in mine:
-                self._sum.add(self._states[one.worker])
-        wide = any(tensor.dtype == torch.float64 for tensor in self._theta_star.values())
-        count = self._sum.flat.new_tensor([len(mine)])
-        reduced = self._ranks.all_reduce(
-            torch.cat([self._sum.flat, count]), torch.float64 if wide else torch.float32
-        )
-        self._sum.flat = reduced[:-1]
-        return self._sum.mean(float(reduced[-1]))
-
-    def worker_states(self, summaries: Sequence[WorkerSummary]) -> list[State | None] | None:
-        """With ``keep_workers``: every worker's state, on every rank and on the CPU."""
-        if not self._config.keep_workers:
-            return None
-        gathered: list[State | None] = []
-        for one in summaries:
-            if one.reason == NOT_FINITE:
-                gathered.append(None)
-                continue
-            state = self._states.get(one.worker, self._theta_star)
-            shared = self._ranks.broadcast(state, source=one.rank)
-            gathered.append({name: value.cpu() for name, value in shared.items()})
-        return gathered
-
-    def _train_one(
-        self, task: WorkerTask, classes_missing: list[int], announce: Callable[[str], None]
-    ) -> WorkerSummary:
-        announce(f"worker {task.worker + 1} of {self._config.num_workers}")
-        result = run_worker(task)
-        self.evaluation_seconds += result.evaluation_seconds
-        if result.finite and self._config.soup == "uniform":
-            self._sum.add(result.state)
-        if result.finite and self._holds:
-            self._states[task.worker] = {
-                name: value.to("cpu") for name, value in result.state.items()
-            }
-        return _summary(task, result, self._ranks.rank, classes_missing)
+        return self._ranks.on_main(outcome)
 
 
-def _summary(
-    task: WorkerTask, result: WorkerResult, rank: int, classes_missing: list[int]
-) -> WorkerSummary:
-    return WorkerSummary(
-        worker=task.worker,
-        rank=rank,
-        samples=len(task.indices),
-        steps=result.steps,
-        passes=result.passes,
-        loss=finite_or_none(result.loss),
-        accuracy=result.accuracy,
-        density=result.density,
-        seconds=result.seconds,
-        kept=result.finite,
-        reason=None if result.finite else NOT_FINITE,
-        classes_missing=classes_missing,
-    )
+def _name(number: int, worker: int) -> str:
+    return f"round_{number:05d}/worker_{worker:05d}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,19 +17,20 @@ from torch.utils.data import Dataset
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import BatchSource
 from lipt_cords.randomness import isolated_rng, preserved_rng
-from lipt_cords.warmstart.averaging import on_cpu, tensor_state
-from lipt_cords.warmstart.billing import make_report, seconds_by_phase
-from lipt_cords.warmstart.common import train_common_start
+from lipt_cords.warmstart.control import Excluded
 from lipt_cords.warmstart.cost import Clock, flops_per_sample
-from lipt_cords.warmstart.crew import Crew
 from lipt_cords.warmstart.feed import Pool
-from lipt_cords.warmstart.launch import Ranks, open_ranks
+from lipt_cords.warmstart.folder import RunFolder, first_difference
+from lipt_cords.warmstart.identity import complete_description, describe_run, hash_of
+from lipt_cords.warmstart.interrupt import stoppable
+from lipt_cords.warmstart.launch import local_processes, open_ranks
 from lipt_cords.warmstart.objective import LossFunction, mean_loss
-from lipt_cords.warmstart.plan import Plan, check_model, fingerprint, make_plan
-from lipt_cords.warmstart.progress import StepProgress
+from lipt_cords.warmstart.plan import Plan, check_model, data_length, make_plan
+from lipt_cords.warmstart.probe import Probe
+from lipt_cords.warmstart.processes import fit_in_processes
+from lipt_cords.warmstart.ranks import Ranks
 from lipt_cords.warmstart.result import WarmStartResult
-from lipt_cords.warmstart.soup import Judge
-from lipt_cords.warmstart.worker import WorkerTask
+from lipt_cords.warmstart.rounds import Material, OnRound, Rounds
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +41,15 @@ class LiPTWarmStart:
     One common start theta* is trained briefly; each worker continues it alone on its own
     class-balanced shard, pruned once and optionally augmented; the workers' weights are averaged
     and BatchNorm statistics recomputed. The merged model's last-layer gradients feed a selector.
+    With ``rounds`` above 1 the workers go on from the merged weights, and so on.
 
-    Under ``torchrun`` the workers are shared out among the ranks, which exchange weights twice:
-    theta* at the start, the sum at the end. Every rank returns the same result. Workers are
-    bit-equal whatever the launcher (on a CPU: for an equal number of threads); the merged
-    weights are bit-equal on one rank and serially, and equal to float32 summation order on
-    more ranks (relative difference about 1e-6).
+    Under ``torchrun``, or in processes that it starts itself, the workers are shared out among the
+    ranks, which exchange theta* at the start and one sum in each round. Every rank returns the
+    same result. Workers and merged weights are bit-equal whatever the launcher and the number of
+    ranks (on a CPU: for an equal number of threads, which ``threads`` fixes).
+
+    With ``work_dir`` every finished worker and every merge is written there, and the same call
+    goes on from them after a crash, with the same bits; SIGTERM stops it cleanly.
 
     Args:
         config: the options, or pass them by name.
@@ -72,6 +78,8 @@ class LiPTWarmStart:
         *,
         loss: LossFunction | None = None,
         num_classes: int | None = None,
+        shards: Sequence[Tensor] | None = None,
+        on_round: OnRound | None = None,
     ) -> WarmStartResult:
         """Run the warm start. Neither the model nor the global random state is modified.
 
@@ -83,20 +91,39 @@ class LiPTWarmStart:
             loss: None for cross-entropy, a torch loss, or a callable of (logits, labels) that
                 returns one value a sample or their mean.
             num_classes: expected number of the head's outputs.
+            shards: disjoint indices of every worker's samples; None deals class-balanced ones.
+            on_round: called on rank 0 after every merge with its
+                :class:`~lipt_cords.warmstart.report.RoundReport` and the merged state dict (CPU,
+                BatchNorm averaged, not refreshed).
 
         Returns:
             The merged weights, with the report of what they cost. With ``work_dir`` they are
             written there too, by rank 0.
 
         Raises:
-            ValueError: unusable data, model or options; no worker with finite weights is left.
+            ValueError: unusable data, model or options; too few workers with finite weights; a
+                ``work_dir`` of another run, or a file in it that is not what it should be.
+            LostContact: another process or the network is lost, and ``min_workers`` does not
+                let the others go on.
         """
+        arguments = (model, train_dataset, val_dataset, loss, num_classes, shards, on_round)
+        processes = local_processes(self.config)
+        if processes is not None:
+            return fit_in_processes(self.config, processes, *arguments)
         with (
-            open_ranks(self.config.launch, self.config.device) as ranks,
+            _threads(self.config.threads),
+            stoppable(self.config.work_dir) as wish,
+            open_ranks(self.config, wish.check) as ranks,
             preserved_rng(),
             torch.enable_grad(),
         ):
-            result = _fit(self.config, ranks, model, train_dataset, val_dataset, loss, num_classes)
+            try:
+                result = _fit(self.config, ranks, *arguments)
+            except Excluded as gone:
+                logger.warning("%s: it waits for their result", gone)
+                return WarmStartResult.from_bytes(ranks.inherit(), model)
+            if ranks.is_main and len(ranks.live) < ranks.size:
+                ranks.leave_behind(result.to_bytes())
             if self.config.work_dir is not None:
                 ranks.on_main(partial(_save, result, self.config.work_dir))
         return result
@@ -110,69 +137,32 @@ def _fit(
     val_dataset: Dataset[Any] | None,
     user_loss: LossFunction | None,
     num_classes: int | None,
+    shards: Sequence[Tensor] | None,
+    on_round: OnRound | None,
 ) -> WarmStartResult:
-    """One fit on one rank: the phases in order."""
-    device, clock = ranks.device, Clock(ranks.device)
+    """One fit on one rank: everything is checked and read, then the rounds run."""
+    clock = Clock(ranks.device)
     with clock.phase("prepare"):
-        plan, labels = _prepare(config, ranks, given, dataset, val_dataset, num_classes)
-        loss = mean_loss(user_loss, device)
-        model = copy.deepcopy(given).to(device)
+        plan, labels, folder = _prepare(
+            config, ranks, given, dataset, val_dataset, num_classes, shards
+        )
+        loss = mean_loss(user_loss, ranks.device)
+        model = copy.deepcopy(given).to(ranks.device)
         flops = ranks.on_main(partial(_flops, config, model, dataset, loss))
-        pool, validation = _read(config, ranks, plan, dataset, val_dataset)
-    task = partial(
-        WorkerTask,
-        model=model,
-        head=plan.head,
-        dataset=dataset,
-        config=config,
-        loss=loss,
-        pool=pool,
+        pool, validation, probe = _read(config, ranks, plan, dataset, val_dataset)
+    material = Material(
+        model, dataset, labels, plan, loss, pool, validation, probe, flops, on_round
     )
-    steps = config.common_steps + sum(
-        task(worker, indices=plan.shards[worker]).steps
-        for worker in range(ranks.rank, config.num_workers, ranks.size)
-    )
-    with StepProgress(steps, config.progress if ranks.is_main else False) as bar:
-        with clock.phase("common"):
-            bar.describe("common start")
-            common_passes = ranks.on_main(
-                lambda: train_common_start(
-                    model, dataset, labels, config=config, loss=loss, pool=pool, tick=bar.tick
-                )
-            )
-            theta_star = ranks.broadcast(tensor_state(model))
-            model.load_state_dict(theta_star)
-        crew = Crew(ranks, config, theta_star)
-        with clock.phase("workers"):
-            summaries = crew.train(
-                lambda worker: task(
-                    worker, indices=plan.shards[worker], validation=validation, tick=bar.tick
-                ),
-                plan.classes_missing,
-                bar.describe,
-            )
-        bar.describe("soup")
-        judge = Judge(copy.deepcopy(model), dataset, labels, config, validation)
-        with clock.phase("soup"):
-            summaries = crew.choose(summaries, judge)
-            merged = crew.merge(summaries)
-        with clock.phase("refresh"):
-            finish = ranks.on_main(lambda: judge.finish(merged))
-    worker_states = crew.worker_states(summaries)
-    seconds = seconds_by_phase(clock, crew.evaluation_seconds, summaries)
-    bill = partial(make_report, flops=flops, ranks=ranks.size, sent=ranks.bytes_communicated)
-    report = ranks.on_main(
-        lambda: bill(plan, common_passes, summaries, judge, finish, seconds=seconds)
-    )
+    outcome = Rounds(config, ranks, material, folder, clock).run()
     return WarmStartResult(
-        state_dict=on_cpu(merged) | finish.buffers,
-        theta_star=on_cpu(theta_star),
+        state_dict=outcome.merged,
+        theta_star=outcome.theta_star,
         config=config,
-        report=report,
+        report=outcome.report,
         shards=plan.shards,
-        worker_states=worker_states,
+        worker_states=outcome.worker_states,
         template=copy.deepcopy(given).cpu(),
-        device=device,
+        device=ranks.device,
     )
 
 
@@ -183,30 +173,37 @@ def _prepare(
     dataset: Dataset[Any],
     val_dataset: Dataset[Any] | None,
     num_classes: int | None,
-) -> tuple[Plan, Tensor]:
-    """The plan on every rank; the labels, which rank 0 alone has read, on rank 0."""
+    shards: Sequence[Tensor] | None,
+) -> tuple[Plan, Tensor, RunFolder | None]:
+    """The plan and the folder on every rank; the labels, which rank 0 alone has read, there."""
 
-    def checked() -> str:
+    def checked() -> dict[str, Any]:
         check_model(model)
-        return fingerprint(config, model, dataset)
+        return describe_run(config, model, data_length(dataset, "training"), ranks.device)
 
-    prints = ranks.everywhere(checked)
-    if len(set(prints)) > 1:
-        different = [rank for rank, one in enumerate(prints) if one != prints[0]]
-        raise ValueError(
-            f"ranks {different} differ from rank 0 in options, architecture or size of the data: "
-            "start the same script with the same arguments on every rank"
-        )
+    described = ranks.everywhere(checked)
+    for rank, one in enumerate(described):
+        if (differing := first_difference(described[0], one)) is not None:
+            raise ValueError(
+                f"rank {rank} differs from rank 0: {differing}. Start the same script with the "
+                "same arguments and versions on every rank"
+            )
     labels = torch.empty(0, dtype=torch.int64)
 
-    def plan_on_main() -> Plan:
+    def plan_on_main() -> tuple[Plan, dict[str, Any]]:
         nonlocal labels
         with isolated_rng(config.seed, "prepare"):
-            plan, labels = make_plan(config, model, dataset, val_dataset, num_classes)
-        return plan
+            plan, labels = make_plan(config, model, dataset, val_dataset, num_classes, shards)
+        return plan, complete_description(described[0], model, labels, plan.shards)
 
-    plan = ranks.on_main(plan_on_main)
-    return plan, labels
+    plan, description = ranks.on_main(plan_on_main)
+    if config.work_dir is None:
+        return plan, labels, None
+    opened = partial(RunFolder, config.work_dir, hash_of(description), description)
+    ranks.on_main(lambda: opened() and None)  # one writes the record, where the disk is shared
+    folder: list[RunFolder] = []
+    ranks.everywhere(lambda: folder.append(opened()))
+    return plan, labels, folder[0]
 
 
 def _read(
@@ -215,12 +212,12 @@ def _read(
     plan: Plan,
     dataset: Dataset[Any],
     val_dataset: Dataset[Any] | None,
-) -> tuple[Pool | None, BatchSource | None]:
+) -> tuple[Pool | None, BatchSource | None, Probe | None]:
     """This rank's samples, read once and checked before anyone trains; and the held-out data."""
-    pool, validation = None, None
+    pool, validation, probe = None, None, None
 
     def read() -> None:
-        nonlocal pool, validation
+        nonlocal pool, validation, probe
         with isolated_rng(config.seed, "pool", ranks.rank):
             if mine := plan.shards[ranks.rank :: ranks.size]:
                 indices = torch.cat(mine).sort().values
@@ -229,9 +226,10 @@ def _read(
                 validation = BatchSource(
                     val_dataset, device=ranks.device, num_workers=config.loader_workers
                 )
+                probe = Probe(validation, config.probe_samples, seed=config.seed, head=plan.head)
 
     ranks.everywhere(read)
-    return pool, validation
+    return pool, validation, probe
 
 
 def _flops(
@@ -243,6 +241,18 @@ def _flops(
         source = BatchSource(dataset, some, device=device, cache_bytes=0)
         inputs, labels = next(source.batches(batch_size=2))
         return flops_per_sample(model, inputs, labels, loss)
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        if wanted is not None:
+            torch.set_num_threads(before)
 
 
 def _save(result: WarmStartResult, directory: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from torch.utils.data import Dataset
 from lipt_cords.batches import dataset_length
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import BatchSource, Inputs, labels_of, to_device
-from lipt_cords.files import output_directory
 from lipt_cords.models import (
     EmbeddingRecorder,
     Head,
@@ -27,7 +25,7 @@ from lipt_cords.models import (
 )
 from lipt_cords.warmstart.augment import require_images
 from lipt_cords.warmstart.averaging import all_finite, tensor_state
-from lipt_cords.warmstart.shards import make_shards
+from lipt_cords.warmstart.shards import check_shards, make_shards
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,9 @@ def make_plan(
     dataset: Dataset[Any],
     val_dataset: Dataset[Any] | None,
     num_classes: int | None,
+    shards: Sequence[Tensor] | None = None,
 ) -> tuple[Plan, Tensor]:
-    """Check the model and the data, and deal the shards.
+    """Check the model and the data, and deal the shards, unless they are given.
 
     Returns:
         The plan, and the labels of the whole training set, shape (N,).
@@ -71,16 +70,19 @@ def make_plan(
     Raises:
         ValueError: whatever would make the warm start fail later, in words.
     """
-    if config.work_dir is not None:
-        output_directory(config.work_dir)
     if config.soup == "greedy" and val_dataset is None:
         raise ValueError(
             "soup='greedy' ranks workers by held-out accuracy and needs val_dataset: "
             "pass one, or set soup='uniform'"
         )
-    if _length(dataset, "training") == 0:
+    if config.stop_when is not None and val_dataset is None:
+        raise ValueError(
+            "stop_when compares workers on held-out samples and needs val_dataset: pass one, or "
+            "leave stop_when out"
+        )
+    if data_length(dataset, "training") == 0:
         raise ValueError("the training data set is empty: expected at least one sample")
-    if val_dataset is not None and _length(val_dataset, "validation") == 0:
+    if val_dataset is not None and data_length(val_dataset, "validation") == 0:
         raise ValueError("the validation data set is empty: pass val_dataset=None, or fill it")
     sample = _first(dataset)
     if config.augmentation != "none":
@@ -94,18 +96,13 @@ def make_plan(
         with _explained(model, held_out, "validation"), undisturbed(model):
             call_model(model, to_device(held_out, model_device(model)))
         _check_labels(labels_of(val_dataset), classes, "validation")
-    shards = make_shards(labels, config.num_workers, config.shard_fraction, config.seed)
+    if shards is None:
+        dealt = make_shards(labels, config.num_workers, config.shard_fraction, config.seed)
+    else:
+        dealt = check_shards(shards, config.num_workers, len(labels))
     present = torch.unique(labels)
-    missing = [present[~torch.isin(present, labels[shard])].tolist() for shard in shards]
-    return Plan(head.name, shards, missing), labels
-
-
-def fingerprint(config: WarmStartConfig, model: nn.Module, dataset: Dataset[Any]) -> str:
-    """A hash of all that ranks must have in common: options, architecture, size of the data."""
-    options = config.model_dump(mode="json", exclude={"device", "progress", "work_dir", "launch"})
-    shapes = [(name, tuple(t.shape), str(t.dtype)) for name, t in tensor_state(model).items()]
-    described = repr((options, shapes, _length(dataset, "training")))
-    return hashlib.sha256(described.encode()).hexdigest()
+    missing = [present[~torch.isin(present, labels[shard])].tolist() for shard in dealt]
+    return Plan(head.name, dealt, missing), labels
 
 
 def check_model(model: nn.Module) -> None:
@@ -179,7 +176,12 @@ def _check_labels(labels: Tensor, classes: int, which: str) -> None:
         )
 
 
-def _length(dataset: Dataset[Any], which: str) -> int:
+def data_length(dataset: Dataset[Any], which: str) -> int:
+    """Number of samples.
+
+    Raises:
+        ValueError: a data set without a length; it is called by its role.
+    """
     try:
         return dataset_length(dataset)
     except ValueError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class WorkerSummary:
-    """One worker in the report.
+    """One worker in the report, over all rounds.
 
     Attributes:
         worker: its number.
@@ -19,10 +19,10 @@ class WorkerSummary:
         steps: optimizer steps.
         passes: samples trained on, repeats counted.
         loss: mean training loss of its last local epoch; None if it is not finite.
-        accuracy: on held-out data, in [0, 1]; None without any.
+        accuracy: on held-out data, in [0, 1], at the end; None without any.
         density: share of the prunable weights that it kept.
         seconds: of its training.
-        kept: whether it is in the soup.
+        kept: whether it is in the last merge.
         reason: why not.
         classes_missing: classes of which its shard has no sample.
     """
@@ -39,6 +39,30 @@ class WorkerSummary:
     kept: bool = True
     reason: str | None = None
     classes_missing: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """One merge in the report.
+
+    Attributes:
+        round: its number, from 0.
+        workers: workers in the merge.
+        passes: samples that all workers trained on in this round.
+        critical_path_passes: samples on the critical path up to here, the common start included.
+        weight_bytes: bytes of weights that the ranks exchanged in this round.
+        seconds: of the slowest worker's training.
+        stability: what the workers' spread says, by the names of
+            :class:`lipt_cords.warmstart.stability.Stability`; None without held-out data.
+    """
+
+    round: int
+    workers: int
+    passes: int
+    critical_path_passes: int
+    weight_bytes: int
+    seconds: float
+    stability: dict[str, float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +90,9 @@ class WarmStartReport:
         accuracy_after_refresh: with recomputed ones; None if they were not.
         refresh_kept: whether the result has the recomputed statistics.
         ranks: processes that took part.
+        weight_bytes: of ``bytes_communicated``, those of weights; the rest are small messages.
+        rounds: one entry a merge.
+        stopped_early: whether ``stop_when`` ended the rounds.
         notes: what the reader should know.
     """
 
@@ -85,13 +112,17 @@ class WarmStartReport:
     accuracy_after_refresh: float | None
     refresh_kept: bool
     ranks: int
+    weight_bytes: int = 0
+    rounds: list[RoundReport] = field(default_factory=list)
+    stopped_early: bool = False
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         """The bill in one line."""
         kept = sum(worker.kept for worker in self.workers)
         text = (
-            f"{kept} of {len(self.workers)} workers merged; {self.critical_path_passes:,} "
+            f"{kept} of {len(self.workers)} workers merged"
+            f"{_often(len(self.rounds))}; {self.critical_path_passes:,} "
             f"sample-passes on the critical path, {self.passes:,} in all"
         )
         if self.merged_accuracy is not None and self.mean_worker_accuracy is not None:
@@ -113,12 +144,18 @@ class WarmStartReport:
             ValueError: fields are missing or unknown.
         """
         _require_fields(cls, values)
-        if not isinstance(values["workers"], list):
-            raise ValueError("not a WarmStartReport: expected a list of workers")
-        for worker in values["workers"]:
-            _require_fields(WorkerSummary, worker)
-        workers = [WorkerSummary(**worker) for worker in values["workers"]]
-        return cls(**{**values, "workers": workers})
+        parts: dict[str, list[Any]] = {}
+        for name, kind in (("workers", WorkerSummary), ("rounds", RoundReport)):
+            if not isinstance(values[name], list):
+                raise ValueError(f"not a WarmStartReport: expected a list of {name}")
+            for part in values[name]:
+                _require_fields(kind, part)
+            parts[name] = [kind(**part) for part in values[name]]
+        return cls(**{**values, **parts})
+
+
+def _often(rounds: int) -> str:
+    return f" {rounds} times" if rounds > 1 else ""
 
 
 def finite_or_none(value: float) -> float | None:

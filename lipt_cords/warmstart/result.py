@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
+import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from lipt_cords.data import BatchSource
 from lipt_cords.files import load_tensors, output_directory, read_json, save_tensors, write_json
 from lipt_cords.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.warmstart.averaging import State
+from lipt_cords.warmstart.folder import checksum
 from lipt_cords.warmstart.report import WarmStartReport
 
 M = TypeVar("M", bound=nn.Module)
@@ -122,7 +123,7 @@ class WarmStartResult:
         for number, state in enumerate(self.worker_states or []):
             if state is not None:
                 parts[f"worker_{number:05d}"] = state
-        sums = {name: _sha256(save_tensors(_file(where, name), parts[name])) for name in parts}
+        sums = {name: checksum(save_tensors(_file(where, name), parts[name])) for name in parts}
         record = {
             "format": FORMAT,
             "config": self.config.model_dump(mode="json"),
@@ -132,6 +133,17 @@ class WarmStartResult:
         }
         write_json(where / RECORD, record)
         return where
+
+    def to_bytes(self) -> bytes:
+        """Everything but the module, as bytes for another process of this run."""
+        return pickle.dumps(replace(self, template=None))
+
+    @classmethod
+    def from_bytes(cls, payload: bytes, template: nn.Module | None = None) -> WarmStartResult:
+        """What :meth:`to_bytes` made, with the module that was fitted."""
+        result: WarmStartResult = pickle.loads(payload)
+        result.template = None if template is None else copy.deepcopy(template).cpu()
+        return result
 
     @classmethod
     def load(cls, directory: str | Path) -> WarmStartResult:
@@ -148,7 +160,7 @@ class WarmStartResult:
         sums = record["sha256"]
         parts = {name: load_tensors(_file(where, name)) for name in sums}
         for name, expected in sums.items():
-            if _sha256(_file(where, name)) != expected:
+            if checksum(_file(where, name)) != expected:
                 raise ValueError(
                     f"{_file(where, name)} does not belong to {where / RECORD}: it was changed or "
                     "is from another run; delete the directory and run again"
@@ -171,7 +183,3 @@ class WarmStartResult:
 
 def _file(directory: Path, name: str) -> Path:
     return directory / f"{name}.safetensors"
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -15,6 +15,7 @@ from lipt_cords.randomness import generator, isolated_rng
 from lipt_cords.warmstart.averaging import State, StateSum, on_cpu
 from lipt_cords.warmstart.batchnorm import batchnorm_buffers, batchnorm_layers, refresh_batchnorm
 from lipt_cords.warmstart.evaluation import accuracy
+from lipt_cords.warmstart.probe import Probe, Reading
 from lipt_cords.warmstart.shards import balanced_order
 
 
@@ -97,12 +98,21 @@ class Judge:
         BatchNorm is refreshed first where a soup is worth nothing without it: when asked to
         always, or when the workers had no common start.
         """
+        with isolated_rng(self.config.seed, "judge"):
+            self._load(state)
+            return self._accuracy() or 0.0
+
+    def read(self, state: State, probe: Probe) -> Reading | None:
+        """What a merge of a round says about the probe, its BatchNorm as in a trial."""
+        with isolated_rng(self.config.seed, "judge"):
+            self._load(state)
+            return probe.read(self.model)
+
+    def _load(self, state: State) -> None:
         self.model.load_state_dict(state)
         policy = self.config.batchnorm_refresh
-        with isolated_rng(self.config.seed, "judge"):
-            if policy == "always" or (policy == "auto" and self.config.common_steps == 0):
-                self._refresh()
-            return self._accuracy() or 0.0
+        if policy == "always" or (policy == "auto" and self.config.common_steps == 0):
+            self._refresh()
 
     def finish(self, state: State) -> Finish:
         """Decide on the BatchNorm statistics of the merged model.

@@ -1,0 +1,299 @@
+"""Several nets as one: weights stacked, one pass and one step for all; whether it works and pays.
+
+A small net keeps a device waiting for its host: the time of a step goes into starting operations.
+Here every operation is started once for all nets. A net that is large enough to keep the device
+busy gains nothing, and some cannot be trained so: both are found out by a step or two on copies.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lipt_cords.config import WarmStartConfig
+from lipt_cords.data import Inputs
+from lipt_cords.models import logits_of
+from lipt_cords.warmstart.cost import synchronize
+from lipt_cords.warmstart.descent import autocast_dtype, descend
+from lipt_cords.warmstart.objective import LossFunction
+
+Batch = tuple[Inputs, Tensor]
+
+LARGEST_DEVIATION = 0.1
+"""Of an update by an ensemble from one alone, relative to its norm, before it counts as another."""
+CLEAR_LOSS = 1.5
+"""How many times longer an ensemble's first step may take than steps in turn."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring lanes whose batches have one shape, stacked along a first dimension."""
+
+    lanes: slice
+    inputs: Inputs
+    labels: Tensor
+
+
+def runs_of(batches: Sequence[Batch]) -> list[Run]:
+    """Stack the lanes' batches: one run for each stretch of lanes whose batches have one shape."""
+    runs = []
+    for _, places in itertools.groupby(
+        range(len(batches)), key=lambda lane: _shapes(*batches[lane])
+    ):
+        lane, *others = places
+        lanes = slice(lane, lane + 1 + len(others))
+        inputs, labels = zip(*batches[lanes], strict=True)
+        stacked: Inputs
+        if isinstance(inputs[0], Tensor):
+            stacked = torch.stack(inputs)
+        else:
+            stacked = {name: torch.stack([one[name] for one in inputs]) for name in inputs[0]}
+        runs.append(Run(lanes, stacked, torch.stack(labels)))
+    return runs
+
+
+class Ensemble(nn.Module):
+    """Nets of one architecture, each with its own weights and buffers, called at once.
+
+    Args:
+        models: the nets, which are copied.
+        loss: mean loss of (logits, labels).
+
+    Attributes:
+        lanes: the nets; their tensors are views into the stacks.
+        stacked: their parameters, stacked along a first dimension; those of this module.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], loss: LossFunction) -> None:
+        super().__init__()
+        self._loss = loss
+        self.lanes = [copy.deepcopy(model) for model in models]
+        self.stacked = nn.ParameterList()
+        self._state: dict[str, Tensor] = {}
+        stacks: dict[Tensor, Tensor] = {}  # of a tensor of the first lane; it may have two names
+        for name, parameter in self.lanes[0].named_parameters(remove_duplicate=False):
+            if parameter not in stacks:
+                values = _share([lane.get_parameter(name) for lane in self.lanes])
+                stacks[parameter] = nn.Parameter(values, requires_grad=parameter.requires_grad)
+                self.stacked.append(stacks[parameter])
+            self._state[name] = stacks[parameter]
+        for name, buffer in self.lanes[0].named_buffers(remove_duplicate=False):
+            if buffer not in stacks:
+                stacks[buffer] = _share([lane.get_buffer(name) for lane in self.lanes])
+            self._state[name] = stacks[buffer]
+        # Lends its code alone; in a list, so that its weights are none of this module.
+        self._skeleton = [copy.deepcopy(models[0]).to("meta")]
+
+    def train(self, mode: bool = True) -> Ensemble:
+        """Set the mode of the nets' code too."""
+        self._skeleton[0].train(mode)
+        return super().train(mode)
+
+    def forward(self, runs: Sequence[Run]) -> Tensor:
+        """Losses of all lanes on their batches, shape (lanes,)."""
+        losses = [self._losses(run) for run in runs]
+        return losses[0] if len(losses) == 1 else torch.cat(losses)
+
+    def _losses(self, run: Run) -> Tensor:
+        state = self._state
+        if len(run.labels) < len(self.lanes):
+            state = {name: value[run.lanes] for name, value in state.items()}
+        kind = run.labels.device.type
+        # The CPU's fused attention would run one net after the other; the plain formula does not.
+        with sdpa_kernel([SDPBackend.MATH]) if kind == "cpu" else nullcontext():
+            logits_GBC = vmap(self._logits, randomness="different")(state, run.inputs)
+        half = torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, enabled=False):
+            logits_GBC = logits_GBC.float() if half else logits_GBC
+            if self._loss is F.cross_entropy:  # of all samples at once; vmap would take it apart
+                logits, labels = logits_GBC.flatten(0, 1), run.labels.flatten()
+                values = F.cross_entropy(logits, labels, reduction="none")
+                return values.view_as(run.labels).mean(dim=1)
+            losses: Tensor = vmap(self._loss, randomness="different")(logits_GBC, run.labels)
+            return losses
+
+    def _logits(self, state: dict[str, Tensor], inputs: Inputs) -> Tensor:
+        net = self._skeleton[0]
+        if isinstance(inputs, Tensor):
+            return logits_of(functional_call(net, state, (inputs,)))
+        return logits_of(functional_call(net, state, (), inputs))
+
+
+def descend_all(
+    ensemble: Ensemble,
+    read: Callable[[], Sequence[Batch]],
+    *,
+    steps: int,
+    config: WarmStartConfig,
+    last_epoch: int = 1,
+    first_step: int = 0,
+    all_steps: int | None = None,
+    before_step: Callable[[int, Sequence[Batch]], None] = lambda step, batches: None,
+    after_step: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Train the nets of an ensemble in place, by the loop that trains one net.
+
+    Images and convolutions lie in contiguous memory, whatever ``memory_format`` says: the
+    convolutions of several nets are one with groups, which gains little from channels_last.
+
+    Args:
+        ensemble: on the device of the batches.
+        read: gives a batch for every lane.
+        steps, config, first_step, all_steps, after_step: as for one net.
+        last_epoch: how many of the last steps' losses are returned.
+        before_step: called with the number of the step and the batches.
+
+    Returns:
+        Losses of the last steps, shape (lanes, steps), on the device.
+    """
+    history: deque[Tensor] = deque(maxlen=last_epoch)
+    now: list[Batch] = []
+
+    def batches() -> Iterator[tuple[Any, Tensor]]:
+        while True:
+            now[:] = read()
+            yield {"runs": runs_of(now)}, now[0][1]
+
+    def before(step: int, inputs: Inputs, labels: Tensor) -> int:
+        before_step(step, now)
+        return 0
+
+    def total(losses_G: Tensor, labels: Tensor) -> Tensor:
+        history.append(losses_G.detach())
+        return losses_G.sum()
+
+    descend(
+        ensemble,
+        batches(),
+        steps=steps,
+        last_epoch=1,
+        schedule=config.schedule,
+        config=config.model_copy(update={"memory_format": "contiguous"}),
+        loss=total,
+        first_step=first_step,
+        all_steps=all_steps,
+        before_step=before,
+        after_step=after_step,
+    )
+    return torch.stack(list(history), dim=1)
+
+
+def obstacle(
+    model: nn.Module, loss: LossFunction, batch: Batch, config: WarmStartConfig
+) -> str | None:
+    """Why such nets cannot be trained as an ensemble; None if they can.
+
+    One step alone and one step of two as an ensemble are taken on copies, in full precision. The
+    weights must move alike, unless the two differ from each other because the net draws (dropout);
+    and the same buffers must change: a net that binds a new tensor to a buffer, instead of writing
+    into it, would lose what it wrote.
+    """
+    exact = config.model_copy(update={"precision": "fp32"})
+    alone = copy.deepcopy(model)
+    batches = itertools.repeat(batch)
+    descend(alone, batches, steps=1, last_epoch=1, schedule="constant", config=exact, loss=loss)
+    try:
+        pair = Ensemble([model, model], loss)
+        descend_all(pair, lambda: [batch, batch], steps=1, config=exact)
+        if autocast_dtype(config.precision, batch[1].device) is not None:  # too coarse to compare
+            half = Ensemble([model, model], loss)
+            descend_all(half, lambda: [batch, batch], steps=1, config=config)
+    except Exception as error:  # of any kind: the net's own code runs in there
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        return f"{type(error).__name__}: {reason}"
+    one, two = pair.lanes
+    lost = sorted(_changed_buffers(alone, model) ^ _changed_buffers(one, model))
+    if lost:
+        return f"the buffer {lost[0]!r} is not written in place"
+    moved, moved_one, moved_two = (_update(net, model) for net in (alone, one, two))
+    allowed = LARGEST_DEVIATION * moved.norm()
+    if (moved_one - moved_two).norm() <= allowed < (moved_one - moved).norm():
+        return "a step gives other weights than alone"
+    return None
+
+
+def speedup(
+    model: nn.Module, loss: LossFunction, batch: Batch, config: WarmStartConfig, lanes: int
+) -> float:
+    """Time of some nets' steps in turn over that of one step of their ensemble, on copies.
+
+    Data is not read, pruned or augmented in either; and a clear loss is not measured twice.
+    """
+    steps = _StepClock(batch[1].device)
+
+    def read() -> list[Batch]:
+        steps.start()
+        return [batch] * lanes
+
+    batches = (read()[0] for _ in itertools.count())
+    alone = copy.deepcopy(model)
+    descend(
+        alone, batches, steps=3, last_epoch=1, schedule="constant", config=config, loss=loss,
+        after_step=steps.stop,
+    )  # fmt: skip
+    in_turn = lanes * steps.fastest()
+    ensemble = Ensemble([model] * lanes, loss)
+    for taken in (1, 2):
+        descend_all(ensemble, read, steps=taken, config=config, after_step=steps.stop)
+        at_once = steps.fastest()
+        if at_once > CLEAR_LOSS * in_turn:
+            break
+    return in_turn / at_once
+
+
+class _StepClock:
+    """Seconds of single steps, with the device's queue emptied at both ends."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._seconds: list[float] = []
+
+    def start(self) -> None:
+        synchronize(self._device)
+        self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        synchronize(self._device)
+        self._seconds.append(time.perf_counter() - self._started)
+
+    def fastest(self) -> float:
+        """The shortest since the last call."""
+        fastest = min(self._seconds)
+        self._seconds.clear()
+        return fastest
+
+
+def _changed_buffers(model: nn.Module, start: nn.Module) -> set[str]:
+    before = dict(start.named_buffers())
+    return {name for name, now in model.named_buffers() if not torch.equal(now, before[name])}
+
+
+def _update(model: nn.Module, start: nn.Module) -> Tensor:
+    """What training changed in the weights, as one vector."""
+    pairs = zip(model.parameters(), start.parameters(), strict=True)
+    return torch.cat([(now.detach() - before.detach()).flatten().float() for now, before in pairs])
+
+
+def _share(own: Sequence[Tensor]) -> Tensor:
+    """Stack tensors and make each a view of its place there."""
+    stack = torch.stack([one.detach() for one in own])
+    for one, view in zip(own, stack.unbind(), strict=True):
+        one.data = view
+    return stack
+
+
+def _shapes(inputs: Inputs, labels: Tensor) -> tuple[Any, ...]:
+    named = {"": inputs} if isinstance(inputs, Tensor) else inputs
+    return labels.shape, *((name, value.shape) for name, value in named.items())

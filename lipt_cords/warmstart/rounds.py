@@ -1,0 +1,289 @@
+"""The phases of a warm start in their order: common start, rounds of workers and merges, finish."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.config import WarmStartConfig
+from lipt_cords.data import BatchSource
+from lipt_cords.warmstart.averaging import State, on_cpu, tensor_state
+from lipt_cords.warmstart.billing import make_report, over_rounds, seconds_by_phase
+from lipt_cords.warmstart.common import train_common_start
+from lipt_cords.warmstart.cost import Clock
+from lipt_cords.warmstart.crew import Crew, Finished
+from lipt_cords.warmstart.feed import Pool
+from lipt_cords.warmstart.folder import RunFolder
+from lipt_cords.warmstart.history import History
+from lipt_cords.warmstart.objective import LossFunction
+from lipt_cords.warmstart.outer import OuterOptimizer
+from lipt_cords.warmstart.plan import Plan
+from lipt_cords.warmstart.probe import Probe
+from lipt_cords.warmstart.progress import StepProgress
+from lipt_cords.warmstart.ranks import Ranks
+from lipt_cords.warmstart.report import RoundReport, WarmStartReport, WorkerSummary
+from lipt_cords.warmstart.soup import Judge
+from lipt_cords.warmstart.worker import WorkerTask, local_steps
+
+OnRound = Callable[[RoundReport, State], None]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the rounds work on, checked and read.
+
+    Attributes:
+        model: scratch on the device; its weights are the given ones.
+        dataset: the training set.
+        labels: its labels; empty on ranks other than 0.
+        plan: head and shards.
+        loss: mean loss of (logits, labels).
+        pool: this rank's samples in memory.
+        validation: held-out data, or None.
+        probe: the part of it on which workers are compared, or None.
+        flops: of one sample, in a training step and in the forward pass alone.
+        on_round: told on rank 0 of every merge, or None.
+    """
+
+    model: nn.Module
+    dataset: Dataset[Any]
+    labels: Tensor
+    plan: Plan
+    loss: LossFunction
+    pool: Pool | None
+    validation: BatchSource | None
+    probe: Probe | None
+    flops: tuple[int, int]
+    on_round: OnRound | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the rounds leave behind, on the CPU."""
+
+    merged: State
+    theta_star: State
+    report: WarmStartReport
+    worker_states: list[State | None] | None
+
+
+class Rounds:
+    """One warm start on one rank.
+
+    Args:
+        config: the options.
+        ranks: the processes.
+        material: what to work on.
+        folder: where finished work is kept, or None.
+        clock: which the phases are charged to.
+    """
+
+    def __init__(
+        self,
+        config: WarmStartConfig,
+        ranks: Ranks,
+        material: Material,
+        folder: RunFolder | None,
+        clock: Clock,
+    ) -> None:
+        self._config, self._ranks, self._material = config, ranks, material
+        self._folder, self._clock = folder, clock
+        self._crew = Crew(ranks, config, material.plan, folder)
+        self._judge = Judge(
+            copy.deepcopy(material.model),
+            material.dataset,
+            material.labels,
+            config,
+            material.validation,
+        )
+        self._outer = OuterOptimizer(
+            config.outer,
+            [name for name, _ in material.model.named_parameters(remove_duplicate=False)],
+            lr=config.outer_lr,
+            momentum=config.outer_momentum,
+        )
+
+    def run(self) -> Outcome:
+        """Train the common start, then workers round by round, and finish the merged model."""
+        ranks, config, shards = self._ranks, self._config, self._material.plan.shards
+        steps = config.common_steps + sum(
+            local_steps(config, len(shard)) for shard in shards[ranks.rank :: ranks.size]
+        )
+        with StepProgress(steps, config.progress if ranks.is_main else False) as bar:
+
+            def tick() -> None:
+                ranks.progress()
+                bar.tick()
+
+            with self._clock.phase("common"):
+                bar.describe("common start")
+                common_passes, theta_star = self._common_start(tick)
+                start, history = self._resumed(theta_star, common_passes)
+            while not history.is_over(config):
+                start = self._round(start, history, tick, bar.describe)
+            with self._clock.phase("refresh"):
+                finish = ranks.on_main(lambda: self._judge.finish(start))
+        states = self._crew.worker_states(history.last_summaries)
+        seconds = seconds_by_phase(self._clock, self._crew.evaluation_seconds, history.rounds)
+        loaded = sorted({one for part in ranks.everywhere(self._crew.found) for one in part})
+        report = ranks.on_main(
+            lambda: make_report(
+                self._material.plan,
+                common_passes,
+                over_rounds(history.summaries),
+                history.rounds,
+                self._judge,
+                finish,
+                flops=self._material.flops,
+                ranks=ranks.size,
+                sent=ranks.bytes_communicated,
+                weight_bytes=ranks.weight_bytes,
+                forward_passes=history.forward_passes,
+                stopped_early=len(history.rounds) < config.rounds,
+                seconds=seconds,
+                notes=self._notes(loaded),
+            )
+        )
+        return Outcome(on_cpu(start) | finish.buffers, on_cpu(theta_star), report, states)
+
+    def _common_start(self, tick: Callable[[], None]) -> tuple[int, State]:
+        """theta* on every rank: trained by rank 0, or read from its folder."""
+        given, model = self._material, self._material.model
+
+        def train() -> int:
+            stored = None if self._folder is None else self._folder.find("theta_star")
+            if stored is not None:
+                model.load_state_dict(stored.groups["state"])
+                return int(stored.details["passes"])
+            passes = train_common_start(
+                model,
+                given.dataset,
+                given.labels,
+                config=self._config,
+                loss=given.loss,
+                pool=given.pool,
+                tick=tick,
+            )
+            if self._folder is not None:
+                state = {"state": tensor_state(model)}
+                self._folder.keep("theta_star", state, {"passes": passes})
+            return passes
+
+        passes = self._ranks.on_main(train)
+        theta_star = self._ranks.broadcast(tensor_state(model))
+        return passes, theta_star
+
+    def _resumed(self, theta_star: State, common_passes: int) -> tuple[State, History]:
+        """Where to go on: after the last merge in rank 0's folder, or at theta*."""
+
+        def look() -> tuple[History, State, State] | None:
+            return None if self._folder is None else History.find(self._folder)
+
+        start, velocity = theta_star, self._outer.zeros(theta_star)
+        stored: list[State] = []
+
+        def history_alone() -> History | None:
+            found = look()
+            stored.extend(found[1:] if found is not None else [])
+            return None if found is None else found[0]
+
+        history = self._ranks.on_main(history_alone)
+        if history is None:
+            return theta_star, History(common_passes)
+        if stored:  # on rank 0
+            start, velocity = stored
+        start = self._ranks.broadcast(start)
+        if self._config.outer == "nesterov":
+            self._outer.velocity = self._ranks.broadcast(velocity)
+        return start, history
+
+    def _round(
+        self,
+        start: State,
+        history: History,
+        tick: Callable[[], None],
+        announce: Callable[[str], None],
+    ) -> State:
+        """Train every worker from one start, merge them, and give the start of the next round."""
+        number, given, config = len(history.rounds), self._material, self._config
+        exchanged = self._ranks.weight_bytes
+        given.model.load_state_dict(start)
+        last = number == config.rounds - 1
+
+        def task_of(worker: int) -> WorkerTask:
+            return WorkerTask(
+                worker=worker,
+                model=given.model,
+                head=given.plan.head,
+                dataset=given.dataset,
+                indices=given.plan.shards[worker],
+                config=config,
+                loss=given.loss,
+                round=number,
+                validation=given.validation if last or config.soup == "greedy" else None,
+                probe=self._probe(number),
+                pool=given.pool,
+                tick=tick,
+            )
+
+        with self._clock.phase("workers"):
+            finished = self._crew.train(start, number, task_of, announce)
+        announce("soup")
+        with self._clock.phase("soup"):
+            chosen = self._crew.choose(finished, self._judge)
+            average, summaries = self._crew.merge(finished, chosen)
+            start = self._outer.step(start, average)
+            exchanged = self._ranks.weight_bytes - exchanged
+            self._note(history, finished, summaries, start, exchanged)
+            if self._folder is not None and self._ranks.is_main:
+                history.keep(self._folder, start, self._outer.velocity)
+            tell = given.on_round
+            if tell is not None:
+                self._ranks.on_main(lambda: tell(history.rounds[-1], dict(start)))
+        return start
+
+    def _note(
+        self,
+        history: History,
+        finished: Sequence[Finished],
+        summaries: Sequence[WorkerSummary],
+        merged: State,
+        weight_bytes: int,
+    ) -> None:
+        """Put a round into the history; every rank ends with the same one."""
+        probe = self._probe(len(history.rounds))
+        kept = {one.worker for one in summaries if one.kept}
+        readings = [
+            one.reading
+            for one in finished
+            if one.summary.worker in kept and one.reading is not None
+        ]
+        reading = None
+        if probe is not None and self._config.rounds > 1:
+            # One merge is judged by the finish; more are compared with each other.
+            reading = self._ranks.on_main(lambda: self._judge.read(merged, probe))
+            history.forward_passes += len(probe)
+        history.forward_passes += sum(one.forward_passes for one in finished)
+        history.add(summaries, readings, reading, weight_bytes, self._config)
+
+    def _probe(self, number: int) -> Probe | None:
+        """The probe, in the rounds in which workers are compared."""
+        rounds = self._config.rounds
+        every = self._config.probe_every or max(1, rounds // 8)
+        due = (number + 1) % every == 0 or number == rounds - 1
+        return self._material.probe if due else None
+
+    def _notes(self, loaded: Sequence[int]) -> list[str]:
+        notes = []
+        if loaded:
+            named = ", ".join(map(str, loaded))
+            notes.append(f"found finished in work_dir and not trained again: workers {named}")
+        if self._folder is not None and self._folder.unwritten:
+            named = ", ".join(self._folder.unwritten)
+            notes.append(f"could not be written to work_dir: {named}")
+        return notes
