@@ -21,6 +21,8 @@ FITS = {
     "uniform": {"batchnorm_refresh": "never"},
     "refreshed": {"augmentation": "randaugment", "batchnorm_refresh": "always"},
     "greedy": {"soup": "greedy"},
+    "weighted": {"soup": "weighted", "sparsity": "snip", "densities": "erk"},
+    "rounds": {"rounds": 3, "outer": "nesterov", "schedule": "cosine", "ema": 0.9},
 }
 
 
@@ -74,6 +76,8 @@ def main(directory: Path) -> None:
     errors = {
         "different options": message_of(lambda: fit({"seed": rank}, "auto")),
         "greedy": message_of(lambda: LiPTWarmStart(soup="greedy").fit(make_net(), make_images(40))),
+        "processes": message_of(lambda: fit({"processes": 7}, "auto")),
+        "nested": message_of(lambda: fit({}, "processes")),
         "bad shard": message_of(bad_shard),
         "bad held-out": message_of(bad_held_out),
     }

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, get_wor
 from torch.utils.flop_counter import FlopCounterMode
 from warmstart_material import Dicts, Streamed, make_images, make_net
 
-from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, average_weights, crew, lipt
+from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, average_weights, crew, rounds
 from lipt_cords.warmstart.common import train_common_start
 from lipt_cords.warmstart.objective import mean_loss
 
@@ -55,7 +55,10 @@ def test_the_soup_beats_its_workers(train, val):
 def test_the_merged_model_is_the_average_of_the_workers(net, train):
     result = warm(keep_workers=True, batchnorm_refresh="never").fit(net, train)
     merged = average_weights(result.worker_states)
-    assert same(result.state_dict, merged)
+    for name, value in result.state_dict.items():
+        # Changes are summed on a grid 2**-28 of the largest one (at most 0.2 here).
+        torch.testing.assert_close(value, merged[name], rtol=2e-7, atol=1e-9)
+        assert ((value == 0) == (merged[name] == 0)).all()
     assert int((result.worker_states[0]["0.weight"] == 0).sum()) == 36 - 29
 
 
@@ -365,8 +368,8 @@ def test_autograd_switched_off_by_the_caller_does_not_matter(net, train):
 
 def test_nan_inputs_of_any_shard_are_found_before_anyone_trains(net, train, monkeypatch):
     train.tensors[0][150] = float("nan")
-    monkeypatch.setattr(crew, "run_worker", lambda task: pytest.fail("a worker was started"))
-    monkeypatch.setattr(lipt, "train_common_start", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(crew, "run_workers", lambda tasks: pytest.fail("a worker was started"))
+    monkeypatch.setattr(rounds, "train_common_start", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(ValueError, match="sample 150 of the training data holds NaN"):
         warm().fit(net, train)
 
@@ -402,7 +405,7 @@ def test_num_classes_must_match_and_a_head_can_be_named(net, train):
         ({"num_workers": 0}, "num_workers"),
         ({"density": 0}, "density"),
         ({"density": 1.5}, "density"),
-        ({"sparsity": "snip"}, "unknown sparsity"),
+        ({"sparsity": "snipe"}, "Did you mean 'snip'"),
         ({"soup": "gredy"}, "Did you mean 'greedy'"),
         ({"launch": "mpi"}, "unknown launch"),
     ],

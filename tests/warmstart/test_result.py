@@ -33,6 +33,7 @@ def test_what_was_written_is_read_again(saved):
     directory, result = saved
     assert {path.name for path in directory.iterdir()} == {
         "merged.safetensors",
+        "progress",
         "shards.safetensors",
         "theta_star.safetensors",
         "warm_start.json",
