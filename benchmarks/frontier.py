@@ -46,25 +46,28 @@ SETS = {"fashion-mnist": "fashion-mnist", "cifar10-jpeg": "imagefolder:{data}/ci
 WORKERS, POOL, EPOCHS = 16, 20_000, 10
 COMMON = 200
 """Steps of the common start, of 16 samples each: 3,200 passes."""
-LOCAL = 625
-"""Steps of a worker over all rounds: 10,000 passes, eight epochs over its shard."""
-WORKER_OPTIONS = {"batch_size": 16, "lr": 0.1, "schedule": "cosine", "sparsity": "none"}
+SHORT, LONG = 400, 625
+"""Steps of a worker over all rounds: 6,400 or 10,000 passes, five or eight epochs of its shard."""
+WORKER_OPTIONS = {"batch_size": 16, "lr": 0.1, "schedule": "wsd", "sparsity": "none"}
 NESTEROV = {"outer": "nesterov", "outer_lr": 1.0, "outer_momentum": 0.8}
 
 
 def plan(seeds: int) -> list[dict[str, Any]]:
     """All rows, the most needed first."""
     full = {"kind": "full", "schedule": "constant", "batch": 64, "lr": 0.05}
-    rows: list[dict[str, Any]] = [{**full, "seed": 0}]
-    rows += [{"kind": "lipt", "rounds": 40, **NESTEROV, "seed": seed} for seed in range(seeds)]
-    rows += [{"kind": "lipt", "rounds": rounds, **NESTEROV, "seed": 0} for rounds in (2, 4, 8, 16)]
-    rows += [{"kind": "lipt", "rounds": rounds, "outer": "average", "seed": 0} for rounds in (1, 8)]
+    short = {"kind": "lipt", "local_steps": SHORT, "seed": 0}
+    long = {"kind": "lipt", "local_steps": LONG, "rounds": 40, **NESTEROV}
+    other = {"lr": 0.05, "batch": 16, "seed": 0}
+    rows: list[dict[str, Any]] = [{**full, "seed": 0}, {**long, "seed": 0}]
+    rows += [{**short, "rounds": rounds, **NESTEROV} for rounds in (32, 8)]
+    rows += [{**short, "rounds": 1, "outer": "average"}, {**long, "seed": 1}]
+    rows += [{"kind": "one worker", "schedule": kind, **other} for kind in ("constant", "cosine")]
     rows += [{"kind": "ddp", "schedule": "cosine", "batch": 16 * WORKERS, "lr": 0.2, "seed": 0}]
-    for schedule in ("constant", "cosine"):
-        rows += [{"kind": "one worker", "schedule": schedule, "batch": 16, "lr": 0.05, "seed": 0}]
-    rows += [{**full, "seed": 1}, {**full, "schedule": "cosine", "seed": 0}]
-    rows += [{**full, "batch": 16, "seed": 0}]
-    rows += [{"kind": "lipt", "rounds": 40, "outer": "average", "seed": 0}]
+    rows += [{**short, "rounds": 16, **NESTEROV}, {**long, "seed": 2}, {**full, "seed": 1}]
+    rows += [{**short, "rounds": rounds, **NESTEROV} for rounds in (4, 2)]
+    rows += [{**full, "schedule": "cosine", "seed": 0}]
+    rows += [{**short, "rounds": 32, **NESTEROV, "seed": seed} for seed in range(1, seeds)]
+    rows += [{**short, "rounds": 32, "outer": "average"}, {**full, "batch": 16, "seed": 0}]
     return rows
 
 
@@ -82,7 +85,7 @@ def run(row: dict[str, Any], task: Task, references: list[Any]) -> dict[str, Any
         total, sent = lipt(row, task, measure, state_bytes)
     else:
         divisor = WORKERS if row["kind"] == "ddp" else 1
-        passes = EPOCHS * POOL if row["kind"] == "full" else (COMMON + LOCAL) * 16 * divisor
+        passes = EPOCHS * POOL if row["kind"] == "full" else (COMMON + SHORT) * 16 * divisor
         epochs = range(POOL, passes, POOL) if row["kind"] == "full" else ()
         train_plainly(
             model, task, batch=row["batch"], lr=row["lr"], schedule=row["schedule"],
@@ -115,7 +118,7 @@ def lipt(
         measure(report.critical_path_passes, refreshed(scratch, task), stability=report.stability)
 
     result = LiPTWarmStart(
-        num_workers=WORKERS, common_steps=COMMON, local_steps=LOCAL, precision="bf16",
+        num_workers=WORKERS, common_steps=COMMON, precision="bf16",
         device="cpu", launch="serial", progress=False, probe_samples=500, seed=row["seed"],
         probe_every=max(1, row["rounds"] // 4), **WORKER_OPTIONS, **options,
     ).fit(model, task.train, task.probe, on_round=on_round)  # fmt: skip
@@ -139,7 +142,7 @@ def reference(task: Task, seed: int, cache: Path) -> Signal:
 
 
 def identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    names = ("kind", "rounds", "outer", "schedule", "batch", "seed")
+    names = ("kind", "local_steps", "rounds", "outer", "schedule", "batch", "seed")
     return tuple(row.get(name) for name in names)
 
 
@@ -165,7 +168,7 @@ def main() -> None:
         "net": "resnet8 (width 16)",
         "workers": WORKERS,
         "pool": POOL,
-        "worker_options": WORKER_OPTIONS | {"common_steps": COMMON, "local_steps": LOCAL},
+        "worker_options": WORKER_OPTIONS | {"common_steps": COMMON},
         "between_the_references": quality(references[0], references[1:]),
         "rows": read_json(path)["rows"] if args.resume and path.exists() else [],
         "provenance": provenance(),

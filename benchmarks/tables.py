@@ -10,45 +10,17 @@ of this file.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from distributed_tables import DISTRIBUTED
+from table_parts import load, markdown, origin, spread
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-
-
-def load(name: str) -> dict[str, Any]:
-    """A committed result."""
-    payload: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return payload
-
-
-def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose first column is text and whose others are numbers."""
-    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and sample deviation in percent."""
-    return f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
-
-
-def origin(results: dict[str, Any]) -> str:
-    """Where the figures of a table come from, in one line."""
-    place = results.get("provenance", results)
-    machine = place["machine"]
-    threads = f"{machine['threads']} thread" + "s" * (machine["threads"] != 1)
-    return (
-        f"\n`{results['command']}`, revision {place['revision']}, torch "
-        f"{place['versions']['torch']}, {threads} of {machine['processor']}.\n"
-    )
 
 
 def end_to_end() -> str:
@@ -82,36 +54,37 @@ def end_to_end_reading() -> str:
     return str(load("end_to_end")["reading"]) + "\n"
 
 
-def soup() -> str:
-    """The merged model against its workers."""
-    results = load("soup")
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for row in results["rows"]:
-        options = row["options"]
-        key = (row["data"], options["sparsity"], options["augmentation"])
-        groups.setdefault(key, []).append(row)
-    rows = [
-        [
-            f"{data}, pruning {sparsity}, augmentation {augmentation}",
-            spread([row["mean_worker_accuracy"] for row in group]),
-            spread([row["best_worker_accuracy"] for row in group]),
-            spread([row["merged_accuracy"] for row in group]),
-        ]
-        for (data, sparsity, augmentation), group in groups.items()
-    ]
-    return markdown(("Workers", "Mean worker, %", "Best worker, %", "Soup, %"), rows) + origin(
-        results
-    )
+def ablation() -> str:
+    """Every option of the warm start against the same base."""
+    results = load("ablation")
+    sets = list(dict.fromkeys(row["data"] for row in results["rows"]))
+    rows = []
+    for variant in dict.fromkeys(row["variant"] for row in results["rows"]):
+        cells = [variant]
+        for data in sets:
+            mine = [r for r in results["rows"] if (r["variant"], r["data"]) == (variant, data)]
+            cells.append(spread([row["mean_worker_accuracy"] for row in mine]))
+            cells.append(spread([row["merged_accuracy"] for row in mine]))
+        extra = statistics.fmean(r["evaluation_passes"] for r in mine)
+        cells.append(f"{mine[0]['critical_path_passes']:,}")
+        cells.append(f"{extra:,.0f}")
+        rows.append(cells)
+    head = ["Variant"]
+    for data in sets:
+        head += [f"{data}: mean worker, %", "merged, %"]
+    last = f"({sets[-1]})"
+    head += [f"Critical path, passes {last}", f"Forward passes to evaluate {last}"]
+    return markdown(head, rows) + origin(results)
 
 
 def throughput() -> str:
     """A worker's throughput against a bare loop."""
     results = load("throughput")
     rows = [
-        [name.replace("worker_", "worker, "), f"{ratio:.2f}"]
+        [name.replace("worker_", "worker, ").replace("_", " "), f"{ratio:.2f}"]
         for name, ratio in results["throughput_relative_to_bare"].items()
     ]
-    return markdown(("Loop", "Throughput relative to a bare loop"), rows) + origin(results)
+    return markdown(("Loop", "Throughput relative to the faster bare loop"), rows) + origin(results)
 
 
 def selection() -> str:
@@ -186,8 +159,8 @@ def difficulty_cut() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
-        end_to_end, end_to_end_reading, soup, throughput, selection, selection_growth,
-        selection_imagenet, difficulty_cut,
+        end_to_end, end_to_end_reading, ablation, throughput, selection, selection_growth,
+        selection_imagenet, difficulty_cut, *DISTRIBUTED,
     )
 }  # fmt: skip
 

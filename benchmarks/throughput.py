@@ -4,8 +4,8 @@
 
 All sides train from tensors that already lie in memory. The bare loop is measured in torch's
 default layout and in channels_last, which is what a worker uses by itself; the worker is compared
-with the faster of the two. Rounds alternate between the sides, so that a noisy machine disturbs all alike;
-the figure is the ratio of medians.
+with the faster of the two. Rounds alternate between the sides, so that a noisy machine disturbs all
+alike; the figure is the ratio of medians.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from lipt_cords.doctor import OK, Diagnosis
 from lipt_cords.records import CurvePoint, RunRecord
 from lipt_cords.report import comparison_table, count, seconds, write_report
 from lipt_cords.selection_run import SelectionRun
+from lipt_cords.signal_plot import PANELS
 from lipt_cords.warmstart import WarmStartReport
 
 MARKS = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "broken": "[red]broken[/]"}
@@ -83,10 +84,36 @@ class Display:
         ):
             table.add_row(name, value)
         self.console.print(table)
+        if len(report.rounds) > 1:
+            self.console.print(_rounds_table(report))
         for note in report.notes:
             self.console.print(f"note: {note}", markup=False)
         if output is not None:
             self.console.print(f"saved in {output}", markup=False, highlight=False)
+            try:
+                drawn = [path.name for path in write_report(output)]
+            except ImportError as error:
+                drawn = []
+                self.console.print(f"note: {error}", markup=False)
+            if drawn:
+                self.console.print(f"drawn there: {', '.join(drawn)}", markup=False)
+
+
+def _rounds_table(report: WarmStartReport) -> Table:
+    """What was measured after each round, 80 columns wide."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in (
+        "\nRound", "Passes,\ncritical", "\nWorkers", "Rank corr.\nof halves",
+        "Class\ncosine", "Merged\nloss", "Recent\nfall",
+    ):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in report.rounds:
+        if one.stability is None:
+            continue
+        values = (one.stability[name] for name, _ in PANELS)
+        cells = ("-" if value is None else f"{value:.3f}" for value in values)
+        table.add_row(str(one.round + 1), count(one.critical_path_passes), str(one.workers), *cells)
+    return table
 
 
 def show_run(console: Console, record: RunRecord, output: Path | None) -> None:

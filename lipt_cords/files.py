@@ -50,6 +50,9 @@ def write_atomic(path: str | Path, data: bytes | str) -> Path:
             os.fsync(handle.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names none
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lipt_cords.files import output_directory, read_json
 from lipt_cords.plots import draw
+from lipt_cords.signal_plot import draw_signal, has_rounds
 
 Row = Mapping[str, Any]
 COSTS = (
@@ -151,20 +152,29 @@ def _about_lipt(lipt: Row, rows: Mapping[str, Row]) -> list[str]:
 
 
 def write_report(directory: str | Path) -> list[Path]:
-    """Draw the plots of a comparison next to its ``results.json``.
+    """Draw the plots of a comparison next to its ``results.json``, or of a saved warm start.
 
     Returns:
-        The files written.
+        The files written; none for a warm start of one round.
 
     Raises:
-        ValueError: no readable results of a comparison in the directory.
+        ValueError: no readable results of a comparison and no warm start in the directory.
         ImportError: matplotlib is not installed.
     """
     where = output_directory(directory)
+    if (where / "warm_start.json").exists() and not (where / "results.json").exists():
+        alone = read_json(where / "warm_start.json").get("report") or {}
+        return draw_signal({"": alone}, where) if has_rounds(alone) else []
     results = read_json(where / "results.json")
     if results.get("kind") != "compare":
         raise ValueError(f"{where / 'results.json'} holds no comparison: give the directory of one")
-    return draw(results["runs"], where)
+    drawn = draw(results["runs"], where)
+    warm = {
+        f"{run.get('label', run['method'])}, seed {run['seed']}": run["warm_start"]
+        for run in results["runs"]
+        if has_rounds(run.get("warm_start"))
+    }
+    return drawn + (draw_signal(warm, where) if warm else [])
 
 
 def accuracy_text(row: Row) -> str:

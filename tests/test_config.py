@@ -1,6 +1,6 @@
 import pytest
 
-from lipt_cords.config import WarmStartConfig
+from lipt_cords.config import StopRule, WarmStartConfig
 
 
 def test_parse_accepts_the_name_a_mapping_and_a_ready_configuration():
@@ -42,6 +42,33 @@ def test_parse_refuses(value, message):
         ("epochs", float("inf"), r"epochs: .*finite number \(received inf\)"),
         ("lr", float("nan"), r"lr: .*finite number"),
         ("epochs", "many", r"epochs: .*\(received 'many'\)"),
+        ("sparsity", "snp", "unknown sparsity 'snp'.*Did you mean 'snip'"),
+        ("densities", "ekr", "unknown densities 'ekr'.*Did you mean 'erk'"),
+        ("soup", "weigthed", "Did you mean 'weighted'"),
+        ("outer", "nestrov", "unknown outer 'nestrov'.*Did you mean 'nesterov'"),
+        ("launch", "process", "Did you mean 'processes'"),
+        ("memory_format", "channel_last", "unknown memory format .*Did you mean 'channels_last'"),
+        ("memory_format", None, "unknown memory format None: expected one of 'auto', 'channels"),
+        ("rounds", 0, r"rounds: .*greater than or equal to 1 \(received 0\)"),
+        ("outer_lr", 0.0, r"outer_lr: .*greater than 0 \(received 0.0\)"),
+        ("outer_momentum", 1.0, r"outer_momentum: .*less than 1 \(received 1.0\)"),
+        ("ema", 1.0, r"ema: .*less than 1 \(received 1.0\)"),
+        ("ema", 0.0, r"ema: .*greater than 0 \(received 0.0\)"),
+        ("probe_samples", 0, r"probe_samples: .*greater than or equal to 1 \(received 0\)"),
+        ("processes", 0, r"processes: .*greater than or equal to 1 \(received 0\)"),
+        ("threads", 0, r"threads: .*greater than or equal to 1 \(received 0\)"),
+        ("max_restarts", -1, r"max_restarts: .*greater than or equal to 0 \(received -1\)"),
+        ("min_workers", 0, r"min_workers: .*greater than or equal to 1 \(received 0\)"),
+        ("worker_timeout", 0.0, r"worker_timeout: .*greater than 0 \(received 0.0\)"),
+        ("join_timeout", float("inf"), r"join_timeout: .*finite number \(received inf\)"),
+        ("together", 0, "together must be at least 1 or 'auto', received 0"),
+        ("together", "many", r"together.*should be 'auto' \(received 'many'\)"),
+        ("stop_when", 0.1, r"stop_when: .*instance of StopRule \(received 0.1\)"),
+        ("stop_when", {}, "stop_when needs a condition: benefit, rank_correlation or class_cosine"),
+        ("stop_when", {"benefi": 0.1}, "unknown StopRule option 'benefi'.*Did you mean 'benefit'"),
+        ("stop_when", {"benefit": 0.0}, r"benefit: .*greater than 0 \(received 0.0\)"),
+        ("stop_when", {"class_cosine": 1}, r"class_cosine: .*less than 1 \(received 1\)"),
+        ("stop_when", {"rank_correlation": -1}, r"rank_correlation: .*greater than -1"),
     ],
 )
 def test_wrong_options_name_themselves_what_is_valid_and_what_came(option, value, message):
@@ -53,3 +80,58 @@ def test_options_cannot_change_after_validation():
     config = WarmStartConfig()
     with pytest.raises(ValueError, match="frozen"):
         config.num_workers = 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"num_workers": 3, "min_workers": 4},
+            "min_workers (4) exceeds num_workers (3): a merge cannot have more workers than are "
+            "trained",
+        ),
+        (
+            {"rounds": 5, "local_steps": 4},
+            "rounds (5) exceeds local_steps (4): every round needs a step of every worker",
+        ),
+        (
+            {"stop_when": {"benefit": 0.1}},
+            "stop_when ends a warm start between two rounds, and rounds=1 has none: set rounds to "
+            "2 or more",
+        ),
+        (
+            {"launch": "serial", "processes": 2},
+            "launch='serial' is one process, received processes=2: set launch='processes', or "
+            "leave processes out",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, message):
+    with pytest.raises(ValueError) as refusal:
+        WarmStartConfig(**options)
+    assert str(refusal.value).endswith(f": {message}")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_workers": 3, "min_workers": 3},
+        {"rounds": 5, "local_steps": 5},
+        {"rounds": 50, "epochs": 0.1},  # every worker takes a step in every round
+        {"rounds": 2, "stop_when": {"benefit": 0.1}},
+        {"rounds": 2, "stop_when": StopRule(class_cosine=0.9, rank_correlation=0.9)},
+        {"launch": "serial", "processes": 1},
+        {"launch": "processes", "processes": 2},
+        {"processes": 2},
+        {"together": "auto"},
+        {"together": 7},
+    ],
+)
+def test_options_that_agree_pass(options):
+    WarmStartConfig(**options)
+
+
+def test_a_stop_rule_keeps_what_it_was_given():
+    rule = WarmStartConfig(rounds=2, stop_when={"benefit": 0.1}).stop_when
+    assert rule == StopRule(benefit=0.1)
+    assert (rule.rank_correlation, rule.class_cosine) == (None, None)

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def tables():
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # as for a script
     return runpy.run_path(str(ROOT / "benchmarks" / "tables.py"), run_name="tables")
 
 

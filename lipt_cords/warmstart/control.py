@@ -32,7 +32,7 @@ PART_BYTES = 4 * 2**20
 """Largest value that is handed to the store at once; TCPStore refuses more than 8 MiB."""
 
 
-class LostContact(RuntimeError):
+class LostContact(ConnectionError):
     """Another process, or the store that all talk through, gives no sign of life."""
 
 
@@ -68,7 +68,7 @@ class Conversation:
         self._store: Any = store  # its stubs know no bytes
         self._numbers = itertools.count()
         self._read_by_all: list[str] = []
-        self._progress, self._on_wait = 0, on_wait
+        self._progress, self.on_wait = 0, on_wait
         self._asker = _Asker(store, f"beat/{rank}", lambda: self._progress)
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class Conversation:
         """
         number = next(self._numbers)
         if self.rank != 0:
-            self._put(f"{number}/{self.rank}", payload)
+            self.put(f"{number}/{self.rank}", payload)
             return self._judged(pickle.loads(self._from_main(f"{number}/verdict")))
         others = {rank: f"{number}/{rank}" for rank in self.live[1:]}
         heard = {0: payload} | self._await(others)
@@ -100,13 +100,15 @@ class Conversation:
         verdict: Any = dict(sorted(heard.items()))
         if lost and not tolerate:
             verdict = LostContact(
-                f"{_ranks(lost)} made no progress for {self.patience:g} s (worker_timeout): look "
+                f"{named(lost)} made no progress for {self.patience:g} s (worker_timeout): look "
                 "at the logs there and run again; with min_workers the others would go on"
             )
-        for key in self._read_by_all:
+        # A rank that was lost may come back late, and must find the word on which it stood still.
+        for key in [] if lost else self._read_by_all:
             self._ask(partial(self._store.delete_key, key))
-        self._put(f"{number}/verdict", pickle.dumps(verdict), readers=len(self.live) - 1)
-        self._read_by_all = [f"{number}/verdict", *(others[rank] for rank in heard if rank)]
+        self.put(f"{number}/verdict", pickle.dumps(verdict), readers=len(self.live) - 1)
+        read = [f"{number}/verdict", *(others[rank] for rank in heard if rank)]
+        self._read_by_all = [] if lost else read
         return self._judged(verdict)
 
     def publish(self, payload: bytes | None) -> bytes:
@@ -121,26 +123,14 @@ class Conversation:
         key = f"{next(self._numbers)}/word"
         if payload is None:
             return self._from_main(key)
-        self._put(key, payload, readers=len(self.live) - 1)
+        self.put(key, payload, readers=len(self.live) - 1)
         return payload
-
-    def introduce(self, view: str) -> dict[int, str]:
-        """Give everyone what every rank says of itself; nobody needs to be right about the size.
-
-        Raises:
-            LostContact: a rank that should be there says nothing.
-        """
-        self._put(f"hello/{self.rank}", view.encode())
-        heard = self._await({rank: f"hello/{rank}" for rank in range(self.size)})
-        if lost := sorted(set(range(self.size)) - set(heard)):
-            raise LostContact(f"nothing was heard of {_ranks(lost)}")
-        return {rank: told.decode() for rank, told in heard.items()}
 
     def farewell(self, payload: bytes | None) -> bytes:
         """What rank 0 leaves behind for ranks that were given up but still live."""
         if payload is None:
             return self._from_main("farewell")
-        self._put("farewell", payload)
+        self.put("farewell", payload)
         return payload
 
     def _judged(self, verdict: Any) -> dict[int, bytes]:
@@ -172,7 +162,7 @@ class Conversation:
         pause, longest = POLL_SECONDS
         while waiting:
             self.progress()
-            self._on_wait()
+            self.on_wait()
             for rank in [r for r, key in waiting.items() if self._has(key)]:
                 found[rank] = self._get(waiting.pop(rank))
             now = time.monotonic()
@@ -194,10 +184,14 @@ class Conversation:
         key = f"beat/{rank}"
         return bytes(self._ask(partial(self._store.get, key))) if self._has(key) else b""
 
+    def said(self, key: str) -> bytes:
+        """The value of a key; nothing if it has none yet."""
+        return self._get(key) if self._has(key) else b""
+
     def _has(self, key: str) -> bool:
         return bool(self._ask(partial(self._store.check, [key])))
 
-    def _put(self, key: str, payload: bytes, readers: int = 1) -> None:
+    def put(self, key: str, payload: bytes, readers: int = 1) -> None:
         """Write a value, in parts that the store takes; the first comes last and counts them."""
         self.bytes_sent += len(payload) * max(readers, 0)
         parts = [payload[at : at + PART_BYTES] for at in range(0, len(payload), PART_BYTES)]
@@ -270,5 +264,5 @@ class _Asker:
             self._store.set(self._beat_key, str(progress))
 
 
-def _ranks(numbers: Collection[int]) -> str:
+def named(numbers: Collection[int]) -> str:
     return f"rank{'s' * (len(numbers) > 1)} {', '.join(map(str, sorted(numbers)))}"

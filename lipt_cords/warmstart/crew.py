@@ -62,6 +62,7 @@ class Crew:
         self._states: dict[int, State] = {}
         self.evaluation_seconds = 0.0
         self._loaded: list[int] = []
+        self._resumed = False
 
     def train(
         self,
@@ -82,7 +83,7 @@ class Crew:
             ValueError: a worker cannot read its shard, fewer workers than are needed have finite
                 weights, or a file of a finished worker is not what it should be.
         """
-        self._start, self._round, self._states = start, number, {}
+        self._start, self._round, self._states, self._resumed = start, number, {}, False
         start_digest = digest(start) if self._folder is not None else ""
         mine = range(self._ranks.rank, self._config.num_workers, self._ranks.size)
 
@@ -102,6 +103,10 @@ class Crew:
         finished = sorted(heard, key=lambda one: one.summary.worker)
         self._require_enough([one.summary for one in finished])
         return finished
+
+    def stand_after(self, start: State, number: int) -> None:
+        """Take up after the merge of a round that is in the folder, and its workers beside it."""
+        self._start, self._round, self._resumed = start, number, True
 
     def choose(self, finished: Sequence[Finished], judge: Judge) -> list[WorkerSummary]:
         """Decide who is in the soup; for a greedy soup rank 0 tries them from the best down."""
@@ -170,11 +175,12 @@ class Crew:
             return None
         gathered: list[State | None] = []
         for one in summaries:
-            if one.reason == NOT_FINITE or one.rank not in self._ranks.live:
+            owner = one.worker % self._ranks.size if self._resumed else one.rank
+            if one.reason == NOT_FINITE or owner not in self._ranks.live:
                 gathered.append(None)
                 continue
-            state = self.state_of(one.worker) if one.rank == self._ranks.rank else None
-            shared = self._ranks.broadcast(state or self._start, source=one.rank)
+            state = self.state_of(one.worker) if owner == self._ranks.rank else None
+            shared = self._ranks.broadcast(state or self._start, source=owner)
             gathered.append({name: value.cpu() for name, value in shared.items()})
         return gathered
 

@@ -28,12 +28,26 @@ class Descent:
     loss: float
 
 
-def rate_factor(schedule: Schedule, step: int, steps: int) -> float:
+def rate_factor(
+    schedule: Schedule, step: int, steps: int, decay: tuple[int, int] | None = None
+) -> float:
     """Share of the peak learning rate at a step, from 1 down towards 0 (after the last step).
+
+    Args:
+        schedule: ``wsd`` (warm-up, stable, decay, here without a warm-up: Hu et al., MiniCPM,
+            2024) holds the rate and then falls linearly.
+        step: counted from 0.
+        steps: of the whole schedule.
+        decay: between which steps ``wsd`` falls; None: over the last quarter.
 
     >>> [rate_factor("linear", step, 4) for step in range(4)]
     [1.0, 0.75, 0.5, 0.25]
+    >>> [rate_factor("wsd", step, 8) for step in range(8)]
+    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5]
     """
+    if schedule == "wsd":
+        first, end = decay or (steps - steps // 4, steps)
+        return 1.0 if step < first else (end - step) / (end - first)
     if schedule == "linear":
         return 1 - step / steps
     if schedule == "cosine":
@@ -54,6 +68,16 @@ def memory_layout(choice: MemoryFormat, device: torch.device) -> torch.memory_fo
     if choice == "channels_last" or (choice == "auto" and device.type in ("cpu", "cuda")):
         return torch.channels_last
     return torch.contiguous_format
+
+
+def lay_out(model: nn.Module, layout: torch.memory_format) -> None:
+    """Put the 4-d tensors of a model in a layout, in place.
+
+    Unlike ``Module.to``, which refuses channels_last for the 5-d weights of 3-d convolutions.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=layout)
 
 
 def laid_out(inputs: Inputs, layout: torch.memory_format) -> Inputs:
@@ -85,6 +109,7 @@ def descend(
     loss: LossFunction,
     first_step: int = 0,
     all_steps: int | None = None,
+    decay: tuple[int, int] | None = None,
     single_samples: bool = False,
     augment: Callable[[Tensor], Tensor] | None = None,
     before_step: Callable[[int, Inputs, Tensor], int] | None = None,
@@ -104,6 +129,7 @@ def descend(
         loss: mean loss of (logits, labels).
         first_step: where in the schedule these steps begin.
         all_steps: how many steps the schedule spans; None: these alone.
+        decay: between which steps of the schedule ``wsd`` falls; None: over its last quarter.
         single_samples: batches hold one sample each, on which BatchNorm cannot train; its layers
             then normalise with their running statistics.
         augment: changes the inputs of a batch.
@@ -128,7 +154,7 @@ def descend(
     )
     half = autocast_dtype(config.precision, device)
     layout = memory_layout(config.memory_format, device)
-    model.to(memory_format=layout)
+    lay_out(model, layout)
     network: Any = torch.compile(model) if config.compile else model
     total, passes, counted = torch.zeros((), device=device), 0, 0
     for step in range(steps):
@@ -139,7 +165,7 @@ def descend(
         if before_step is not None:
             passes += before_step(step, inputs, labels)
         if schedule != "constant":
-            factor = rate_factor(schedule, first_step + step, all_steps or steps)
+            factor = rate_factor(schedule, first_step + step, all_steps or steps, decay)
             optimizer.param_groups[0]["lr"] = config.lr * factor
         with torch.autocast(device.type, dtype=half, enabled=half is not None):
             logits = call_model(network, inputs)

@@ -33,8 +33,10 @@ Batch = tuple[Inputs, Tensor]
 
 LARGEST_DEVIATION = 0.1
 """Of an update by an ensemble from one alone, relative to its norm, before it counts as another."""
+MEASURED_SECONDS = 0.1
+"""How long steps are repeated to measure them; a longer one is taken twice."""
 CLEAR_LOSS = 1.5
-"""How many times longer an ensemble's first step may take than steps in turn."""
+"""How many times longer an ensemble's first step may take than steps in turn to be repeated."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def descend_all(
     last_epoch: int = 1,
     first_step: int = 0,
     all_steps: int | None = None,
+    decay: tuple[int, int] | None = None,
     before_step: Callable[[int, Sequence[Batch]], None] = lambda step, batches: None,
     after_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
@@ -151,7 +154,7 @@ def descend_all(
     Args:
         ensemble: on the device of the batches.
         read: gives a batch for every lane.
-        steps, config, first_step, all_steps, after_step: as for one net.
+        steps, config, first_step, all_steps, decay, after_step: as for one net.
         last_epoch: how many of the last steps' losses are returned.
         before_step: called with the number of the step and the batches.
 
@@ -184,6 +187,7 @@ def descend_all(
         loss=total,
         first_step=first_step,
         all_steps=all_steps,
+        decay=decay,
         before_step=before,
         after_step=after_step,
     )
@@ -229,50 +233,47 @@ def speedup(
 ) -> float:
     """Time of some nets' steps in turn over that of one step of their ensemble, on copies.
 
-    Data is not read, pruned or augmented in either; and a clear loss is not measured twice.
+    The fastest steps count, because what disturbs a step makes it slower. Data is not read, pruned
+    or augmented in either; and a long step that loses clearly is not taken again.
     """
-    steps = _StepClock(batch[1].device)
+    device, alone = batch[1].device, copy.deepcopy(model)
+    # What one thread is given of a processor does not depend on who else wants it.
+    single = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if single else time.perf_counter
+    begun = 0.0
+    seconds: list[float] = []
 
     def read() -> list[Batch]:
-        steps.start()
+        nonlocal begun
+        synchronize(device)
+        begun = clock()
         return [batch] * lanes
 
-    batches = (read()[0] for _ in itertools.count())
-    alone = copy.deepcopy(model)
-    descend(
-        alone, batches, steps=3, last_epoch=1, schedule="constant", config=config, loss=loss,
-        after_step=steps.stop,
-    )  # fmt: skip
-    in_turn = lanes * steps.fastest()
+    def stop() -> None:
+        synchronize(device)
+        seconds.append(clock() - begun)
+
+    def measure_alone(steps: int) -> float:
+        batches = (read()[0] for _ in range(steps))
+        descend(
+            alone, batches, steps=steps, last_epoch=1, schedule="constant", config=config,
+            loss=loss, after_step=stop,
+        )  # fmt: skip
+        return min(seconds)
+
+    in_turn = lanes * measure_alone(1 + _repeats(measure_alone(1)))
+    seconds.clear()
     ensemble = Ensemble([model] * lanes, loss)
-    for taken in (1, 2):
-        descend_all(ensemble, read, steps=taken, config=config, after_step=steps.stop)
-        at_once = steps.fastest()
-        if at_once > CLEAR_LOSS * in_turn:
-            break
-    return in_turn / at_once
+    descend_all(ensemble, read, steps=1, config=config, after_step=stop)
+    if seconds[0] < MEASURED_SECONDS or seconds[0] < CLEAR_LOSS * in_turn:
+        steps = 1 + _repeats(seconds[0])
+        descend_all(ensemble, read, steps=steps, config=config, after_step=stop)
+    return in_turn / min(seconds)
 
 
-class _StepClock:
-    """Seconds of single steps, with the device's queue emptied at both ends."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._seconds: list[float] = []
-
-    def start(self) -> None:
-        synchronize(self._device)
-        self._started = time.perf_counter()
-
-    def stop(self) -> None:
-        synchronize(self._device)
-        self._seconds.append(time.perf_counter() - self._started)
-
-    def fastest(self) -> float:
-        """The shortest since the last call."""
-        fastest = min(self._seconds)
-        self._seconds.clear()
-        return fastest
+def _repeats(seconds: float) -> int:
+    """How many short steps of that length to measure."""
+    return min(20, int(MEASURED_SECONDS / seconds))
 
 
 def _changed_buffers(model: nn.Module, start: nn.Module) -> set[str]:

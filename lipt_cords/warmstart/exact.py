@@ -17,6 +17,9 @@ from torch import Tensor
 
 from lipt_cords.warmstart.averaging import State
 
+SMALLEST_STEP = 2.0**-1000
+"""A step, in float64, by which a weight can still be divided."""
+
 
 class ExactSum:
     """Sums weighted changes from one origin as integers.
@@ -42,7 +45,9 @@ class ExactSum:
         # Rounding adds at most half a step to each term: one bit more than the terms need.
         bits = (61 if wide else 30) - math.ceil(math.log2(max(terms, 1)))
         self._steps = [
-            _power_of_two(most * weight) * 2.0**-bits if value.is_floating_point() else 1.0
+            max(_power_of_two(most * weight) * 2.0**-bits, SMALLEST_STEP)
+            if value.is_floating_point()
+            else 1.0
             for most, value in zip(largest, self.origin.values(), strict=True)
         ]
         self.total = torch.zeros(sum(v.numel() for v in self.origin.values()), dtype=torch.int64)
@@ -61,8 +66,9 @@ class ExactSum:
     def mean(self, total: Tensor, weight: float, terms: int) -> State:
         """The origin plus the weighted mean change, in the origin's dtypes, on the CPU.
 
-        Apart from the rounding to the dtype, an entry is off by at most half a step of the grid,
-        and exact where no worker changed it or all have zero.
+        Apart from rounding to the dtype, an entry is off by at most half a step of the grid, or
+        by a whole one where it comes back as zero. It is exact where no worker changed it, and
+        zero where all have zero and the origin is more than half a step.
 
         Args:
             total: the sum over all ranks.
@@ -75,7 +81,8 @@ class ExactSum:
             if origin.is_floating_point():
                 moved = origin.double() + part.double() * (step / weight)
                 # What is zero in every worker comes back as zero, not as half a step of rounding.
-                moved[(part != 0) & (moved.abs() <= step * 0.5001)] = 0
+                rounding = step * 0.5001 + origin.double().abs() * 2.0**-51
+                moved[(part != 0) & (moved.abs() <= rounding)] = 0
                 state[name] = moved.to(origin.dtype)
             else:
                 moved = (part.double() / terms).round().long() + origin.long()

@@ -71,7 +71,13 @@ class RunFolder:
                 raise ValueError(
                     f"work_dir {work_dir} holds the result of another run: choose another directory"
                 )
-            write_json(record, {"format": FORMAT, "run": run, "description": dict(description)})
+            try:
+                write_json(record, {"format": FORMAT, "run": run, "description": dict(description)})
+            except OSError as error:
+                raise ValueError(
+                    f"cannot write {record} ({error.strerror}): make room, or choose another "
+                    "work_dir"
+                ) from error
 
     def keep(self, name: str, groups: Mapping[str, State], details: Mapping[str, Any]) -> bool:
         """Write tensors and their record; a full disk costs the file, not the run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -35,14 +36,31 @@ class History:
         """Of the last merge."""
         return self.summaries[-1]
 
-    def is_over(self, config: WarmStartConfig) -> bool:
-        """Whether all rounds have run, or the workers' agreement ends them."""
-        if len(self.rounds) >= config.rounds:
-            return True
-        rule = config.stop_when
-        if rule is None or not self.rounds or self.rounds[-1].stability is None:
-            return False
-        return should_stop(rule, self.stability[-1])
+    def stopped_after(self, config: WarmStartConfig) -> int | None:
+        """After how many rounds ``stop_when`` held for the first time; None if it never did."""
+        if config.stop_when is not None:
+            for one in self.rounds:
+                if one.stability and should_stop(config.stop_when, Stability.parse(one.stability)):
+                    return one.round + 1
+        return None
+
+    def planned(self, config: WarmStartConfig) -> int:
+        """Rounds that will have run in the end, as far as is known.
+
+        With the schedule ``wsd`` a third of the rounds so far follows a stop, to lower the rate.
+        """
+        stopped = self.stopped_after(config)
+        if stopped is None:
+            return config.rounds
+        more = math.ceil(stopped / 3) if config.schedule == "wsd" else 0
+        return min(config.rounds, stopped + more)
+
+    def decay(self, config: WarmStartConfig) -> tuple[int, int] | None:
+        """The rounds, from and to, in which the rate falls after a stop; None without one."""
+        stopped = self.stopped_after(config)
+        if stopped is None or self.planned(config) == config.rounds:
+            return None
+        return stopped, self.planned(config)
 
     def add(
         self,
@@ -65,8 +83,9 @@ class History:
         before = self.rounds[-1].critical_path_passes if self.rounds else self.common_passes
         measured = None
         if readings:
+            path = before + max(passes)
             measured = measure_stability(
-                readings, merged, self._last_reading, self.stability, config.seed
+                readings, merged, self._last_reading, self.stability, path, config.seed
             )
             self.stability.append(measured)
         if merged is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.warmstart.averaging import tensor_state
 from lipt_cords.warmstart.folder import digest
+from lipt_cords.warmstart.objective import LossFunction
 
 UNRELATED = {
     "device", "progress", "work_dir", "launch", "processes", "max_restarts", "min_workers",
@@ -33,9 +35,11 @@ def describe_run(
     """All that ranks must have in common: options, architecture, size of the data, versions."""
     options = config.model_dump(mode="json", exclude=UNRELATED)
     shapes = [(name, tuple(t.shape), str(t.dtype)) for name, t in tensor_state(model).items()]
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    layers = re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # strides, activations, dropout
     return {
         **options,
-        "architecture": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+        "architecture": hashlib.sha256(repr((shapes, trained, layers)).encode()).hexdigest()[:16],
         "size of the data": samples,
         "kind of device": device.type,
         "torch": torch.__version__,
@@ -54,6 +58,17 @@ def complete_description(
         "labels": digest({"labels": labels})[:16],
         "shards": digest(named)[:16],
     }
+
+
+def describe_loss(loss: LossFunction | None) -> str:
+    """What can be said of a loss: its name, and its options and weights if it is a module."""
+    if loss is None:
+        return "cross-entropy"
+    if not isinstance(loss, nn.Module):
+        return str(getattr(loss, "__qualname__", type(loss).__qualname__))
+    plain = {k: v for k, v in vars(loss).items() if isinstance(v, bool | int | float | str)}
+    plain.pop("training", None)
+    return f"{type(loss).__qualname__} {sorted(plain.items())} {digest(loss.state_dict())[:16]}"
 
 
 def hash_of(description: Mapping[str, Any]) -> str:

@@ -16,12 +16,11 @@ from torch.distributed.rendezvous import rendezvous
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import resolve_device
 from lipt_cords.warmstart.control import Conversation, LostContact
+from lipt_cords.warmstart.meeting import meet
 from lipt_cords.warmstart.ranks import Ranks
 
-_GROUPS = count()
-"""Numbers the groups that this process started; ranks start theirs in the same order."""
-_TALKS = count()
-"""Likewise the conversations, of which several may share a caller's group."""
+_MEETINGS = count()
+"""Numbers the times that this process met the others; ranks meet in the same order."""
 
 
 def local_processes(config: WarmStartConfig) -> int | None:
@@ -87,7 +86,7 @@ def open_ranks(
     where = _ready(_own_device(config.device, local))
     with torch.cuda.device(where) if where.type == "cuda" else nullcontext():
         if not started:
-            _start_group(_backend(config.device, where), config)
+            _start_group(_backend(config.device, where), config, on_progress)
         talk = None
         try:
             nccl = "nccl" in str(dist.get_backend())
@@ -97,7 +96,10 @@ def open_ranks(
                     f"device={config.device!r} trains on {where}: use a Gloo group, or a GPU"
                 )
             rank, size = dist.get_rank(), dist.get_world_size()
-            store = PrefixStore(f"lipt_cords/talk_{next(_TALKS)}", _get_default_store())
+            keys = _meet(
+                _get_default_store(), rank, size, str(dist.get_backend()), config, on_progress
+            )
+            store = PrefixStore("talk", keys)
             talk = Conversation(store, rank, size, config.worker_timeout, on_progress)
             channel = where if nccl else torch.device("cpu")
             yield Ranks(
@@ -126,11 +128,11 @@ def _ready(device: torch.device) -> torch.device:
     return device
 
 
-def _start_group(backend: str, config: WarmStartConfig) -> None:
+def _start_group(backend: str, config: WarmStartConfig, on_wait: Callable[[], None]) -> None:
     """Start the default process group from torchrun's environment.
 
-    torchrun's store outlives a group, and a second group of one process would read the first
-    one's addresses from it: every group gets keys of its own.
+    torchrun's store outlives a group and even the processes, and another group would read the
+    addresses of the one before from it: every group gets keys of its own.
     """
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     patience = timedelta(seconds=config.join_timeout)
@@ -142,20 +144,37 @@ def _start_group(backend: str, config: WarmStartConfig) -> None:
             f"(join_timeout): check MASTER_ADDR and MASTER_PORT, that rank 0 runs, and the "
             f"network. {str(error).splitlines()[0]}"
         ) from error
-    keys = PrefixStore(f"lipt_cords/{next(_GROUPS)}", store)
-    _meet(keys, rank, size, backend, config)
+    keys = _meet(store, rank, size, backend, config, on_wait)
     # Exchanges begin when everybody is known to be there, and so need not wait for long.
-    dist.init_process_group(
-        backend, store=keys, rank=rank, world_size=size,
-        timeout=timedelta(seconds=config.worker_timeout),
-    )  # fmt: skip
-
-
-def _meet(keys: Store, rank: int, size: int, backend: str, config: WarmStartConfig) -> None:
-    """See that all ranks were started alike before any of them waits in a collective call."""
-    talk = Conversation(PrefixStore("hello", keys), rank, size, config.join_timeout)
     try:
-        views = talk.introduce(f"WORLD_SIZE={size}, {backend}")
+        dist.init_process_group(
+            backend, store=keys, rank=rank, world_size=size,
+            timeout=timedelta(seconds=config.worker_timeout),
+        )  # fmt: skip
+    except RuntimeError as error:  # torch's network errors
+        raise LostContact(
+            f"rank {rank} could not connect to the other ranks ({str(error).splitlines()[0]}): "
+            "one died, or the network is cut; run again"
+        ) from error
+
+
+def _meet(
+    store: Store,
+    rank: int,
+    size: int,
+    backend: str,
+    config: WarmStartConfig,
+    on_wait: Callable[[], None],
+) -> Store:
+    """See that all ranks were started alike before any of them waits in a collective call.
+
+    Returns:
+        Keys of the store that nobody else has used.
+    """
+    root = PrefixStore(f"lipt_cords/{next(_MEETINGS)}", store)
+    talk = Conversation(root, rank, size, config.join_timeout, on_wait)
+    try:
+        name, views = meet(talk, f"WORLD_SIZE={size}, {backend}")
     except LostContact as gone:
         raise ValueError(
             f"rank {rank} of {size} waited {config.join_timeout:g} s (join_timeout) for the "
@@ -166,6 +185,7 @@ def _meet(keys: Store, rank: int, size: int, backend: str, config: WarmStartConf
     if len(set(views.values())) > 1:
         told = "; ".join(f"rank {one}: {view}" for one, view in sorted(views.items()))
         raise ValueError(f"the ranks were started differently ({told}): use one command for all")
+    return PrefixStore(name, root)
 
 
 def _own_device(device: str, local_rank: int) -> torch.device:

@@ -21,7 +21,7 @@ from lipt_cords.warmstart.control import Excluded
 from lipt_cords.warmstart.cost import Clock, flops_per_sample
 from lipt_cords.warmstart.feed import Pool
 from lipt_cords.warmstart.folder import RunFolder, first_difference
-from lipt_cords.warmstart.identity import complete_description, describe_run, hash_of
+from lipt_cords.warmstart.identity import complete_description, describe_loss, describe_run, hash_of
 from lipt_cords.warmstart.interrupt import stoppable
 from lipt_cords.warmstart.launch import local_processes, open_ranks
 from lipt_cords.warmstart.objective import LossFunction, mean_loss
@@ -144,7 +144,7 @@ def _fit(
     clock = Clock(ranks.device)
     with clock.phase("prepare"):
         plan, labels, folder = _prepare(
-            config, ranks, given, dataset, val_dataset, num_classes, shards
+            config, ranks, given, dataset, val_dataset, user_loss, num_classes, shards
         )
         loss = mean_loss(user_loss, ranks.device)
         model = copy.deepcopy(given).to(ranks.device)
@@ -172,6 +172,7 @@ def _prepare(
     model: nn.Module,
     dataset: Dataset[Any],
     val_dataset: Dataset[Any] | None,
+    user_loss: LossFunction | None,
     num_classes: int | None,
     shards: Sequence[Tensor] | None,
 ) -> tuple[Plan, Tensor, RunFolder | None]:
@@ -179,7 +180,13 @@ def _prepare(
 
     def checked() -> dict[str, Any]:
         check_model(model)
-        return describe_run(config, model, data_length(dataset, "training"), ranks.device)
+        samples = data_length(dataset, "training")
+        held_out = 0 if val_dataset is None else data_length(val_dataset, "validation")
+        return {
+            **describe_run(config, model, samples, ranks.device),
+            "loss": describe_loss(user_loss),
+            "size of the held-out data": held_out,
+        }
 
     described = ranks.everywhere(checked)
     for rank, one in enumerate(described):

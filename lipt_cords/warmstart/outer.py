@@ -49,7 +49,8 @@ class OuterOptimizer:
         if self._kind == "average":
             return dict(average)
         trained = [name for name in average if name in self._parameters]
-        values = [start[name].detach().cpu().double() for name in trained]
+        # A copy even of float64 weights: the start, theta* in the first round, is kept.
+        values = [start[name].detach().cpu().to(torch.float64, copy=True) for name in trained]
         for value, name in zip(values, trained, strict=True):
             value.grad = value - average[name].double()
         sgd = torch.optim.SGD(

@@ -76,7 +76,7 @@ class Probe:
         """Losses and class-mean gradients of a model, in eval mode; one forward pass a sample.
 
         Returns:
-            None for a model whose outputs are not finite.
+            None for a model whose outputs or losses are not finite.
         """
         try:
             gradients = last_layer_gradients(
@@ -86,6 +86,9 @@ class Probe:
             logger.warning("a model says nothing about the held-out samples: %s", error)
             return None
         losses = F.cross_entropy(gradients.logits, gradients.labels, reduction="none")
+        if not bool(losses.isfinite().all()):  # of finite logits that are too far apart
+            logger.warning("a model says nothing about the held-out samples: infinite losses")
+            return None
         rows = class_mean_gradients(gradients.logit_grads, gradients.embeddings, gradients.labels)
         right = float(gradients.correct().double().mean())
         return Reading(losses.float().cpu(), right, rows.cpu())

@@ -9,7 +9,6 @@ from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import Inputs
 from lipt_cords.models import call_model, find_head
 from lipt_cords.randomness import generator, preserved_rng
-from lipt_cords.warmstart.batchnorm import batchnorm_layers
 from lipt_cords.warmstart.objective import LossFunction
 from lipt_cords.warmstart.sparsity import (
     Masks,
@@ -59,6 +58,8 @@ class Pruning:
             return 0
         head = find_head(self._model, head=self._head).module
         weights = prunable_weights(self._model, head)
+        if not weights:
+            return 0
         taken, kind = 0, self._config.sparsity
         if kind == "random":
             scores = random_scores(weights, generator(self._config.seed, *self._names, "prune"))
@@ -79,22 +80,16 @@ class Pruning:
     def _gradients(
         self, weights: list[nn.Parameter], inputs: Inputs, labels: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Gradients on one batch; running statistics and the random state stay as they were."""
-        if not weights:
-            return ()
-        layers = batchnorm_layers(self._model)
-        momenta = [layer.momentum for layer in layers]
-        counts = [layer.num_batches_tracked for layer in layers]
+        """Gradients on one batch; buffers, statistics among them, and random state stay."""
+        saved = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
         try:
-            for layer, count in zip(layers, counts, strict=True):
-                layer.momentum = 0.0  # the statistics do not move
-                layer.num_batches_tracked = None if count is None else count.clone()
             with preserved_rng():
                 value = self._loss(call_model(self._model, inputs).float(), labels)
                 return torch.autograd.grad(value, weights, allow_unused=True)
         finally:
-            for layer, momentum, count in zip(layers, momenta, counts, strict=True):
-                layer.momentum, layer.num_batches_tracked = momentum, count
+            with torch.no_grad():
+                for buffer, before in saved:
+                    buffer.copy_(before)
 
 
 class WeightAverage:
@@ -109,7 +104,9 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self._parameters = [parameter.detach() for parameter in model.parameters()]
+        self._parameters = [
+            parameter.detach() for parameter in model.parameters() if parameter.is_floating_point()
+        ]
         self._average = [parameter.clone() for parameter in self._parameters]
         self._decay, self._steps = decay, 0
 

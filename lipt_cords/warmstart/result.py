@@ -123,6 +123,15 @@ class WarmStartResult:
         for number, state in enumerate(self.worker_states or []):
             if state is not None:
                 parts[f"worker_{number:05d}"] = state
+        try:
+            return self._write(where, parts)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write the warm start to {where} ({error.strerror}): make room and run the "
+                "same command again; finished workers in it are not trained again"
+            ) from error
+
+    def _write(self, where: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> Path:
         sums = {name: checksum(save_tensors(_file(where, name), parts[name])) for name in parts}
         record = {
             "format": FORMAT,

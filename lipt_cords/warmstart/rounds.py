@@ -124,7 +124,9 @@ class Rounds:
                 bar.describe("common start")
                 common_passes, theta_star = self._common_start(tick)
                 start, history = self._resumed(theta_star, common_passes)
-            while not history.is_over(config):
+                if history.rounds:
+                    self._crew.stand_after(start, len(history.rounds) - 1)
+            while len(history.rounds) < history.planned(config):
                 start = self._round(start, history, tick, bar.describe)
             with self._clock.phase("refresh"):
                 finish = ranks.on_main(lambda: self._judge.finish(start))
@@ -213,7 +215,7 @@ class Rounds:
         number, given, config = len(history.rounds), self._material, self._config
         exchanged = self._ranks.weight_bytes
         given.model.load_state_dict(start)
-        last = number == config.rounds - 1
+        last = number == history.planned(config) - 1
 
         def task_of(worker: int) -> WorkerTask:
             return WorkerTask(
@@ -225,8 +227,9 @@ class Rounds:
                 config=config,
                 loss=given.loss,
                 round=number,
+                decay=history.decay(config),
                 validation=given.validation if last or config.soup == "greedy" else None,
-                probe=self._probe(number),
+                probe=self._probe(history),
                 pool=given.pool,
                 tick=tick,
             )
@@ -256,7 +259,7 @@ class Rounds:
         weight_bytes: int,
     ) -> None:
         """Put a round into the history; every rank ends with the same one."""
-        probe = self._probe(len(history.rounds))
+        probe = self._probe(history)
         kept = {one.worker for one in summaries if one.kept}
         readings = [
             one.reading
@@ -271,11 +274,11 @@ class Rounds:
         history.forward_passes += sum(one.forward_passes for one in finished)
         history.add(summaries, readings, reading, weight_bytes, self._config)
 
-    def _probe(self, number: int) -> Probe | None:
+    def _probe(self, history: History) -> Probe | None:
         """The probe, in the rounds in which workers are compared."""
-        rounds = self._config.rounds
-        every = self._config.probe_every or max(1, rounds // 8)
-        due = (number + 1) % every == 0 or number == rounds - 1
+        every = self._config.probe_every or max(1, self._config.rounds // 8)
+        number = len(history.rounds) + 1
+        due = number % every == 0 or number == history.planned(self._config)
         return self._material.probe if due else None
 
     def _notes(self, loaded: Sequence[int]) -> list[str]:

@@ -1,9 +1,17 @@
-"""When the gradient signal is good enough: workers are replicas, so their spread is its noise."""
+"""When the gradient signal is good enough: what replicas and merges say on held-out samples.
+
+Workers are replicas, so their spread is the noise of the signal. But replicas share their bias, and
+once the learning rate falls they agree whatever they have learned: their agreement says how noisy a
+round is, not how far it has come. What follows the signal's quality is the merged model's held-out
+loss, and what says whether to go on is how fast that still falls (docs/distributed.md has the
+figures).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +32,7 @@ class Stability:
 
     Attributes:
         workers: how many were compared.
+        critical_path_passes: samples on the critical path up to here.
         class_cosine: mean cosine between two workers' class-mean last-layer gradients, over pairs
             and classes, in [-1, 1]; None for one worker.
         rank_correlation: Spearman correlation between the mean losses of two random halves of the
@@ -32,10 +41,13 @@ class Stability:
         merged_loss: cross-entropy of the merged model; None with one round.
         round_correlation: Spearman correlation of the merged model's losses with those of the
             merge before; None in the first round.
-        benefit: predicted benefit of another round; None while there is nothing to predict it by.
+        benefit: predicted benefit of going on: by which share the merged model's held-out loss
+            fell over the last quarter of the critical path, in (-inf, 1), which is about what a
+            third more of it would bring at this rate; None before there is a merge that early.
     """
 
     workers: int
+    critical_path_passes: int
     class_cosine: float | None
     rank_correlation: float | None
     worker_loss: float
@@ -43,12 +55,18 @@ class Stability:
     round_correlation: float | None
     benefit: float | None
 
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Stability:
+        """Rebuild what ``dataclasses.asdict`` took apart."""
+        return cls(**values)
+
 
 def measure_stability(
     readings: Sequence[Reading],
     merged: Reading | None,
     before: Reading | None,
     earlier: Sequence[Stability],
+    critical_path_passes: int,
     seed: int,
 ) -> Stability:
     """Compare the workers of a round, and the merge with the one before.
@@ -58,6 +76,7 @@ def measure_stability(
         merged: of the merged model.
         before: of the merged model a round earlier.
         earlier: what was measured in the rounds before.
+        critical_path_passes: samples on the critical path up to here.
         seed: of the divisions into halves.
     """
     losses_KN = torch.stack([one.losses for one in readings]).double()
@@ -66,24 +85,49 @@ def measure_stability(
         correlated = spearman(merged.losses, before.losses)
     return Stability(
         workers=len(readings),
+        critical_path_passes=critical_path_passes,
         class_cosine=pairwise_class_cosine([one.class_gradients for one in readings]),
         rank_correlation=split_half_correlation(losses_KN, seed),
         worker_loss=float(losses_KN.mean()),
         merged_loss=None if merged is None else merged.loss,
         round_correlation=correlated,
-        benefit=None if correlated is None else 1 - correlated,
+        benefit=None
+        if merged is None
+        else recent_fall(
+            [(o.critical_path_passes, o.merged_loss) for o in earlier if o.merged_loss is not None],
+            (critical_path_passes, merged.loss),
+        ),
     )
+
+
+def recent_fall(earlier: Sequence[tuple[int, float]], now: tuple[int, float]) -> float | None:
+    """By which share a loss fell over the last quarter of the passes.
+
+    Args:
+        earlier: (passes, loss) in the order of their passes.
+        now: the newest.
+
+    Returns:
+        None if no point is that early; between two points the loss is interpolated.
+
+    >>> recent_fall([(50, 1.0), (75, 0.5)], (100, 0.375))
+    0.25
+    """
+    passes = 0.75 * now[0]
+    if not earlier or earlier[0][0] > passes:
+        return None
+    points = [*earlier, now]
+    then = float(np.interp(passes, [p for p, _ in points], [loss for _, loss in points]))
+    return 1 - now[1] / then if then > 0 else 0.0
 
 
 def should_stop(rule: StopRule, measured: Stability) -> bool:
     """Whether every condition of a rule holds; one that cannot be judged yet does not."""
     checks = []
-    if rule.benefit is not None:
-        checks.append(measured.benefit is not None and measured.benefit < rule.benefit)
-    for name in ("rank_correlation", "class_cosine"):
-        wanted, value = getattr(rule, name), getattr(measured, name)
-        if wanted is not None:
-            checks.append(value is not None and value > wanted)
+    for name, wanted in rule.model_dump(exclude_none=True).items():
+        value = getattr(measured, name)
+        below = name in ("benefit", "merged_loss")
+        checks.append(value is not None and (value < wanted if below else value > wanted))
     return all(checks)
 
 

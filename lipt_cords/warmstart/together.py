@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lipt_cords.randomness import generator, isolated_rng
 from lipt_cords.warmstart.averaging import all_finite, tensor_state
 from lipt_cords.warmstart.cost import synchronize
-from lipt_cords.warmstart.descent import deterministic_convolutions, memory_layout
+from lipt_cords.warmstart.descent import deterministic_convolutions, lay_out, memory_layout
 from lipt_cords.warmstart.ensemble import Batch, Ensemble, descend_all, obstacle, speedup
 from lipt_cords.warmstart.feed import Feed, steps_per_epoch
 from lipt_cords.warmstart.pruning import Pruning, WeightAverage
@@ -58,7 +58,7 @@ def run_workers(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
                 yield run_worker(group[0])
                 continue
             try:
-                yield from _train_at_once(group)
+                yield from train_at_once(group)
             except torch.OutOfMemoryError as error:
                 raise ValueError(
                     f"{len(group)} workers at once do not fit into the device's memory: set "
@@ -129,7 +129,7 @@ def _alike(tasks: Sequence[WorkerTask]) -> Iterator[list[WorkerTask]]:
     yield from groups.values()
 
 
-def _train_at_once(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
+def train_at_once(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
     """Train workers at once, and evaluate them one by one.
 
     Equal to :func:`lipt_cords.warmstart.worker.run_worker` up to rounding, but for dropout, whose
@@ -177,6 +177,7 @@ def _train_at_once(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
             last_epoch=max(lane.last_epoch for lane in lanes),
             first_step=first.first_step,
             all_steps=first.all_steps,
+            decay=first.decay_steps,
             before_step=before_step,
             after_step=after_step,
         )
@@ -237,7 +238,7 @@ class Lane:
         """
         started, task = time.perf_counter(), self.task
         with self._draws, deterministic_convolutions():
-            self.model.to(memory_format=memory_layout(task.config.memory_format, self._device))
+            lay_out(self.model, memory_layout(task.config.memory_format, self._device))
             state = tensor_state(self.model)
             finite = all_finite(state)
             held_out, reading, forward = _held_out(task, self.model) if finite else (None, None, 0)

@@ -17,7 +17,7 @@ from lipt_cords.randomness import generator, isolated_rng
 from lipt_cords.warmstart.augment import BatchRandAugment
 from lipt_cords.warmstart.averaging import State, all_finite, tensor_state
 from lipt_cords.warmstart.cost import synchronize
-from lipt_cords.warmstart.descent import descend, deterministic_convolutions, memory_layout
+from lipt_cords.warmstart.descent import descend, deterministic_convolutions, lay_out, memory_layout
 from lipt_cords.warmstart.evaluation import accuracy
 from lipt_cords.warmstart.feed import Feed, Pool, channel_range, steps_per_epoch
 from lipt_cords.warmstart.objective import LossFunction
@@ -39,6 +39,8 @@ class WorkerTask:
         config: options of the warm start.
         loss: mean loss of (logits, labels).
         round: number of the round.
+        decay: in which rounds, from and to, ``wsd`` lowers the rate; None: over the last quarter
+            of all steps.
         validation: held-out data to evaluate on, or None.
         probe: held-out samples on which workers are compared, or None.
         pool: samples in memory already; without it the worker reads its own.
@@ -53,6 +55,7 @@ class WorkerTask:
     config: WarmStartConfig
     loss: LossFunction
     round: int = 0
+    decay: tuple[int, int] | None = None
     validation: BatchSource | None = None
     probe: Probe | None = None
     pool: Pool | None = None
@@ -66,12 +69,22 @@ class WorkerTask:
     @property
     def first_step(self) -> int:
         """Steps that it has taken in earlier rounds."""
-        return self.round * self.all_steps // self.config.rounds
+        return self._steps_before(self.round)
 
     @property
     def steps(self) -> int:
         """Optimizer steps that it takes in this round."""
-        return (self.round + 1) * self.all_steps // self.config.rounds - self.first_step
+        return self._steps_before(self.round + 1) - self.first_step
+
+    @property
+    def decay_steps(self) -> tuple[int, int] | None:
+        """``decay`` in steps."""
+        if self.decay is None:
+            return None
+        return self._steps_before(self.decay[0]), self._steps_before(self.decay[1])
+
+    def _steps_before(self, number: int) -> int:
+        return number * self.all_steps // self.config.rounds
 
     @property
     def names(self) -> tuple[str | int, ...]:
@@ -137,7 +150,8 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     with isolated_rng(seed, *task.names), deterministic_convolutions():
         layout = memory_layout(config.memory_format, device)
         # Before anything refers to its weights: another layout is other memory.
-        model = copy.deepcopy(task.model).to(memory_format=layout)
+        model = copy.deepcopy(task.model)
+        lay_out(model, layout)
         feed = Feed(task.dataset, task.indices, device, task.pool, config.loader_workers)
         pruning = Pruning(
             model, task.head, config=config, loss=task.loss, steps=task.steps, names=task.names
@@ -161,6 +175,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
             loss=task.loss,
             first_step=task.first_step,
             all_steps=task.all_steps,
+            decay=task.decay_steps,
             single_samples=min(len(feed), config.batch_size) == 1,
             augment=_augmentation(feed, config),
             before_step=pruning.before,

@@ -12,7 +12,13 @@ from torch import nn
 from warmstart_material import make_net
 
 from lipt_cords.config import WarmStartConfig
-from lipt_cords.warmstart.descent import autocast_dtype, descend, rate_factor
+from lipt_cords.warmstart.descent import (
+    autocast_dtype,
+    descend,
+    laid_out,
+    memory_layout,
+    rate_factor,
+)
 from lipt_cords.warmstart.objective import mean_loss
 
 
@@ -101,6 +107,81 @@ def test_auto_precision_is_full_on_a_cpu():
     assert autocast_dtype("auto", cpu) is None
     assert autocast_dtype("fp32", cpu) is None
     assert autocast_dtype("bf16", cpu) is torch.bfloat16
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("cuts", [[6], [3, 3], [1, 4, 1], [1] * 6])
+def test_rounds_share_one_schedule(train, schedule, cuts):
+    batches, options = batches_of(train, count=6), {"momentum": 0.0}  # starts afresh in a round
+    whole, cut = make_net(dropout=0), make_net(dropout=0)
+    run(whole, batches, schedule=schedule, config=options)
+    first = 0
+    for steps in cuts:
+        part = batches[first : first + steps]
+        run(cut, part, schedule=schedule, config=options, first_step=first, all_steps=6)
+        first += steps
+    assert all(v.equal(whole.state_dict()[name]) for name, v in cut.state_dict().items())
+
+
+def test_each_step_is_taken_between_its_calls(train):
+    said = []
+
+    def before(step, inputs, labels):
+        said.append((step, len(labels), inputs.is_contiguous(memory_format=torch.channels_last)))
+        return 3
+
+    done = run(
+        make_net(),
+        batches_of(train, count=4, size=8),
+        before_step=before,
+        after_step=lambda: said.append("after"),
+        first_step=4,
+        all_steps=12,
+        schedule="linear",
+    )
+    assert said == [part for step in range(4) for part in ((step, 8, True), "after")]
+    assert done.passes == 4 * (8 + 3)
+
+
+def test_layouts_train_alike_and_auto_is_channels_last(train):
+    images = torch.randn(80, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    data = type(train)(images, train.tensors[1][:80])
+    nets = {}
+    for choice in ("contiguous", "channels_last", "auto"):
+        torch.manual_seed(0)
+        nets[choice] = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)
+        )
+        run(nets[choice], batches_of(data), config={"memory_format": choice, "lr": 0.01})
+        layout = torch.contiguous_format if choice == "contiguous" else torch.channels_last
+        assert nets[choice][0].weight.is_contiguous(memory_format=layout)
+        for name, value in nets[choice].state_dict().items():
+            expected = nets["contiguous"].state_dict()[name]
+            torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_layouts_of_devices_and_batches():
+    cpu, mps = torch.device("cpu"), torch.device("mps")
+    assert memory_layout("auto", cpu) is torch.channels_last
+    assert memory_layout("auto", mps) is torch.contiguous_format
+    assert memory_layout("channels_last", mps) is torch.channels_last
+    assert memory_layout("contiguous", cpu) is torch.contiguous_format
+    images = torch.randn(2, 3, 4, 4)
+    assert laid_out(images, torch.channels_last).is_contiguous(memory_format=torch.channels_last)
+    assert laid_out(images, torch.channels_last).equal(images)
+    for other in (torch.randn(2, 3), torch.randn(2, 3, 4, 4, 4), {"tokens": images}):
+        assert laid_out(other, torch.channels_last) is other
+
+
+@pytest.mark.parametrize("choice", ["auto", "channels_last", "contiguous"])
+def test_volumes_and_sequences_train_in_every_layout(choice):
+    for convolution, images in (
+        (nn.Conv3d(2, 3, 2), torch.randn(6, 2, 3, 3, 3)),
+        (nn.Conv1d(2, 3, 2), torch.randn(6, 2, 9)),
+    ):
+        model = nn.Sequential(convolution, nn.Flatten(), nn.Linear(24, 3))
+        done = run(model, [(images, LABELS)], config={"memory_format": choice})
+        assert math.isfinite(done.loss)
 
 
 LOGITS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))

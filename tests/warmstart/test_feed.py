@@ -6,6 +6,8 @@ from itertools import islice
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 from warmstart_material import Streamed, make_images
 
@@ -99,3 +101,43 @@ def test_a_pool_without_some_of_the_samples_is_passed_over(train):
         assert feed.source is not pool.source
         assert len(feed) == len(indices)
     assert Pool(Streamed(train), torch.arange(10), cpu).places_of(torch.arange(3)) is None
+
+
+def numbered(samples):
+    return TensorDataset(torch.arange(float(samples)), torch.zeros(samples, dtype=torch.int64))
+
+
+@settings(deadline=None, max_examples=100)
+@given(samples=st.integers(1, 30), batch_size=st.integers(1, 9), skip=st.integers(0, 50))
+def test_skipped_batches_are_those_of_the_unskipped_stream(samples, batch_size, skip):
+    feed = Feed(numbered(samples), torch.arange(samples), torch.device("cpu"))
+    steps = 2 * steps_per_epoch(samples, batch_size) + 1
+    skipped, whole = (
+        islice(feed.epochs(batch_size, torch.Generator().manual_seed(3), skip=count), steps + rest)
+        for count, rest in ((skip, 0), (0, skip))
+    )
+    expected = [inputs.tolist() for inputs, _ in whole][skip:]
+    assert [inputs.tolist() for inputs, _ in skipped] == expected
+
+
+def test_skipped_batches_of_a_stream_are_not_read():
+    data = Streamed(make_images(20))
+    feed = Feed(data, torch.arange(3, 20), torch.device("cpu"))
+    orders = torch.Generator().manual_seed(0)
+    torch.randperm(17, generator=orders)
+    expected = (torch.randperm(17, generator=orders)[8:] + 3).tolist()
+    data.read.clear()
+    batches = feed.epochs(4, torch.Generator().manual_seed(0), skip=6)
+    sizes = [len(labels) for _, labels in islice(batches, 2)]  # an epoch is 4, 4, 4, 4 + 1
+    assert sizes == [4, 5]
+    assert data.read == expected
+
+
+@pytest.mark.parametrize("skip", [0, 1, 2, 3, 4, 9])
+def test_bad_inputs_of_skipped_batches_are_found_when_they_come(skip):
+    data = make_images(16)
+    data.tensors[0][5] = float("nan")
+    feed = Feed(Streamed(data), torch.arange(16), torch.device("cpu"))
+    batches = feed.epochs(4, torch.Generator().manual_seed(0), skip=skip)
+    with pytest.raises(ValueError, match="sample 5 of the training data holds NaN"):
+        list(islice(batches, 8))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipt_cords.warmstart.shards import balanced_order, make_shards
+from lipt_cords.warmstart.shards import balanced_order, check_shards, make_shards
 
 
 @settings(deadline=None, max_examples=60)
@@ -74,3 +74,49 @@ def test_every_prefix_of_a_balanced_order_is_balanced(sizes, equal, seed):
     shares = torch.arange(1, len(labels) + 1)[:, None] * sizes / len(labels)
     most = torch.ones(len(sizes)) if equal else 1 + sizes * len(sizes) / len(labels)
     assert ((counts - shares).abs() <= most + 1e-4).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(samples=st.integers(1, 60), workers=st.integers(1, 7), data=st.data())
+def test_shards_of_a_user_come_back_ascending(samples, workers, data):
+    order = data.draw(st.permutations(range(samples)))
+    dealt = [order[worker::workers] for worker in range(min(workers, samples))]
+    form = data.draw(st.sampled_from([list, torch.tensor, lambda s: torch.tensor(s).int()]))
+    found = check_shards([form(shard) for shard in dealt], len(dealt), samples)
+    assert [shard.tolist() for shard in found] == [sorted(shard) for shard in dealt]
+    assert {shard.dtype for shard in found} == {torch.int64}
+
+
+def test_a_shard_may_be_a_mask_and_samples_may_be_left_out():
+    mask = torch.tensor([True, False, False, True])
+    found = check_shards([mask, [2]], num_workers=2, samples=4)
+    assert [shard.tolist() for shard in found] == [[0, 3], [2]]
+
+
+def test_what_was_dealt_here_passes():
+    shards = make_shards(torch.arange(50) % 3, num_workers=4, shard_fraction=0.7)
+    found = check_shards(shards, num_workers=4, samples=50)
+    assert all(one.equal(other) for one, other in zip(found, shards, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        (
+            [[0]],
+            "expected one shard for each of 2 workers, received 1: set num_workers to their number",
+        ),
+        ([[0], [1], [2]], "expected one shard for each of 2 workers, received 3: set num_workers"),
+        ([[0], []], "the shard of worker 1 is empty: every worker needs a sample"),
+        ([[False] * 5, [1]], "the shard of worker 0 is empty: every worker needs a sample"),
+        ([[0], [5]], r"indices must lie in \[0, 5\), received 5 to 5"),
+        ([[-1, 2], [0]], r"indices must lie in \[0, 5\), received -1 to 2"),
+        ([[0], [0.5]], "indices must be integers or a mask, received torch.float32"),
+        ([[0], [True, False]], "a mask needs 5 entries, one an item, received 2"),
+        ([[0, 3], [3, 1]], "sample 3 is in the shards 2 times: shards must be disjoint"),
+        ([[0, 4, 4, 4], [1]], "sample 4 is in the shards 3 times: shards must be disjoint"),
+    ],
+)
+def test_shards_that_cannot_be_used_are_explained(shards, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        check_shards(shards, num_workers=2, samples=5)

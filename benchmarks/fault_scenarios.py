@@ -1,0 +1,344 @@
+"""The faults, one function each: start a run, strike, see how it ended, and run it again."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fault_runs import ADDRESSES, OPTIONS, Run, lost
+
+from lipt_cords.files import load_tensors, read_json
+
+if TYPE_CHECKING:
+    from faults import Bench
+
+MOMENTS = [
+    ("join", 0), ("workers", 1), ("soup", 0), ("save", 0), ("prepare", 0), ("workers", 0),
+    ("common", 0), ("soup", 1), ("refresh", 0), ("workers", 2), ("soup", 2),
+]  # fmt: skip
+"""Phases, and the round, in which the faults fall in turn."""
+STOPPED = "stopped by SIGTERM; finished workers are kept in [^:]*"
+WORKERS = OPTIONS["num_workers"]
+
+
+class Skipped(Exception):
+    """The machine does not permit what a scenario needs."""
+
+
+@dataclass
+class Verdict:
+    """How one trial ended.
+
+    Attributes:
+        moment: when the fault struck, and what it was.
+        ended: merged, clear error, unclear error, or hung.
+        messages: what was said.
+        broken: the promises that were not kept.
+        resumed_equal: whether the same command gave the undisturbed bits afterwards.
+        finished_lost: finished workers that were trained again.
+        seconds_to_end: from the fault to the end of the last process.
+    """
+
+    moment: str = ""
+    ended: str = ""
+    messages: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    resumed_equal: bool | None = None
+    finished_lost: int = 0
+    seconds_to_end: float = 0.0
+
+    def expect(self, holds: bool, otherwise: str) -> None:
+        """Note a promise that was not kept."""
+        if not holds:
+            self.broken.append(otherwise)
+
+    def forget(self, workers: int) -> None:
+        """Note finished workers that were trained again."""
+        self.finished_lost += workers
+        self.expect(workers == 0, f"{workers} finished workers were trained again")
+
+
+def kill_rank(bench: Bench, draw: random.Random, trial: int, restarts: int = 0) -> Verdict:
+    """Kill one rank, or where the agent may start them again, sometimes another one then."""
+    verdict, job = Verdict(), bench.job(restarts=restarts)
+    run, finished, since = Run(job), set(), 0.0
+    for strike in range(1 + (restarts > 0 and draw.random() < 0.5)):
+        rank = draw.randrange(job.ranks)
+        moment = draw.choice(MOMENTS) if strike else MOMENTS[trial % len(MOMENTS)]
+        finished |= bench.strike(
+            run, verdict, draw, moment, rank, lambda one=rank: os.kill(run.pids()[one], 9)
+        )
+        since = since or time.monotonic()
+    verdict.seconds_to_end = run.wait(45)
+    clear = r"Signal 9 \(SIGKILL\) received by PID \d+"
+    bench.judge(run, verdict, bench.expected(job), clear)
+    if restarts:
+        verdict.expect(verdict.ended == "merged", f"did not merge by itself: {verdict.messages}")
+        if len(verdict.moment.split()) <= 2:
+            verdict.forget(lost(run, finished, since))
+    else:
+        bench.resume(job, verdict, bench.expected(job), finished, draw)
+    return verdict
+
+
+def signal_agent(bench: Bench, draw: random.Random, trial: int, number: int) -> Verdict:
+    """Kill the agent, whose ranks must end too; or ask it to end, as a scheduler does."""
+    verdict, job = Verdict(), bench.job()
+    run, moment = Run(job), MOMENTS[trial % len(MOMENTS)]
+    finished = bench.strike(
+        run, verdict, draw, moment, draw.randrange(job.ranks),
+        lambda: os.kill(run.agents[0], number),
+    )  # fmt: skip
+    verdict.seconds_to_end = run.wait(45)
+    clear = f"{STOPPED}|SignalException: .*" if number == signal.SIGTERM else ""
+    if not bench.judge(run, verdict, bench.expected(job), clear):
+        verdict.expect(run.codes.get(run.agents[0]) != 0, "the exit code says that all is well")
+    bench.resume(job, verdict, bench.expected(job), finished, draw)
+    return verdict
+
+
+def full_disk(bench: Bench, draw: random.Random, trial: int) -> Verdict:
+    """A work_dir on a disk whose size is around what the files need."""
+    verdict, job = Verdict(), bench.job()
+    where = job.work_dirs[0]
+    need = sum(-(-p.stat().st_size // 4096) for p in bench.clean.rglob("*") if p.is_file())
+    pages = draw.randrange(2, need + 8)
+    with small_disk(where, 4096 * pages):
+        verdict.moment = f"{4 * pages} KiB, where a run leaves {4 * need} KiB"
+        run = bench.ended(Run(job))
+        if bench.judge(run, verdict, bench.expected(job)):
+            notes = run.ranks()[0]["notes"]
+            verdict.messages += [one for one in notes if "could not be written" in one]
+        else:
+            named = all(str(where) in one for one in verdict.messages)
+            verdict.expect(named, f"an error names no path: {verdict.messages}")
+        verdict.broken += unsound(where)
+        finished = run.finished()
+        subprocess.run(["mount", "-o", "remount,size=64m", str(where)], check=True)
+        bench.resume(job, verdict, bench.expected(job), finished, draw)
+    return verdict
+
+
+def damaged_file(bench: Bench, draw: random.Random, trial: int) -> Verdict:
+    """A file of finished work that is truncated, changed in one bit, or another run's."""
+    verdict, job = Verdict(), bench.job()
+    run, kind = Run(job), ("truncated", "changed", "foreign")[trial % 3]
+    run.wait(45, until=lambda: bool(run.finished()))
+    time.sleep(draw.uniform(0, 0.4))
+    run.kill()
+    newest = max(p.parent for p in job.work_dirs[0].glob("progress/round_*/*.json"))
+    # After a merge the workers before it are not read any more.
+    merge, workers = newest / "merge.json", sorted(newest.glob("worker_*.json"))
+    record = merge if merge.exists() else draw.choice(workers)
+    tensors = record.with_suffix(".safetensors")
+    victim = draw.choice([record, tensors])
+    if kind == "foreign":
+        other = foreign(bench) / record.name
+        for path in draw.choice([(record, tensors), (record,), (tensors,)]):
+            shutil.copy(other.with_suffix(path.suffix), path)
+    else:
+        payload = bytearray(victim.read_bytes())
+        if kind == "truncated":
+            del payload[draw.randrange(len(payload) - 2) :]
+        else:
+            payload[draw.randrange(len(payload))] ^= 1 << draw.randrange(8)
+        victim.write_bytes(payload)
+    verdict.moment = f"{kind} {victim.parent.name}/{victim.name}"
+    bench.judge(bench.ended(Run(bench.again(job))), verdict, bench.expected(job))
+    verdict.expect(verdict.ended == "clear error", f"not refused, but {verdict.ended}")
+    named = [m for m in verdict.messages if m.startswith("ValueError") and record.stem in m]
+    verdict.expect(bool(named), f"the file is not named: {verdict.messages}")
+    for path in (record, tensors):
+        path.unlink()
+    finished = run.finished() if record != merge else set()
+    bench.resume(job, verdict, bench.expected(job), finished, draw)
+    return verdict
+
+
+def diverging_worker(bench: Bench, draw: random.Random, trial: int) -> Verdict:
+    """A shard of finite inputs that are far too large, and in every other trial a killed rank."""
+    options = {"batchnorm_refresh": "never", "common_steps": 0}  # these would read the shard
+    huge = draw.randrange(WORKERS)
+    verdict, job = Verdict(), bench.job(options=options, huge=huge, restarts=2)
+    run, rank = Run(job), draw.randrange(job.ranks)
+    if trial % 2:
+        moment = MOMENTS[trial // 2 % len(MOMENTS)]
+        bench.strike(run, verdict, draw, moment, rank, lambda: os.kill(run.pids()[rank], 9))
+    verdict.seconds_to_end = run.wait(45)
+    bench.judge(run, verdict, bench.expected(job))
+    verdict.expect(verdict.ended == "merged", "did not merge without the worker")
+    for one in run.ranks().values():
+        left_out = one.get("left_out")
+        verdict.expect(left_out == {str(huge): "weights are not finite"}, f"left out: {left_out}")
+        verdict.messages = [f"worker {number}: {why}" for number, why in (left_out or {}).items()]
+    return verdict
+
+
+def late_rank(bench: Bench, draw: random.Random, trial: int) -> Verdict:
+    """A rank that stands still for a while, when the others may go on without it."""
+    options = {"min_workers": 2, "worker_timeout": 1.5}
+    verdict, job = Verdict(), bench.job(options=options)
+    run, rank = Run(job), (2, 1, 2, 0)[trial % 4]
+    pause = 0.5 if trial % 3 == 2 else 3.0
+    verdict.moment = f"rank {rank} for {pause:g} s in"
+    finished = bench.strike(
+        run, verdict, draw, MOMENTS[1:][trial % 10], rank,
+        lambda: os.kill(run.pids()[rank], signal.SIGSTOP),
+    )  # fmt: skip
+    time.sleep(pause)
+    with suppress(ProcessLookupError):
+        os.kill(run.pids()[rank], signal.SIGCONT)
+    verdict.seconds_to_end = run.wait(45)
+    expected = bench.expected(job)
+    if bench.judge(run, verdict, None, STOPPED):
+        expected = without_some(verdict, run, expected, range(rank, WORKERS, job.ranks))
+    # What rank 0 holds cannot be merged without it.
+    may_end = rank == 0 and pause > 1
+    verdict.expect(verdict.ended == "merged" or may_end, f"did not merge: {verdict.messages}")
+    bench.resume(job, verdict, expected, finished, draw)
+    return verdict
+
+
+def cut_network(bench: Bench, draw: random.Random, trial: int, tolerant: bool) -> Verdict:
+    """Two hosts, and the cable between them pulled at some moment, for good or for a while."""
+    options = {"worker_timeout": 2.0, "join_timeout": 8.0}
+    options |= {"min_workers": 2} if tolerant else {}
+    verdict, job = Verdict(), bench.job(options=options, ranks=2)
+    pause = (None, 5.0, None, 0.7)[trial % 4]
+    dirs = (job.work_dirs[0], draw.choice([job.work_dirs[0], job.folder / "work_1"]))
+    verdict.moment = f"{f'for {pause:g} s' if pause else 'for good'}, disk " + (
+        "shared, in" if dirs[0] == dirs[1] else "of each, in"
+    )
+    with two_hosts() as (hosts, cable):
+        job = replace(job, work_dirs=dirs, namespaces=hosts, endpoint=f"{ADDRESSES[0]}:29400")
+        run, moment = Run(job), MOMENTS[1:][trial % 10]
+        finished = bench.strike(
+            run, verdict, draw, moment, draw.randrange(4), lambda: cable("down")
+        )
+        if pause:
+            time.sleep(pause)
+            cable("up")
+        verdict.seconds_to_end = (pause or 0) + run.wait(45)
+    here = [run.ranks().get(rank, {}) for rank in (0, 1)]
+    expected = bench.expected(job)
+    everywhere = bench.judge(run, verdict, None, r"\w*Rendezvous\w*Error: .*|Signal 9 .*")
+    if all(one.get("ended") == "merged" for one in here):
+        verdict.expect(here[0]["digest"] == here[1]["digest"], "two ranks of one side differ")
+        theirs = [w for w in range(WORKERS) if w % 4 > 1]
+        left_out = here[0]["left_out"]
+        expected = without_some(verdict, run, expected, theirs)
+        verdict.expect(tolerant or not left_out, "merged without workers, unasked")
+        if not everywhere and verdict.ended == "clear error":
+            verdict.ended = "merged"  # by the side with the store; the other one told why not
+    elif tolerant:
+        verdict.broken.append(f"the side with the store did not merge: {here}")
+    on_one = replace(job, namespaces=(None,), work_dirs=dirs[:1], endpoint="localhost:0")
+    bench.resume(on_one, verdict, expected, finished, draw)
+    return verdict
+
+
+SCENARIOS: dict[str, Callable[[Bench, random.Random, int], Verdict]] = {
+    "rank killed": kill_rank,
+    "rank killed, restarts": partial(kill_rank, restarts=3),
+    "agent killed": partial(signal_agent, number=signal.SIGKILL),
+    "agent asked to stop": partial(signal_agent, number=signal.SIGTERM),
+    "full disk": full_disk,
+    "damaged file": damaged_file,
+    "diverging worker": diverging_worker,
+    "late rank": late_rank,
+    "network cut": partial(cut_network, tolerant=False),
+    "network cut, min_workers": partial(cut_network, tolerant=True),
+}
+
+
+def without_some(verdict: Verdict, run: Run, undisturbed: str, some: range | list[int]) -> str:
+    """See that a merge names the workers that it is without, of those that may be missing.
+
+    Returns:
+        Digest of what was merged.
+    """
+    main = run.ranks()[0]
+    left_out = main["left_out"]
+    verdict.expect({int(one) for one in left_out} <= set(some), f"without others: {left_out}")
+    equal = main["digest"] == undisturbed
+    verdict.expect(equal == (not left_out), f"undisturbed bits: {equal}, without {left_out}")
+    verdict.messages += [f"merged without worker {one}: {why}" for one, why in left_out.items()]
+    return str(main["digest"])
+
+
+def foreign(bench: Bench) -> Path:
+    """The last round's files of a run with another seed."""
+    if not hasattr(bench, "foreign"):
+        other = bench.ended(Run(bench.job(options={"seed": 1})))
+        bench.foreign = max(other.job.work_dirs[0].glob("progress/round_*"))  # type: ignore
+    return bench.foreign  # type: ignore[attr-defined, no-any-return]
+
+
+@contextmanager
+def small_disk(where: Path, size: int) -> Iterator[None]:
+    """A file system of its own in a directory."""
+    where.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(where)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise Skipped(f"a small disk cannot be mounted: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+@contextmanager
+def two_hosts() -> Iterator[tuple[tuple[str, str], Callable[[str], None]]]:
+    """Two network namespaces, a switch between them, and the second one's cable: up or down."""
+    name = f"faults{os.getpid()}"
+    hosts, switch = (f"{name}a", f"{name}b"), f"{name}s"
+
+    def ip(*words: str) -> None:
+        done = subprocess.run(["ip", *words], capture_output=True, text=True)
+        if done.returncode:
+            raise Skipped(f"no network of two hosts: ip {words[0]}: {done.stderr.strip()}")
+
+    if shutil.which("ip") is None:
+        raise Skipped("no network of two hosts: there is no ip command (iproute2)")
+    try:
+        for one in (*hosts, switch):
+            ip("netns", "add", one)
+            ip("-n", one, "link", "set", "lo", "up")
+        ip("-n", switch, "link", "add", "middle", "type", "bridge")
+        ip("-n", switch, "link", "set", "middle", "up")
+        for host, port, address in zip(hosts, ("port0", "port1"), ADDRESSES, strict=True):
+            veth = ("type", "veth", "peer", "name", port, "netns", switch)
+            ip("-n", host, "link", "add", "eth0", *veth)
+            ip("-n", switch, "link", "set", port, "master", "middle", "up")
+            ip("-n", host, "address", "add", f"{address}/24", "dev", "eth0")
+            ip("-n", host, "link", "set", "eth0", "up")
+        yield hosts, lambda way: ip("-n", switch, "link", "set", "port1", way)
+    finally:
+        for one in (*hosts, switch):
+            with suppress(Skipped):
+                ip("netns", "delete", one)
+
+
+def unsound(work_dir: Path) -> list[str]:
+    """Files that are not whole, and those that were left half-written."""
+    wrong = []
+    for path in work_dir.rglob("*"):
+        if path.name.startswith("."):
+            wrong.append(f"left behind: {path.name}")
+        elif path.is_file():
+            try:
+                (read_json if path.suffix == ".json" else load_tensors)(path)
+            except ValueError as error:
+                wrong.append(f"not whole: {error}")
+    return wrong

@@ -1,0 +1,274 @@
+"""Faults at random moments into real process groups, and whether the warm start keeps its promise.
+
+    python benchmarks/faults.py --trials 20 --output benchmarks/results
+
+The promise: every run ends, merged or with an error that says what happened; what a fault stopped
+goes on under the same command to the same bits, whatever the number of ranks then; and no worker
+that was finished is trained again. What needs root (a disk of its own, network namespaces) is
+skipped by name where it is not permitted. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import random
+import re
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from fault_runs import OPTIONS, Job, Run, fit, forked, lost, told
+from fault_scenarios import SCENARIOS, Skipped, Verdict
+
+from lipt_cords.files import output_directory, write_json
+from lipt_cords.provenance import provenance
+from lipt_cords.warmstart.identity import code_hash
+
+LIMIT = 45.0
+"""Seconds after which a run counts as hung."""
+CLEAR = ("LostContact", "ValueError", "Interrupted")
+"""Errors that say in words what happened and what to do; any other from a rank is unclear."""
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class Bench:
+    """Where trials run, and what undisturbed runs give.
+
+    Args:
+        root: an empty directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        # Ranks whose agent was killed become this process's children, which sees them end.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+        code_hash()  # of the code that is imported, whatever becomes of the files
+        self.root, self._count = root, 0
+        self._digests: dict[str, str] = {}
+        clean = self.job()
+        run = self.ended(Run(clean))
+        ended = [one.get("digest") for one in run.ranks().values()]
+        if ended != [self.expected(clean)] * clean.ranks:
+            raise RuntimeError(f"the undisturbed run failed:\n{run.report()}")
+        phases = [(float(at), name) for at, rank, _, name in run.events("phase") if rank == "0"]
+        self.lengths = {name: then - at for (at, name), (then, _) in pairwise(phases)}
+        """Seconds that phases take."""
+        self.clean = clean.work_dirs[0]
+        """The files of a run that is over."""
+
+    def job(self, **changes: Any) -> Job:
+        """A new job in folders of its own."""
+        self._count += 1
+        folder = self.root / f"{self._count:04d}"
+        return replace(Job(folder, (folder / "work",)), **changes)
+
+    def again(self, job: Job, **changes: Any) -> Job:
+        """The same command once more, on the same work_dir."""
+        return replace(job, folder=self.job().folder, **changes)
+
+    def ended(self, run: Run) -> Run:
+        """Wait for a run's end, which the limit brings about."""
+        run.wait(LIMIT)
+        return run
+
+    def expected(self, job: Job) -> str:
+        """Digest of the merged weights of an undisturbed run in one process."""
+        options = {
+            k: v for k, v in job.options.items() if "timeout" not in k and k != "min_workers"
+        }
+        key = f"{sorted(options.items())} {job.huge}"
+        if key not in self._digests:
+            out, log = self.root / "serial", self.root / "log"
+            pid = forked(lambda: out.write_text(told(fit(job, "serial", None))["digest"]), log)
+            os.waitpid(pid, 0)
+            self._digests[key] = out.read_text()
+        return self._digests[key]
+
+    def strike(
+        self,
+        run: Run,
+        verdict: Verdict,
+        draw: random.Random,
+        moment: tuple[str, int],
+        rank: int,
+        blow: Callable[[], object],
+    ) -> set[tuple[str, str]]:
+        """Do something when a rank is somewhere within a phase.
+
+        Args:
+            run: that goes on.
+            verdict: which is told the moment.
+            draw: of the moment within the phase.
+            moment: name of a phase, and how often it was entered before.
+            rank: whose phase.
+            blow: what to do.
+
+        Returns:
+            Round and worker of what was finished then.
+        """
+        name, number = moment
+
+        def entered() -> bool:
+            here = [e for e in run.events("phase") if e[1] == str(rank) and e[3] == name]
+            return len(here) > number
+
+        run.wait(LIMIT, until=entered)
+        time.sleep(draw.uniform(0, self.lengths.get(name, 0.05)))
+        verdict.moment = " ".join(filter(None, [verdict.moment, name, str(number or "")]))
+        finished = run.finished()
+        try:
+            blow()
+        except (ProcessLookupError, KeyError):
+            verdict.moment += " (over)"
+        return finished
+
+    def judge(self, run: Run, verdict: Verdict, expected: str | None, clear: str = "") -> bool:
+        """Say how a run ended; whether it merged everywhere.
+
+        Args:
+            run: that has ended.
+            verdict: to write into.
+            expected: digest of the merged weights; None for one that is not known.
+            clear: what in the agent's report is clear, where no rank could say anything.
+        """
+        ranks, codes = run.ranks(), [run.codes.get(pid) for pid in run.agents]
+        if run.hung:
+            verdict.ended = "hung"
+            verdict.broken.append(f"hung; the log ends: {run.report()[-1500:]}")
+            return False
+        everyone = len(ranks) == run.job.ranks * len(run.agents)
+        merged = everyone and all(one.get("ended") == "merged" for one in ranks.values())
+        # An agent that was killed when all was done could not say so.
+        if merged and set(codes) <= {0, -signal.SIGKILL}:
+            verdict.ended = "merged"
+            digests = {one["digest"] for one in ranks.values()}
+            verdict.expect(len(digests) == 1, "the ranks merged different weights")
+            verdict.expect(expected in (None, *digests), "merged weights differ from undisturbed")
+            return True
+        said = [f"{o['type']}: {o['text']}" for o in ranks.values() if o.get("ended") == "error"]
+        unclear = [f"unclear: {one}" for one in said if not one.startswith(CLEAR)]
+        found = re.search(clear, run.report()) if clear else None
+        if not found and not any(one.startswith(CLEAR) for one in said):
+            unclear.append(f"nothing clear in the log, which ends: {run.report()[-800:]}")
+        verdict.ended = "unclear error" if unclear else "clear error"
+        verdict.broken += unclear
+        verdict.messages += said + ([found.group(0)] if found else [])
+        return False
+
+    def resume(
+        self,
+        job: Job,
+        verdict: Verdict,
+        expected: str,
+        finished: set[tuple[str, str]],
+        draw: random.Random,
+    ) -> None:
+        """Run the same command again, undisturbed, with some number of ranks.
+
+        Args:
+            job: what was run.
+            verdict: to write into.
+            expected: digest of the weights that it must give.
+            finished: workers that it must not train.
+            draw: of the number of ranks.
+        """
+        run = self.ended(Run(self.again(job, restarts=0, ranks=draw.choice([1, 2, 3]))))
+        after = Verdict()
+        verdict.resumed_equal = self.judge(run, after, expected) and not after.broken
+        verdict.broken += [f"resumed: {one}" for one in after.broken]
+        verdict.expect(after.ended == "merged", f"resumed: {after.ended} {after.messages}")
+        verdict.forget(lost(run, finished))
+
+
+def summary(verdicts: list[Verdict], seconds: list[float]) -> dict[str, Any]:
+    """The figures of one scenario."""
+    endings = Counter(one.ended for one in verdicts)
+    resumed = [one.resumed_equal for one in verdicts if one.resumed_equal is not None]
+    return {
+        "trials": len(verdicts),
+        "ended_merged": endings["merged"],
+        "ended_with_clear_error": endings["clear error"],
+        "ended_with_unclear_error": endings["unclear error"],
+        "hung": endings["hung"],
+        "resumed": len(resumed),
+        "resumed_equal": sum(resumed),
+        "finished_workers_lost": sum(one.finished_lost for one in verdicts),
+        "broken_promises": [f"{one.moment}: {text}" for one in verdicts for text in one.broken],
+        "seconds": sum(seconds),
+        "longest_seconds": max(seconds),
+        "median_seconds_to_end": statistics.median(one.seconds_to_end for one in verdicts),
+        "moments": [one.moment for one in verdicts],
+        "messages": list(dict.fromkeys(text for one in verdicts for text in one.messages))[:6],
+    }
+
+
+def without_paths(value: Any, root: Path) -> Any:
+    """The same figures without this machine's directories."""
+    if isinstance(value, dict):
+        return {key: without_paths(one, root) for key, one in value.items()}
+    if isinstance(value, list):
+        return [without_paths(one, root) for one in value]
+    if isinstance(value, str):
+        return re.sub(rf"{re.escape(str(root))}/\d+/", "", value).replace(sys.prefix, "")
+    return value
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="number of the first trial")
+    parser.add_argument("--quick", action="store_true", help="without the networks")
+    parser.add_argument("--only", nargs="*", choices=list(SCENARIOS), default=list(SCENARIOS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args()
+    directory = output_directory(args.output)
+    scenarios: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="lipt-cords-faults-") as folder:
+        bench = Bench(Path(folder))
+        for name in [one for one in args.only if not (args.quick and "network" in one)]:
+            verdicts, seconds = [], []
+            try:
+                for trial in range(args.first, args.first + args.trials):
+                    began = time.monotonic()
+                    draw = random.Random(f"{args.seed}/{name}/{trial}")
+                    verdicts.append(SCENARIOS[name](bench, draw, trial))
+                    seconds.append(time.monotonic() - began)
+            except Skipped as reason:
+                scenarios[name] = {"skipped": str(reason)}
+                print(f"{name:28s} skipped: {reason}", flush=True)
+                continue
+            one = scenarios[name] = without_paths(summary(verdicts, seconds), bench.root)
+            print(
+                f"{name:28s} {one['trials']:3d} trials: {one['ended_merged']:3d} merged, "
+                f"{one['ended_with_clear_error']:3d} clear errors, {one['hung']} hung, resumed "
+                f"equal {one['resumed_equal']} of {one['resumed']}, {one['finished_workers_lost']} "
+                f"finished workers lost, {one['seconds']:.0f} s",
+                *(f"\n    BROKEN {text}" for text in one["broken_promises"]),
+                flush=True,
+            )
+    broken = sum(len(one.get("broken_promises", [])) for one in scenarios.values())
+    payload = {
+        "kind": "faults",
+        "command": f"python benchmarks/faults.py --trials {args.trials} --seed {args.seed}",
+        "settings": {"trials": args.trials, "seed": args.seed, "first": args.first} | OPTIONS,
+        "scenarios": scenarios,
+        "broken_promises": broken,
+        "provenance": provenance(),
+    }
+    path = write_json(directory / "faults.json", payload)
+    print(f"{broken} broken promises\n{path}")
+    return int(broken > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

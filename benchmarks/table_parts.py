@@ -1,0 +1,39 @@
+"""What the tables of README and docs are made with."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def load(name: str) -> dict[str, Any]:
+    """A committed result."""
+    payload: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return payload
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose first column is text and whose others are numbers."""
+    lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and sample deviation in percent."""
+    return f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
+
+
+def origin(results: dict[str, Any]) -> str:
+    """Where the figures of a table come from, in one line."""
+    place = results.get("provenance", results)
+    machine = place["machine"]
+    threads = f"{machine['threads']} thread" + "s" * (machine["threads"] != 1)
+    return (
+        f"\n`{results['command']}`, revision {place['revision']}, torch "
+        f"{place['versions']['torch']}, {threads} of {machine['processor']}.\n"
+    )
