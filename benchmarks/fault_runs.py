@@ -47,6 +47,7 @@ OPTIONS: dict[str, Any] = {
 ADDRESSES = ("10.213.77.1", "10.213.77.2")
 """Of two nodes in namespaces of their own."""
 SAMPLES, CLASSES = 160, 4
+PR_SET_PDEATHSIG = 1
 
 
 class Images(Dataset[Any]):
@@ -128,6 +129,7 @@ def fit(job: Job, launch: str, work_dir: Path | None) -> Any:
 
 
 def told(result: Any) -> dict[str, Any]:
+    """What a rank tells of its result."""
     last = result.report.workers
     return {
         "ended": "merged",
@@ -141,11 +143,10 @@ def _as_rank(job: Job, node: int) -> None:
     """What each rank runs; its events and its end are written beside the work."""
     rank = int(os.environ["RANK"])
     agent = os.getppid()
-    # torchrun's ranks are programs of their own: they do not hear of its death, nor have its
-    # handlers.
+    # torchrun's ranks are programs of their own, which do not hear of its death.
     prctl = ctypes.CDLL(None).prctl
-    prctl(1, 0)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    prctl(PR_SET_PDEATHSIG, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the agent's
     events = os.open(job.folder / "events", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def note(*words: object) -> None:
@@ -179,7 +180,7 @@ def _as_rank(job: Job, node: int) -> None:
         note("end", words.get("ended"))
         (job.folder / f"rank_{rank}.json").write_text(json.dumps(words))
         # The program ends here; what torch does with a function's value needs the agent.
-        prctl(1, signal.SIGKILL)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != agent:
             os._exit(int(words.get("ended") != "merged"))
 
@@ -225,6 +226,7 @@ def forked(work: Callable[[], object], log: Path) -> int:
         target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         for stream in (1, 2):
             os.dup2(target, stream)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         faulthandler.register(signal.SIGUSR1)
         torch.set_num_threads(1)
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -250,7 +252,7 @@ class Run:
             for node in range(len(job.namespaces))
         ]
         self.codes: dict[int, int] = {}
-        self.hung = False
+        self.hung, self.struck = False, 0.0
 
     def events(self, kind: str | None = None) -> list[list[str]]:
         """What ranks noted: time, rank, kind and the rest."""
@@ -283,15 +285,18 @@ class Run:
 
     def wait(self, limit: float, until: Callable[[], bool] = lambda: False) -> float:
         """Wait for the end of all processes; after the limit they are killed and it has hung."""
-        began = time.monotonic()
-        while self.alive() and not until():
-            if time.monotonic() - began > limit:
+        began = seen = time.monotonic()
+        # A process that was forked a moment ago has not noted its pid yet.
+        while (now := time.monotonic()) - seen < 0.1 and not until():
+            if self.alive():
+                seen = now
+            if now - began > limit:
                 self.hung = True
                 self._show_stacks()
                 self.kill()
                 break
             time.sleep(0.005)
-        return time.monotonic() - began
+        return seen - began
 
     def _show_stacks(self) -> None:
         """Have whatever is left write down in the log where it is."""

@@ -108,7 +108,7 @@ class Bench:
             run: that goes on.
             verdict: which is told the moment.
             draw: of the moment within the phase.
-            moment: name of a phase, and how often it was entered before.
+            moment: name of a phase, and how often it was entered before, since the last strike.
             rank: whose phase.
             blow: what to do.
 
@@ -119,7 +119,7 @@ class Bench:
 
         def entered() -> bool:
             here = [e for e in run.events("phase") if e[1] == str(rank) and e[3] == name]
-            return len(here) > number
+            return sum(float(e[0]) > run.struck for e in here) > number
 
         run.wait(LIMIT, until=entered)
         time.sleep(draw.uniform(0, self.lengths.get(name, 0.05)))
@@ -129,6 +129,7 @@ class Bench:
             blow()
         except (ProcessLookupError, KeyError):
             verdict.moment += " (over)"
+        run.struck = time.monotonic()
         return finished
 
     def judge(self, run: Run, verdict: Verdict, expected: str | None, clear: str = "") -> bool:
@@ -231,6 +232,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and clean up
     directory = output_directory(args.output)
     scenarios: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="lipt-cords-faults-") as folder:

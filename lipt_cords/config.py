@@ -188,7 +188,8 @@ class WarmStartConfig(StrictModel):
     """Train through ``torch.compile``: pays for long local runs."""
     together: int | Literal["auto"] = 1
     """Workers of one process trained at once, as one batched net; ``auto`` measures whether that
-    is faster than in turn. Equal to training in turn up to rounding, not bit for bit."""
+    is faster than in turn. Equal to training in turn up to rounding, not bit for bit, and with
+    dropout other draws. Holds the weights and activations of all at once."""
     loader_workers: int = Field(0, ge=0)
     """Processes that decode the data; what cannot be kept in memory is decoded every epoch. With
     random transforms another number gives other draws."""

@@ -64,7 +64,11 @@ def test_parse_refuses(value, message):
         ("together", 0, "together must be at least 1 or 'auto', received 0"),
         ("together", "many", r"together.*should be 'auto' \(received 'many'\)"),
         ("stop_when", 0.1, r"stop_when: .*instance of StopRule \(received 0.1\)"),
-        ("stop_when", {}, "stop_when needs a condition: benefit, rank_correlation or class_cosine"),
+        (
+            "stop_when",
+            {},
+            "stop_when needs a condition, such as benefit=0.05",
+        ),
         ("stop_when", {"benefi": 0.1}, "unknown StopRule option 'benefi'.*Did you mean 'benefit'"),
         ("stop_when", {"benefit": 0.0}, r"benefit: .*greater than 0 \(received 0.0\)"),
         ("stop_when", {"class_cosine": 1}, r"class_cosine: .*less than 1 \(received 1\)"),

@@ -209,8 +209,12 @@ class Conversation:
 
     def _ask(self, request: Callable[[], T]) -> T:
         """Have the thread ask the store, and give up on it if no answer comes."""
+        answer = self._asker.ask(request)
         try:
-            return self._asker.ask(request).result(timeout=self.patience)
+            for _ in range(9):  # a process that itself stood still must not blame the store
+                with suppress(FutureTimeout):
+                    return answer.result(timeout=self.patience / 10)
+            return answer.result(timeout=self.patience / 10)
         except (FutureTimeout, RuntimeError) as error:  # torch's network errors are RuntimeErrors
             reason = str(error).splitlines()[0] if str(error) else "no answer"
             raise LostContact(

@@ -21,7 +21,7 @@ class WorkerSummary:
         loss: mean training loss of its last local epoch; None if it is not finite.
         accuracy: on held-out data, in [0, 1], at the end; None without any.
         density: share of the prunable weights that it kept.
-        seconds: of its training.
+        seconds: of its training; with ``together``, of the group that it was trained in.
         kept: whether it is in the last merge.
         reason: why not.
         classes_missing: classes of which its shard has no sample.

@@ -24,8 +24,8 @@ from lipt_cords.warmstart.pruning import Pruning, WeightAverage
 from lipt_cords.warmstart.worker import (
     WorkerResult,
     WorkerTask,
-    _augmentation,
-    _held_out,
+    augmentation,
+    held_out,
     run_worker,
 )
 
@@ -208,7 +208,7 @@ class Lane:
             self._feed = Feed(
                 task.dataset, task.indices, self._device, task.pool, config.loader_workers
             )
-            self._augment = _augmentation(self._feed, config)
+            self._augment = augmentation(self._feed, config)
         self._draws_to_read = self._augment is not None or not self._feed.source.resident
         order = generator(config.seed, "worker", task.worker, "order")
         self._batches = self._feed.epochs(config.batch_size, order, skip=task.first_step)
@@ -241,7 +241,7 @@ class Lane:
             lay_out(self.model, memory_layout(task.config.memory_format, self._device))
             state = tensor_state(self.model)
             finite = all_finite(state)
-            held_out, reading, forward = _held_out(task, self.model) if finite else (None, None, 0)
+            accurate, reading, forward = held_out(task, self.model) if finite else (None, None, 0)
         last = losses[len(losses) - self.last_epoch :]
         total = sum(loss * size for loss, size in zip(last, self._sizes, strict=True))
         return WorkerResult(
@@ -251,7 +251,7 @@ class Lane:
             steps=task.steps,
             passes=self.passes,
             loss=total / sum(self._sizes),
-            accuracy=held_out,
+            accuracy=accurate,
             density=self.pruning.density,
             seconds=seconds,
             evaluation_seconds=time.perf_counter() - started,

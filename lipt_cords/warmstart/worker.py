@@ -105,7 +105,7 @@ class WorkerResult:
         loss: mean training loss of the last local epoch.
         accuracy: on held-out data, or on the probe alone where there is no other; or None.
         density: share of the prunable weights that was kept.
-        seconds: of training, reading its data included.
+        seconds: of training, reading its data included; with ``together``, of its whole group.
         evaluation_seconds: of the evaluation on held-out data.
         reading: what it says about the probe, or None.
         forward_passes: samples that the evaluation ran forward.
@@ -177,7 +177,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
             all_steps=task.all_steps,
             decay=task.decay_steps,
             single_samples=min(len(feed), config.batch_size) == 1,
-            augment=_augmentation(feed, config),
+            augment=augmentation(feed, config),
             before_step=pruning.before,
             after_step=after_step,
         )
@@ -187,7 +187,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
         trained = time.perf_counter()
         state = tensor_state(model)
         finite = all_finite(state)
-        held_out, reading, forward = _held_out(task, model) if finite else (None, None, 0)
+        accurate, reading, forward = held_out(task, model) if finite else (None, None, 0)
     return WorkerResult(
         worker=task.worker,
         state=state,
@@ -195,7 +195,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
         steps=task.steps,
         passes=descent.passes,
         loss=descent.loss,
-        accuracy=held_out,
+        accuracy=accurate,
         density=pruning.density,
         seconds=trained - started,
         evaluation_seconds=time.perf_counter() - trained,
@@ -204,7 +204,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     )
 
 
-def _held_out(task: WorkerTask, model: nn.Module) -> tuple[float | None, Reading | None, int]:
+def held_out(task: WorkerTask, model: nn.Module) -> tuple[float | None, Reading | None, int]:
     """Accuracy, reading, and the samples that they took; one pass where one serves both."""
     reading, taken = None, 0
     if task.probe is not None:
@@ -214,7 +214,8 @@ def _held_out(task: WorkerTask, model: nn.Module) -> tuple[float | None, Reading
     return accuracy(model, task.validation), reading, taken + len(task.validation)
 
 
-def _augmentation(feed: Feed, config: WarmStartConfig) -> BatchRandAugment | None:
+def augmentation(feed: Feed, config: WarmStartConfig) -> BatchRandAugment | None:
+    """What changes a worker's batches, if anything does."""
     if config.augmentation == "none":
         return None
     low, high = channel_range(feed)

@@ -6,10 +6,12 @@ it runs in one of its own.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,27 +24,34 @@ FAULTS = {
     "diverging worker": "merged",
     "late rank": "merged",
 }
+NETWORK = "network cut, min_workers"
+"""For the tests of the network, which share the run."""
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc are Linux's")
 
 
+@functools.cache
+def run_benchmark():
+    """Run the benchmark once for all tests; its figures, and what it printed."""
+    with tempfile.TemporaryDirectory() as directory:
+        command = [sys.executable, str(SCRIPT), "--trials", "1", "--first", "1"]
+        command += ["--output", directory, "--only", *FAULTS, NETWORK]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
+        written = Path(directory) / "faults.json"
+        assert written.exists(), done.stderr
+        return json.loads(written.read_text()), done
+
+
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory):
-    """Run the benchmark once; its figures, and what it printed."""
-    directory = tmp_path_factory.mktemp("faults")
-    command = [sys.executable, str(SCRIPT), "--trials", "1", "--first", "1"]
-    command += ["--output", str(directory), "--only", *FAULTS]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
-    assert (directory / "faults.json").exists(), done.stderr
-    return json.loads((directory / "faults.json").read_text()), done
+def outcome():
+    return run_benchmark()
 
 
 def test_no_promise_is_broken(outcome):
     figures, done = outcome
-    broken = [text for one in figures["scenarios"].values() for text in one["broken_promises"]]
-    assert not broken
-    assert done.returncode == 0, done.stderr
+    assert not [text for name in FAULTS for text in figures["scenarios"][name]["broken_promises"]]
+    assert figures["broken_promises"] > 0 or done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("fault", FAULTS)

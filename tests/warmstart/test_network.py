@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults.py"
+from test_faults import NETWORK, run_benchmark
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
 
 
-def test_a_cut_network_costs_the_workers_behind_it_and_no_more(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--trials", "1", "--output", str(tmp_path)]
-    command += ["--only", "network cut, min_workers"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
-    assert (tmp_path / "faults.json").exists(), done.stderr
-    one = json.loads((tmp_path / "faults.json").read_text())["scenarios"][command[-1]]
-    if "skipped" in one:
-        pytest.skip(one["skipped"])
-    assert not one["broken_promises"]
-    assert (one["ended_merged"], one["hung"], one["resumed_equal"]) == (1, 0, 1)
-    said = "\n".join(one["messages"])
-    assert "merged without worker 2: was lost with its process" in said
-    assert "lost contact with the store" in said
-    assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def cut():
+    """The figures of a cable that was pulled in the middle of a run."""
+    figures = run_benchmark()[0]["scenarios"][NETWORK]
+    if "skipped" in figures:
+        pytest.skip(figures["skipped"])
+    return figures
+
+
+def test_no_promise_is_broken(cut):
+    assert not cut["broken_promises"]
+    assert (cut["trials"], cut["hung"]) == (1, 0)
+
+
+def test_the_side_with_the_store_merges_and_names_what_it_is_without(cut):
+    assert cut["ended_merged"] == 1
+    assert "merged without worker 2: was lost with its process" in cut["messages"]
+
+
+def test_the_other_side_says_what_happened(cut):
+    assert any("lost contact with the store" in text for text in cut["messages"])
+
+
+def test_one_host_goes_on_from_there(cut):
+    assert (cut["resumed"], cut["resumed_equal"]) == (1, 1)
+    assert cut["finished_workers_lost"] == 0

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from warmstart_material import make_images, make_net
 
 from lipt_cords.warmstart import LiPTWarmStart, crew, rounds
+from lipt_cords.warmstart.soup import Judge
 from lipt_cords.warmstart.worker import run_worker
 
 SMALL = {
@@ -90,6 +91,36 @@ def test_a_finished_run_is_read_again(whole, tmp_path, monkeypatch):
     assert trained == []
     assert same(again.state_dict, whole.state_dict)
     assert again.report.passes == whole.report.passes
+
+
+def test_a_run_that_died_after_its_last_merge_still_has_its_workers(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Judge, "finish", lambda *_: (_ for _ in ()).throw(Killed()))
+        fit(tmp_path, keep_workers=True)
+    resumed = fit(tmp_path, keep_workers=True)
+    pairs = zip(resumed.worker_states, whole.worker_states, strict=True)
+    assert all(same(mine, theirs) for mine, theirs in pairs)
+    assert same(resumed.state_dict, whole.state_dict)
+
+
+def test_a_stop_lowers_the_rate_and_ends_the_rounds_early_with_the_same_bits_after_a_crash(
+    tmp_path, monkeypatch
+):
+    options = {
+        "rounds": 12, "epochs": 12, "schedule": "wsd", "stop_when": {"merged_loss": 1e9},
+        "probe_every": 3,
+    }  # fmt: skip
+    stopped = fit(**options)
+    assert [one.round for one in stopped.report.rounds] == [0, 1, 2, 3]  # a third of three more
+    assert stopped.report.stopped_early
+    assert stopped.report.merged_accuracy is not None
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        crash_after(patch, 13)
+        fit(tmp_path, **options)
+    assert same(fit(tmp_path, **options).state_dict, stopped.state_dict)
+    at_once = fit(**{**options, "schedule": "constant"})
+    assert len(at_once.report.rounds) == 3
+    assert not same(at_once.state_dict, stopped.state_dict)
 
 
 def test_only_the_last_round_is_kept_on_disk(tmp_path):

@@ -115,7 +115,7 @@ def reading(seed):
 
 def test_a_round_is_measured_by_its_workers_and_its_merge():
     workers, merged, before = [reading(seed) for seed in range(4)], reading(8), reading(9)
-    found = measure_stability(workers, merged, before, [], seed=0)
+    found = measure_stability(workers, merged, before, [], 100, seed=0)
     losses = torch.stack([one.losses for one in workers]).double()
     assert found.workers == 4
     assert found.class_cosine == pairwise_class_cosine([w.class_gradients for w in workers])
@@ -123,14 +123,28 @@ def test_a_round_is_measured_by_its_workers_and_its_merge():
     assert found.worker_loss == pytest.approx(sum(one.loss for one in workers) / 4)
     assert found.merged_loss == merged.loss
     assert found.round_correlation == spearman(merged.losses, before.losses)
+    assert (found.critical_path_passes, found.benefit) == (100, None)
+
+
+def test_benefit_is_the_fall_of_the_merged_loss_over_the_last_quarter_of_the_path():
+    merges, earlier = [reading(seed) for seed in range(3)], []
+    for passes, merged in zip((40, 60, 100), merges, strict=True):
+        earlier.append(measure_stability([reading(5)], merged, None, earlier, passes, seed=0))
+    assert [one.benefit for one in earlier[:2]] == [None, pytest.approx(
+        1 - merges[1].loss / (merges[0].loss + (merges[1].loss - merges[0].loss) * 5 / 20)
+    )]  # fmt: skip
+    then = merges[1].loss + (merges[2].loss - merges[1].loss) * 15 / 40
+    assert earlier[2].benefit == pytest.approx(1 - merges[2].loss / then)
+    unmeasured = measure_stability([reading(5)], None, None, earlier, 200, seed=0)
+    assert unmeasured.benefit is None
 
 
 def test_one_worker_has_no_spread_and_the_first_merge_nothing_before_it():
-    alone = measure_stability([reading(0)], reading(1), None, [], seed=0)
+    alone = measure_stability([reading(0)], reading(1), None, [], 100, seed=0)
     assert (alone.workers, alone.class_cosine, alone.rank_correlation) == (1, None, None)
     assert (alone.round_correlation, alone.benefit) == (None, None)
     assert alone.worker_loss == reading(0).loss
-    once = measure_stability([reading(0), reading(1)], None, None, [], seed=0)
+    once = measure_stability([reading(0), reading(1)], None, None, [], 100, seed=0)
     assert once.merged_loss is None
     assert not should_stop(StopRule(rank_correlation=-0.9), alone)
 
@@ -138,6 +152,7 @@ def test_one_worker_has_no_spread_and_the_first_merge_nothing_before_it():
 def measured(benefit, rank_correlation, class_cosine):
     return Stability(
         workers=4,
+        critical_path_passes=100,
         class_cosine=class_cosine,
         rank_correlation=rank_correlation,
         worker_loss=1.0,
