@@ -9,7 +9,11 @@ from typing import Any
 from table_parts import load, markdown, origin
 
 SETS = ("fashion-mnist", "cifar10-jpeg")
-SIGNALS = ("pool_rank_correlation", "pool_class_cosine", "held_out_loss")
+SIGNALS = {
+    "pool_rank_correlation": "rank correlation",
+    "pool_class_cosine": "class-gradient cosine",
+    "held_out_loss": "held-out loss",
+}
 
 
 def scaling() -> str:
@@ -75,48 +79,118 @@ def frontier_reading() -> str:
 
 def _frontier_sentence(name: str) -> str:
     groups = grouped(load(f"frontier-{name}")["rows"])
-    mark = {s: statistics.fmean(r["end"][s] for r in groups[FULL]) for s in SIGNALS}
+    # A constant rate never settles: its signal is the mean of the last three epochs, over seeds.
+    mark = _means([point for row in groups[FULL] for point in row["points"][-3:]])
     passes = groups[FULL][0]["end"]["critical_path_passes"]
-    lipt = groups[RECOMMENDED]
-    mine = {s: statistics.fmean(r["end"][s] for r in lipt) for s in SIGNALS}
-    ratio = passes / lipt[0]["end"]["critical_path_passes"]
-    reached = [s for s in SIGNALS if _as_good(s, mine[s], mark[s])]
     text = (
-        f"On {name} 40 rounds with outer Nesterov make {ratio:.1f} times fewer passes on the "
-        f"critical path than 10 full epochs at a constant rate ({len(lipt)} seeds against "
-        f"{len(groups[FULL])}) and are as good or better by {_words(reached)}"
+        f"**{name}**: 10 full epochs at a constant rate ({_seeds(groups[FULL])}, mean of "
+        f"the last three epochs) reach {_shown(mark)}."
     )
-    missed = [s for s in SIGNALS if s not in reached]
-    text += f", not by {_words(missed)}." if missed else "."
-    if ANNEALED in groups:
-        annealed = {s: statistics.fmean(r["end"][s] for r in groups[ANNEALED]) for s in SIGNALS}
-        better = [s for s in SIGNALS if not _as_good(s, mine[s], annealed[s])]
+    for label in (RECOMMENDED, SHORT, "LiPT, one merge"):
+        group = groups.get(label, [])
+        if not group:
+            continue
+        mine = _means([row["end"] for row in group])
+        ratio = passes / group[0]["end"]["critical_path_passes"]
         text += (
-            f" Ten full epochs with an annealed rate are better by {_words(better)}."
-            if better
-            else " Ten full epochs with an annealed rate are no better."
+            f" {label} ({_seeds(group)}) with {ratio:.1f} times fewer passes: "
+            f"{_against(mine, mark)}."
+        )
+    mine = _means([row["end"] for row in groups[RECOMMENDED]])
+    if ANNEALED in groups:
+        annealed = _means([row["end"] for row in groups[ANNEALED]])
+        text += (
+            " Against 10 full epochs with an annealed rate, 40 rounds are "
+            f"{_against(mine, annealed)}."
         )
     if DDP in groups:
-        ddp = {s: statistics.fmean(r["end"][s] for r in groups[DDP]) for s in SIGNALS}
-        better = [s for s in SIGNALS if not _as_good(s, mine[s], ddp[s])]
-        sent = groups[DDP][0]["bytes_with_a_rank_a_worker"]
-        more = sent / lipt[0]["bytes_with_a_rank_a_worker"]
+        short = _means([row["end"] for row in groups[SHORT]])
+        ddp = groups[DDP][0]
+        more = ddp["bytes_with_a_rank_a_worker"] / groups[SHORT][0]["bytes_with_a_rank_a_worker"]
         text += (
-            f" Data-parallel training of the same critical path sends {more:.0f} times the bytes "
-            f"and is better by {_words(better)}."
+            f" Against data-parallel training of the same critical path, which sends {more:.0f} "
+            f"times the bytes, 32 rounds are {_against(short, _means([ddp['end']]))}."
+        )
+    worker = groups.get("one worker, cosine, batch 16")
+    if worker and "LiPT, one merge" in groups:
+        merge = _means([row["end"] for row in groups["LiPT, one merge"]])
+        text += (
+            " Against one worker with an annealed rate on the whole pool, as long as the critical "
+            f"path, one merge is {_against(merge, _means([worker[0]['end']]))}."
         )
     return text
 
 
+def frontier_headline() -> str:
+    """The recommended setting against ten full epochs, in a sentence for each set."""
+    sentences = []
+    for name in SETS:
+        groups = grouped(load(f"frontier-{name}")["rows"])
+        mark = _means([point for row in groups[FULL] for point in row["points"][-3:]])
+        mine = _means([row["end"] for row in groups[RECOMMENDED]])
+        ratio = (
+            groups[FULL][0]["end"]["critical_path_passes"]
+            / groups[RECOMMENDED][0]["end"]["critical_path_passes"]
+        )
+        sentences.append(
+            f"On {name}, 16 workers merged 40 times have the gradient signal of 10 full epochs at "
+            f"a constant rate with {ratio:.1f} times fewer passes on the critical path "
+            f"({_seeds(groups[RECOMMENDED])}): {_against(mine, mark)}."
+        )
+    return " ".join(sentences) + "\n"
+
+
+def _seeds(group: list[dict[str, Any]]) -> str:
+    return f"{len(group)} seed" + "s" * (len(group) > 1)
+
+
+def _means(points: list[dict[str, Any]]) -> dict[str, float]:
+    return {s: statistics.fmean(point[s] for point in points) for s in SIGNALS}
+
+
+def _shown(means: dict[str, float]) -> str:
+    return ", ".join(f"{SIGNALS[s]} {means[s]:.3f}" for s in SIGNALS)
+
+
+def _against(mine: dict[str, float], other: dict[str, float]) -> str:
+    """In which measures a model is as good as another, or better, and in which it is worse."""
+    worse = [s for s in SIGNALS if (mine[s] - other[s]) * (-1 if s == "held_out_loss" else 1) < 0]
+    if not worse:
+        return "as good or better by every measure"
+    better = [SIGNALS[s] for s in SIGNALS if s not in worse]
+    text = f"worse by {' and '.join(SIGNALS[s] for s in worse)}"
+    return text + (f", as good or better by {' and '.join(better)}" if better else "")
+
+
 def stability() -> str:
     """How well each run-time statistic follows the signal measured against long warm-ups."""
+    results = load("stability")
+    names = next(iter(results["sets"].values()))["agreement"]
     rows = []
-    for name in load("stability")["statistics"]:
-        found = load("stability")["statistics"][name]
-        cells = [f"{found[s]:.2f}" if found.get(s) is not None else "-" for s in SETS]
-        rows.append([name.replace("_", " "), *cells])
-    head = ("Statistic at run time", *(f"Rank correlation with the signal, {s}" for s in SETS))
-    return markdown(head, rows) + "\n`python benchmarks/stability.py`\n"
+    for name in names:
+        cells = [name.replace("_", " ")]
+        for found in results["sets"].values():
+            values = found["agreement"][name]
+            cells += ["-" if values[part] is None else f"{values[part]:.2f}" for part in PARTS]
+        rows.append(cells)
+    head = ["Statistic at run time"]
+    for name, found in results["sets"].items():
+        head += [f"{name}, {PARTS[part]} ({found['rounds'][part]})" for part in PARTS]
+    return markdown(head, rows) + origin(results)
+
+
+def stability_reading() -> str:
+    """Whether the predicted benefit comes true."""
+    found = load("stability")["sets"]
+    parts = [
+        f"{one['next_fall']['agreement']:.2f} on {name} ({one['next_fall']['rounds']} rounds)"
+        for name, one in found.items()
+    ]
+    return (
+        "The recent fall of the merged loss (`benefit`) is no measure of quality but of what is "
+        "still to come: its rank correlation with the true fall of the held-out loss up to the "
+        f"next measured round is {' and '.join(parts)}.\n"
+    )
 
 
 def faults() -> str:
@@ -124,18 +198,19 @@ def faults() -> str:
     results = load("faults")
     rows = [
         [
-            row["scenario"].replace("_", " "),
-            str(row["trials"]),
-            str(row["ended_merged"]),
-            str(row["ended_with_clear_error"]),
-            str(row["hung"]),
-            f"{row['resumed_equal']} of {row['resumed']}",
-            str(row["finished_workers_lost"]),
+            name,
+            str(found["trials"]),
+            str(found["ended_merged"]),
+            str(found["ended_with_clear_error"]),
+            str(found["ended_with_unclear_error"] + found["hung"]),
+            f"{found['resumed_equal']} of {found['resumed']}" if found["resumed"] else "-",
+            str(found["finished_workers_lost"]),
         ]
-        for row in results["scenarios"]
+        for name, found in results["scenarios"].items()
     ]
     head = (
-        "Fault, at random moments", "Trials", "Ended merged", "Ended with a clear error", "Hung",
+        "Fault, at random moments", "Trials", "Ended merged", "Ended with a clear error",
+        "Hung or unclear",
         "Resumed with equal bits", "Finished workers lost",
     )  # fmt: skip
     return markdown(head, rows) + origin(results)
@@ -144,16 +219,18 @@ def faults() -> str:
 def together() -> str:
     """Workers trained at once against in turn."""
     results = load("together")
+    sizes = results["settings"]["sizes"]
     rows = [
-        [row["net"], str(row["workers"]), f"{row['together_over_in_turn']:.2f}"]
-        for row in results["rows"]
+        [net["title"], *(f"{net['speedup'][str(size)]:.2f}" for size in sizes)]
+        for net in results["nets"].values()
     ]
-    head = ("Net", "Workers at once", "Speed relative to in turn")
+    head = ("Net, speed relative to in turn", *(f"{size} workers at once" for size in sizes))
     return markdown(head, rows) + origin(results)
 
 
+PARTS = {"all": "all rounds", "steady": "before the rate falls", "end": "ends alone"}
 FULL, ANNEALED = "10 full epochs, constant, batch 64", "10 full epochs, cosine, batch 64"
-RECOMMENDED = "40 rounds, nesterov"
+RECOMMENDED, SHORT = "40 rounds, nesterov", "32 rounds, nesterov"
 DDP = "data-parallel, cosine, batch 256"
 LABELS: dict[str, Callable[[dict[str, Any]], str]] = {
     "full": lambda r: f"10 full epochs, {r['schedule']}, batch {r['batch']}",
@@ -173,19 +250,6 @@ def grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return groups
 
 
-def _as_good(signal: str, mine: float, other: float) -> bool:
-    return mine <= other if signal == "held_out_loss" else mine >= other
-
-
-def _words(signals: list[str]) -> str:
-    names = {
-        "pool_rank_correlation": "rank correlation",
-        "pool_class_cosine": "class-gradient cosine",
-        "held_out_loss": "held-out loss",
-    }
-    return " and ".join(names[signal] for signal in signals) or "nothing"
-
-
 def _spread(values: list[float]) -> str:
     mean = f"{statistics.fmean(values):.3f}"
     return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
@@ -196,5 +260,6 @@ def _bytes(value: float) -> str:
 
 
 DISTRIBUTED = (
-    scaling, scaling_reading, frontier, frontier_reading, stability, faults, together,
+    scaling, scaling_reading, frontier, frontier_headline, frontier_reading, stability, stability_reading, faults,
+    together,
 )  # fmt: skip

@@ -296,6 +296,7 @@ class Run:
                 self.kill()
                 break
             time.sleep(0.005)
+        self.reap()
         return seen - began
 
     def _show_stacks(self) -> None:
