@@ -260,6 +260,6 @@ def _bytes(value: float) -> str:
 
 
 DISTRIBUTED = (
-    scaling, scaling_reading, frontier, frontier_headline, frontier_reading, stability, stability_reading, faults,
-    together,
+    scaling, scaling_reading, frontier, frontier_headline, frontier_reading, stability,
+    stability_reading, faults, together,
 )  # fmt: skip
