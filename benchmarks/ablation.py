@@ -2,7 +2,7 @@
 
     python benchmarks/ablation.py --data DIR --output benchmarks/results
 
-Small CNN, 8 workers, on the bundled digits and on 6,000 images of Fashion-MNIST (needs
+Small CNN, 8 workers, on the bundled digits and on 2,000 images of Fashion-MNIST (needs
 DIR/FashionMNIST). Held-out accuracy of the mean worker and of the merged model for every seed, with
 the passes that the option costs beside training. All variants have the base's critical path, but
 for the ones that change it by name (no common start, SNIP's one batch a worker and round).
@@ -27,8 +27,8 @@ from lipt_cords.provenance import provenance
 SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {"limit": None, "options": {"common_steps": 20, "epochs": 4, "batch_size": 16}},
     "fashion-mnist": {
-        "limit": 6_000,
-        "options": {"common_steps": 100, "epochs": 4, "batch_size": 32},
+        "limit": 2_000,
+        "options": {"common_steps": 60, "epochs": 4, "batch_size": 32},
     },
 }
 VARIANTS: dict[str, dict[str, Any]] = {
