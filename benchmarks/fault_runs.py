@@ -265,6 +265,15 @@ class Run:
         """Process of every rank, as last started."""
         return {int(rank): int(pid) for _, rank, _, pid in self.events("pid")}
 
+    def kill_rank(self, rank: int) -> None:
+        """Kill -9 a rank, unless its program has come to its end, as torch's then waits for it."""
+        pid = self.pids()[rank]
+        ended = [float(e[0]) for e in self.events("end") if e[1] == str(rank)]
+        began = [float(e[0]) for e in self.events("pid") if e[1] == str(rank)]
+        if ended and ended[-1] > began[-1]:
+            raise ProcessLookupError
+        os.kill(pid, signal.SIGKILL)
+
     def reap(self) -> None:
         """Take note of whatever has ended; orphans are this process's children then."""
         with suppress(ChildProcessError):

@@ -76,7 +76,7 @@ def kill_rank(bench: Bench, draw: random.Random, trial: int, restarts: int = 0) 
         rank = draw.randrange(job.ranks)
         moment = draw.choice(MOMENTS) if number else MOMENTS[trial % len(MOMENTS)]
         finished = bench.strike(
-            run, verdict, draw, moment, rank, lambda one=rank: os.kill(run.pids()[one], 9)
+            run, verdict, draw, moment, rank, lambda one=rank: run.kill_rank(one)
         )
         strikes.append((finished, run.struck))
     verdict.seconds_to_end = run.wait(45)
