@@ -137,6 +137,9 @@ def frontier_headline() -> str:
             f"a constant rate with {ratio:.1f} times fewer passes on the critical path "
             f"({_seeds(groups[RECOMMENDED])}): {_against(mine, mark)}."
         )
+        if ANNEALED in groups:
+            annealed = _means([row["end"] for row in groups[ANNEALED]])
+            sentences.append(f"Against an annealed rate: {_against(mine, annealed)}.")
     return " ".join(sentences) + "\n"
 
 

@@ -50,3 +50,11 @@ def test_the_example_of_the_page_runs(page):
     exec(compile(whole[0], page, "exec"), names)
     report = (names.get("warm") or names["result"]).report
     assert report.critical_path_passes < report.passes
+
+
+def test_the_options_of_the_page_on_many_processes_are_valid():
+    text = (ROOT / "docs/distributed.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(compile(block, "distributed.md", "exec"), {"__name__": "__main__"})
