@@ -52,6 +52,8 @@ def write_atomic(path: str | Path, data: bytes | str) -> Path:
         Path(temporary).replace(path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
+        if error.errno is None:  # somebody's own words
+            raise
         raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names none
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
