@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from lipt_cords.allocation import keep_freed_memory
 from lipt_cords.display import Display, show_diagnosis, show_report, show_run, show_selection
 from lipt_cords.runs import is_main_process
 
@@ -202,6 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
         0; 1 for a command that found something broken; 2 for a user's error; 130 after Ctrl-C.
     """
     _configure_logging()
+    keep_freed_memory()
     try:
         code = app(args=arguments, standalone_mode=False)
     except USAGE_ERROR as error:

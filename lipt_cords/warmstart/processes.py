@@ -24,6 +24,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from lipt_cords.allocation import keep_freed_memory
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.warmstart.control import LostContact
 from lipt_cords.warmstart.interrupt import Interrupted
@@ -121,6 +122,7 @@ def _fit_as_rank(
     from lipt_cords.warmstart.lipt import LiPTWarmStart
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
     train, val, loss, num_classes, shards, on_round = arguments
     try:
         result = LiPTWarmStart(config).fit(
