@@ -8,14 +8,16 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fault_runs import ADDRESSES, OPTIONS, Run, lost
+from fault_ranks import ADDRESSES, OPTIONS
+from fault_rigs import small_disk, two_hosts
+from fault_runs import Run, lost
 
 from lipt_cords.files import load_tensors, read_json
 
@@ -29,10 +31,6 @@ MOMENTS = [
 """Phases, and the round, in which the faults fall in turn."""
 STOPPED = "stopped by SIGTERM; finished workers are kept in [^:]*"
 WORKERS = OPTIONS["num_workers"]
-
-
-class Skipped(Exception):
-    """The machine does not permit what a scenario needs."""
 
 
 @dataclass
@@ -281,52 +279,6 @@ def foreign(bench: Bench) -> Path:
         other = bench.ended(Run(bench.job(options={"seed": 1})))
         bench.foreign = max(other.job.work_dirs[0].glob("progress/round_*"))  # type: ignore
     return bench.foreign  # type: ignore[attr-defined, no-any-return]
-
-
-@contextmanager
-def small_disk(where: Path, size: int) -> Iterator[None]:
-    """A file system of its own in a directory."""
-    where.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(where)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise Skipped(f"a small disk cannot be mounted: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(where)], check=True)
-
-
-@contextmanager
-def two_hosts() -> Iterator[tuple[tuple[str, str], Callable[[str], None]]]:
-    """Two network namespaces, a switch between them, and the second one's cable: up or down."""
-    name = f"faults{os.getpid()}"
-    hosts, switch = (f"{name}a", f"{name}b"), f"{name}s"
-
-    def ip(*words: str) -> None:
-        done = subprocess.run(["ip", *words], capture_output=True, text=True)
-        if done.returncode:
-            raise Skipped(f"no network of two hosts: ip {words[0]}: {done.stderr.strip()}")
-
-    if shutil.which("ip") is None:
-        raise Skipped("no network of two hosts: there is no ip command (iproute2)")
-    try:
-        for one in (*hosts, switch):
-            ip("netns", "add", one)
-            ip("-n", one, "link", "set", "lo", "up")
-        ip("-n", switch, "link", "add", "middle", "type", "bridge")
-        ip("-n", switch, "link", "set", "middle", "up")
-        for host, port, address in zip(hosts, ("port0", "port1"), ADDRESSES, strict=True):
-            veth = ("type", "veth", "peer", "name", port, "netns", switch)
-            ip("-n", host, "link", "add", "eth0", *veth)
-            ip("-n", switch, "link", "set", port, "master", "middle", "up")
-            ip("-n", host, "address", "add", f"{address}/24", "dev", "eth0")
-            ip("-n", host, "link", "set", "eth0", "up")
-        yield hosts, lambda way: ip("-n", switch, "link", "set", "port1", way)
-    finally:
-        for one in (*hosts, switch):
-            with suppress(Skipped):
-                ip("netns", "delete", one)
 
 
 def unsound(work_dir: Path) -> list[str]:

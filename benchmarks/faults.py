@@ -27,8 +27,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fault_runs import OPTIONS, Job, Run, fit, forked, lost, told
-from fault_scenarios import SCENARIOS, Skipped, Verdict
+from fault_ranks import OPTIONS, Job, fit, told
+from fault_rigs import Skipped
+from fault_runs import Run, forked, lost
+from fault_scenarios import SCENARIOS, Verdict
 
 from lipt_cords.files import output_directory, write_json
 from lipt_cords.provenance import provenance

@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.warmstart.averaging import State
-from lipt_cords.warmstart.exact import ExactSum, largest_changes
-from lipt_cords.warmstart.folder import RunFolder, digest
+from lipt_cords.warmstart.exact import ExactSum
+from lipt_cords.warmstart.folder import RunFolder
+from lipt_cords.warmstart.holding import LOST, NOT_FINITE, Finished, Holding
 from lipt_cords.warmstart.plan import Plan
-from lipt_cords.warmstart.probe import Reading
 from lipt_cords.warmstart.ranks import Ranks
-from lipt_cords.warmstart.report import WorkerSummary, finite_or_none
+from lipt_cords.warmstart.report import WorkerSummary
 from lipt_cords.warmstart.soup import GreedySoup, Judge
 from lipt_cords.warmstart.together import run_workers
-from lipt_cords.warmstart.worker import WorkerResult, WorkerTask
-
-NOT_FINITE = "weights are not finite"
-LOST = "was lost with its process"
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What a worker of a round tells the others: everything but its weights.
-
-    Attributes:
-        summary: for the report.
-        largest: largest absolute change of every entry of its state, for the sum's grid.
-        reading: what it says about the probe.
-        forward_passes: samples that its evaluation ran forward.
-    """
-
-    summary: WorkerSummary
-    largest: list[float]
-    reading: Reading | None = None
-    forward_passes: int = 0
+from lipt_cords.warmstart.worker import WorkerTask
 
 
 class Crew:
@@ -56,10 +36,8 @@ class Crew:
     def __init__(
         self, ranks: Ranks, config: WarmStartConfig, plan: Plan, folder: RunFolder | None
     ) -> None:
-        self._ranks, self._config, self._plan, self._folder = ranks, config, plan, folder
-        self._start: State = {}
-        self._round = 0
-        self._states: dict[int, State] = {}
+        self._ranks, self._config, self._plan = ranks, config, plan
+        self._holding = Holding(ranks.rank, plan, folder)
         self.evaluation_seconds = 0.0
         self._loaded: list[int] = []
         self._resumed = False
@@ -83,30 +61,32 @@ class Crew:
             ValueError: a worker cannot read its shard, fewer workers than are needed have finite
                 weights, or a file of a finished worker is not what it should be.
         """
-        self._start, self._round, self._states, self._resumed = start, number, {}, False
-        start_digest = digest(start) if self._folder is not None else ""
+        self._resumed = False
+        self._holding.stand_at(start, number)
         mine = range(self._ranks.rank, self._config.num_workers, self._ranks.size)
 
         def work() -> list[Finished]:
-            done = [one for one in (self._find(w, start_digest) for w in mine) if one is not None]
+            done = [one for one in map(self._holding.find, mine) if one is not None]
             self._loaded += [one.summary.worker for one in done]
             missing = [w for w in mine if w not in {one.summary.worker for one in done}]
             if missing:
                 last = missing[-1] + 1
                 announce(f"workers {missing[0] + 1} to {last}, round {number + 1}")
             for result in run_workers([task_of(worker) for worker in missing]):
-                done.append(self._finish(result, start_digest))
+                self.evaluation_seconds += result.evaluation_seconds
+                done.append(self._holding.keep(result))
             return done
 
         heard = [one for part in self._ranks.everywhere(work) for one in part]
-        heard += self._adopt({one.summary.worker for one in heard}, start_digest)
+        heard += self._adopt({one.summary.worker for one in heard})
         finished = sorted(heard, key=lambda one: one.summary.worker)
         self._require_enough([one.summary for one in finished])
         return finished
 
     def stand_after(self, start: State, number: int) -> None:
         """Take up after the merge of a round that is in the folder, and its workers beside it."""
-        self._start, self._round, self._resumed = start, number, True
+        self._resumed = True
+        self._holding.stand_at(start, number)
 
     def choose(self, finished: Sequence[Finished], judge: Judge) -> list[WorkerSummary]:
         """Decide who is in the soup; for a greedy soup rank 0 tries them from the best down."""
@@ -138,14 +118,14 @@ class Crew:
         sizes = {worker: len(self._plan.shards[worker]) for worker in kept}
         weights = sizes if self._config.soup == "weighted" else dict.fromkeys(kept, 1)
         total = ExactSum(
-            self._start,
+            self._holding.start,
             len(kept),
             [max(column) for column in zip(*largest, strict=True)],
             max(weights.values()),
         )
         mine = [one.worker for one in summaries if one.kept and one.rank == self._ranks.rank]
         for worker in mine:
-            state = self.state_of(worker)
+            state = self._holding.state_of(worker)
             if state is not None:
                 total.add(state, weights[worker])
         tail = torch.tensor([len(mine), sum(weights[worker] for worker in mine)])
@@ -161,14 +141,6 @@ class Crew:
         """Workers of this rank that were finished already, in any round."""
         return self._loaded
 
-    def state_of(self, worker: int) -> State | None:
-        """A worker's weights in this round, on the CPU, if this rank holds them."""
-        state = self._states.get(worker)
-        if state is None and self._folder is not None:
-            stored = self._folder.find(_name(self._round, worker))
-            state = None if stored is None else stored.groups["state"]
-        return state
-
     def worker_states(self, summaries: Sequence[WorkerSummary]) -> list[State | None] | None:
         """With ``keep_workers``: every worker's state, on every rank and on the CPU."""
         if not self._config.keep_workers:
@@ -179,99 +151,22 @@ class Crew:
             if one.reason == NOT_FINITE or owner not in self._ranks.live:
                 gathered.append(None)
                 continue
-            state = self.state_of(one.worker) if owner == self._ranks.rank else None
-            shared = self._ranks.broadcast(state or self._start, source=owner)
+            state = self._holding.state_of(one.worker) if owner == self._ranks.rank else None
+            shared = self._ranks.broadcast(state or self._holding.start, source=owner)
             gathered.append({name: value.cpu() for name, value in shared.items()})
         return gathered
 
-    def _finish(self, result: WorkerResult, start_digest: str) -> Finished:
-        """Hold one trained worker, on disk if there is a folder."""
-        self.evaluation_seconds += result.evaluation_seconds
-        worker = result.worker
-        summary = WorkerSummary(
-            worker=worker,
-            rank=self._ranks.rank,
-            samples=len(self._plan.shards[worker]),
-            steps=result.steps,
-            passes=result.passes,
-            loss=finite_or_none(result.loss),
-            accuracy=result.accuracy,
-            density=result.density,
-            seconds=result.seconds,
-            kept=result.finite,
-            reason=None if result.finite else NOT_FINITE,
-            classes_missing=self._plan.classes_missing[worker],
-        )
-        state = {name: value.cpu() for name, value in result.state.items()}
-        largest = largest_changes(state, self._start) if result.finite else []
-        written = False
-        if self._folder is not None:
-            groups = {"state": state if result.finite else {}}
-            if result.reading is not None:
-                groups["reading"] = {
-                    "losses": result.reading.losses,
-                    "class_gradients": result.reading.class_gradients,
-                }
-            accuracy = None if result.reading is None else result.reading.accuracy
-            details = {
-                "start": start_digest, "summary": asdict(summary), "largest": largest,
-                "reading_accuracy": accuracy, "forward_passes": result.forward_passes,
-            }  # fmt: skip
-            written = self._folder.keep(_name(self._round, worker), groups, details)
-        if result.finite and not written:
-            self._states[worker] = state
-        return Finished(summary, largest, result.reading, result.forward_passes)
-
-    def _find(self, worker: int, start_digest: str) -> Finished | None:
-        """A worker that was finished before, as if this rank had trained it."""
-        if self._folder is None:
-            return None
-        name = _name(self._round, worker)
-        stored = self._folder.find(name)
-        if stored is None:
-            return None
-        if stored.details.get("start") != start_digest:
-            raise ValueError(
-                f"{self._folder.root / name}.json started from other weights than this run: "
-                f"delete {self._folder.root} and run again"
-            )
-        summary = replace(WorkerSummary(**stored.details["summary"]), rank=self._ranks.rank)
-        reading = None
-        if "reading" in stored.groups:
-            reading = Reading(
-                accuracy=stored.details["reading_accuracy"], **stored.groups["reading"]
-            )
-        details = stored.details
-        return Finished(summary, details["largest"], reading, details["forward_passes"])
-
-    def _adopt(self, heard: set[int], start_digest: str) -> list[Finished]:
+    def _adopt(self, heard: set[int]) -> list[Finished]:
         """Workers of lost ranks: what they wrote where rank 0 can read it, else their names."""
         if len(heard) == self._config.num_workers:
             return []
         missing = [w for w in range(self._config.num_workers) if w not in heard]
 
         def look() -> list[Finished]:
-            found = {w: self._find(w, start_digest) for w in missing}
-            return [one if one is not None else self._lost(w) for w, one in found.items()]
+            holding, size = self._holding, self._ranks.size
+            return [holding.find(w) or holding.lost(w, w % size) for w in missing]
 
         return self._ranks.on_main(look)
-
-    def _lost(self, worker: int) -> Finished:
-        summary = WorkerSummary(
-            worker=worker,
-            rank=worker % self._ranks.size,
-            samples=len(self._plan.shards[worker]),
-            steps=0,
-            passes=0,
-            loss=None,
-            accuracy=None,
-            density=1.0,
-            seconds=0.0,
-            kept=False,
-            reason=LOST,
-            classes_missing=self._plan.classes_missing[worker],
-        )
-        return Finished(summary, [])
 
     def _require_enough(self, summaries: Sequence[WorkerSummary]) -> None:
         without = [one for one in summaries if not one.kept]
@@ -290,10 +185,10 @@ class Crew:
     def _greedy(self, summaries: Sequence[WorkerSummary], judge: Judge) -> list[int]:
         ranking = [one for one in summaries if one.kept]
         ranking.sort(key=lambda one: (-(one.accuracy or 0), one.worker))
-        soup, failure = GreedySoup(self._start, judge.trial), None
+        soup, failure = GreedySoup(self._holding.start, judge.trial), None
         for one in ranking:
-            held = self.state_of(one.worker) if one.rank == self._ranks.rank else None
-            state = self._ranks.to_main(held, one.rank, like=self._start)
+            held = self._holding.state_of(one.worker) if one.rank == self._ranks.rank else None
+            state = self._ranks.to_main(held, one.rank, like=self._holding.start)
             try:
                 if state is not None and failure is None:
                     soup.offer(one.worker, state)
@@ -306,7 +201,3 @@ class Crew:
             return soup.kept
 
         return self._ranks.on_main(outcome)
-
-
-def _name(number: int, worker: int) -> str:
-    return f"round_{number:05d}/worker_{worker:05d}"

@@ -16,10 +16,11 @@ from lipt_cords.warmstart.averaging import State, on_cpu, tensor_state
 from lipt_cords.warmstart.billing import make_report, over_rounds, seconds_by_phase
 from lipt_cords.warmstart.common import train_common_start
 from lipt_cords.warmstart.cost import Clock
-from lipt_cords.warmstart.crew import Crew, Finished
+from lipt_cords.warmstart.crew import Crew
 from lipt_cords.warmstart.feed import Pool
 from lipt_cords.warmstart.folder import RunFolder
 from lipt_cords.warmstart.history import History
+from lipt_cords.warmstart.holding import Finished
 from lipt_cords.warmstart.objective import LossFunction
 from lipt_cords.warmstart.outer import OuterOptimizer
 from lipt_cords.warmstart.plan import Plan
