@@ -12,14 +12,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from lipt_cords.config import StrictModel, WarmStartConfig, readable_errors
+from lipt_cords.config import MemoryFormat, Precision, StrictModel, WarmStartConfig, readable_errors
 from lipt_cords.errors import unknown_name
-
-STRATEGIES = (
-    "Full", "Random", "AdaptiveRandom", "RS2", "GLISTER", "GradMatch", "CRAIG",
-    "Importance", "Stratified", "GraNd", "EL2N",
-)  # fmt: skip
-SELECTION_TYPES = {"GLISTER": "Supervised", "GradMatch": "PerClassPerGradient", "CRAIG": "PerClass"}
+from lipt_cords.strategies import SELECTION_TYPES, split_strategy
 
 
 class Section(StrictModel):
@@ -255,6 +250,10 @@ class TrainConfig(Section):
     """The one seed of the run (not a key of CORDS)."""
     eval_every: int = Field(1, ge=1)
     """Epochs between two evaluations (not a key of CORDS); the last epoch always is one."""
+    precision: Precision = "fp32"
+    """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU that has it (not a key of CORDS)."""
+    memory_format: MemoryFormat = "auto"
+    """Layout of images and convolutions; ``auto``: channels_last (not a key of CORDS)."""
     print_every: int = Field(1, ge=1)
     """CORDS's epochs between two printed lines; not needed here."""
     run: int = 1
@@ -274,24 +273,3 @@ class TrainConfig(Section):
         if value.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
             raise unknown_name("device", value, ("auto", "cpu", "cuda", "cuda:0", "mps"))
         return value
-
-
-def split_strategy(name: str) -> tuple[str, bool, bool]:
-    """Take CORDS's spelling of a strategy apart: name, per batch, full-data warm-up.
-
-    >>> split_strategy("GradMatchPB-Warm")
-    ('GradMatch', True, True)
-
-    Raises:
-        ValueError: a strategy that is not run here.
-    """
-    plain = name.lower()
-    warm = plain.endswith("-warm")
-    plain = plain.removesuffix("-warm")
-    per_batch = plain.endswith("pb")
-    plain = plain.removesuffix("pb")
-    for strategy in STRATEGIES:
-        if strategy.lower() == plain:
-            return strategy, per_batch, warm
-    spelt = [*STRATEGIES, *(f"{name}PB" for name in SELECTION_TYPES)]
-    raise unknown_name("strategy in dss_args.type", name, [*spelt, *(f"{s}-Warm" for s in spelt)])

@@ -148,6 +148,8 @@ def run(
             },
             schedule_over=config.scheduler.over,
             eval_every=config.train_args.eval_every,
+            precision=config.train_args.precision,
+            memory_format=config.train_args.memory_format,
         )
         trainer.result.costs = assembled.costs
         if assembled.report is None:

@@ -23,11 +23,13 @@ from lipt_cords.checkpoint import (
     restore_random_states,
     save_checkpoint,
 )
+from lipt_cords.config import MemoryFormat, Precision
 from lipt_cords.data import BatchSource, Inputs, split_batch, to_device
 from lipt_cords.models import call_model, model_device
 from lipt_cords.randomness import preserved_rng
 from lipt_cords.records import FULL, SKIPPED, SUBSET, CurvePoint, Ledger
 from lipt_cords.sources import EpochSource
+from lipt_cords.warmstart.descent import autocast_dtype, laid_out, lay_out, memory_layout
 from lipt_cords.warmstart.evaluation import accuracy
 
 PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
@@ -79,6 +81,9 @@ class Trainer:
         schedule_over: ``run`` steps the schedule in every epoch as CORDS does, ``subset`` only in
             those on a subset.
         eval_every: epochs between two evaluations; the last epoch always is one.
+        precision: ``bf16`` autocast of the forward pass, ``fp32``, or ``auto``: bf16 on a GPU
+            that has it. Losses, steps and evaluation are in full precision.
+        memory_format: layout of images and convolutions; ``auto`` is channels_last.
     """
 
     def __init__(
@@ -92,6 +97,8 @@ class Trainer:
         evaluation: Mapping[str, BatchSource] | None = None,
         schedule_over: str = "run",
         eval_every: int = 1,
+        precision: Precision = "fp32",
+        memory_format: MemoryFormat = "auto",
     ) -> None:
         self.model, self.source = model, source
         self.optimizer, self.scheduler = optimizer, scheduler
@@ -100,6 +107,9 @@ class Trainer:
         self.schedule_over = schedule_over
         self.eval_every = eval_every
         self.device = model_device(model)
+        self._half = autocast_dtype(precision, self.device)
+        self._layout = memory_layout(memory_format, self.device)
+        lay_out(model, self._layout)
         self.result = TrainingResult()
         self.extra: dict[str, Any] = {}
         """Plain values that travel with the checkpoint: what was done before the first epoch."""
@@ -190,7 +200,10 @@ class Trainer:
     def _step(self, inputs: Inputs, labels: Tensor, weights: Tensor) -> Tensor:
         labels = labels.to(self.device, non_blocking=True)
         weights = weights.to(self.device, torch.float32, non_blocking=True)
-        losses = self.loss(call_model(self.model, to_device(inputs, self.device)), labels)
+        inputs = laid_out(to_device(inputs, self.device), self._layout)
+        with torch.autocast(self.device.type, dtype=self._half, enabled=self._half is not None):
+            logits = call_model(self.model, inputs)
+        losses = self.loss(logits if self._half is None else logits.float(), labels)
         # A batch whose weights are all zero asks for no step; dividing would ask for NaN.
         loss = torch.dot(losses, weights) / weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
         self.optimizer.zero_grad(set_to_none=True)

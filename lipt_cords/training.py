@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lipt_cords.config import MemoryFormat, Precision
 from lipt_cords.data import BatchSource, resolve_device
+from lipt_cords.errors import unknown_name
 from lipt_cords.files import output_directory
 from lipt_cords.optimization import build_optimizer, build_scheduler
 from lipt_cords.randomness import isolated_rng
@@ -38,6 +40,8 @@ def train_on_subset(
     schedule: str = "cosine_annealing",
     loss: PerSampleLoss | None = None,
     eval_every: int = 1,
+    precision: Precision = "fp32",
+    memory_format: MemoryFormat = "auto",
     seed: int = 0,
     device: str = "auto",
     checkpoint_dir: str | Path | None = None,
@@ -64,6 +68,10 @@ def train_on_subset(
         schedule: ``cosine_annealing`` over all epochs, or ``none``.
         loss: per-sample loss of (logits, labels), shape (B,); None is cross-entropy.
         eval_every: epochs between two evaluations; the last epoch always is one.
+        precision: ``bf16`` autocast of the forward pass, ``fp32``, or ``auto``: bf16 on a GPU
+            that has it.
+        memory_format: layout of images and convolutions: ``channels_last``, ``contiguous``, or
+            ``auto``, which is channels_last.
         seed: of the shuffling, and of dropout and random transforms.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:0``.
         checkpoint_dir: directory for ``checkpoint.pt``; None writes nothing.
@@ -80,6 +88,12 @@ def train_on_subset(
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, received {epochs}")
+    for name, value, known in (
+        ("precision", precision, get_args(Precision)),
+        ("memory_format", memory_format, get_args(MemoryFormat)),
+    ):
+        if value not in known:
+            raise unknown_name(name, value, known)
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs the checkpoint_dir of the interrupted run")
     target = resolve_device(device)
@@ -95,6 +109,8 @@ def train_on_subset(
             "batch_size": batch_size,
             "optimizer": optimizer_config.model_dump(),
             "schedule": schedule,
+            "precision": precision,
+            "memory_format": memory_format,
             "seed": seed,
             "subset": _fingerprint(selection),
         }
@@ -120,6 +136,8 @@ def train_on_subset(
             loss=loss or nn.CrossEntropyLoss(reduction="none"),
             evaluation=evaluation,
             eval_every=eval_every,
+            precision=precision,
+            memory_format=memory_format,
         )
         if resume and plan is not None:
             trainer.load_state_dict(plan.load())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lipt_cords.run_config import RunConfig, apply_override, load_config
-from lipt_cords.run_sections import split_strategy
+from lipt_cords.strategies import split_strategy
 
 # The keys and values of CORDS's CIFAR-10 examples, per strategy; the other sections are shared.
 COMMON = """

@@ -196,3 +196,38 @@ def test_a_dataset_of_dicts(tmp_path: Path) -> None:
         net, Rows(), SUBSET, val_dataset=Rows(), epochs=2, batch_size=8, device="cpu"
     )
     assert result.costs.training_passes == 60 and result.val_accuracy is not None
+
+
+def test_bf16_is_used_in_the_forward_pass_and_layouts_agree() -> None:
+    images = TensorDataset(torch.randn(24, 3, 8, 8, generator=DRAWS), torch.arange(24) % 3)
+    subset = Selection(torch.arange(24), torch.ones(24))
+    seen: list[tuple[torch.dtype, bool]] = []
+
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
+        layers[0].register_forward_hook(
+            lambda module, inputs, output: seen.append(
+                (output.dtype, inputs[0].is_contiguous(memory_format=torch.channels_last))
+            )
+        )
+        return nn.Sequential(*layers)
+
+    def weights(**options: Any) -> Tensor:
+        trained = net()
+        train_on_subset(trained, images, subset, epochs=2, batch_size=8, device="cpu", **options)
+        return torch.cat([one.flatten() for one in trained.state_dict().values()])
+
+    plain = weights(memory_format="contiguous")
+    assert seen.pop() == (torch.float32, False)
+    assert torch.allclose(plain, weights(), atol=1e-5)
+    assert seen.pop() == (torch.float32, True)
+    half = weights(precision="bf16")
+    assert seen.pop() == (torch.bfloat16, True)
+    assert half.dtype == torch.float32 and torch.allclose(plain, half, atol=0.05)
+
+
+@pytest.mark.parametrize("wrong", [{"precision": "bf61"}, {"memory_format": "nhwc"}])
+def test_an_unknown_precision_or_layout_is_named(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"unknown {next(iter(wrong))}"):
+        _train(_net(), **wrong)

@@ -13,7 +13,8 @@ from lipt_cords.cords_plugin.checks import RULES
 from lipt_cords.cords_plugin.importing import ADAPTIVE, import_cords
 from lipt_cords.cords_plugin.loaders import enabled
 from lipt_cords.errors import unknown_name
-from lipt_cords.run_sections import SELECTION_TYPES, DssConfig, split_strategy
+from lipt_cords.run_sections import DssConfig
+from lipt_cords.strategies import SELECTION_TYPES, split_strategy
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "GLISTER": ("GLISTERDataLoader",),
