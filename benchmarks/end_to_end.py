@@ -53,7 +53,7 @@ def configuration(data: str | None, pool: int, epochs: int) -> RunConfig:
     )
 
 
-def announce(method: str, seed: int, record: RunRecord | None) -> None:
+def announce(method: str, fraction: float, seed: int, record: RunRecord | None) -> None:
     if record is not None:
         reached = f"{record.test_accuracy:.4f}" if record.status == "ok" else record.error
         print(f"seed {seed}  {method:20s} {reached}", flush=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lipt_cords.charges import charge
 from lipt_cords.choosing import (
     choose_subset,
     fast_options_of,
@@ -34,7 +35,6 @@ from lipt_cords.run_config import RunConfig
 from lipt_cords.selectors import Selection, select, selector_names
 from lipt_cords.sources import CordsSource, EpochSource, SelectionSchedule, SelectorSource
 from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, WarmStartResult
-from lipt_cords.warmstart.cost import flops_per_sample
 
 logger = logging.getLogger(__name__)
 cords_logger = logging.getLogger("lipt_cords.cords")
@@ -139,7 +139,12 @@ def uses_cords(config: RunConfig, notes: list[str]) -> bool:
 
 
 def assemble(
-    config: RunConfig, splits: DataSplits, model: nn.Module, *, resumed: bool = False
+    config: RunConfig,
+    splits: DataSplits,
+    model: nn.Module,
+    *,
+    resumed: bool = False,
+    fitted: WarmStartResult | None = None,
 ) -> Assembled:
     """Run the warm start, if there is one, and build what the epochs read.
 
@@ -148,6 +153,8 @@ def assemble(
         splits: its data.
         model: on its device; a warm start loads its weights in place.
         resumed: whether a checkpoint will be loaded next: the warm start is then not repeated.
+        fitted: the warm start, where it has run already; whether training begins with its
+            weights is still the configuration's to say.
 
     Returns:
         The source, and the costs so far.
@@ -168,26 +175,21 @@ def assemble(
         )
     build = _through_cords if through_cords else _through_selectors
     warm_start = None if resumed else warm_start_of(config, model_device(model))
-    assembled = build(config, splits, model, warm_start)
+    if warm_start is not None and fitted is not None:
+        fitted = replace(fitted, config=warm_start)
+    assembled = build(config, splits, model, warm_start, fitted)
     assembled.notes[:0] = notes
     if assembled.report is not None:
-        _charge(assembled.costs, assembled.report)
+        charge(assembled.costs, assembled.report)
     return assembled
 
 
-def full_data_flops(config: RunConfig, splits: DataSplits, model: nn.Module) -> float:
-    """Floating-point operations of CORDS's full-data warm-up, counted on a small batch."""
-    epochs = schedule_of(config).warmup_epochs
-    if epochs == 0:
-        return 0.0
-    source = BatchSource(splits.train, range(min(8, len(splits.train))), device=model_device(model))  # type: ignore[arg-type]
-    inputs, labels = next(source.batches(batch_size=8))
-    step, _ = flops_per_sample(model, inputs, labels, _mean_loss(config))
-    return float(step * epochs * len(splits.train))  # type: ignore[arg-type]
-
-
 def _through_cords(
-    config: RunConfig, splits: DataSplits, model: nn.Module, warm_start: WarmStartConfig | None
+    config: RunConfig,
+    splits: DataSplits,
+    model: nn.Module,
+    warm_start: WarmStartConfig | None,
+    fitted: WarmStartResult | None,
 ) -> Assembled:
     dss, device = config.dss_args, model_device(model)
     batch_size = config.dataloader.batch_size
@@ -202,7 +204,7 @@ def _through_cords(
         "model": model,
         "num_classes": splits.num_classes,
         "device": str(device),
-        "warm_start": warm_start,
+        "warm_start": warm_start if warm_start is None or fitted is None else fitted,
     }
     pin = config.dataloader.pin_memory and device.type == "cuda"
     with enabled():
@@ -223,7 +225,11 @@ def _through_cords(
 
 
 def _through_selectors(
-    config: RunConfig, splits: DataSplits, model: nn.Module, warm_start: WarmStartConfig | None
+    config: RunConfig,
+    splits: DataSplits,
+    model: nn.Module,
+    warm_start: WarmStartConfig | None,
+    fitted: WarmStartResult | None,
 ) -> Assembled:
     dss, seed = config.dss_args, config.train_args.seed
     labels = labels_of(splits.train)
@@ -231,9 +237,7 @@ def _through_selectors(
     schedule = schedule_of(config)
     warm = None
     if warm_start is not None:
-        warm = LiPTWarmStart(warm_start).fit(
-            model, splits.train, splits.val, loss=_mean_loss(config), num_classes=splits.num_classes
-        )
+        warm = fitted or fit_lipt(config, warm_start, splits, model)
         if warm_start.start_from == "merged":
             warm.apply_to(model)
 
@@ -277,17 +281,3 @@ def _through_selectors(
         shuffle=config.dataloader.shuffle,
     )
     return Assembled(source, report=None if warm is None else warm.report, result=warm)
-
-
-def _mean_loss(config: RunConfig) -> nn.CrossEntropyLoss:
-    return nn.CrossEntropyLoss(label_smoothing=config.loss.label_smoothing)
-
-
-def _charge(costs: Ledger, report: WarmStartReport) -> None:
-    costs.warmup_passes += report.passes
-    costs.warmup_critical_passes += report.critical_path_passes
-    costs.warmup_seconds += report.seconds["total"]
-    costs.warmup_critical_seconds += report.seconds["critical_path"]
-    costs.warmup_bytes += report.bytes_communicated
-    costs.warmup_flops += report.flops
-    costs.warmup_critical_flops += report.critical_path_flops

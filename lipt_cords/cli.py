@@ -13,7 +13,15 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from lipt_cords.allocation import keep_freed_memory
-from lipt_cords.display import Display, show_diagnosis, show_report, show_run, show_selection
+from lipt_cords.cli_values import parse_equal, parse_fractions, parse_seeds, words
+from lipt_cords.display import (
+    Display,
+    show_diagnosis,
+    show_plan,
+    show_report,
+    show_run,
+    show_selection,
+)
 from lipt_cords.runs import is_main_process
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
@@ -94,30 +102,60 @@ def compare(
     config: ConfigFile,
     seeds: Annotated[str, typer.Option(help="How many, or a list such as 0,1,5")] = "3",
     methods: Annotated[
-        str | None, typer.Option(help="Names such as random,rs2,full,lipt,one-worker,lipt+random")
+        str | None, typer.Option(help="Such as random,rs2,full=5,lipt,lipt+craig/scratch/static")
+    ] = None,
+    fractions: Annotated[
+        str | None, typer.Option(help="Such as 0.01,0.1,0.3; the configuration's without it")
     ] = None,
     warm_epochs: Annotated[
         int | None, typer.Option(min=1, help="Full-data epochs that LiPT replaces")
     ] = None,
+    subset_passes: Annotated[
+        int | None, typer.Option(min=1, help="Passes on subsets, in place of epochs")
+    ] = None,
+    equal: Annotated[
+        str | None, typer.Option(help="critical-path or total: all methods spend the same")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(min=1, help="Passes to spend with --equal")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that make runs side by side")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Make only what is missing")] = False,
     overrides: Overrides = None,
     output: Output = Path("runs/compare"),
     data: Data = None,
     download: Download = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare LiPT with random, RS2, full data and one worker."""
+    """Compare methods at several fractions, every cost counted."""
     from lipt_cords.compare import compare as run_comparison
-    from lipt_cords.methods import DEFAULT_METHODS
+    from lipt_cords.comparison_plan import plan_comparison
+    from lipt_cords.methods import DEFAULT_METHODS, parse_methods
+    from lipt_cords.pace import training_pace
+    from lipt_cords.runs import load_splits
 
     display = _display(as_json)
+    settings = _load(config, overrides, None, data, download)
+    names = list(DEFAULT_METHODS) if methods is None else words(methods)
+    terms: dict[str, Any] = {
+        "fractions": None if fractions is None else parse_fractions(fractions),
+        "warm_epochs": warm_epochs,
+        "subset_passes": subset_passes,
+        "equal": parse_equal(equal),
+        "budget": budget,
+    }
+    splits, chosen = load_splits(settings), parse_seeds(seeds)
+    plan = plan_comparison(settings, splits, parse_methods(names), chosen, **terms)
+    pace = training_pace(settings, splits)
+    if dry_run and as_json:
+        _print_json(plan.to_dict() | {"passes_per_second": pace})
+    else:
+        show_plan(display.console, plan, pace, jobs)
+    if dry_run:
+        return
     results = run_comparison(
-        _load(config, overrides, None, data, download),
-        methods=DEFAULT_METHODS if methods is None else _words(methods),
-        seeds=_seeds(seeds),
-        warm_epochs=warm_epochs,
-        output=output,
-        on_run=display.run,
-    )
+        settings, methods=names, seeds=chosen, **terms, jobs=jobs, output=output, resume=resume,
+        splits=splits, on_run=display.run,
+    )  # fmt: skip
     if not is_main_process():
         return
     if as_json:
@@ -232,20 +270,6 @@ def _load(
     if download:
         extra.append("dataset.download=true")
     return load_config(path, extra)
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in _words(text)]
-    except ValueError:
-        numbers = [-1]
-    if not numbers or min(numbers) < 0 or (len(numbers) == 1 and numbers[0] < 1):
-        raise ValueError(f"--seeds takes a number of seeds or a list like 0,1,5, received {text!r}")
-    return numbers if "," in text else list(range(numbers[0]))
-
-
-def _words(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _display(as_json: bool) -> Display:

@@ -1,37 +1,31 @@
-"""Methods side by side, seed by seed, under one budget of subset epochs.
+"""Methods side by side: fraction by fraction, seed by seed, every cost counted.
 
 Random and RS2 stand beside everything, and so does one worker that trains as long as LiPT's
-critical path. A run that fails is listed with its error and never averaged away.
+critical path. A run that fails is listed with its error and never averaged away. Results are
+written whole after every run, and a comparison that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from lipt_cords.assembly import subset_size_of
-from lipt_cords.files import output_directory, write_json
-from lipt_cords.methods import (
-    DEFAULT_METHODS,
-    Calendar,
-    Method,
-    check_order,
-    configure,
-    plan_calendar,
-)
+from lipt_cords.comparison_plan import ComparisonPlan, PlannedRun, plan_comparison
+from lipt_cords.comparison_runs import make_runs
+from lipt_cords.contenders import Equal
+from lipt_cords.data import DataSplits
+from lipt_cords.files import output_directory, read_json, write_json
+from lipt_cords.methods import DEFAULT_METHODS, Method, parse_methods
 from lipt_cords.provenance import provenance
-from lipt_cords.records import CurvePoint, RunRecord
+from lipt_cords.records import CurvePoint, Ledger, RunRecord
 from lipt_cords.report import reading, summarise
 from lipt_cords.run_config import RunConfig
-from lipt_cords.runs import RESULTS, SCHEMA, is_main_process, load_splits, run
+from lipt_cords.runs import RESULTS, SCHEMA, is_main_process, load_splits
 
-logger = logging.getLogger(__name__)
-
-OnRun = Callable[[str, int, RunRecord | None], None]
-"""Called with method, seed, and None before a run or its record after it."""
+OnRun = Callable[[str, float, int, RunRecord | None], None]
+"""Called with method, fraction, seed, and None before a run or its record after it."""
 
 
 def compare(
@@ -39,83 +33,100 @@ def compare(
     *,
     methods: Sequence[str] = DEFAULT_METHODS,
     seeds: Iterable[int] = (0, 1, 2),
+    fractions: Sequence[float] | None = None,
     warm_epochs: int | None = None,
+    subset_passes: int | None = None,
+    equal: Equal | None = None,
+    budget: int | None = None,
+    jobs: int = 1,
     output: str | Path | None = None,
+    resume: bool = False,
+    splits: DataSplits | None = None,
     on_run: OnRun | None = None,
     on_point: Callable[[CurvePoint], None] | None = None,
 ) -> dict[str, Any]:
-    """Run every method with every seed.
+    """Run every method at every fraction with every seed.
 
     Args:
         config: data, net, optimizer, strategy, and the LiPT warm start.
         methods: names of :class:`lipt_cords.methods.Method`, such as ``lipt`` or ``lipt+random``.
         seeds: one run of each method a seed.
+        fractions: of the pool in a subset; None takes the configuration's.
         warm_epochs: full-data epochs that LiPT replaces; None takes what the file's kappa says,
             or 15.
+        subset_passes: passes on subsets, in place of the configuration's epochs.
+        equal: every method spends the same passes, warm-up counted: ``critical-path`` or
+            ``total``. None: every method trains on subsets for the same epochs.
+        budget: these passes; None: what the dearest method spends.
+        jobs: processes that make runs side by side; threads are divided among them, and a run
+            on another number of threads rounds differently.
         output: directory for ``results.json``, rewritten whole after every run; None writes
             nothing.
+        resume: keep the runs that ``output`` holds, and make the missing and failed ones.
+        splits: the data, already loaded.
         on_run: called before and after every run.
-        on_point: called with every point of every curve.
+        on_point: called with every point of every curve, with one job.
 
     Returns:
-        What ``results.json`` holds: ``runs``, ``summary`` (a row a method) and ``reading`` (a
-        paragraph).
+        What ``results.json`` holds: ``runs``, ``summary`` (a row a method and fraction) and
+        ``reading`` (a paragraph a fraction).
 
     Raises:
-        ValueError: an unknown method, one that spends what LiPT spends without a LiPT run before
-            it, no seed, or data that is not there. Whatever a single run
-            raises is in its record instead.
+        ValueError: an unknown method, a seed or fraction that repeats, a fraction that leaves
+            less than one sample a class, data that are not there, or a directory with the
+            results of another configuration. Whatever a single run raises is in its record.
     """
-    contenders = [Method.parse(name) for name in dict.fromkeys(methods)]
-    chosen = list(dict.fromkeys(seeds))
-    if not contenders or not chosen:
-        raise ValueError("a comparison needs at least one method and one seed")
-    check_order(contenders)
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, received {jobs}")
+    contenders, chosen = parse_methods(methods), list(seeds)
     directory = output_directory(output) if output is not None and is_main_process() else None
-    calendar = plan_calendar(config, warm_epochs)
-    splits = load_splits(config)
-    subset_size = subset_size_of(len(splits.train), config)  # type: ignore[arg-type]
-    results = _blank(config, calendar, contenders, chosen)
-    records: list[RunRecord] = []
-    for seed in chosen:
-        done: dict[str, RunRecord] = {}
-        for method in contenders:
-            if on_run is not None:
-                on_run(method.name, seed, None)
-            try:
-                wanted = configure(
-                    method, config, calendar, finished=done.get, subset_size=subset_size
-                )
-                record = run(
-                    wanted, method=method.name, seed=seed, splits=splits, on_point=on_point
-                )
-            except Exception as error:
-                logger.debug("%s with seed %d failed", method.name, seed, exc_info=True)
-                record = _failed(method, seed, config, error)
-            if record is None:
-                continue
-            if record.status == "ok":
-                done[method.name] = record
-            records.append(record)
-            _update(results, records, config)
-            if directory is not None:
-                write_json(directory / RESULTS, results)
-            if on_run is not None:
-                on_run(method.name, seed, record)
+    splits = load_splits(config) if splits is None else splits
+    shared: dict[str, Any] = {
+        "warm_epochs": warm_epochs, "subset_passes": subset_passes, "equal": equal,
+        "budget": budget,
+    }  # fmt: skip
+    plan = plan_comparison(config, splits, contenders, chosen, fractions, **shared)
+    results = _blank(config, plan, contenders, shared)
+    records: dict[tuple[str, float, int], RunRecord] = {}
+    if directory is not None:
+        records = _kept(directory / RESULTS, results, plan, resume)
+    _update(results, plan, records, config)
+    missing = {one.key for one in plan.runs} - records.keys()
+    units = [[one for one in unit if one.key in missing] for unit in plan.units()]
+
+    def started(planned: PlannedRun) -> None:
+        if on_run is not None:
+            on_run(*planned.key, None)
+
+    made = make_runs(
+        [unit for unit in units if unit], splits, jobs=jobs, on_start=started, on_point=on_point
+    )
+    for planned, record in made:
+        records[planned.key] = record
+        _update(results, plan, records, config)
+        if directory is not None:
+            write_json(directory / RESULTS, results)
+        if on_run is not None:
+            on_run(*planned.key, record)
+    if directory is not None:
+        write_json(directory / RESULTS, results)
     return results
 
 
 def _blank(
-    config: RunConfig, calendar: Calendar, methods: Sequence[Method], seeds: Sequence[int]
+    config: RunConfig, plan: ComparisonPlan, methods: Sequence[Method], shared: dict[str, Any]
 ) -> dict[str, Any]:
     strategy = config.dss_args.strategy
     return {
         "schema": SCHEMA,
         "kind": "compare",
         "config": config.to_dict(),
-        "calendar": asdict(calendar),
+        "terms": shared,
         "methods": [{**asdict(m), "label": m.label(strategy)} for m in methods],
-        "seeds": list(seeds),
+        "seeds": list(dict.fromkeys(one.seed for one in plan.runs)),
+        "fractions": list(dict.fromkeys(one.fraction for one in plan.runs)),
+        "notes": plan.notes,
+        "planned": {"runs": len(plan.runs), "passes": plan.passes},
         **provenance(),
         "runs": [],
         "summary": [],
@@ -123,22 +134,80 @@ def _blank(
     }
 
 
-def _failed(method: Method, seed: int, config: RunConfig, error: Exception) -> RunRecord:
-    return RunRecord(
-        method=method.name,
-        seed=seed,
-        config=config.to_dict(),
-        status="failed",
-        error=f"{type(error).__name__}: {error}",
-    )
+def _kept(
+    path: Path, blank: dict[str, Any], plan: ComparisonPlan, resume: bool
+) -> dict[tuple[str, float, int], RunRecord]:
+    """Records of an earlier comparison that this one goes on from.
+
+    Raises:
+        ValueError: there is one, and nothing was said of resuming, or it is of other terms.
+    """
+    if not path.exists():
+        return {}
+    if not resume:
+        raise ValueError(
+            f"{path} holds results already: resume (--resume) to go on from them, or choose "
+            "another --output"
+        )
+    before = read_json(path)
+    for part in ("kind", "terms", "config"):
+        changed = difference(before.get(part), blank[part], part)
+        if changed is not None:
+            raise ValueError(
+                f"{path} is of another comparison: {changed}. Choose another --output, or run "
+                "with what it was begun with"
+            )
+    wanted = {one.key for one in plan.runs}
+    return {
+        key: record
+        for row in before["runs"]
+        if row["status"] == "ok"
+        and (key := (row["method"], row["fraction"], row["seed"])) in wanted
+        and (record := _record(row))
+    }
 
 
-def _update(results: dict[str, Any], records: Sequence[RunRecord], config: RunConfig) -> None:
+def difference(before: Any, now: Any, where: str) -> str | None:
+    """The first place in which two nested mappings differ, in words; None if they are equal.
+
+    Where data lie is nothing that a comparison depends on.
+
+    >>> difference({"a": {"b": 1}}, {"a": {"b": 2}}, "config")
+    'config.a.b was 1 and is 2'
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now} - {"datadir", "download"}):
+            found = difference(before.get(key), now.get(key), f"{where}.{key}")
+            if found is not None:
+                return found
+        return None
+    return None if before == now else f"{where} was {before!r} and is {now!r}"
+
+
+def _record(row: dict[str, Any]) -> RunRecord:
+    names = {one.name for one in fields(RunRecord)}
+    costs = {one.name: row["costs"][one.name] for one in fields(Ledger)}
+    values = {name: value for name, value in row.items() if name in names}
+    curve = [CurvePoint(**point) for point in row["curve"]]
+    return RunRecord(**{**values, "costs": Ledger(**costs), "curve": curve})
+
+
+def _update(
+    results: dict[str, Any],
+    plan: ComparisonPlan,
+    records: dict[tuple[str, float, int], RunRecord],
+    config: RunConfig,
+) -> None:
     rows = []
-    for record in records:
+    for planned in plan.runs:
+        record = records.get(planned.key)
+        if record is None:
+            continue
         row = record.to_dict()
         row.pop("provenance")
-        row["label"] = Method.parse(record.method).label(config.dss_args.strategy)
+        row["label"] = planned.method.label(config.dss_args.strategy)
+        row["fraction"] = planned.fraction
+        row["planned"] = asdict(planned.bill)
         rows.append(row)
     results["runs"] = rows
     results["summary"] = summarise(rows)

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from lipt_cords.compare import OnRun, compare
-from lipt_cords.methods import Calendar, Method, configure
+from lipt_cords.contenders import Contest
+from lipt_cords.files import output_directory
+from lipt_cords.methods import Method
 from lipt_cords.records import RunRecord
 from lipt_cords.run_config import RunConfig
-from lipt_cords.runs import run
+from lipt_cords.runs import RESULTS, load_splits, run
 
 FULL_EPOCHS = 15
 """Full-data epochs that LiPT replaces: the shortest warm-up of the published comparisons."""
@@ -84,21 +86,25 @@ def demo(
     Raises:
         ImportError: CORDS is not installed.
     """
+    if output is not None:
+        (output_directory(output) / RESULTS).unlink(missing_ok=True)
+    splits = load_splits(demo_config())
     results = compare(
         demo_config(),
         methods=METHODS,
         seeds=range(seeds),
         warm_epochs=FULL_EPOCHS,
         output=output,
+        splits=splits,
         on_run=on_run,
     )
-    calendar = Calendar(**results["calendar"])
     others = []
     for strategy in OTHER_STRATEGIES:
         if on_strategy is not None:
             on_strategy(strategy, None)
-        config = configure(Method.parse("lipt"), demo_config(strategy), calendar)
-        record = run(config, method=f"{strategy} after LiPT")
+        contest = Contest(demo_config(strategy), len(splits.train), FULL_EPOCHS)  # type: ignore[arg-type]
+        config = contest.configure(Method.parse("lipt"))
+        record = run(config, method=f"{strategy} after LiPT", splits=splits)
         if record is None:
             continue
         others.append(record)

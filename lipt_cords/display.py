@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lipt_cords.comparison_plan import ComparisonPlan, PlannedRun
 from lipt_cords.doctor import OK, Diagnosis
 from lipt_cords.records import CurvePoint, RunRecord
 from lipt_cords.report import comparison_table, count, seconds, write_report
@@ -31,11 +32,11 @@ class Display:
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def run(self, method: str, seed: int, record: RunRecord | None) -> None:
+    def run(self, method: str, fraction: float, seed: int, record: RunRecord | None) -> None:
         """One line for every finished run of a comparison."""
         if record is None:
             return
-        name = f"  seed {seed}  {method:<17} "
+        name = f"  seed {seed}  {fraction:<5.3g} {method:<17} "
         if record.status != "ok":
             line = (record.error or "").splitlines()[0]
             self.console.print(name + f"failed: {line}", style="red", markup=False)
@@ -114,6 +115,42 @@ def _rounds_table(report: WarmStartReport) -> Table:
         cells = ("-" if value is None else f"{value:.3f}" for value in values)
         table.add_row(str(one.round + 1), count(one.critical_path_passes), str(one.workers), *cells)
     return table
+
+
+def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) -> None:
+    """What a comparison will run and what it will take, before it begins."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    several = len({one.fraction for one in plan.runs}) > 1
+    columns = (
+        "Method",
+        *(("Fraction",) if several else ()),
+        "Runs",
+        "Warm-up",
+        "critical",
+        "Train",
+    )
+    for place, heading in enumerate(columns):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=place > 0)
+    kinds: dict[tuple[str, float], list[PlannedRun]] = {}
+    for one in plan.runs:
+        kinds.setdefault((one.method.name, one.fraction), []).append(one)
+    for (name, fraction), runs in kinds.items():
+        bill = runs[0].bill
+        passes = (count(bill.warmup), count(bill.warmup_critical), count(bill.training))
+        shown = (f"{fraction:.4g}",) if several else ()
+        table.add_row(name, *shown, str(len(runs)), *passes)
+    console.print("Plan, in sample-passes a run:")
+    console.print(table)
+    for note in plan.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    minutes = plan.passes / max(1.0, pace) / jobs / 60
+    time = f"{minutes:.0f} minutes" if minutes >= 2 else f"{60 * minutes:.0f} seconds"
+    console.print(
+        f"{len(plan.runs)} runs, {count(plan.passes)} passes with shared warm starts, about {time} "
+        f"at {pace:,.0f} passes a second in each of {jobs} processes, selection and evaluation "
+        "apart.\n",
+        highlight=False,
+    )
 
 
 def show_run(console: Console, record: RunRecord, output: Path | None) -> None:

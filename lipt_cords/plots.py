@@ -29,7 +29,7 @@ AXES = {
 }
 
 
-def draw(runs: Sequence[Run], directory: Path) -> list[Path]:
+def draw(runs: Sequence[Run], directory: Path, suffix: str = "") -> list[Path]:
     """Draw accuracy against time and against sample-passes, each as SVG and PNG.
 
     Lines are means over seeds, bands reach from the worst seed to the best. A hollow mark is the
@@ -40,6 +40,7 @@ def draw(runs: Sequence[Run], directory: Path) -> list[Path]:
     Args:
         runs: records as in ``results.json``; failed ones are left out.
         directory: where the files go.
+        suffix: of their names.
 
     Returns:
         The PNGs and SVGs written.
@@ -78,7 +79,7 @@ def draw(runs: Sequence[Run], directory: Path) -> list[Path]:
             # Without a date, equal results give equal files.
             metadata = {"Date": None} if kind == "svg" else {"Software": None}
             figure.savefig(buffer, format=kind, metadata=metadata)
-            written.append(write_atomic(directory / f"{stem}.{kind}", buffer.getvalue()))
+            written.append(write_atomic(directory / f"{stem}{suffix}.{kind}", buffer.getvalue()))
     return written
 
 

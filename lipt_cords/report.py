@@ -22,20 +22,21 @@ COSTS = (
 
 
 def summarise(runs: Sequence[Row]) -> list[dict[str, Any]]:
-    """One row a method: accuracy as mean and sample deviation, costs as means.
+    """One row a method and fraction: accuracy as mean and sample deviation, costs as means.
 
     Args:
         runs: records as in ``results.json``; failed ones are counted and left out of the means.
 
     Returns:
-        Rows in the order in which the methods first ran.
+        Rows in the order in which methods and fractions first ran.
     """
     rows = []
-    for method in dict.fromkeys(run["method"] for run in runs):
-        mine = [run for run in runs if run["method"] == method]
+    for fraction, method in dict.fromkeys((run.get("fraction"), run["method"]) for run in runs):
+        mine = [run for run in runs if (run.get("fraction"), run["method"]) == (fraction, method)]
         good = [run for run in mine if run["status"] == "ok"]
         row: dict[str, Any] = {
             "method": method,
+            "fraction": fraction,
             "label": mine[0].get("label", method),
             "runs": len(good),
             "failed": len(mine) - len(good),
@@ -54,13 +55,18 @@ def summarise(runs: Sequence[Row]) -> list[dict[str, Any]]:
 def comparison_table(summary: Sequence[Row]) -> Table:
     """The table of a comparison, 80 columns wide."""
     table = Table(box=None, padding=(0, 1, 0, 0), collapse_padding=True, pad_edge=False)
+    several = len({row.get("fraction") for row in summary}) > 1
     table.add_column("\nMethod", no_wrap=False, max_width=26)
     for heading in (
         "Test\naccuracy %", "Warm-up\ncritical", "passes\nin all", "Seconds:\nwarm-up",
         "\nselect", "\ntrain", "Passes\nin all",
     ):  # fmt: skip
         table.add_column(heading, justify="right", no_wrap=True)
+    fraction = None
     for row in summary:
+        if several and row["fraction"] != fraction:
+            fraction = row["fraction"]
+            table.add_row(Text(f"{fraction:.4g} of the data", style="italic"), *[""] * 7)
         failed = f" ({row['failed']} failed)" if row["failed"] else ""
         label = Text(row["label"] + failed, style="bold" if row["method"] == "lipt" else "")
         if row["accuracy"] is None:
@@ -80,11 +86,19 @@ def comparison_table(summary: Sequence[Row]) -> Table:
 
 
 def reading(summary: Sequence[Row]) -> str:
-    """A paragraph that says what the table shows and what it does not.
+    """A paragraph a fraction that says what the table shows and what it does not.
 
     Args:
         summary: rows of :func:`summarise`.
     """
+    fractions = list(dict.fromkeys(row.get("fraction") for row in summary))
+    if len(fractions) < 2:
+        return _paragraph(summary)
+    parts = {f: [row for row in summary if row["fraction"] == f] for f in fractions}
+    return "\n\n".join(f"At {f:.4g} of the data: {_paragraph(parts[f])}" for f in fractions)
+
+
+def _paragraph(summary: Sequence[Row]) -> str:
     rows = {row["method"]: row for row in summary if row["accuracy"] is not None}
     sentences = []
     if rows:
@@ -168,7 +182,11 @@ def write_report(directory: str | Path) -> list[Path]:
     results = read_json(where / "results.json")
     if results.get("kind") != "compare":
         raise ValueError(f"{where / 'results.json'} holds no comparison: give the directory of one")
-    drawn = draw(results["runs"], where)
+    fractions = list(dict.fromkeys(run.get("fraction") for run in results["runs"]))
+    drawn = []
+    for fraction in fractions:
+        some = [run for run in results["runs"] if run.get("fraction") == fraction]
+        drawn += draw(some, where, suffix=f"_{fraction:g}" if len(fractions) > 1 else "")
     warm = {
         f"{run.get('label', run['method'])}, seed {run['seed']}": run["warm_start"]
         for run in results["runs"]

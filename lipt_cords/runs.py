@@ -14,12 +14,12 @@ from torch import nn
 from lipt_cords.assembly import (
     assemble,
     fit_lipt,
-    full_data_flops,
     pick_device,
     schedule_of,
     uses_cords,
     warm_start_of,
 )
+from lipt_cords.charges import full_data_flops
 from lipt_cords.choosing import per_sample_loss
 from lipt_cords.cords_contract import make_cords_compatible
 from lipt_cords.data import BatchSource, DataSplits, load_dataset
@@ -88,6 +88,7 @@ def run(
     output: str | Path | None = None,
     resume: bool = False,
     splits: DataSplits | None = None,
+    warm: WarmStartResult | None = None,
     on_point: Callable[[CurvePoint], None] | None = None,
 ) -> RunRecord | None:
     """Run a configuration: data, net, warm start, loader, training, evaluation.
@@ -102,6 +103,8 @@ def run(
         output: directory for ``results.json`` and the checkpoint; None writes nothing.
         resume: continue from the checkpoint in ``output``.
         splits: the data, already loaded.
+        warm: the warm start that the configuration asks for, already fitted on these data with
+            this seed; the record carries its bill.
         on_point: called with every point of the curve, for a progress display.
 
     Returns:
@@ -132,7 +135,7 @@ def run(
             make_cords_compatible(model)
         # Before the loader, as CORDS's scripts do: a warm start loads its weights in place.
         optimizer = build_optimizer(model.parameters(), config.optimizer)
-        assembled = assemble(config, splits, model, resumed=resume)
+        assembled = assemble(config, splits, model, resumed=resume, fitted=warm)
         if not is_main_process():
             return None
         record.notes += assembled.notes
@@ -153,7 +156,7 @@ def run(
         )
         trainer.result.costs = assembled.costs
         if assembled.report is None:
-            flops = full_data_flops(config, splits, model)
+            flops = full_data_flops(config, splits, model, schedule_of(config).warmup_epochs)
             assembled.costs.warmup_flops = assembled.costs.warmup_critical_flops = flops
         if assembled.report is not None:
             trainer.extra["warm_start"] = assembled.report.to_dict()
@@ -169,12 +172,15 @@ def run(
     return record
 
 
-def fit_warm_start(config: RunConfig, *, output: str | Path | None = None) -> WarmStartResult:
+def fit_warm_start(
+    config: RunConfig, *, output: str | Path | None = None, splits: DataSplits | None = None
+) -> WarmStartResult:
     """Fit the warm start of a configuration alone, and save it.
 
     Args:
         config: its data, net and ``dss_args.warm_start``; the default LiPT where it has none.
         output: directory for the merged weights and the report; None writes nothing.
+        splits: the data, already loaded.
 
     Raises:
         ValueError: whatever is wrong with the options or the data.
@@ -186,7 +192,7 @@ def fit_warm_start(config: RunConfig, *, output: str | Path | None = None) -> Wa
     options = warm_start_of(config, device)
     if output is not None and is_main_process():
         output_directory(output)
-    splits = load_splits(config)
+    splits = load_splits(config) if splits is None else splits
     model = build_net(config, splits).to(device)
     result = fit_lipt(config, options, splits, model)
     result.report.notes.extend(notes)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from lipt_cords import compare as compare_module
+from lipt_cords import comparison_runs
 from lipt_cords import demo as demo_module
 from lipt_cords.compare import compare
 from lipt_cords.cords_plugin import cords_version
@@ -32,11 +34,20 @@ CONFIG = RunConfig.parse(
 )  # fmt: skip
 
 
-def test_every_method_and_seed(tmp_path: Path) -> None:
-    seen: list[tuple[str, int, bool]] = []
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads are divided among processes, and another number of them rounds differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
-    def on_run(method: str, seed: int, record: RunRecord | None) -> None:
-        seen.append((method, seed, record is not None))
+
+def test_every_method_and_seed(tmp_path: Path) -> None:
+    seen: list[tuple[str, float, int, bool]] = []
+
+    def on_run(method: str, fraction: float, seed: int, record: RunRecord | None) -> None:
+        seen.append((method, fraction, seed, record is not None))
 
     results = compare(CONFIG, seeds=[0, 7], warm_epochs=2, output=tmp_path, on_run=on_run)
     assert read_json(tmp_path / "results.json") == results
@@ -61,30 +72,117 @@ def test_a_failed_run_is_listed_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fragile(config: RunConfig, **options: Any) -> RunRecord | None:
-        if options["method"] == "lipt" and options["seed"] == 1:
+        if options["method"] == "lipt" and config.train_args.seed == 1:
             raise RuntimeError("out of luck")
         return run(config, **options)
 
-    monkeypatch.setattr(compare_module, "run", fragile)
+    monkeypatch.setattr(comparison_runs, "run", fragile)
     methods = ["rs2", "lipt", "one-worker"]
     results = compare(CONFIG, methods=methods, seeds=[0, 1], output=tmp_path)
     failed = [(r["method"], r["seed"], r["error"]) for r in results["runs"] if r["error"]]
-    assert failed[0] == ("lipt", 1, "RuntimeError: out of luck")
-    assert failed[1][:2] == ("one-worker", 1) and "put lipt before them" in failed[1][2]
+    assert failed == [("lipt", 1, "RuntimeError: out of luck")]
     rows = {row["method"]: row for row in results["summary"]}
     assert (rows["lipt"]["runs"], rows["lipt"]["failed"]) == (1, 1)
     assert rows["rs2"]["runs"] == 2
-    assert "2 runs failed" in results["reading"]
+    assert "1 run failed" in results["reading"]
     assert read_json(tmp_path / "results.json") == results
+    monkeypatch.setattr(comparison_runs, "run", run)
+    whole = compare(CONFIG, methods=methods, seeds=[0, 1], output=tmp_path, resume=True)
+    assert [r["status"] for r in whole["runs"]] == ["ok"] * 6
 
 
-def test_nothing_to_compare() -> None:
-    with pytest.raises(ValueError, match="unknown method 'lpt'"):
-        compare(CONFIG, methods=["lpt"])
-    with pytest.raises(ValueError, match="at least one method and one seed"):
-        compare(CONFIG, seeds=[])
-    with pytest.raises(ValueError, match="^one-worker, rs2@total: .* put lipt before them"):
-        compare(CONFIG, methods=["one-worker", "rs2@total", "lipt"])
+def test_an_interrupted_comparison_goes_on_and_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, int]] = []
+
+    def watched(config: RunConfig, **options: Any) -> RunRecord | None:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append((options["method"], config.train_args.seed))
+        return run(config, **options)
+
+    monkeypatch.setattr(comparison_runs, "run", watched)
+    methods = ["random", "lipt", "lipt+random"]
+    with pytest.raises(KeyboardInterrupt):
+        compare(CONFIG, methods=methods, seeds=[0], output=tmp_path)
+    made.clear()
+    with pytest.raises(ValueError, match="holds results already: resume"):
+        compare(CONFIG, methods=methods, seeds=[0], output=tmp_path)
+    monkeypatch.setattr(comparison_runs, "run", run)
+    resumed = compare(CONFIG, methods=methods, seeds=[0], output=tmp_path, resume=True)
+    whole = compare(CONFIG, methods=methods, seeds=[0])
+    for one, two in zip(resumed["runs"], whole["runs"], strict=True):
+        assert one["method"] == two["method"] and one["test_accuracy"] == two["test_accuracy"]
+        assert one["costs"]["passes"] == two["costs"]["passes"]
+    grown = compare(CONFIG, methods=["random"], seeds=[0, 1], output=tmp_path, resume=True)
+    assert [(r["method"], r["seed"]) for r in grown["runs"]] == [("random", 0), ("random", 1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "named"),
+    [
+        ({"optimizer": {"lr": 0.2}}, {}, "config.optimizer.lr was 0.05 and is 0.2"),
+        ({}, {"warm_epochs": 9}, "terms.warm_epochs was None and is 9"),
+    ],
+)
+def test_another_configuration_does_not_go_on_from_these_results(
+    tmp_path: Path, change: dict[str, Any], options: dict[str, Any], named: str
+) -> None:
+    compare(CONFIG, methods=["random"], seeds=[0], output=tmp_path)
+    with pytest.raises(ValueError, match=named):
+        compare(
+            CONFIG.updated(**change), methods=["random"], seeds=[0], output=tmp_path, resume=True,
+            **options,
+        )  # fmt: skip
+
+
+def test_processes_give_the_same_results_and_a_shared_warm_start_is_billed_to_all(
+    one_thread: None,
+) -> None:
+    methods = ["random", "lipt", "lipt+random/scratch"]
+    given = {"methods": methods, "seeds": [0, 1], "fractions": [0.2, 0.3]}
+    alone, two = compare(CONFIG, **given), compare(CONFIG, **given, jobs=2)  # type: ignore[arg-type]
+    for one, other in zip(alone["runs"], two["runs"], strict=True):
+        assert one["status"] == "ok", one["error"]
+        for name in ("method", "fraction", "seed", "test_accuracy"):
+            assert one[name] == other[name]
+        for name in ("warmup_passes", "warmup_critical_passes", "training_passes"):
+            assert one["costs"][name] == other["costs"][name]
+        bill = one["planned"]
+        assert one["costs"]["warmup_passes"] == bill["warmup"]
+        assert one["costs"]["training_passes"] == bill["training"]
+    separate = compare(CONFIG, methods=["lipt+random/scratch"], seeds=[1], fractions=[0.3])
+    assert separate["runs"][0]["test_accuracy"] == alone["runs"][-1]["test_accuracy"]
+
+
+def test_equal_cost(tmp_path: Path) -> None:
+    methods = ["rs2", "lipt+random", "one-worker+rs2"]
+    results = compare(CONFIG, methods=methods, seeds=[0], equal="critical-path", budget=300)
+    for one in results["runs"]:
+        assert one["costs"]["critical_passes"] == pytest.approx(300, abs=15)
+    short = compare(CONFIG, methods=["rs2", "lipt"], seeds=[0], equal="total", budget=60)
+    assert [one["method"] for one in short["runs"]] == ["rs2"]
+    assert "lipt: its warm-up alone takes 128 passes" in short["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"methods": ["lpt"]}, "unknown method 'lpt'"),
+        ({"methods": []}, "at least one method"),
+        ({"seeds": []}, "needs seeds, received none"),
+        ({"seeds": [0, 1, 0]}, "seeds that repeat .*: 0; give each once"),
+        ({"fractions": [0.1, 0.1]}, "fractions that repeat"),
+        ({"fractions": [1.5]}, r"lie in \(0, 1\], received 1.5"),
+        ({"fractions": [0.001]}, "less than one sample of a class"),
+        ({"budget": 100}, "say equal too"),
+        ({"jobs": 0}, "jobs must be at least 1"),
+    ],
+)
+def test_what_cannot_be_compared(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        compare(CONFIG, **options)
 
 
 @pytest.mark.skipif(cords_version() is None, reason="CORDS is not installed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class WarmStartPlan:
     num_classes: int | None
     note: str | None
     """What was ignored because of the warm start."""
+    fitted: WarmStartResult | None = None
+    """A warm start that was fitted before, to be used in place of a new one."""
 
 
 class PluggedIn:
@@ -79,16 +81,7 @@ class PluggedIn:
         plan = self._warm_start_plan
         if plan is None or self.warm_start_result is not None:
             return self.warm_start_report
-        from lipt_cords.warmstart import LiPTWarmStart
-
-        held_out = self.val_loader is not self.train_loader
-        result = LiPTWarmStart(plan.config).fit(
-            plan.model,
-            self.train_loader.dataset,
-            self.val_loader.dataset if held_out else None,
-            loss=plan.loss,
-            num_classes=plan.num_classes,
-        )
+        result = plan.fitted or self._fitted(plan)
         initial = None
         if plan.config.start_from == "initial":
             initial = copy.deepcopy(plan.model.state_dict())
@@ -101,6 +94,8 @@ class PluggedIn:
             if initial is not None:
                 plan.model.load_state_dict(initial)
         if plan.note:
+            if plan.fitted is not None:  # others may share it
+                result = replace(result, report=copy.deepcopy(result.report))
             result.report.notes.append(plan.note)
         self.warm_start_result, self.warm_start_report = result, result.report
         self.logger.info(
@@ -109,6 +104,18 @@ class PluggedIn:
             result.report.critical_path_passes,
         )
         return self.warm_start_report
+
+    def _fitted(self, plan: WarmStartPlan) -> WarmStartResult:
+        from lipt_cords.warmstart import LiPTWarmStart
+
+        held_out = self.val_loader is not self.train_loader
+        return LiPTWarmStart(plan.config).fit(
+            plan.model,
+            self.train_loader.dataset,
+            self.val_loader.dataset if held_out else None,
+            loss=plan.loss,
+            num_classes=plan.num_classes,
+        )
 
     def __iter__(self) -> Iterator[Any]:
         self.warm_start()
@@ -177,8 +184,17 @@ def plugged_in(cls: type) -> Any:
 
 def warm_start_of(dss_args: Any) -> WarmStartConfig | None:
     if isinstance(dss_args, Mapping) and "warm_start" in dss_args.keys():  # noqa: SIM118
-        return WarmStartConfig.parse(dss_args["warm_start"])
+        fitted = fitted_warm_start(dss_args)
+        return WarmStartConfig.parse(dss_args["warm_start"]) if fitted is None else fitted.config
     return None
+
+
+def fitted_warm_start(dss_args: Any) -> WarmStartResult | None:
+    """A finished warm start given as the key ``warm_start``, which many loaders can share."""
+    from lipt_cords.warmstart import WarmStartResult
+
+    value = dss_args["warm_start"]
+    return value if isinstance(value, WarmStartResult) else None
 
 
 def plan_warm_start(
@@ -208,6 +224,7 @@ def plan_warm_start(
         loss=dss_args["loss"] if "loss" in keys else None,
         num_classes=int(dss_args["num_classes"]) if "num_classes" in keys else None,
         note=note,
+        fitted=fitted_warm_start(dss_args),
     )
 
 
