@@ -14,6 +14,7 @@ from lipt_cords.selectors.base import Choice, SelectionProblem, register_selecto
 from lipt_cords.selectors.cuts import CUTS, chosen_by_pilot, chosen_by_rule
 from lipt_cords.selectors.difficulty import difficulty
 from lipt_cords.selectors.grouping import batch_means, batch_members, groups_of
+from lipt_cords.selectors.random import random_subset
 from lipt_cords.selectors.validation import check_fraction, check_positive, check_scores
 
 Pilot = Callable[[Tensor], "float | tuple[float, float]"]
@@ -43,7 +44,8 @@ def stratified(
     How much to cut depends on how well the budget covers the task: cutting half is worth ten
     points at 1 % of CIFAR-10 and costs points on Fashion-MNIST. With ``cut="auto"`` the cut is
     chosen on evidence, no cut being among the candidates: by ``pilot`` if there is one, else by
-    the rule of `lipt_cords.selectors.cuts.suggested_cut`.
+    the rule of `lipt_cords.selectors.cuts.suggested_cut`. Where it says not to cut, the subset is
+    the one that ``select("random")`` draws with the same seed: then no method was better.
 
     Args:
         problem: the pool's gradients; validation gradients, if given, tell the rule the model's
@@ -79,6 +81,8 @@ def stratified(
     values = check_scores("scores", scores, len(problem))
 
     def subset(fraction: float) -> Tensor:
+        if cut == "auto" and fraction == 0:
+            return random_subset(problem).indices
         return _covered(problem, values, fraction, strata, bins)
 
     evidence: dict[str, Any]

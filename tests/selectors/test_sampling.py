@@ -164,3 +164,11 @@ def test_a_pilot_decides_and_its_cost_is_counted() -> None:
         pilot_cuts=(0.4,),
     )  # fmt: skip
     assert hard.info["cut"] == 0.0, "no cut is always a candidate, and wins ties"
+
+
+def test_without_a_cut_the_automatic_subset_is_the_random_one() -> None:
+    """So that evidence against cutting cannot make it a worse method than random."""
+    gradients = pool(200, 4, 3, 4)
+    automatic = select("stratified", gradients, 40, pilot=lambda indices: 0.5, seed=3)
+    assert automatic.info["cut"] == 0.0
+    assert torch.equal(automatic.indices, select("random", gradients, 40, seed=3).indices)
