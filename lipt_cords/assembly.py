@@ -30,10 +30,11 @@ from lipt_cords.cords_plugin.fast_checks import KINDS
 from lipt_cords.data import BatchSource, DataSplits, labels_of, resolve_device
 from lipt_cords.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.models import model_device
+from lipt_cords.pilot import pilot_of, pilot_share
 from lipt_cords.records import Ledger
 from lipt_cords.run_config import RunConfig
 from lipt_cords.selectors import Selection, select, selector_names
-from lipt_cords.sources import CordsSource, EpochSource, SelectionSchedule, SelectorSource
+from lipt_cords.sources import CordsSource, EpochSource, SelectorSource, schedule_of
 from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, WarmStartResult
 
 logger = logging.getLogger(__name__)
@@ -92,17 +93,6 @@ def fit_lipt(
         splits.val,
         loss=per_sample_loss(config),
         num_classes=splits.num_classes,
-    )
-
-
-def schedule_of(config: RunConfig) -> SelectionSchedule:
-    """CORDS's calendar of a run. A warm start takes the place of kappa's full-data epochs."""
-    dss = config.dss_args
-    return SelectionSchedule(
-        num_epochs=config.train_args.num_epochs,
-        kappa=0.0 if dss.warm_start is not None else dss.kappa,
-        fraction=dss.fraction,
-        select_every=1 if dss.strategy == "RS2" else dss.select_every,
     )
 
 
@@ -242,6 +232,8 @@ def _through_selectors(
             warm.apply_to(model)
 
     device = model_device(model)
+    if "pilot" in dss.options:
+        pilot_share(config)
     if dss.strategy in KINDS:
         fast_options_of(config)  # a wrong option is named now, not at the first selection
 
@@ -256,7 +248,10 @@ def _through_selectors(
                 return warm.gradients(data, model=model, loss=per_sample_loss(config))
             return last_layer_gradients(model, data, loss=per_sample_loss(config))
 
-        selection, report = choose_subset(config, budget, *sources(), read, epoch=epoch)
+        trial = pilot_of(config, splits, model) if "pilot" in dss.options else None
+        selection, report = choose_subset(
+            config, budget, *sources(), read, epoch=epoch, pilot=trial
+        )
         if report.warning:
             logger.warning("epoch %d: %s", epoch, report.warning)
         return selection

@@ -25,6 +25,7 @@ from lipt_cords.errors import unknown_name
 from lipt_cords.randomness import derive_seed
 from lipt_cords.run_config import RunConfig
 from lipt_cords.selectors import Selection, select
+from lipt_cords.selectors.stratified import Pilot
 
 
 def per_sample_loss(config: RunConfig) -> nn.CrossEntropyLoss:
@@ -75,6 +76,7 @@ def choose_subset(
     read: ReadGradients,
     *,
     epoch: int = 0,
+    pilot: Pilot | None = None,
 ) -> tuple[Selection, SelectionReport]:
     """Choose a subset as the configuration's strategy asks.
 
@@ -85,6 +87,7 @@ def choose_subset(
         val: the validation set.
         read: last-layer gradients of a source, by the model that selects.
         epoch: when; the draws of two epochs are independent.
+        pilot: trains on a candidate subset, where ``dss_args.options`` has a ``pilot``.
 
     Returns:
         The selection and its report.
@@ -101,6 +104,8 @@ def choose_subset(
     pool = read(train)
     gradient_seconds = time.perf_counter() - started
     name, options = dss.strategy.lower(), dict(dss.options)
+    if options.pop("pilot", None) is not None:
+        options["pilot"] = pilot
     seed = config.train_args.seed
     if dss.strategy in ("RS2", "AdaptiveRandom"):
         name, options["epoch"] = "rs2", epoch

@@ -9,13 +9,16 @@ those epochs, at the peak rate, and the schedule begins with the first subset.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lipt_cords.assembly import THROUGH_CORDS, schedule_of, subset_size_of
+from lipt_cords.assembly import THROUGH_CORDS, subset_size_of
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.methods import LIPT, Method
+from lipt_cords.pilot import trial_passes
 from lipt_cords.run_config import RunConfig
+from lipt_cords.sources import schedule_of
 from lipt_cords.warmstart.feed import steps_per_epoch
 from lipt_cords.warmstart.forecast import Forecast, common_passes, forecast
 
@@ -50,16 +53,19 @@ class Bill:
     Attributes:
         warmup: of its warm-up, in all.
         warmup_critical: of these, those that follow one another.
+        selection: of trial trainings by which subsets are chosen.
         training: on subsets.
     """
 
     warmup: int
     warmup_critical: int
+    selection: int
     training: int
 
     def spent(self, measure: str) -> int:
         """On the critical path or in all."""
-        return self.training + (self.warmup_critical if measure == CRITICAL else self.warmup)
+        warmup = self.warmup_critical if measure == CRITICAL else self.warmup
+        return warmup + self.selection + self.training
 
 
 @dataclass(frozen=True)
@@ -103,10 +109,12 @@ class Contest:
         size = self.samples if method.selection == "full" else self.subset_size
         if method.warmup == "full":
             full = plan_calendar(self, method).full_epochs * self.samples
-            return Bill(full, full, epochs * size)
-        options = self.warm_start(method)
-        cost = Forecast(0, 0) if options is None else forecast(options, self.samples)
-        return Bill(cost.passes, cost.critical_passes, epochs * size)
+            cost = Forecast(full, full)
+        else:
+            options = self.warm_start(method)
+            cost = Forecast(0, 0) if options is None else forecast(options, self.samples)
+        trials = trial_passes(self.configure(method, subset_epochs), size)
+        return Bill(cost.passes, cost.critical_passes, trials, epochs * size)
 
     def warm_start(self, method: Method) -> WarmStartConfig | None:
         """The warm start of a method; None for none, and for CORDS's own full-data warm-up."""
@@ -167,15 +175,20 @@ class Contest:
         Raises:
             ValueError: the warm-up alone costs more.
         """
-        bill = self.bill(method, 1)
-        left = passes - bill.spent(measure) + bill.training
-        if left <= 0:
+        least = self.bill(method, 1)
+        before = least.spent(measure) - least.training
+        if before >= passes:
             raise ValueError(
-                f"{method.name}: its warm-up alone takes {bill.spent(measure) - bill.training:,} "
-                f"passes ({measure}), and only {passes:,} are to be spent: raise the budget or "
-                "leave the method out"
+                f"{method.name}: its warm-up alone takes {before:,} passes ({measure}), and only "
+                f"{passes:,} are to be spent: raise the budget or leave the method out"
             )
-        return max(1, round(left / bill.training))
+        most = max(1, (passes - before) // least.training) + 1
+        # Trials are as long as the training, so the bill is no straight line.
+        lowest = bisect_left(
+            range(1, most), passes, key=lambda n: self.bill(method, n).spent(measure)
+        )
+        near = {max(1, lowest), lowest + 1}
+        return min(near, key=lambda n: (abs(self.bill(method, n).spent(measure) - passes), n))
 
     def lipt(self, methods: list[Method]) -> Method:
         """The LiPT method whose bill others match: the first one, or plain ``lipt``."""

@@ -10,9 +10,80 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lipt_cords.batches import dataset_length
+from lipt_cords.choosing import per_sample_loss
+from lipt_cords.data import DataSplits
 from lipt_cords.randomness import derive_seed
+from lipt_cords.run_config import RunConfig
 from lipt_cords.selectors import Selection
+from lipt_cords.selectors.cuts import CUTS
+from lipt_cords.sources import schedule_of
 from lipt_cords.training import train_on_subset
+
+
+def pilot_share(config: RunConfig) -> float:
+    """The length of a trial, as a share of the run's epochs on subsets.
+
+    Raises:
+        ValueError: ``dss_args.options.pilot`` is out of range, or the strategy takes none.
+    """
+    dss, share = config.dss_args, config.dss_args.options["pilot"]
+    if dss.strategy != "Stratified":
+        raise ValueError(
+            f"dss_args.options.pilot is for Stratified, whose cut it finds; {dss.strategy} takes "
+            "none: leave it out"
+        )
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError(
+            f"dss_args.options.pilot is the length of a trial as a share of the run's epochs on "
+            f"subsets, in (0, 1], received {share!r}: 0.5 is a good start"
+        )
+    return float(share)
+
+
+def pilot_epochs(config: RunConfig) -> int:
+    """Epochs of one trial of a run."""
+    return max(1, round(pilot_share(config) * schedule_of(config).subset_epochs))
+
+
+def trial_passes(config: RunConfig, size: int) -> int:
+    """Sample-passes of all trials of a run whose subsets have that size, before it begins."""
+    dss = config.dss_args
+    if "pilot" not in dss.options:
+        return 0
+    schedule = schedule_of(config)
+    trained = dss.warm_start is not None or schedule.select_after > 0
+    first = schedule.select_after if trained else dss.select_every
+    times = sum(map(schedule.selects, range(first, schedule.num_epochs)))
+    candidates = {0.0, *dss.options.get("pilot_cuts", CUTS)}
+    return times * len(candidates) * pilot_epochs(config) * size
+
+
+def pilot_of(config: RunConfig, splits: DataSplits, model: nn.Module) -> SubsetPilot:
+    """The trial that a run's configuration asks for, with the run's own net and options.
+
+    Args:
+        config: the run.
+        splits: its data; the validation part judges.
+        model: as the training to come starts.
+    """
+    given, optimizer = config.train_args, config.optimizer
+    return SubsetPilot(
+        model,
+        splits.train,
+        splits.val,
+        epochs=pilot_epochs(config),
+        batch_size=config.dataloader.batch_size,
+        lr=optimizer.lr,
+        optimizer=optimizer.type,
+        momentum=optimizer.momentum,
+        nesterov=optimizer.nesterov,
+        weight_decay=optimizer.weight_decay,
+        loss=per_sample_loss(config),
+        precision=given.precision,
+        memory_format=given.memory_format,
+        device=str(next(model.parameters()).device),
+        seed=given.seed,
+    )
 
 
 class SubsetPilot:

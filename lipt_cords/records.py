@@ -33,6 +33,8 @@ class Ledger:
     """Floating-point operations on the warm-up's critical path."""
     selection_seconds: float = 0.0
     """Seconds spent choosing subsets, gradients included."""
+    selection_passes: int = 0
+    """Passes of trial trainings by which subsets were chosen."""
     selections: int = 0
     """How many subsets were chosen by the strategy."""
     training_passes: int = 0
@@ -45,12 +47,12 @@ class Ledger:
     @property
     def passes(self) -> int:
         """All training passes."""
-        return self.warmup_passes + self.training_passes
+        return self.warmup_passes + self.selection_passes + self.training_passes
 
     @property
     def critical_passes(self) -> int:
         """Training passes on the critical path."""
-        return self.warmup_critical_passes + self.training_passes
+        return self.warmup_critical_passes + self.selection_passes + self.training_passes
 
     @property
     def seconds(self) -> float:

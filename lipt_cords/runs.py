@@ -15,7 +15,6 @@ from lipt_cords.assembly import (
     assemble,
     fit_lipt,
     pick_device,
-    schedule_of,
     uses_cords,
     warm_start_of,
 )
@@ -30,6 +29,7 @@ from lipt_cords.provenance import provenance
 from lipt_cords.randomness import isolated_rng
 from lipt_cords.records import CurvePoint, RunRecord
 from lipt_cords.run_config import RunConfig
+from lipt_cords.sources import schedule_of
 from lipt_cords.trainer import CheckpointPlan, Trainer
 from lipt_cords.training import CHECKPOINT
 from lipt_cords.warmstart import WarmStartResult

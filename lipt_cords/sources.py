@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lipt_cords.records import FULL, SKIPPED, SUBSET
+from lipt_cords.run_config import RunConfig
 from lipt_cords.selectors import Selection, SubsetLoader
 
 
@@ -34,6 +35,8 @@ class Epoch:
     """Seconds spent choosing a subset while opening."""
     selections: int = 0
     """How many subsets were chosen while opening."""
+    selection_passes: int = 0
+    """Sample-passes of trial trainings while opening."""
 
 
 class EpochSource(Protocol):
@@ -94,6 +97,17 @@ class SelectionSchedule:
         return self.kind(epoch) == SUBSET and (first or epoch % self.select_every == 0)
 
 
+def schedule_of(config: RunConfig) -> SelectionSchedule:
+    """CORDS's calendar of a run. A warm start takes the place of kappa's full-data epochs."""
+    dss = config.dss_args
+    return SelectionSchedule(
+        num_epochs=config.train_args.num_epochs,
+        kappa=0.0 if dss.warm_start is not None else dss.kappa,
+        fraction=dss.fraction,
+        select_every=1 if dss.strategy == "RS2" else dss.select_every,
+    )
+
+
 class SelectorSource:
     """Our own selectors on CORDS's calendar, through :class:`SubsetLoader`.
 
@@ -146,7 +160,8 @@ class SelectorSource:
         self.selection = self._choose(epoch)
         seconds = time.perf_counter() - started
         self._read(self.selection)
-        return Epoch(kind, self._loader, seconds, 1)
+        spent = int(self.selection.info.get("pilot_passes", 0))
+        return Epoch(kind, self._loader, seconds, 1, spent)
 
     def _read(self, selection: Selection) -> None:
         if self._loader.selection is not selection:

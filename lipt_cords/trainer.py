@@ -179,6 +179,7 @@ class Trainer:
         costs = self.result.costs
         costs.selection_seconds += opened.selection_seconds
         costs.selections += opened.selections
+        costs.selection_passes += opened.selection_passes
         if opened.kind == FULL:
             costs.warmup_passes += passes
             costs.warmup_critical_passes += passes

@@ -36,6 +36,7 @@ def train_on_subset(
     lr: float = 0.05,
     optimizer: str = "sgd",
     momentum: float = 0.9,
+    nesterov: bool = True,
     weight_decay: float = 5e-4,
     schedule: str = "cosine_annealing",
     loss: PerSampleLoss | None = None,
@@ -63,7 +64,8 @@ def train_on_subset(
         batch_size: samples in a step.
         lr: peak learning rate.
         optimizer: ``sgd``, ``adam``, ``adamw`` or ``rmsprop``.
-        momentum: Nesterov momentum of SGD.
+        momentum: of SGD.
+        nesterov: Nesterov's form of it.
         weight_decay: L2 decay.
         schedule: ``cosine_annealing`` over all epochs, or ``none``.
         loss: per-sample loss of (logits, labels), shape (B,); None is cross-entropy.
@@ -98,7 +100,7 @@ def train_on_subset(
         raise ValueError("resume=True needs the checkpoint_dir of the interrupted run")
     target = resolve_device(device)
     optimizer_config = OptimizerConfig(
-        type=optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=True
+        type=optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
     )
     scheduler_config = SchedulerConfig(type=schedule)
     plan = None
