@@ -27,6 +27,20 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nothing_in_disguise(cls, value: Any, info: Any) -> Any:
+        """Numbers are no truth values and the other way round, though Python mixes them."""
+        accepted = str(cls.model_fields[info.field_name].annotation)
+        number = "int" in accepted or "float" in accepted
+        if isinstance(value, bool) and number and "bool" not in accepted:
+            raise ValueError(f"expected a number, received {value}")
+        if "bool" in accepted and not number and not isinstance(value, bool | None):
+            raise ValueError(f"expected True or False, received {value!r}")
+        if "Path" in accepted and value == "":
+            raise ValueError("expected a directory, received ''; leave it out to write nothing")
+        return value
+
     def __init__(self, **options: Any) -> None:
         for name in options:
             if name not in type(self).model_fields:
@@ -41,11 +55,11 @@ def readable_errors(title: str, error: ValidationError) -> str:
     """One line per wrong option: where it stands, what is wrong, what came."""
     lines = []
     for problem in error.errors():
-        where = ".".join(map(str, problem["loc"])) or "value"
+        where = ".".join(map(str, (title, *problem["loc"])))
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] != "value_error":  # our own checks say themselves what came
             message += f" (received {problem['input']!r})"
-        lines.append(f"{title}.{where}: {message}")
+        lines.append(f"{where}: {message}")
     return "\n".join(lines)
 
 
@@ -94,7 +108,7 @@ class WarmStartConfig(StrictModel):
     """The kind of warm start; LiPT is the only one."""
     num_workers: int = Field(10, ge=1)
     """How many workers train, each on its own shard."""
-    epochs: float = Field(4.0, gt=0)
+    epochs: float = Field(4.0, gt=0, le=1e6)
     """Local epochs of every worker over its shard; may be fractional."""
     local_steps: int | None = Field(None, ge=1)
     """Optimizer steps of every worker; given, it replaces ``epochs``."""
@@ -214,9 +228,10 @@ class WarmStartConfig(StrictModel):
             raise unknown_name(info.field_name.replace("_", " "), value, valid)
         return value
 
-    @field_validator("device")
+    @field_validator("device", mode="before")
     @classmethod
-    def _known_device(cls, value: str) -> str:
+    def _known_device(cls, value: Any) -> Any:
+        value = str(value)  # a torch.device too
         if value != "auto" and value.split(":")[0] not in ("cpu", "cuda", "mps"):
             raise unknown_name("device", value, ("auto", "cpu", "cuda", "cuda:0", "mps"))
         return value

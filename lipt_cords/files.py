@@ -29,7 +29,7 @@ def output_directory(path: str | Path) -> Path:
             pass
     except FileExistsError as error:
         raise ValueError(
-            f"expected a directory at {directory}, found a file: choose another --output"
+            f"expected a directory at {directory}, found a file: choose another directory"
         ) from error
     except OSError as error:
         raise ValueError(

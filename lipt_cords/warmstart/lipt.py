@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import BatchSource
 from lipt_cords.randomness import isolated_rng, preserved_rng
+from lipt_cords.warmstart.arguments import check_arguments
 from lipt_cords.warmstart.control import Excluded
 from lipt_cords.warmstart.cost import Clock, flops_per_sample
 from lipt_cords.warmstart.feed import Pool
@@ -65,10 +66,17 @@ class LiPTWarmStart:
     (120, 100)
     """
 
-    def __init__(self, config: WarmStartConfig | None = None, /, **options: Any) -> None:
+    def __init__(
+        self, config: WarmStartConfig | Mapping[str, Any] | str | None = None, /, **options: Any
+    ) -> None:
         if config is not None and options:
             raise ValueError("pass either a WarmStartConfig or options by name, not both")
-        self.config = config or WarmStartConfig(**options)
+        self.config = WarmStartConfig(**options)
+        if config is not None:
+            given = WarmStartConfig.parse(config)
+            if given is None:
+                raise ValueError(f"{config!r} asks for no warm start: give options, or 'lipt'")
+            self.config = given
 
     def fit(
         self,
@@ -107,6 +115,7 @@ class LiPTWarmStart:
                 let the others go on.
         """
         arguments = (model, train_dataset, val_dataset, loss, num_classes, shards, on_round)
+        check_arguments(model, loss, num_classes, shards)
         processes = local_processes(self.config)
         if processes is not None:
             return fit_in_processes(self.config, processes, *arguments)

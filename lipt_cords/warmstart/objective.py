@@ -39,6 +39,12 @@ def mean_loss(loss: LossFunction | None, device: torch.device | str = "cpu") -> 
     def mean(logits: Tensor, labels: Tensor) -> Tensor:
         if one_hot:
             labels = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
-        return inner(logits, labels).mean()
+        value = inner(logits, labels)
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"the loss must return a tensor, one value a sample or their mean, received "
+                f"{type(value).__name__}"
+            )
+        return value.mean()
 
     return mean

@@ -133,8 +133,13 @@ def check_model(model: nn.Module) -> None:
             "the model has SyncBatchNorm layers, which would make independent workers wait for "
             "each other: build it with BatchNorm layers"
         )
-    if not all_finite(tensor_state(model)):
-        raise ValueError("the given model has NaN or infinite weights: initialise it again")
+    state = tensor_state(model)
+    if not all_finite(state):
+        broken = next(name for name, value in state.items() if not all_finite({name: value}))
+        raise ValueError(
+            f"the given model has NaN or infinite values in {broken!r}, which cannot be averaged: "
+            "initialise a weight again; register a mask as a buffer with persistent=False"
+        )
 
 
 def _head(

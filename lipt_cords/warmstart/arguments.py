@@ -1,0 +1,57 @@
+"""The arguments of a fit that are wrong at first sight, told before a process is started."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def check_arguments(
+    model: nn.Module, loss: Any, num_classes: Any, shards: Sequence[Tensor] | None
+) -> None:
+    """Refuse what no process could work with.
+
+    Raises:
+        ValueError: what was expected, what came, and what to do.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "a warm start trains, which torch.inference_mode() does not allow: call fit outside "
+            "of it (torch.no_grad() does no harm)"
+        )
+    if loss is not None and not callable(loss):
+        raise ValueError(
+            f"loss must be None, a torch loss or a callable of (logits, labels), received {loss!r}"
+        )
+    if num_classes is not None and (
+        isinstance(num_classes, bool) or not isinstance(num_classes, int)
+    ):
+        raise ValueError(f"num_classes must be a whole number or None, received {num_classes!r}")
+    if shards is not None:
+        _check_indices(shards)
+    try:
+        copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"the model cannot be copied, which every worker needs: {str(error).splitlines()[0]} "
+            "(torch.nn.utils.weight_norm and spectral_norm are at fault where they are used: take "
+            "those of torch.nn.utils.parametrizations)"
+        ) from error
+
+
+def _check_indices(shards: Any) -> None:
+    if isinstance(shards, str) or not hasattr(shards, "__len__") or not hasattr(shards, "__iter__"):
+        raise ValueError(
+            f"shards must be a sequence of indices for every worker, received {shards!r}"
+        )
+    for worker, shard in enumerate(shards):
+        try:
+            torch.as_tensor(shard)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"the shard of worker {worker} must be whole numbers, received {shard!r}"
+            ) from error
