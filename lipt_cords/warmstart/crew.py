@@ -120,7 +120,7 @@ class Crew:
         total = ExactSum(
             self._holding.start,
             len(kept),
-            [max(column) for column in zip(*largest, strict=True)],
+            torch.stack(largest).amax(0),
             max(weights.values()),
         )
         mine = [one.worker for one in summaries if one.kept and one.rank == self._ranks.rank]

@@ -71,14 +71,18 @@ def memory_layout(choice: MemoryFormat, device: torch.device) -> torch.memory_fo
 
 
 def lay_out(model: nn.Module, layout: torch.memory_format) -> None:
-    """Put the 4-d tensors of a model in a layout, in place.
+    """Put the 4-d tensors of a model in a layout, in place; those that have it keep their memory.
 
     Unlike ``Module.to``, which refuses channels_last for the 5-d weights of 3-d convolutions.
     """
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.ndim == 4:
-            # Not contiguous(): that leaves the strides of 1x1 and one-channel weights, which fit
-            # both layouts, and the convolution would then copy its inputs at every step.
+        if tensor.ndim != 4:
+            continue
+        # Not by is_contiguous(): the strides of 1x1 and one-channel weights fit both layouts, and
+        # the convolution would then copy its inputs at every step. Nor by to() alone, which moves
+        # (O, 1, 1, 1) away from what refers to them, though their strides stay.
+        meant = torch.empty_like(tensor, memory_format=layout, device="meta").stride()
+        if tensor.stride() != meant:
             tensor.data = tensor.data.to(memory_format=layout)
 
 

@@ -3,14 +3,16 @@
 Floating-point sums depend on who adds first, and so on the number of ranks; and a merge that
 differs in its last bit makes all later rounds differ. Integers do not: each worker's change is
 rounded once to a grid that all agree on, and added exactly. The grid has as many bits as the wire
-carries, so nothing is sent that a float32 sum would not send: with 16 workers at least 25 bits
-below each tensor's largest change, finer than float32 holds a weight of that size.
+carries, so nothing is sent that a float32 sum would not send. It is one of its own for every slice
+of a tensor along the first dimension, because channels, and the statistics of raw features even
+more, change on very different scales: with 16 workers at least 25 bits below the largest change
+of the slice, finer than float32 holds a weight of that size. Integer entries are added as they are
+and their mean is rounded once, whatever their size.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -27,46 +29,52 @@ class ExactSum:
     Args:
         origin: the state that all workers started from; it gives names, shapes and dtypes.
         terms: how many workers there are at most, in all ranks together.
-        largest: for every entry of the state in its order, the largest absolute change that any
-            of them has (:func:`largest_changes`).
+        largest: for every slice of the state, the largest absolute change that any of them has
+            (the maximum of their :func:`largest_changes`).
         weight: the largest weight that any has.
     """
 
     def __init__(
-        self, origin: Mapping[str, Tensor], terms: int, largest: Sequence[float], weight: float = 1
+        self, origin: Mapping[str, Tensor], terms: int, largest: Tensor, weight: float = 1
     ) -> None:
         self.origin = {name: value.cpu() for name, value in origin.items()}
-        wide = any(
-            value.dtype == torch.float64
-            or (not value.is_floating_point() and most * terms >= 2**31)
-            for most, value in zip(largest, self.origin.values(), strict=True)
-        )
+        values = list(self.origin.values())
+        slices = torch.split(largest, [_slices(value) for value in values])
+        sums = [
+            0.0 if value.is_floating_point() else float(most.sum()) * terms
+            for value, most in zip(values, slices, strict=True)
+        ]
+        wide = max(sums, default=0) >= 2**31 or any(v.dtype == torch.float64 for v in values)
         self.dtype = torch.int64 if wide else torch.int32
         # Rounding adds at most half a step to each term: one bit more than the terms need.
-        bits = (61 if wide else 30) - math.ceil(math.log2(max(terms, 1)))
+        bits = (61 if wide else 30) - (max(terms, 1) - 1).bit_length()
         self._steps = [
-            max(_power_of_two(most * weight) * 2.0**-bits, SMALLEST_STEP)
-            if value.is_floating_point()
-            else 1.0
-            for most, value in zip(largest, self.origin.values(), strict=True)
+            _steps(most * 2.0**-bits * weight).view([-1] + [1] * (v.ndim - 1) if v.ndim else [])
+            if v.is_floating_point() and v.numel()
+            else torch.ones(())
+            for v, most in zip(values, slices, strict=True)
         ]
-        self.total = torch.zeros(sum(v.numel() for v in self.origin.values()), dtype=torch.int64)
+        # Integers whose sum would not fit are added in two halves.
+        self._halves = [2 if most >= 2**62 else 1 for most in sums]
+        self._sizes = [v.numel() * n for v, n in zip(values, self._halves, strict=True)]
+        self.total = torch.zeros(sum(self._sizes), dtype=torch.int64)
 
     def add(self, state: Mapping[str, Tensor], weight: float = 1.0) -> None:
         """Add one worker's change from the origin, times a weight of at most the largest."""
-        offset = 0
-        for (name, origin), step in zip(self.origin.items(), self._steps, strict=True):
-            part = self.total[offset : offset + origin.numel()]
+        parts = self._split(self.total)
+        for (name, origin), step, part in zip(self.origin.items(), self._steps, parts, strict=True):
+            value = state[name].cpu()
             if origin.is_floating_point():
-                part += (change(state[name], origin) * (weight / step)).round().to(torch.int64)
+                part += (_change(value, origin) * (weight / step)).round().to(torch.int64)
+            elif len(part) == 2:
+                part += _halved(value) - _halved(origin)
             else:
-                part += state[name].cpu().reshape(-1).long() - origin.reshape(-1).long()
-            offset += origin.numel()
+                part += value.long() - origin.long()
 
     def mean(self, total: Tensor, weight: float, terms: int) -> State:
         """The origin plus the weighted mean change, in the origin's dtypes, on the CPU.
 
-        Apart from rounding to the dtype, an entry is off by at most half a step of the grid, or
+        Apart from rounding to the dtype, an entry is off by at most half a step of its grid, or
         by a whole one where it comes back as zero. It is exact where no worker changed it, and
         zero where all have zero and the origin is more than half a step.
 
@@ -75,38 +83,74 @@ class ExactSum:
             weight: the weights' sum.
             terms: how many were added; integer entries are averaged without weights.
         """
-        state, offset = {}, 0
-        for (name, origin), step in zip(self.origin.items(), self._steps, strict=True):
-            part = total[offset : offset + origin.numel()].view(origin.shape)
+        state, parts = {}, self._split(total)
+        for (name, origin), step, part in zip(self.origin.items(), self._steps, parts, strict=True):
             if origin.is_floating_point():
-                moved = origin.double() + part.double() * (step / weight)
+                moved = origin.double() + part[0].double() * (step / weight)
                 # What is zero in every worker comes back as zero, not as half a step of rounding.
                 rounding = step * 0.5001 + origin.double().abs() * 2.0**-51
-                moved[(part != 0) & (moved.abs() <= rounding)] = 0
-                state[name] = moved.to(origin.dtype)
+                moved[(part[0] != 0) & (moved.abs() <= rounding)] = 0
             else:
-                moved = (part.double() / terms).round().long() + origin.long()
-                state[name] = moved.to(origin.dtype)
-            offset += origin.numel()
+                moved = origin.long() + _divided(part, terms)
+            state[name] = moved.to(origin.dtype)
         return state
 
-
-def change(value: Tensor, origin: Tensor) -> Tensor:
-    """The difference of one entry from the origin, flat, in float64, on the CPU."""
-    return value.cpu().reshape(-1).double() - origin.reshape(-1).double()
-
-
-def largest_changes(state: Mapping[str, Tensor], origin: Mapping[str, Tensor]) -> list[float]:
-    """Largest absolute change of every entry of a state, in the origin's order; 0 if empty."""
-    return [
-        float(change(state[name], value.cpu()).abs().amax()) if value.numel() else 0.0
-        for name, value in origin.items()
-    ]
+    def _split(self, total: Tensor) -> list[Tensor]:
+        """Views of a sum, one for each entry, of shape (1 or 2 halves, *shape)."""
+        shapes = [value.shape for value in self.origin.values()]
+        pieces = zip(torch.split(total, self._sizes), self._halves, shapes, strict=True)
+        return [piece.view(halves, *shape) for piece, halves, shape in pieces]
 
 
-def _power_of_two(value: float) -> float:
-    """The smallest power of two that is not below a value; 1 for zero."""
-    if value == 0:
-        return 1.0
-    mantissa, exponent = math.frexp(value)
-    return math.ldexp(1.0, exponent - (mantissa == 0.5))
+def largest_changes(state: Mapping[str, Tensor], origin: Mapping[str, Tensor]) -> Tensor:
+    """Largest absolute change of every slice of a state, in the origin's order, float64.
+
+    A floating-point entry has a slice for each index of its first dimension (so each element of a
+    vector is one, and a scalar), an entry of integers is one, an empty entry has none.
+    """
+    largest = [torch.zeros(0, dtype=torch.float64)]
+    for name, at in origin.items():
+        value, start = state[name].cpu(), at.cpu()
+        if not value.numel():
+            continue
+        if start.is_floating_point():
+            largest.append(_change(value, start).abs().reshape(_slices(start), -1).amax(1))
+        else:
+            moved = value.long() - start.long()
+            beyond = bool(((moved < 0) != (value.long() < start.long())).any())  # of int64
+            most = 2**64 if beyond else max(int(moved.max()), -int(moved.min()))
+            largest.append(torch.tensor([most], dtype=torch.float64))
+    return torch.cat(largest)
+
+
+def _slices(value: Tensor) -> int:
+    """How many parts of an entry have a grid of their own."""
+    if not value.numel():
+        return 0
+    return len(value) if value.is_floating_point() and value.ndim else 1
+
+
+def _change(value: Tensor, origin: Tensor) -> Tensor:
+    return value.double() - origin.double()
+
+
+def _steps(least: Tensor) -> Tensor:
+    """The smallest powers of two that are not below some numbers, nor below the smallest step."""
+    mantissa, _ = torch.frexp(least)
+    power = torch.where(mantissa == 0.5, least, least / mantissa)  # both exact
+    return torch.where(least > SMALLEST_STEP, power, SMALLEST_STEP)
+
+
+def _halved(value: Tensor) -> Tensor:
+    """The upper and the lower 32 bits of integers."""
+    return torch.stack([value.long() >> 32, value.long() & 0xFFFFFFFF])
+
+
+def _divided(sums: Tensor, terms: int) -> Tensor:
+    """Sums of integers, whole or in two halves, over their number; a half goes to the even one."""
+    if len(sums) == 2:
+        whole = sums[0].div(terms, rounding_mode="floor")
+        return (whole << 32) + _divided((((sums[0] - whole * terms) << 32) + sums[1])[None], terms)
+    whole = sums[0].div(terms, rounding_mode="floor")
+    twice = (sums[0] - whole * terms) * 2
+    return whole + ((twice > terms) | ((twice == terms) & (whole % 2 == 1))).long()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
+import torch
+from torch import Tensor
+
 from lipt_cords.warmstart.averaging import State
 from lipt_cords.warmstart.exact import largest_changes
 from lipt_cords.warmstart.folder import RunFolder, digest
@@ -22,13 +25,13 @@ class Finished:
 
     Attributes:
         summary: for the report.
-        largest: largest absolute change of every entry of its state, for the sum's grid.
+        largest: largest absolute change of every slice of its state, for the sum's grids.
         reading: what it says about the probe.
         forward_passes: samples that its evaluation ran forward.
     """
 
     summary: WorkerSummary
-    largest: list[float]
+    largest: Tensor
     reading: Reading | None = None
     forward_passes: int = 0
 
@@ -84,10 +87,10 @@ class Holding:
             classes_missing=self._plan.classes_missing[worker],
         )
         state = {name: value.cpu() for name, value in result.state.items()}
-        largest = largest_changes(state, self.start) if result.finite else []
+        largest = largest_changes(state, self.start) if result.finite else torch.zeros(0)
         written = False
         if self._folder is not None:
-            groups = {"state": state if result.finite else {}}
+            groups = {"state": state if result.finite else {}, "largest": {"changes": largest}}
             if result.reading is not None:
                 groups["reading"] = {
                     "losses": result.reading.losses,
@@ -95,7 +98,7 @@ class Holding:
                 }
             accuracy = None if result.reading is None else result.reading.accuracy
             details = {
-                "start": self._start_digest, "summary": asdict(summary), "largest": largest,
+                "start": self._start_digest, "summary": asdict(summary),
                 "reading_accuracy": accuracy, "forward_passes": result.forward_passes,
             }  # fmt: skip
             written = self._folder.keep(self._name(worker), groups, details)
@@ -122,8 +125,8 @@ class Holding:
             reading = Reading(
                 accuracy=stored.details["reading_accuracy"], **stored.groups["reading"]
             )
-        details = stored.details
-        return Finished(summary, details["largest"], reading, details["forward_passes"])
+        largest = stored.groups["largest"]["changes"]
+        return Finished(summary, largest, reading, stored.details["forward_passes"])
 
     def lost(self, worker: int, rank: int) -> Finished:
         """A worker of which nothing is left but its name."""
@@ -141,7 +144,7 @@ class Holding:
             reason=LOST,
             classes_missing=self._plan.classes_missing[worker],
         )
-        return Finished(summary, [])
+        return Finished(summary, torch.zeros(0))
 
     def _name(self, worker: int) -> str:
         return f"round_{self._round:05d}/worker_{worker:05d}"

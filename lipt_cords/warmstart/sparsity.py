@@ -55,7 +55,7 @@ def snip_scores(weights: Iterable[Tensor], gradients: Iterable[Tensor | None]) -
     return [
         torch.zeros_like(weight, dtype=torch.float32)
         if gradient is None
-        else (weight.detach() * gradient).abs().float()
+        else (weight.detach().float() * gradient.float()).abs()  # float16 would underflow
         for weight, gradient in zip(weights, gradients, strict=True)
     ]
 

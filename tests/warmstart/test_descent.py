@@ -16,6 +16,7 @@ from lipt_cords.warmstart.descent import (
     autocast_dtype,
     descend,
     laid_out,
+    lay_out,
     memory_layout,
     rate_factor,
 )
@@ -171,6 +172,23 @@ def test_layouts_of_devices_and_batches():
     assert laid_out(images, torch.channels_last).equal(images)
     for other in (torch.randn(2, 3), torch.randn(2, 3, 4, 4, 4), {"tokens": images}):
         assert laid_out(other, torch.channels_last) is other
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "shape", [(8, 1, 1, 1), (1, 1, 1, 1), (8, 1, 3, 3), (8, 4, 1, 1), (1, 3, 1, 1), (5, 4, 3, 3)]
+)
+def test_what_is_laid_out_stays_where_it_is(layout, shape):
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.randn(shape))
+    model.register_buffer("kept", torch.randn(shape))
+    value = model.weight.detach().clone()
+    lay_out(model, layout)
+    assert model.weight.stride() == torch.empty(shape).to(memory_format=layout).stride()
+    assert model.weight.equal(value)
+    places = [model.weight.data_ptr(), model.kept.data_ptr()]
+    lay_out(model, layout)
+    assert [model.weight.data_ptr(), model.kept.data_ptr()] == places
 
 
 @pytest.mark.parametrize("choice", ["auto", "channels_last", "contiguous"])

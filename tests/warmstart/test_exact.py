@@ -24,8 +24,12 @@ VALUES = st.one_of(
 
 @st.composite
 def crews(draw, dtypes=(torch.float32, torch.float64, torch.bfloat16, torch.float16)):
-    """A start, its workers, and their weights; entries are often left alone or cleared."""
+    """A start, its workers, and their weights; entries are often left alone or cleared.
+
+    Each entry of ``w`` is a slice of its own, or all are in one.
+    """
     dtype, count = draw(st.sampled_from(dtypes)), draw(st.integers(1, 9))
+    shape = draw(st.sampled_from([(-1,), (1, -1), (-1, 1, 1)]))
     start = draw(st.lists(VALUES, min_size=1, max_size=6))
     workers = [
         [draw(st.one_of(st.just(value), st.just(0.0), VALUES)) for value in start]
@@ -36,13 +40,14 @@ def crews(draw, dtypes=(torch.float32, torch.float64, torch.bfloat16, torch.floa
             st.just([1] * count), st.lists(st.integers(1, 99), min_size=count, max_size=count)
         )
     )
-    states = [{"w": torch.tensor(w, dtype=dtype), "n": torch.tensor(len(w))} for w in workers]
-    return {"w": torch.tensor(start, dtype=dtype), "n": torch.tensor(0)}, states, weights
+    values = [torch.tensor(w, dtype=dtype).view(shape) for w in (start, *workers)]
+    states = [{"w": value, "n": torch.tensor(len(start))} for value in values[1:]]
+    return {"w": values[0], "n": torch.tensor(0)}, states, weights
 
 
 def sum_of(origin, states, weights):
-    columns = zip(*(largest_changes(state, origin) for state in states), strict=True)
-    return ExactSum(origin, len(states), [max(column) for column in columns], max(weights))
+    largest = torch.stack([largest_changes(state, origin) for state in states]).amax(0)
+    return ExactSum(origin, len(states), largest, max(weights))
 
 
 def merge(origin, states, weights=None, order=None, ranks=1):
@@ -56,11 +61,17 @@ def merge(origin, states, weights=None, order=None, ranks=1):
 
 
 def half_a_step(origin, states, weights, name="w"):
-    """Half a step of an entry's grid: below the next power of two, as many bits as are promised."""
+    """Half a step of the grid of each of an entry's slices, flat: for every element its own.
+
+    Below the next power of two of the slice's largest change, as many bits as are promised.
+    """
     bits = (61 if origin[name].dtype == torch.float64 else 30) - math.ceil(math.log2(len(states)))
-    most = max(float((s[name].double() - origin[name].double()).abs().max()) for s in states)
-    mantissa, exponent = math.frexp(most * max(weights))
-    return 2.0 ** (exponent - (mantissa == 0.5) - bits - 1)
+    changes = torch.stack([s[name].double() - origin[name].double() for s in states]).abs().amax(0)
+    halves = []
+    for part in changes:
+        mantissa, exponent = math.frexp(float(part.max()) * max(weights))
+        halves += [2.0 ** (exponent - (mantissa == 0.5) - bits - 1)] * part.numel()
+    return halves
 
 
 @settings(deadline=None, max_examples=100)
@@ -80,18 +91,18 @@ def test_the_mean_is_off_by_half_a_step_at_most(crew):
     origin, states, weights = crew
     found, total = merge(origin, states, weights)["w"], sum(weights)
     # Each of K terms is rounded by half a step, and their sum divided by the weights' sum W.
-    half = half_a_step(origin, states, weights) * len(states) / total
+    halves = half_a_step(origin, states, weights)
     finfo = torch.finfo(found.dtype)
-    for entry, got in enumerate(found.tolist()):
-        parts = [Fraction(float(state["w"][entry])) for state in states]
+    for entry, got in enumerate(found.flatten().tolist()):
+        parts = [Fraction(float(state["w"].flatten()[entry])) for state in states]
         exact = sum(w * part for w, part in zip(weights, parts, strict=True)) / total
-        largest = max(abs(float(part)) for part in (*parts, Fraction(float(origin["w"][entry]))))
+        largest = max(abs(float(part)) for part in (*parts, origin["w"].flatten()[entry]))
         rounding = 0.501 * finfo.eps * abs(float(exact)) + finfo.smallest_normal * finfo.eps
         rounding += 2.0**-50 * largest * max(weights) * len(states) / total  # of float64
         error = abs(float(Fraction(got) - exact))
         # What is at most half a step is taken for the zero that all workers may have had.
-        zeroed = 1.0002 * half_a_step(origin, states, weights) if got == 0 else 0
-        assert error <= half + zeroed + rounding
+        zeroed = 1.0002 * halves[entry] if got == 0 else 0
+        assert error <= halves[entry] * len(states) / total + zeroed + rounding
 
 
 @settings(deadline=None, max_examples=100)
@@ -99,33 +110,37 @@ def test_the_mean_is_off_by_half_a_step_at_most(crew):
 def test_what_nobody_changed_stays_and_what_all_cleared_is_zero(crew, stays, gone):
     origin, states, weights = crew
     dtype = origin["w"].dtype
-    origin = origin | {"w": torch.cat([origin["w"], torch.tensor([stays, gone], dtype=dtype)])}
-    states = [
-        state | {"w": torch.cat([state["w"], torch.tensor([stays, 0.0], dtype=dtype)])}
-        for state in states
-    ]
-    found = merge(origin, states, weights)["w"]
-    assert found[-2].equal(origin["w"][-2])
+
+    def with_two_more(state, *values):
+        """Beside the others, in their slice if they share one."""
+        flat = torch.cat([state["w"].flatten(), torch.tensor(values, dtype=dtype)])
+        return state | {"w": flat[None] if state["w"].ndim == 2 else flat}
+
+    origin = with_two_more(origin, stays, gone)
+    states = [with_two_more(state, stays, 0.0) for state in states]
+    found = merge(origin, states, weights)["w"].flatten()
+    start = origin["w"].flatten()
+    assert found[-2].equal(start[-2])
     # Less than half a step cannot be told from what stayed.
-    half = half_a_step(origin, states, weights)
-    assert float(found[-1]) == 0 or abs(float(origin["w"][-1])) <= half
+    half = half_a_step(origin, states, weights)[-1]
+    assert float(found[-1]) == 0 or abs(float(start[-1])) <= half
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("weights", [[1, 1, 1], [5, 1, 9]])
 def test_a_layer_that_all_pruned_is_zero(dtype, weights):
     generator = torch.Generator().manual_seed(0)
-    origin = {"w": torch.randn(3000, generator=generator, dtype=dtype) * 0.1}
-    origin["w"][0] = 3.0
-    cleared = {"w": torch.zeros(3000, dtype=dtype)}
+    origin = {"w": torch.randn(2, 1500, generator=generator, dtype=dtype) * 0.1}
+    origin["w"][0, 0] = 3.0
+    cleared = {"w": torch.zeros(2, 1500, dtype=dtype)}
     assert int(merge(origin, [cleared] * 3, weights)["w"].count_nonzero()) == 0
 
 
 def test_only_what_is_within_a_step_of_zero_is_taken_for_zero():
-    step = 2.0**-30  # of a tensor whose largest change is 1
+    step = 2.0**-30  # of a slice whose largest change is 1
     starts, ends = torch.meshgrid(*[torch.arange(-40, 41) * step / 10] * 2, indexing="ij")
-    origin = {"w": torch.cat([torch.zeros(1), starts.flatten()])}
-    worker = {"w": torch.cat([torch.ones(1), ends.flatten()])}
+    origin = {"w": torch.cat([torch.zeros(1), starts.flatten()])[None]}
+    worker = {"w": torch.cat([torch.ones(1), ends.flatten()])[None]}
     found, expected = merge(origin, [worker])["w"], worker["w"]
     zeroed = (found == 0) & (expected.abs() <= 1.001 * step)
     assert (zeroed | ((found - expected).abs() <= 0.501 * step)).all()
@@ -149,10 +164,38 @@ def test_the_wire_has_room_for_a_thousand_equal_changes(workers, weight):
 
 def test_one_worker_comes_back_to_the_last_bit_of_its_largest_entries():
     generator = torch.Generator().manual_seed(0)
-    origin = {"w": torch.randn(500, generator=generator)}
-    worker = {"w": origin["w"] + torch.randn(500, generator=generator)}
+    origin = {"w": torch.randn(1, 500, generator=generator)}
+    worker = {"w": origin["w"] + torch.randn(1, 500, generator=generator)}
     found, scale = merge(origin, [worker])["w"], float(worker["w"].abs().max())
     torch.testing.assert_close(found, worker["w"], rtol=2.0**-24, atol=scale * 2.0**-28)
+
+
+@pytest.mark.parametrize("shape", [(40,), (40, 3), (40, 2, 3, 3), ()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_slices_of_very_different_scales_are_all_exact(shape, dtype):
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.logspace(-9, 12, 40, dtype=torch.float64) if shape else torch.tensor(1e-9)
+    scales = scales.view([40] + [1] * (len(shape) - 1) if shape else [])
+    draws = torch.randn(6, *shape, generator=generator, dtype=torch.float64)
+    origin, *states = [{"w": (draw * scales).to(dtype)} for draw in draws]
+    weights = [3, 1, 2, 5, 1]
+    assert sum_of(origin, states, weights).dtype == (
+        torch.int32 if dtype == torch.float32 else torch.int64
+    )
+    found = merge(origin, states, weights)["w"].double()
+    expected = sum(w * s["w"].double() for w, s in zip(weights, states, strict=True)) / 12
+    changes = torch.stack([s["w"].double() - origin["w"].double() for s in states]).abs().amax(0)
+    largest = changes.flatten(1).amax(1).view_as(scales) if len(shape) > 1 else changes
+    bits = 30 if dtype == torch.float32 else 50  # and of the sums in float64
+    rounding = torch.finfo(dtype).eps * expected.abs()
+    assert ((found - expected).abs() <= 2.0 ** (4 - bits) * largest + rounding).all()
+
+
+def test_statistics_of_raw_features_come_back():
+    origin = {"running_var": torch.ones(3)}
+    ends = torch.tensor([[1e-4, 1.0, 1e12], [3e-4, 2.0, 3e12]])
+    found = merge(origin, [{"running_var": end} for end in ends])["running_var"]
+    torch.testing.assert_close(found, torch.tensor([2e-4, 1.5, 2e12]), rtol=1e-5, atol=0)
 
 
 def test_a_whole_model_averages_in_every_layout():
@@ -203,9 +246,36 @@ def test_integers_that_would_overflow_travel_wide(change, dtype):
     assert total.mean(total.total * 1000, 1000, 1000)["n"].equal(state["n"])
 
 
+INT64 = st.integers(-(2**63), 2**63 - 1)
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data(), count=st.integers(1, 9), near=st.booleans())
+def test_integers_of_any_size_have_their_rounded_mean(data, count, near):
+    starts = data.draw(st.lists(INT64, min_size=1, max_size=4))
+    close = [st.integers(max(at - 5, -(2**63)), min(at + 5, 2**63 - 1)) for at in starts]
+    row = st.tuples(*(close if near else [INT64] * len(starts)))
+    ends = data.draw(st.lists(row, min_size=count, max_size=count))
+    origin = {"n": torch.tensor(starts), "w": torch.zeros(2)}
+    states = [{"n": torch.tensor(end), "w": torch.ones(2)} for end in ends]
+    found = merge(origin, states, ranks=data.draw(st.integers(1, 4)))
+    changes = zip(starts, zip(*ends, strict=True), strict=True)
+    expected = [at + round(Fraction(sum(column) - count * at, count)) for at, column in changes]
+    assert found["n"].tolist() == expected
+    assert found["w"].equal(torch.ones(2))
+
+
+def test_integers_whose_sum_is_beyond_int64_come_back():
+    origin = {"key": torch.tensor([0, -(2**62)]), "steps": torch.tensor(7)}
+    state = {"key": torch.tensor([2**62 + 1, 2**62 + 3]), "steps": torch.tensor(9)}
+    assert sum_of(origin, [state] * 3, [1] * 3).dtype == torch.int64
+    found = merge(origin, [state] * 3, ranks=2)
+    assert all(found[name].equal(value) for name, value in state.items())
+
+
 def test_empty_entries_and_states_pass():
     state = {"none": torch.zeros(0, 3), "one": torch.tensor(2.0), "kept": torch.zeros(0).long()}
-    assert largest_changes(state, state) == [0, 0, 0]
+    assert largest_changes(state, state).tolist() == [0]
     found = merge(state, [state, state])
     assert all(found[name].equal(value) for name, value in state.items())
     assert merge({}, [{}]) == {}

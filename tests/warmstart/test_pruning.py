@@ -158,6 +158,22 @@ def test_the_average_is_that_of_a_plain_loop(layout, decay):
     assert model[0].weight.is_contiguous(memory_format=layout)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_averaged_in_float32(dtype):
+    models = [nn.Linear(1, 1, bias=False).to(kind) for kind in (dtype, torch.float32)]
+    for model in models:
+        model.weight.data.fill_(1.0)
+        average = WeightAverage(model, 0.999)
+        for step in range(6000):
+            if step == 5000:
+                model.weight.data.fill_(1.25)
+            average.step()
+        average.write(None)
+    half, full = (model.weight.detach() for model in models)
+    assert 1.1 < float(full) < 1.24
+    assert half.equal(full.to(dtype))
+
+
 def test_a_short_run_forgets_its_start():
     model = nn.Linear(1, 1, bias=False)
     average = WeightAverage(model, 0.999)

@@ -150,6 +150,16 @@ def test_a_weight_without_a_gradient_is_worth_nothing_to_snip():
     assert scores.equal(torch.zeros(2, 3))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_snip_tells_small_weights_of_half_precision_apart(dtype):
+    weight = torch.tensor([1e-3, 2e-3, -4e-3], dtype=dtype)
+    gradient = torch.tensor([1e-5, -1e-5, 1e-5], dtype=dtype)
+    (scores,) = snip_scores([weight], [gradient])
+    assert scores.dtype == torch.float32
+    assert scores.equal((weight.float() * gradient.float()).abs())
+    assert scores.diff().min() > 0
+
+
 @pytest.mark.parametrize("densities", ["global", "erk"])
 @pytest.mark.parametrize("kind", ["magnitude", "random"])
 def test_masks_are_the_same_in_every_memory_format(kind, densities):

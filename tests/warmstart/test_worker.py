@@ -45,6 +45,16 @@ def test_the_same_task_gives_the_same_bits(train, options):
     assert not same(one.state, run_worker(task(train, worker=1, **options)).state)
 
 
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+def test_weights_that_fit_both_layouts_are_averaged(train, layout):
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
+    options = {"model": model, "sparsity": "none", "memory_format": layout, "lr": 0.2}
+    last, average = (run_worker(task(train, ema=ema, **options)).state for ema in (None, 0.99))
+    assert not any(last[name].equal(average[name]) for name in ("0.weight", "4.weight"))
+
+
 def test_the_task_and_the_callers_random_state_are_untouched(train):
     model = make_net().eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
