@@ -24,13 +24,14 @@ from lipt_cords.warmstart.folder import RunFolder, first_difference
 from lipt_cords.warmstart.identity import complete_description, describe_loss, describe_run, hash_of
 from lipt_cords.warmstart.interrupt import stoppable
 from lipt_cords.warmstart.launch import local_processes, open_ranks
+from lipt_cords.warmstart.material import Material, OnRound
 from lipt_cords.warmstart.objective import LossFunction, mean_loss
 from lipt_cords.warmstart.plan import Plan, check_model, data_length, make_plan
 from lipt_cords.warmstart.probe import Probe
 from lipt_cords.warmstart.processes import fit_in_processes
 from lipt_cords.warmstart.ranks import Ranks
 from lipt_cords.warmstart.result import WarmStartResult
-from lipt_cords.warmstart.rounds import Material, OnRound, Rounds
+from lipt_cords.warmstart.rounds import Rounds
 
 logger = logging.getLogger(__name__)
 

@@ -4,73 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from lipt_cords.config import WarmStartConfig
-from lipt_cords.data import BatchSource
 from lipt_cords.warmstart.averaging import State, on_cpu, tensor_state
 from lipt_cords.warmstart.billing import make_report, over_rounds, seconds_by_phase
 from lipt_cords.warmstart.common import train_common_start
 from lipt_cords.warmstart.cost import Clock
 from lipt_cords.warmstart.crew import Crew
-from lipt_cords.warmstart.feed import Pool
 from lipt_cords.warmstart.folder import RunFolder
 from lipt_cords.warmstart.history import History
 from lipt_cords.warmstart.holding import Finished
-from lipt_cords.warmstart.objective import LossFunction
+from lipt_cords.warmstart.material import Material, Outcome
 from lipt_cords.warmstart.outer import OuterOptimizer
-from lipt_cords.warmstart.plan import Plan
 from lipt_cords.warmstart.probe import Probe
 from lipt_cords.warmstart.progress import StepProgress
 from lipt_cords.warmstart.ranks import Ranks
-from lipt_cords.warmstart.report import RoundReport, WarmStartReport, WorkerSummary
+from lipt_cords.warmstart.report import WorkerSummary
 from lipt_cords.warmstart.soup import Judge
 from lipt_cords.warmstart.worker import WorkerTask, local_steps
-
-OnRound = Callable[[RoundReport, State], None]
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the rounds work on, checked and read.
-
-    Attributes:
-        model: scratch on the device; its weights are the given ones.
-        dataset: the training set.
-        labels: its labels; empty on ranks other than 0.
-        plan: head and shards.
-        loss: mean loss of (logits, labels).
-        pool: this rank's samples in memory.
-        validation: held-out data, or None.
-        probe: the part of it on which workers are compared, or None.
-        flops: of one sample, in a training step and in the forward pass alone.
-        on_round: told on rank 0 of every merge, or None.
-    """
-
-    model: nn.Module
-    dataset: Dataset[Any]
-    labels: Tensor
-    plan: Plan
-    loss: LossFunction
-    pool: Pool | None
-    validation: BatchSource | None
-    probe: Probe | None
-    flops: tuple[int, int]
-    on_round: OnRound | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the rounds leave behind, on the CPU."""
-
-    merged: State
-    theta_star: State
-    report: WarmStartReport
-    worker_states: list[State | None] | None
 
 
 class Rounds:
