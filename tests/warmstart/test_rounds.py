@@ -233,7 +233,7 @@ def test_processes_that_are_stopped_say_nothing_of_their_temporary_folder(tmp_pa
             [sys.executable, str(SCRIPT), str(tmp_path)],
             env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 90
         while not (tmp_path / "first round").exists():
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
