@@ -260,6 +260,18 @@ class WarmStartConfig(StrictModel):
                 "stop_when ends a warm start between two rounds, and rounds=1 has none: set "
                 "rounds to 2 or more"
             )
+        if self.stop_when is not None and (self.probe_every or 0) >= self.rounds:
+            raise ValueError(
+                f"stop_when is judged every probe_every ({self.probe_every}) rounds, and so not "
+                f"before the last of {self.rounds}: set probe_every below rounds"
+            )
+        if self.stop_when is not None and self.num_workers == 1:
+            given = self.stop_when.model_dump(exclude_none=True)
+            if spreads := sorted(given.keys() & {"rank_correlation", "class_cosine"}):
+                raise ValueError(
+                    f"stop_when={' and '.join(spreads)} compares workers, and num_workers=1 has "
+                    "one: use benefit or merged_loss, or more workers"
+                )
         if self.launch == "serial" and (self.processes or 1) > 1:
             raise ValueError(
                 f"launch='serial' is one process, received processes={self.processes}: set "

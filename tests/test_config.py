@@ -104,6 +104,25 @@ def test_options_cannot_change_after_validation():
             "2 or more",
         ),
         (
+            {"rounds": 4, "probe_every": 4, "stop_when": {"benefit": 0.1}},
+            "stop_when is judged every probe_every (4) rounds, and so not before the last of 4: "
+            "set probe_every below rounds",
+        ),
+        (
+            {"rounds": 4, "num_workers": 1, "stop_when": {"rank_correlation": 0.9}},
+            "stop_when=rank_correlation compares workers, and num_workers=1 has one: use benefit "
+            "or merged_loss, or more workers",
+        ),
+        (
+            {
+                "rounds": 4,
+                "num_workers": 1,
+                "stop_when": {"rank_correlation": 0.9, "class_cosine": 0.9, "benefit": 0.1},
+            },
+            "stop_when=class_cosine and rank_correlation compares workers, and num_workers=1 has "
+            "one: use benefit or merged_loss, or more workers",
+        ),
+        (
             {"launch": "serial", "processes": 2},
             "launch='serial' is one process, received processes=2: set launch='processes', or "
             "leave processes out",
@@ -124,6 +143,9 @@ def test_options_that_contradict_each_other_are_refused(options, message):
         {"rounds": 50, "epochs": 0.1},  # every worker takes a step in every round
         {"rounds": 2, "stop_when": {"benefit": 0.1}},
         {"rounds": 2, "stop_when": StopRule(class_cosine=0.9, rank_correlation=0.9)},
+        {"rounds": 4, "probe_every": 3, "stop_when": {"merged_loss": 0.1}},
+        {"rounds": 4, "probe_every": 9},  # nothing is stopped by it
+        {"rounds": 4, "num_workers": 1, "stop_when": {"benefit": 0.1}},
         {"launch": "serial", "processes": 1},
         {"launch": "processes", "processes": 2},
         {"processes": 2},

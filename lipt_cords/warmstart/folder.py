@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from lipt_cords.warmstart.averaging import State
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 SUBFOLDER = "progress"
 RUN = "run.json"
 OPTIONAL_FILES = "the warm start goes on, but an interrupted run would have to train it again"
@@ -82,6 +83,8 @@ class RunFolder:
     def keep(self, name: str, groups: Mapping[str, State], details: Mapping[str, Any]) -> bool:
         """Write tensors and their record; a full disk costs the file, not the run.
 
+        Without tensors there is the record alone.
+
         Args:
             name: path below the folder, without an ending.
             groups: state dicts by name.
@@ -98,7 +101,9 @@ class RunFolder:
         }
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            tensors = save_tensors(path.with_suffix(".safetensors"), flat)
+            tensors = path.with_suffix(".safetensors")
+            if flat:
+                save_tensors(tensors, flat)
             record = {
                 "format": FORMAT,
                 "run": self.run,
@@ -108,11 +113,14 @@ class RunFolder:
             record["sha256"] = _seal(tensors, record)
             write_json(path.with_suffix(".json"), record)
         except OSError as error:
-            self.unwritten.append(name)
+            if name not in self.unwritten:  # it may be tried again
+                self.unwritten.append(name)
             logger.warning(
                 "cannot write %s (%s): %s", path, error.strerror or error, OPTIONAL_FILES
             )
             return False
+        if name in self.unwritten:  # before there was room again
+            self.unwritten.remove(name)
         return True
 
     def find(self, name: str) -> Stored | None:
@@ -130,21 +138,37 @@ class RunFolder:
             raise ValueError(
                 f"{record_path} is of another run or version: delete it, or choose another work_dir"
             )
-        flat = load_tensors(tensors)
-        if _seal(tensors, record) != record.get("sha256"):
+        entries = record.get("entries")
+        flat = load_tensors(tensors) if entries else {}
+        if not isinstance(entries, list) or _seal(tensors, record) != record.get("sha256"):
             raise ValueError(
                 f"{tensors} is not what {record_path.name} describes: one of them was changed; "
                 "delete both and run again"
             )
         groups: dict[str, State] = {}
-        for key in record["entries"]:
+        for key in entries:
             group, _, entry = key.partition("/")
             groups.setdefault(group, {})[entry] = flat[key]
         return Stored(groups, record.get("details") or {})
 
-    def forget(self, folder: str) -> None:
-        """Remove a subfolder that nobody needs any more."""
-        shutil.rmtree(self.root / folder, ignore_errors=True)
+    def rounds(self) -> list[int]:
+        """The rounds that have a subfolder, in their order; other subfolders are nobody's."""
+        names = (path.name for path in self.root.glob("round_*"))
+        numbers = [int(name[6:]) for name in names if re.fullmatch(r"round_[0-9]{5,}", name)]
+        return sorted(number for number in numbers if self.place(number).is_dir())
+
+    def place(self, number: int) -> Path:
+        """The subfolder of a round."""
+        return self.root / f"round_{number:05d}"
+
+    def forget_before(self, number: int) -> None:
+        """Remove the subfolders of earlier rounds, which nobody needs after this one's merge.
+
+        Ranks may share the folder and remove the same one at the same time.
+        """
+        for earlier in self.rounds():
+            if earlier < number:
+                shutil.rmtree(self.place(earlier), ignore_errors=True)
 
 
 def checksum(path: Path) -> str:
@@ -153,10 +177,11 @@ def checksum(path: Path) -> str:
 
 
 def _seal(tensors: Path, record: Mapping[str, Any]) -> str:
-    """SHA-256 of a file and of all that its record says, so that a change of either is noticed."""
+    """SHA-256 of all that a record says and of its tensors' file, so that a change is noticed."""
     said = {name: value for name, value in record.items() if name != "sha256"}
     words = json.dumps(said, sort_keys=True).encode()
-    return hashlib.sha256(tensors.read_bytes() + words).hexdigest()
+    content = tensors.read_bytes() if record.get("entries") else b""
+    return hashlib.sha256(content + words).hexdigest()
 
 
 def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:

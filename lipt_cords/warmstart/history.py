@@ -29,7 +29,13 @@ class History:
         self.stability: list[Stability] = []
         self.forward_passes = 0
         """Samples that workers and merges were evaluated on."""
+        self.judged_passes = (0, 0)
+        """Samples that rank 0 had run forward for soups at the last merge that was written: to
+        evaluate them, and to refresh their BatchNorm."""
         self._last_reading: Reading | None = None
+        self._asked = 0  # rounds of which it is known whether stop_when held
+        self._stopped: int | None = None
+        self._recorded = 0  # rounds whose records are on disk
 
     @property
     def last_summaries(self) -> list[WorkerSummary]:
@@ -38,11 +44,13 @@ class History:
 
     def stopped_after(self, config: WarmStartConfig) -> int | None:
         """After how many rounds ``stop_when`` held for the first time; None if it never did."""
-        if config.stop_when is not None:
-            for one in self.rounds:
+        if config.stop_when is not None and self._stopped is None:
+            for one in self.rounds[self._asked :]:
                 if one.stability and should_stop(config.stop_when, Stability.parse(one.stability)):
-                    return one.round + 1
-        return None
+                    self._stopped = one.round + 1
+                    break
+        self._asked = len(self.rounds)
+        return self._stopped
 
     def planned(self, config: WarmStartConfig) -> int:
         """Rounds that will have run in the end, as far as is known.
@@ -103,42 +111,67 @@ class History:
             )
         )
 
-    def keep(self, folder: RunFolder, start: State, velocity: State) -> None:
-        """Write the merge, from which a run resumes; the workers before it are not needed then."""
-        number = len(self.rounds) - 1
+    def keep(self, folder: RunFolder, start: State, velocity: State) -> bool:
+        """Write the merge, from which a run resumes; the workers before it are not needed then.
+
+        What happened in a round is a small record of its own that stays, so that a merge holds
+        the newest state alone, however many rounds there are.
+
+        Returns:
+            Whether it was written, with the records of all rounds up to it.
+        """
+        while self._recorded < len(self.rounds):
+            number = self._recorded
+            details = {
+                "round": asdict(self.rounds[number]),
+                "summaries": [asdict(one) for one in self.summaries[number]],
+            }
+            if not folder.keep(_record(number), {}, details):
+                return False  # the next merge tries again
+            self._recorded += 1
         groups = {"state": start, "velocity": velocity}
         if self._last_reading is not None:
             groups["reading"] = {
                 "losses": self._last_reading.losses,
                 "class_gradients": self._last_reading.class_gradients,
             }
-        details: dict[str, Any] = {
+        counted: dict[str, Any] = {
             "common_passes": self.common_passes,
-            "rounds": [asdict(one) for one in self.rounds],
-            "summaries": [[asdict(one) for one in part] for part in self.summaries],
-            "stability": [asdict(one) for one in self.stability],
             "forward_passes": self.forward_passes,
+            "judged_passes": list(self.judged_passes),
             "accuracy": None if self._last_reading is None else self._last_reading.accuracy,
         }
-        if folder.keep(_name(number), groups, details) and number > 0:
-            folder.forget(f"round_{number - 1:05d}")
+        return folder.keep(_merge(len(self.rounds) - 1), groups, counted)
 
     @classmethod
     def find(cls, folder: RunFolder) -> tuple[History, State, State] | None:
-        """The history up to the last merge in a folder, its weights, and the outer momentum."""
-        merges = folder.root.glob("round_*/merge.json")
-        last = max((int(path.parent.name.removeprefix("round_")) for path in merges), default=None)
-        stored = None if last is None else folder.find(_name(last))
+        """The history up to the last merge in a folder, its weights, and the outer momentum.
+
+        Raises:
+            ValueError: a file is not what was written, or the record of a round is missing.
+        """
+        merged = [n for n in folder.rounds() if (folder.place(n) / "merge.json").exists()]
+        stored = folder.find(_merge(merged[-1])) if merged else None
         if stored is None:
             return None
         details = stored.details
         history = cls(details["common_passes"])
-        history.rounds = [RoundReport(**one) for one in details["rounds"]]
-        history.summaries = [
-            [WorkerSummary(**one) for one in part] for part in details["summaries"]
-        ]
-        history.stability = [Stability(**one) for one in details["stability"]]
+        for number in range(merged[-1] + 1):
+            record = folder.find(_record(number))
+            if record is None:
+                raise ValueError(
+                    f"{folder.root / _record(number)}.json is missing, which the merge of round "
+                    f"{merged[-1] + 1} needs: delete {folder.root} and run again"
+                )
+            one = RoundReport(**record.details["round"])
+            history.rounds.append(one)
+            history.summaries.append([WorkerSummary(**o) for o in record.details["summaries"]])
+            if one.stability is not None:
+                history.stability.append(Stability.parse(one.stability))
+        history._recorded = len(history.rounds)
         history.forward_passes = details["forward_passes"]
+        evaluated, refreshed = details["judged_passes"]
+        history.judged_passes = (evaluated, refreshed)
         if "reading" in stored.groups:
             history._last_reading = Reading(
                 accuracy=details["accuracy"], **stored.groups["reading"]
@@ -146,5 +179,9 @@ class History:
         return history, stored.groups["state"], stored.groups.get("velocity", {})
 
 
-def _name(number: int) -> str:
+def _merge(number: int) -> str:
     return f"round_{number:05d}/merge"
+
+
+def _record(number: int) -> str:
+    return f"history/round_{number:05d}"

@@ -40,7 +40,7 @@ class StopWish:
 
 
 @contextmanager
-def stoppable(kept_in: object | None) -> Iterator[StopWish]:
+def stoppable(kept_in: object | None, *, said: bool = True) -> Iterator[StopWish]:
     """Turn SIGTERM into a wish inside; afterwards it has the effect that it had before.
 
     Signals reach the main thread alone: elsewhere, or without a place where finished work is
@@ -48,6 +48,7 @@ def stoppable(kept_in: object | None) -> Iterator[StopWish]:
 
     Args:
         kept_in: where finished work is kept; None for nowhere.
+        said: whether to say where that is.
     """
     wish = StopWish()
     if kept_in is None or threading.current_thread() is not threading.main_thread():
@@ -61,10 +62,12 @@ def stoppable(kept_in: object | None) -> Iterator[StopWish]:
     try:
         yield wish
     except Interrupted:
-        logger.warning(
-            "stopped by SIGTERM; finished workers are kept in %s: run the same command to go on",
-            kept_in,
-        )
+        if said:
+            logger.warning(
+                "stopped by SIGTERM; finished workers are kept in %s: run the same command to go "
+                "on",
+                kept_in,
+            )
         raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

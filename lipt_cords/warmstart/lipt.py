@@ -25,13 +25,14 @@ from lipt_cords.warmstart.folder import RunFolder, first_difference
 from lipt_cords.warmstart.identity import complete_description, describe_loss, describe_run, hash_of
 from lipt_cords.warmstart.interrupt import stoppable
 from lipt_cords.warmstart.launch import local_processes, open_ranks
+from lipt_cords.warmstart.material import Material, OnRound
 from lipt_cords.warmstart.objective import LossFunction, mean_loss
 from lipt_cords.warmstart.plan import Plan, check_model, data_length, make_plan
 from lipt_cords.warmstart.probe import Probe
 from lipt_cords.warmstart.processes import fit_in_processes
 from lipt_cords.warmstart.ranks import Ranks
 from lipt_cords.warmstart.result import WarmStartResult
-from lipt_cords.warmstart.rounds import Material, OnRound, Rounds
+from lipt_cords.warmstart.rounds import Rounds
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,10 @@ class LiPTWarmStart:
     ) -> WarmStartResult:
         """Run the warm start. Neither the model nor the global random state is modified.
 
+        Local processes (``processes``, or ``auto`` on several GPUs) share the tensors of model
+        and data with the caller's: torch.multiprocessing moves them to shared memory, in place,
+        and an array that such a tensor was made from is no longer the same memory.
+
         Args:
             model: any module that ends in a linear head; its weights are the start.
             train_dataset: a map-style data set of (x, y) pairs, or of dicts with labels.
@@ -100,9 +105,13 @@ class LiPTWarmStart:
                 returns one value a sample or their mean.
             num_classes: expected number of the head's outputs.
             shards: disjoint indices of every worker's samples; None deals class-balanced ones.
-            on_round: called on rank 0 after every merge with its
-                :class:`~lipt_cords.warmstart.report.RoundReport` and the merged state dict (CPU,
-                BatchNorm averaged, not refreshed).
+            on_round: called after every merge with its
+                :class:`~lipt_cords.warmstart.report.RoundReport` and a copy of the merged state
+                dict (CPU, BatchNorm averaged, not refreshed); what it returns is ignored, what it
+                raises ends the run. Rank 0 alone calls it: with local processes (``processes``,
+                or ``auto`` on several GPUs) in a child, whose variables the caller does not see.
+                A merge that is in ``work_dir`` is not announced again when a run goes on from it,
+                even if the call raised.
 
         Returns:
             The merged weights, with the report of what they cost. With ``work_dir`` they are
@@ -119,23 +128,37 @@ class LiPTWarmStart:
         processes = local_processes(self.config)
         if processes is not None:
             return fit_in_processes(self.config, processes, *arguments)
-        with (
-            _threads(self.config.threads),
-            stoppable(self.config.work_dir) as wish,
-            open_ranks(self.config, wish.check) as ranks,
-            preserved_rng(),
-            torch.enable_grad(),
-        ):
-            try:
-                result = _fit(self.config, ranks, *arguments)
-            except Excluded as gone:
-                logger.warning("%s: it waits for their result", gone)
-                return WarmStartResult.from_bytes(ranks.inherit(), model)
-            if ranks.is_main and len(ranks.live) < ranks.size:
-                ranks.leave_behind(result.to_bytes())
-            if self.config.work_dir is not None:
-                ranks.on_main(partial(_save, result, self.config.work_dir))
-        return result
+        return fit_on_this_rank(self.config, *arguments)
+
+
+def fit_on_this_rank(
+    config: WarmStartConfig, model: nn.Module, *arguments: Any, temporary: bool = False
+) -> WarmStartResult:
+    """Fit in this process, alone or as one of the ranks.
+
+    Args:
+        config: the options.
+        model: the module to fit.
+        *arguments: the others of ``LiPTWarmStart.fit``, in order.
+        temporary: ``work_dir`` is not the user's, who need not hear of it.
+    """
+    with (
+        _threads(config.threads),
+        stoppable(config.work_dir, said=not temporary) as wish,
+        open_ranks(config, wish.check) as ranks,
+        preserved_rng(),
+        torch.enable_grad(),
+    ):
+        try:
+            result = _fit(config, ranks, model, *arguments)
+        except Excluded as gone:
+            logger.warning("%s: it waits for their result", gone)
+            return WarmStartResult.from_bytes(ranks.inherit(), model)
+        if ranks.is_main and len(ranks.live) < ranks.size:
+            ranks.leave_behind(result.to_bytes())
+        if config.work_dir is not None and not temporary:
+            ranks.on_main(partial(_save, result, config.work_dir))
+    return result
 
 
 def _fit(
@@ -153,7 +176,7 @@ def _fit(
     clock = Clock(ranks.device)
     with clock.phase("prepare"):
         plan, labels, folder = _prepare(
-            config, ranks, given, dataset, val_dataset, user_loss, num_classes, shards
+            config, ranks, given, dataset, val_dataset, user_loss, num_classes, shards, on_round
         )
         loss = mean_loss(user_loss, ranks.device)
         model = copy.deepcopy(given).to(ranks.device)
@@ -184,11 +207,17 @@ def _prepare(
     user_loss: LossFunction | None,
     num_classes: int | None,
     shards: Sequence[Tensor] | None,
+    on_round: OnRound | None,
 ) -> tuple[Plan, Tensor, RunFolder | None]:
     """The plan and the folder on every rank; the labels, which rank 0 alone has read, there."""
 
     def checked() -> dict[str, Any]:
         check_model(model)
+        if on_round is not None and not callable(on_round):
+            raise ValueError(
+                "on_round must be a function of (RoundReport, state dict), or None, received "
+                f"{on_round!r}"
+            )
         samples = data_length(dataset, "training")
         held_out = 0 if val_dataset is None else data_length(val_dataset, "validation")
         return {

@@ -28,6 +28,7 @@ from lipt_cords.allocation import keep_freed_memory
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.warmstart.control import LostContact
 from lipt_cords.warmstart.interrupt import Interrupted
+from lipt_cords.warmstart.ranks import portable
 from lipt_cords.warmstart.result import WarmStartResult
 
 logger = logging.getLogger(__name__)
@@ -119,19 +120,18 @@ def _fit_as_rank(
     config: WarmStartConfig, threads: int, scratch: str, model: nn.Module, *arguments: Any
 ) -> bytes:
     """What each process runs; its error is an answer, since only a crash is worth a restart."""
-    from lipt_cords.warmstart.lipt import LiPTWarmStart
+    from lipt_cords.warmstart.lipt import fit_on_this_rank
 
     torch.set_num_threads(threads)
     keep_freed_memory()
-    train, val, loss, num_classes, shards, on_round = arguments
+    # The caller has never heard of a temporary work_dir, which is gone when the processes are.
+    temporary = config.work_dir is not None and config.work_dir.parent == Path(scratch)
     try:
-        result = LiPTWarmStart(config).fit(
-            model, train, val, loss=loss, num_classes=num_classes, shards=shards, on_round=on_round
-        )
-    except Exception as error:
-        if type(error).__module__ != "builtins" and not isinstance(error, LostContact):
-            error = RuntimeError(f"{type(error).__name__}: {error}")
+        result = fit_on_this_rank(config, model, *arguments, temporary=temporary)
+    except LostContact as error:
         return pickle.dumps((None, error))
+    except Exception as error:
+        return pickle.dumps((None, portable(error)))
     if os.environ["RANK"] != "0":
         return pickle.dumps((None, None))
     path = Path(scratch) / "result.pickle"

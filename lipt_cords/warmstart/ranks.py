@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -230,11 +231,17 @@ def _value(outcome: Outcome) -> Any:
 
 
 def _pickled(outcome: Outcome) -> bytes:
-    """An outcome as bytes; an error that cannot travel is told by its words."""
     value, error = outcome
-    if error is not None and type(error).__module__ != "builtins":
-        error = RuntimeError(f"{type(error).__name__}: {error}")
-    return pickle.dumps((value, error))
+    return pickle.dumps((value, None if error is None else portable(error)))
+
+
+def portable(error: Exception) -> Exception:
+    """An error that every process can read; one that cannot travel is told by its words."""
+    if type(error).__module__ == "builtins":
+        with suppress(Exception):  # what pickle raises depends on what the error holds
+            pickle.loads(pickle.dumps(error))
+            return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _by_itemsize(state: State) -> list[str]:

@@ -4,73 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from lipt_cords.config import WarmStartConfig
-from lipt_cords.data import BatchSource
 from lipt_cords.warmstart.averaging import State, on_cpu, tensor_state
 from lipt_cords.warmstart.billing import make_report, over_rounds, seconds_by_phase
 from lipt_cords.warmstart.common import train_common_start
 from lipt_cords.warmstart.cost import Clock
 from lipt_cords.warmstart.crew import Crew
-from lipt_cords.warmstart.feed import Pool
 from lipt_cords.warmstart.folder import RunFolder
 from lipt_cords.warmstart.history import History
 from lipt_cords.warmstart.holding import Finished
-from lipt_cords.warmstart.objective import LossFunction
+from lipt_cords.warmstart.material import Material, Outcome
 from lipt_cords.warmstart.outer import OuterOptimizer
-from lipt_cords.warmstart.plan import Plan
 from lipt_cords.warmstart.probe import Probe
 from lipt_cords.warmstart.progress import StepProgress
 from lipt_cords.warmstart.ranks import Ranks
-from lipt_cords.warmstart.report import RoundReport, WarmStartReport, WorkerSummary
+from lipt_cords.warmstart.report import WorkerSummary
 from lipt_cords.warmstart.soup import Judge
 from lipt_cords.warmstart.worker import WorkerTask, local_steps
-
-OnRound = Callable[[RoundReport, State], None]
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the rounds work on, checked and read.
-
-    Attributes:
-        model: scratch on the device; its weights are the given ones.
-        dataset: the training set.
-        labels: its labels; empty on ranks other than 0.
-        plan: head and shards.
-        loss: mean loss of (logits, labels).
-        pool: this rank's samples in memory.
-        validation: held-out data, or None.
-        probe: the part of it on which workers are compared, or None.
-        flops: of one sample, in a training step and in the forward pass alone.
-        on_round: told on rank 0 of every merge, or None.
-    """
-
-    model: nn.Module
-    dataset: Dataset[Any]
-    labels: Tensor
-    plan: Plan
-    loss: LossFunction
-    pool: Pool | None
-    validation: BatchSource | None
-    probe: Probe | None
-    flops: tuple[int, int]
-    on_round: OnRound | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the rounds leave behind, on the CPU."""
-
-    merged: State
-    theta_star: State
-    report: WarmStartReport
-    worker_states: list[State | None] | None
 
 
 class Rounds:
@@ -94,6 +45,7 @@ class Rounds:
     ) -> None:
         self._config, self._ranks, self._material = config, ranks, material
         self._folder, self._clock = folder, clock
+        self._resumed_after = 0  # rounds
         self._crew = Crew(ranks, config, material.plan, folder)
         self._judge = Judge(
             copy.deepcopy(material.model),
@@ -126,6 +78,7 @@ class Rounds:
                 common_passes, theta_star = self._common_start(tick)
                 start, history = self._resumed(theta_star, common_passes)
                 if history.rounds:
+                    self._resumed_after = len(history.rounds)
                     self._crew.stand_after(start, len(history.rounds) - 1)
             while len(history.rounds) < history.planned(config):
                 start = self._round(start, history, tick, bar.describe)
@@ -200,6 +153,7 @@ class Rounds:
             return theta_star, History(common_passes)
         if stored:  # on rank 0
             start, velocity = stored
+            self._judge.evaluation_passes, self._judge.refresh_passes = history.judged_passes
         start = self._ranks.broadcast(start)
         if self._config.outer == "nesterov":
             self._outer.velocity = self._ranks.broadcast(velocity)
@@ -244,12 +198,30 @@ class Rounds:
             start = self._outer.step(start, average)
             exchanged = self._ranks.weight_bytes - exchanged
             self._note(history, finished, summaries, start, exchanged)
-            if self._folder is not None and self._ranks.is_main:
-                history.keep(self._folder, start, self._outer.velocity)
-            tell = given.on_round
-            if tell is not None:
-                self._ranks.on_main(lambda: tell(history.rounds[-1], dict(start)))
+            self._settle(history, start)
         return start
+
+    def _settle(self, history: History, start: State) -> None:
+        """Write a merge, forget the files of earlier rounds, and tell the caller of it."""
+        folder, tell, judge = self._folder, self._material.on_round, self._judge
+        number = len(history.rounds) - 1
+
+        def settle() -> bool:
+            written = False
+            if folder is not None:
+                history.judged_passes = (judge.evaluation_passes, judge.refresh_passes)
+                written = history.keep(folder, start, self._outer.velocity)
+                if written:
+                    folder.forget_before(number)
+            if tell is not None:
+                # Copies, for the next round starts from these weights.
+                state = {name: value.clone() for name, value in start.items()}
+                tell(copy.deepcopy(history.rounds[-1]), state)
+            return written
+
+        # Where the folder is not shared, the others have files of earlier rounds too.
+        if self._ranks.on_main(settle) and folder is not None and not self._ranks.is_main:
+            folder.forget_before(number)
 
     def _note(
         self,
@@ -284,6 +256,8 @@ class Rounds:
 
     def _notes(self, loaded: Sequence[int]) -> list[str]:
         notes = []
+        if self._resumed_after:
+            notes.append(f"went on from the merge of round {self._resumed_after} in work_dir")
         if loaded:
             named = ", ".join(map(str, loaded))
             notes.append(f"found finished in work_dir and not trained again: workers {named}")

@@ -78,6 +78,7 @@ def test_details_alone_are_kept_too_and_empty_groups_are_not(tmp_path, groups):
     assert folder.keep("theta_star", groups, {"passes": 0})
     assert folder.find("theta_star").details == {"passes": 0}
     assert folder.find("theta_star").groups == {}
+    assert not (folder.root / "theta_star.safetensors").exists()
 
 
 def test_what_was_not_written_to_the_end_is_not_there(kept):
@@ -206,13 +207,21 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
         folder_in(tmp_path / "run")
 
 
-def test_a_subfolder_is_forgotten_and_the_rest_stays(kept):
+def test_earlier_rounds_are_forgotten_and_the_rest_stays(kept):
     folder, record, _ = kept
-    assert folder.keep("round_00001/merge", {"state": {"w": torch.ones(1)}}, {})
-    folder.forget("round_00000")
-    folder.forget("round_00007")  # was never there
+    for number in (1, 2):
+        assert folder.keep(f"round_{number:05d}/merge", {"state": {"w": torch.ones(1)}}, {})
+    for name in ("round_abc", "round_0", "history"):
+        (folder.root / name).mkdir()
+    (folder.root / "round_00003").write_text("a file")
+    assert folder.rounds() == [0, 1, 2]
+    for _ in range(2):  # another rank has been there
+        folder.forget_before(2)
+        assert folder.rounds() == [2]
     assert not record.parent.exists()
-    assert folder.find("round_00001/merge") is not None
+    assert folder.find("round_00002/merge") is not None
+    for name in ("round_abc", "round_0", "history", "round_00003"):
+        assert (folder.root / name).exists()
 
 
 def test_differences_are_told_in_words():

@@ -123,10 +123,13 @@ def test_a_stop_lowers_the_rate_and_ends_the_rounds_early_with_the_same_bits_aft
     assert not same(at_once.state_dict, stopped.state_dict)
 
 
-def test_only_the_last_round_is_kept_on_disk(tmp_path):
+def test_only_the_last_round_and_small_records_are_kept_on_disk(tmp_path):
     fit(tmp_path)
     assert sorted(path.name for path in (tmp_path / "progress").iterdir()) == [
-        "round_00002", "run.json", "theta_star.json", "theta_star.safetensors",
+        "history", "round_00002", "run.json", "theta_star.json", "theta_star.safetensors",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "progress/history").iterdir()) == [
+        "round_00000.json", "round_00001.json", "round_00002.json",
     ]  # fmt: skip
 
 

@@ -1,0 +1,59 @@
+"""What goes into the rounds of a warm start, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.data import BatchSource
+from lipt_cords.warmstart.averaging import State
+from lipt_cords.warmstart.feed import Pool
+from lipt_cords.warmstart.objective import LossFunction
+from lipt_cords.warmstart.plan import Plan
+from lipt_cords.warmstart.probe import Probe
+from lipt_cords.warmstart.report import RoundReport, WarmStartReport
+
+OnRound = Callable[[RoundReport, State], None]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the rounds work on, checked and read.
+
+    Attributes:
+        model: scratch on the device; its weights are the given ones.
+        dataset: the training set.
+        labels: its labels; empty on ranks other than 0.
+        plan: head and shards.
+        loss: mean loss of (logits, labels).
+        pool: this rank's samples in memory.
+        validation: held-out data, or None.
+        probe: the part of it on which workers are compared, or None.
+        flops: of one sample, in a training step and in the forward pass alone.
+        on_round: told on rank 0 of every merge, or None.
+    """
+
+    model: nn.Module
+    dataset: Dataset[Any]
+    labels: Tensor
+    plan: Plan
+    loss: LossFunction
+    pool: Pool | None
+    validation: BatchSource | None
+    probe: Probe | None
+    flops: tuple[int, int]
+    on_round: OnRound | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the rounds leave behind, on the CPU."""
+
+    merged: State
+    theta_star: State
+    report: WarmStartReport
+    worker_states: list[State | None] | None
