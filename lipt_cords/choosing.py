@@ -25,7 +25,7 @@ from lipt_cords.errors import unknown_name
 from lipt_cords.randomness import derive_seed
 from lipt_cords.run_config import RunConfig
 from lipt_cords.selectors import Selection, select
-from lipt_cords.selectors.stratified import Pilot
+from lipt_cords.selectors.cuts import Pilot
 
 
 def per_sample_loss(config: RunConfig) -> nn.CrossEntropyLoss:

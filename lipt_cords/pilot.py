@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -34,8 +35,8 @@ def pilot_share(config: RunConfig) -> float:
         )
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise ValueError(
-            f"dss_args.options.pilot is the length of a trial as a share of the run's epochs on "
-            f"subsets, in (0, 1], received {share!r}: 0.5 is a good start"
+            "dss_args.options.pilot is the length of a trial as a share of the run's epochs on "
+            f"subsets, in (0, 1], received {share!r}: take 1, as short trials favour easy subsets"
         )
     return float(share)
 
@@ -107,7 +108,7 @@ class SubsetPilot:
     >>> from torch.utils.data import TensorDataset
     >>> data = TensorDataset(torch.eye(4).repeat(5, 1), torch.arange(20) % 4)
     >>> pilot = SubsetPilot(nn.Linear(4, 4), data, data, epochs=3, batch_size=4, device="cpu")
-    >>> worth, passes = pilot(torch.arange(8))
+    >>> worth, passes, error = pilot(torch.arange(8))
     >>> passes, pilot.passes
     (24, 24)
     """
@@ -128,8 +129,8 @@ class SubsetPilot:
         self.passes, self.seconds = 0, 0.0
         """Spent so far on training."""
 
-    def __call__(self, indices: Tensor) -> tuple[float, int]:
-        """Validation accuracy that training on a subset reaches, and the sample-passes spent."""
+    def __call__(self, indices: Tensor) -> tuple[float, int, float]:
+        """Validation accuracy of training on a subset, sample-passes spent, standard error."""
         trained = train_on_subset(
             copy.deepcopy(self._model),
             self._train,
@@ -139,5 +140,6 @@ class SubsetPilot:
         )
         self.passes += trained.costs.training_passes
         self.seconds += trained.costs.training_seconds
-        worth = trained.val_accuracy
-        return (0.0 if worth is None else worth), trained.costs.training_passes
+        worth = trained.val_accuracy or 0.0
+        error = math.sqrt(worth * (1 - worth) / dataset_length(self._val))
+        return worth, trained.costs.training_passes, error

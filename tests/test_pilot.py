@@ -31,8 +31,9 @@ def test_a_trial_prefers_samples_that_teach_and_leaves_the_net_alone() -> None:
     before = copy.deepcopy(NET.state_dict())
     trial = pilot(lr=0.1)
     one_class = DATA.tensors[1][:60].nonzero().flatten()[:20]
-    both, passes = trial(torch.arange(20))
-    one, _ = trial(one_class)
+    both, passes, error = trial(torch.arange(20))
+    one, *_ = trial(one_class)
+    assert error == pytest.approx((both * (1 - both) / 60) ** 0.5)
     assert both > one and passes == 80 and trial.passes == 160
     assert trial(torch.arange(20))[0] == both, "the same subset gets the same answer"
     assert all(torch.equal(before[k], v) for k, v in NET.state_dict().items())

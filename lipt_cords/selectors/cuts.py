@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -12,6 +12,19 @@ from lipt_cords.selectors.validation import check_fraction
 
 CUTS = (0.0, 0.1, 0.2, 0.3, 0.5)
 """Cuts that a pilot compares."""
+
+
+class Trial(NamedTuple):
+    """What a pilot tells of a subset."""
+
+    worth: float
+    passes: float = 0.0
+    error: float = 0.0
+    """Standard error of the worth."""
+
+
+Pilot = Callable[[Tensor], "float | tuple[float, ...]"]
+"""Trains on the samples it is given; tells their worth, or worth, passes and standard error."""
 
 _HIGHEST = 0.5
 _NEUTRAL_ACCURACY = 0.72
@@ -79,24 +92,26 @@ def chosen_by_rule(
 
 
 def chosen_by_pilot(
-    pilot: Callable[[Tensor], float | tuple[float, float]],
-    subset: Callable[[float], Tensor],
-    cuts: Sequence[float],
+    pilot: Pilot, subset: Callable[[float], Tensor], cuts: Sequence[float]
 ) -> tuple[float, dict[str, Any]]:
-    """The cut whose subset is worth most to the pilot; the smallest cut on ties."""
+    """The smallest cut whose subset is worth as much as the best one's, up to its sampling error.
+
+    The one-standard-error rule (Breiman et al., 1984): a difference that other judges might
+    reverse is no reason to leave samples out. Without an error told, the best one.
+    """
     candidates = sorted({0.0, *(check_fraction("pilot_cuts", value) for value in cuts)})
-    worth, passes = {}, 0.0
-    for value in candidates:
-        answer = pilot(subset(value))
-        if isinstance(answer, tuple):
-            worth[value], spent = float(answer[0]), float(answer[1])
-            passes += spent
-        else:
-            worth[value] = float(answer)
-    best = max(candidates, key=lambda value: (worth[value], -value))
-    return best, {
+    told = {value: _told(pilot(subset(value))) for value in candidates}
+    best = max(candidates, key=lambda value: (told[value].worth, -value))
+    enough = told[best].worth - told[best].error
+    chosen = next(value for value in candidates if told[value].worth >= enough)
+    return chosen, {
         "evidence": "pilot",
-        "pilot": {str(value): score for value, score in worth.items()},
+        "pilot": {str(value): one.worth for value, one in told.items()},
+        "pilot_error": told[best].error,
         "pilot_calls": len(candidates),
-        "pilot_passes": passes,
+        "pilot_passes": sum(one.passes for one in told.values()),
     }
+
+
+def _told(answer: float | tuple[float, ...]) -> Trial:
+    return Trial(*map(float, answer)) if isinstance(answer, tuple) else Trial(float(answer))

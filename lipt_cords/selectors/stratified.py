@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,13 +11,12 @@ from torch import Tensor
 from lipt_cords.errors import unknown_name
 from lipt_cords.randomness import generator
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
-from lipt_cords.selectors.cuts import CUTS, chosen_by_pilot, chosen_by_rule
+from lipt_cords.selectors.cuts import CUTS, Pilot, chosen_by_pilot, chosen_by_rule
 from lipt_cords.selectors.difficulty import difficulty
 from lipt_cords.selectors.grouping import batch_means, batch_members, groups_of
 from lipt_cords.selectors.random import random_subset
 from lipt_cords.selectors.validation import check_fraction, check_positive, check_scores
 
-Pilot = Callable[[Tensor], "float | tuple[float, float]"]
 BIN_NAMES = ("quantile", "width")
 
 
@@ -63,7 +62,8 @@ def stratified(
         expected_accuracy: accuracy in [0, 1] that training on a random subset of this size is
             known to reach; better evidence for the rule than the model's accuracy.
         pilot: trains on the samples it is given and returns their worth (validation accuracy),
-            or (worth, sample-passes spent). It is called once per candidate cut.
+            or (worth, sample-passes spent), or these and the worth's standard error. It is called
+            once per candidate cut; of those within one error of the best the smallest is taken.
         pilot_cuts: the candidates for the pilot; 0 is added when absent.
 
     Returns:

@@ -172,3 +172,11 @@ def test_without_a_cut_the_automatic_subset_is_the_random_one() -> None:
     automatic = select("stratified", gradients, 40, pilot=lambda indices: 0.5, seed=3)
     assert automatic.info["cut"] == 0.0
     assert torch.equal(automatic.indices, select("random", gradients, 40, seed=3).indices)
+
+
+def test_of_equals_up_to_the_error_the_smallest_cut_is_taken() -> None:
+    gradients, worth = pool(200, 4, 3, 4), iter([0.70, 0.709, 0.712])
+    options = {"pilot_cuts": (0.2, 0.5), "pilot": lambda indices: (next(worth), 10, 0.005)}
+    info = select("stratified", gradients, 40, **options).info
+    assert info["cut"] == 0.2 and info["pilot_error"] == 0.005
+    assert info["pilot"] == {"0.0": 0.70, "0.2": 0.709, "0.5": 0.712}
