@@ -228,7 +228,9 @@ def _read(
         with isolated_rng(config.seed, "pool", ranks.rank):
             if mine := plan.shards[ranks.rank :: ranks.size]:
                 indices = torch.cat(mine).sort().values
-                pool = Pool(dataset, indices, ranks.device, config.loader_workers)
+                pool = Pool(
+                    dataset, indices, ranks.device, config.loader_workers, changing=plan.changing
+                )
             if val_dataset is not None:
                 validation = BatchSource(
                     val_dataset, device=ranks.device, num_workers=config.loader_workers
