@@ -36,7 +36,8 @@ from lipt_cords.datasets import (
     load_dataset,
 )
 from lipt_cords.images import ImageTensors
-from lipt_cords.randomness import isolated_rng, preserved_rng
+from lipt_cords.randomness import preserved_rng
+from lipt_cords.steadiness import ItemsBySeed, differs_between_reads, draws_at_random
 
 __all__ = [
     "DATASET_NAMES",
@@ -54,8 +55,6 @@ __all__ = [
     "to_device",
 ]
 
-PROBED_ITEMS = 16
-"""Items read twice to find out whether a data set changes."""
 DECODE_CHUNK = 1024
 """Items decoded between two copies to the device."""
 _ONLY = ""
@@ -64,9 +63,11 @@ _ONLY = ""
 class BatchSource:
     """Batches by index: decoded once and kept on the device when that is possible, else streamed.
 
-    A data set is kept when its items are the same at every read (the first few are read twice to
-    find out) and fit in ``cache_bytes``. What is streamed may draw from the global random state,
-    as a DataLoader does: wrap it in ``isolated_rng`` to make it reproducible.
+    A data set is kept when its items are the same at every read (:meth:`changes`) and fit in
+    ``cache_bytes``. Items that are taken to be the same are read under seeds of their own, so that
+    randomness that was not noticed gives one item once and for all. What is streamed otherwise may
+    draw from the global random state, as a DataLoader does: wrap it in ``isolated_rng`` to make it
+    reproducible.
 
     Args:
         dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels.
@@ -77,6 +78,7 @@ class BatchSource:
         num_workers: processes that read a streamed data set.
         collate_fn: puts items into a batch, such as one that pads, and is always asked, so
             nothing is kept; None stacks tensors.
+        changing: whether items differ between reads; None finds out when they could be kept.
 
     Raises:
         ValueError: an empty data set, indices outside of it, or items of another form.
@@ -96,6 +98,7 @@ class BatchSource:
         cache_bytes: int = 2**30,
         num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        changing: bool | None = None,
     ) -> None:
         self.device = torch.device(device)
         self._num_workers = num_workers
@@ -104,6 +107,7 @@ class BatchSource:
         self._gather = None if collate_fn is not None else _gather_of(self._base)
         if collate_fn is not None:
             cache_bytes = 0
+        self.changing, self.cache_bytes, self.nbytes = changing, cache_bytes, 0
         self.normalisation: tuple[Tensor, Tensor] | None = None
         """Mean and standard deviation, (C,) each, that were taken off images; None if unknown."""
         if isinstance(self._base, ImageTensors):
@@ -153,25 +157,33 @@ class BatchSource:
             yield to_device(x, self.device), flat_labels(y).to(self.device)
 
     def _loader(self, chosen: Tensor, batch_size: int) -> DataLoader[Any]:
+        steady = self.changing is False
         return DataLoader(
-            self._base,
+            ItemsBySeed(self._base) if steady else self._base,
             batch_size=batch_size,
             sampler=chosen.tolist(),
             num_workers=self._num_workers,
             pin_memory=self.device.type == "cuda",
             collate_fn=self._collate,
+            # A loader draws a seed for its processes. Where items have seeds of their own it must
+            # leave the global state alone, as reading from memory does.
+            generator=torch.Generator() if steady else None,
         )
 
     def _keep(self, cache_bytes: int) -> tuple[dict[str, Tensor], Tensor] | None:
         """All items on the device, or None if they change between reads or are too large."""
-        if cache_bytes <= 0:
+        if cache_bytes <= 0 or self.changing:
             return None
         with preserved_rng():
             first = _columns(split_batch(self._read(self._indices[:1]))[0])
-            if sum(values.nbytes for values in first.values()) * len(self) > cache_bytes:
+            size = sum(values.nbytes for values in first.values()) * len(self)
+            if size > cache_bytes:
                 return None
-            if self._gather is None and self._changes():
+            if self.changing is None:
+                self.changing = self.changes()
+            if self.changing:
                 return None
+            self.nbytes = size
             return self._decoded(first)
 
     def _keep_bytes(self, images: ImageTensors, cache_bytes: int) -> None:
@@ -181,24 +193,26 @@ class BatchSource:
             self._base = images.select(self._indices).to(self.device)
             self._gather = self._base.gather
             self._indices = torch.arange(len(self))
+            self.nbytes = chosen
 
     def _read(self, indices: Tensor) -> Any:
         if self._gather is not None:
             return self._gather(indices)
         return self._collate([self._base[i] for i in indices.tolist()])
 
-    def _changes(self) -> bool:
-        """Whether an item differs between two reads under different seeds."""
-        reads = []
-        for attempt in range(2):
-            with isolated_rng(attempt, "read twice"):
-                parts = torch.split(self._indices[:PROBED_ITEMS], 1)
-                reads.append([split_batch(self._read(part)) for part in parts])
-        for (x, y), (again, y_again) in zip(*reads, strict=True):
-            one, two = _columns(x) | {"labels": y}, _columns(again) | {"labels": y_again}
-            if one.keys() != two.keys() or not all(_same(one[name], two[name]) for name in one):
-                return True
-        return False
+    def changes(self) -> bool:
+        """Whether items seem to differ between reads, by their transforms or by reading some twice.
+
+        No other items than this source's are read.
+        """
+        if self._gather is not None:
+            return False
+
+        def columns(indices: Tensor) -> dict[str, Tensor]:
+            x, y = split_batch(self._read(indices))
+            return _columns(x) | {"labels": y}
+
+        return draws_at_random(self._base) or differs_between_reads(columns, self._indices)
 
     def _decoded(self, first: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Every item, written chunk by chunk into its place on the device."""
@@ -265,8 +279,3 @@ def _check_alike(first: dict[str, Tensor], later: dict[str, Tensor]) -> None:
                 f"{tuple(kept.shape[1:])}, a later one {other}: "
                 "resize, pad or convert them in the data set"
             )
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Equal bit for bit, NaN included: a NaN that stays is no change."""
-    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())

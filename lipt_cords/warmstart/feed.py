@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ class Pool:
         indices: ascending indices of the samples; no other is read.
         device: where they are kept.
         loader_workers: processes that read them.
+        changing: whether items differ between reads; None finds out.
+        cache_bytes: most memory that they may take; None for the usual limit.
 
     Raises:
         ValueError: an input that is not finite; the message names the first such sample.
@@ -39,9 +42,25 @@ class Pool:
         indices: Tensor,
         device: torch.device,
         loader_workers: int = 0,
+        *,
+        changing: bool | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         self.indices = indices
-        self.source = BatchSource(dataset, indices, device=device, num_workers=loader_workers)
+        limit: dict[str, Any] = {} if cache_bytes is None else {"cache_bytes": cache_bytes}
+        self.source = BatchSource(
+            dataset,
+            indices,
+            device=device,
+            num_workers=loader_workers,
+            changing=changing,
+            **limit,
+        )
+        self._build = partial(Pool, dataset, device=device, loader_workers=loader_workers)
+        self._parts: dict[int, Pool] = {}
+        self._room = self.source.cache_bytes
+        self.channels: tuple[Tensor, Tensor] | None = None
+        """Range of each image channel, once it is known for a source that is read anew."""
         if self.source.resident:
             places = torch.split(torch.arange(len(indices)), SCAN_BATCH)
             batches = self.source.batches(batch_size=SCAN_BATCH)
@@ -55,6 +74,26 @@ class Pool:
         places = torch.searchsorted(self.indices, indices).clamp_max(len(self.indices) - 1)
         return places if self.indices[places].equal(indices) else None
 
+    def part(self, indices: Tensor, reads: int | None = None) -> Pool:
+        """A pool of some samples that are not kept here.
+
+        Args:
+            indices: ascending indices of the samples; no other is read.
+            reads: how many samples will be read in this round, if later rounds read the same ones
+                again. Then the part is there for them too: kept, as long as all parts together
+                fit in memory, else streamed where that reads fewer than keeping them would.
+        """
+        part = self._parts.get(int(indices[0]))
+        if part is not None and part.indices.equal(indices):
+            return part
+        few = reads is not None and reads < len(indices)
+        limit = self._room if few else self.source.cache_bytes
+        part = self._build(indices, changing=self.source.changing, cache_bytes=limit)
+        if reads is not None and part.source.nbytes <= self._room:
+            self._room -= part.source.nbytes
+            self._parts[int(indices[0])] = part
+        return part
+
 
 class Feed:
     """Endless training batches of some samples of a data set.
@@ -67,7 +106,8 @@ class Feed:
         indices: ascending indices of the samples of this feed; no other is read.
         device: where batches are given out.
         pool: samples in memory already; without it, or if it lacks some, the feed reads its own.
-        loader_workers: processes that read them then.
+        loader_workers: processes that read them without a pool.
+        reads: samples that will be read in this round, if there are more; see :meth:`Pool.part`.
 
     Raises:
         ValueError: an input that is not finite; the message names the sample.
@@ -80,13 +120,17 @@ class Feed:
         device: torch.device,
         pool: Pool | None = None,
         loader_workers: int = 0,
+        reads: int | None = None,
     ) -> None:
         self.indices = indices
         places = None if pool is None else pool.places_of(indices)
-        if pool is None or places is None:
+        if pool is None:
             pool = Pool(dataset, indices, device, loader_workers)
+        elif places is None:
+            pool = pool.part(indices, reads)
+        if places is None:
             places = torch.arange(len(indices))
-        self.source, self._places = pool.source, places
+        self.pool, self.source, self._places = pool, pool.source, places
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -132,21 +176,27 @@ class Feed:
 def channel_range(feed: Feed) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of each image channel, shapes (C,), on the feed's device.
 
-    Images that carry their normalisation tell exactly; others are read: all that are kept in
-    memory, else up to 1024, spread over the feed because files often lie class by class.
+    Images that carry their normalisation tell exactly. Of others up to 1024 are read, spread over
+    the feed because files often lie class by class; no more are where they are in memory, because
+    what is depends on the number of ranks.
     """
     device = feed.source.device
     if feed.source.normalisation is not None:
         mean, std = (value.to(device) for value in feed.source.normalisation)
         return -mean / std, (1 - mean) / std
-    every = 1 if feed.source.resident else max(1, -(-len(feed) // SCAN_BATCH))
+    if feed.pool.channels is not None:
+        return feed.pool.channels
+    every = max(1, -(-len(feed) // SCAN_BATCH))
     lows, highs = [], []
     for images, _ in feed.in_order(torch.arange(0, len(feed), every), SCAN_BATCH, scan=False):
         if not isinstance(images, Tensor):
             raise ValueError("expected images, received a mapping: set augmentation='none'")
         lows.append(images.amin(dim=(0, 2, 3)))
         highs.append(images.amax(dim=(0, 2, 3)))
-    return torch.stack(lows).amin(dim=0), torch.stack(highs).amax(dim=0)
+    found = torch.stack(lows).amin(dim=0), torch.stack(highs).amax(dim=0)
+    if not feed.source.resident and feed.source.changing is False:  # a part, and always the same
+        feed.pool.channels = found
+    return found
 
 
 def require_finite(inputs: Inputs, indices: Tensor, which: str = "training") -> None:

@@ -48,15 +48,20 @@ def describe_run(
 
 
 def complete_description(
-    description: Mapping[str, Any], model: nn.Module, labels: Tensor, shards: Sequence[Tensor]
+    description: Mapping[str, Any],
+    model: nn.Module,
+    labels: Tensor,
+    shards: Sequence[Tensor],
+    behaviour: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """What rank 0 knows beside: the initial weights, the labels, the shards."""
+    """What rank 0 knows beside: the initial weights, the labels, the shards; and what it tried."""
     named = {f"{number:05d}": shard for number, shard in enumerate(shards)}
     return {
         **description,
         "initial weights": digest(tensor_state(model))[:16],
         "labels": digest({"labels": labels})[:16],
         "shards": digest(named)[:16],
+        **(behaviour or {}),
     }
 
 

@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lipt_cords.warmstart.arguments import check_arguments
 from lipt_cords.warmstart.control import Excluded
 from lipt_cords.warmstart.cost import Clock, flops_per_sample
 from lipt_cords.warmstart.feed import Pool
+from lipt_cords.warmstart.fingerprint import fingerprint, require_alike
 from lipt_cords.warmstart.folder import RunFolder, first_difference
 from lipt_cords.warmstart.identity import complete_description, describe_loss, describe_run, hash_of
 from lipt_cords.warmstart.interrupt import stoppable
@@ -235,13 +237,24 @@ def _prepare(
             )
     labels = torch.empty(0, dtype=torch.int64)
 
-    def plan_on_main() -> tuple[Plan, dict[str, Any]]:
+    def plan_on_main() -> Plan:
         nonlocal labels
         with isolated_rng(config.seed, "prepare"):
             plan, labels = make_plan(config, model, dataset, val_dataset, num_classes, shards)
-        return plan, complete_description(described[0], model, labels, plan.shards)
+        return plan
 
-    plan, description = ranks.on_main(plan_on_main)
+    plan = ranks.on_main(plan_on_main)
+    classes = int(model.get_submodule(plan.head).out_features)  # type: ignore[arg-type]
+    look = partial(
+        fingerprint, model, dataset, val_dataset, user_loss,
+        classes=classes, seed=config.seed, device=ranks.device,
+    )  # fmt: skip
+    found = ranks.everywhere(look)
+    require_alike(found)
+    plan = replace(plan, unknown=found[0].unknown)
+    description = ranks.on_main(
+        lambda: complete_description(described[0], model, labels, plan.shards, found[0].values)
+    )
     if config.work_dir is None:
         return plan, labels, None
     opened = partial(RunFolder, config.work_dir, hash_of(description), description)
@@ -266,7 +279,9 @@ def _read(
         with isolated_rng(config.seed, "pool", ranks.rank):
             if mine := plan.shards[ranks.rank :: ranks.size]:
                 indices = torch.cat(mine).sort().values
-                pool = Pool(dataset, indices, ranks.device, config.loader_workers)
+                pool = Pool(
+                    dataset, indices, ranks.device, config.loader_workers, changing=plan.changing
+                )
             if val_dataset is not None:
                 validation = BatchSource(
                     val_dataset, device=ranks.device, num_workers=config.loader_workers

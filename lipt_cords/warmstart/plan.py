@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,22 +36,28 @@ class Plan:
         head: name of the linear head.
         shards: indices of every worker's samples.
         classes_missing: for every worker, the classes that its shard lacks.
+        changing: whether items of the training set differ between reads. Decided by items of the
+            whole set, for all ranks, because it decides what a rank trains on.
+        unknown: what could not be compared with other ranks and other runs, and why.
     """
 
     head: str
     shards: list[Tensor]
     classes_missing: list[list[int]]
+    changing: bool | None = None
+    unknown: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
-        """What the report says about the shards."""
+        """What the report says about shards and comparisons."""
+        uncompared = [f"not compared with other ranks and runs: {one}" for one in self.unknown]
         lacking = [worker for worker, classes in enumerate(self.classes_missing) if classes]
         if not lacking:
-            return []
+            return uncompared
         named = ", ".join(
             f"worker {worker}: {_shortened(self.classes_missing[worker])}" for worker in lacking[:5]
         )
         more = f", and {len(lacking) - 5} more workers" if len(lacking) > 5 else ""
-        return [f"shards without samples of some classes ({named}{more})"]
+        return [f"shards without samples of some classes ({named}{more})", *uncompared]
 
 
 def make_plan(
@@ -102,7 +108,8 @@ def make_plan(
         dealt = check_shards(shards, config.num_workers, len(labels))
     present = torch.unique(labels)
     missing = [present[~torch.isin(present, labels[shard])].tolist() for shard in dealt]
-    return Plan(head.name, dealt, missing), labels
+    changing = BatchSource(dataset, cache_bytes=0).changes()
+    return Plan(head.name, dealt, missing, changing), labels
 
 
 def check_model(model: nn.Module) -> None:

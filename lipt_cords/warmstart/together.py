@@ -206,8 +206,9 @@ class Lane:
         self._draws = Draws(self._device, config.seed, *task.names)
         with self._draws:
             self._feed = Feed(
-                task.dataset, task.indices, self._device, task.pool, config.loader_workers
-            )
+                task.dataset, task.indices, self._device, task.pool, config.loader_workers,
+                task.reads,
+            )  # fmt: skip
             self._augment = augmentation(self._feed, config)
         self._draws_to_read = self._augment is not None or not self._feed.source.resident
         order = generator(config.seed, "worker", task.worker, "order")

@@ -83,6 +83,11 @@ class WorkerTask:
             return None
         return self._steps_before(self.decay[0]), self._steps_before(self.decay[1])
 
+    @property
+    def reads(self) -> int | None:
+        """Samples that it reads in this round, if there are more rounds."""
+        return self.steps * self.config.batch_size if self.config.rounds > 1 else None
+
     def _steps_before(self, number: int) -> int:
         return number * self.all_steps // self.config.rounds
 
@@ -152,7 +157,9 @@ def run_worker(task: WorkerTask) -> WorkerResult:
         # Before anything refers to its weights: another layout is other memory.
         model = copy.deepcopy(task.model)
         lay_out(model, layout)
-        feed = Feed(task.dataset, task.indices, device, task.pool, config.loader_workers)
+        feed = Feed(
+            task.dataset, task.indices, device, task.pool, config.loader_workers, task.reads
+        )
         pruning = Pruning(
             model, task.head, config=config, loss=task.loss, steps=task.steps, names=task.names
         )

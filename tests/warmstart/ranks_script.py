@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from warmstart_material import Streamed, make_images, make_net
 
 from lipt_cords.warmstart import LiPTWarmStart
@@ -26,11 +27,19 @@ FITS = {
 }
 
 
-def fit(options, launch, work_dir=None):
+class Rare(Streamed):
+    """Noise in three items alone, which no probe of the whole set happens to read."""
+
+    def __getitem__(self, index):
+        noisy = super().__getitem__(index)
+        return noisy if index in (3, 77, 112) else (self.base[index][0], noisy[1])
+
+
+def fit(options, launch, work_dir=None, form=Streamed):
     """One fit; the ranks start from different weights, of which rank 0's must win."""
     net = make_net(int(os.environ.get("RANK", 0)))
     torch.manual_seed(int(os.environ.get("RANK", 0)))
-    train, val = Streamed(make_images(160)), make_images(80, seed=1)
+    train, val = form(make_images(160)), make_images(80, seed=1)
     options = {**COMMON, **options, "launch": launch, "work_dir": work_dir}
     result = LiPTWarmStart(**options).fit(net, train, val)
     result.template = None
@@ -53,6 +62,19 @@ def bad_shard():
     LiPTWarmStart(**{**COMMON, "common_steps": 0}).fit(make_net(), data)
 
 
+def other_inputs(rank):
+    """The ranks have the same labels, but inputs of their own."""
+    data = make_images(160)
+    data.tensors[0].mul_(1 + rank)
+    LiPTWarmStart(**COMMON).fit(make_net(), data)
+
+
+def other_loss(rank):
+    """The ranks have losses of one name, but of different values."""
+    losses = [lambda x, y: F.cross_entropy(x, y), lambda x, y: -F.cross_entropy(x, y)]
+    LiPTWarmStart(**COMMON).fit(make_net(), make_images(160), loss=losses[min(rank, 1)])
+
+
 def bad_held_out():
     """Held-out data that the last rank alone cannot read."""
 
@@ -72,9 +94,12 @@ def main(directory: Path) -> None:
     assert not dist.is_initialized()
     dist.init_process_group("gloo")
     outcome["own group"] = fit(FITS["uniform"], "auto", directory / "saved")
+    outcome["rare"] = fit({}, "auto", form=Rare)
     outcome["two workers"] = fit({"num_workers": 2}, "auto")
     errors = {
         "different options": message_of(lambda: fit({"seed": rank}, "auto")),
+        "other inputs": message_of(lambda: other_inputs(rank)),
+        "other loss": message_of(lambda: other_loss(rank)),
         "greedy": message_of(lambda: LiPTWarmStart(soup="greedy").fit(make_net(), make_images(40))),
         "processes": message_of(lambda: fit({"processes": 7}, "auto")),
         "nested": message_of(lambda: fit({}, "processes")),

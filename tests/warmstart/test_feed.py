@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 from warmstart_material import Streamed, make_images
 
 from lipt_cords.warmstart.feed import Feed, Pool, channel_range, steps_per_epoch
@@ -141,3 +141,86 @@ def test_bad_inputs_of_skipped_batches_are_found_when_they_come(skip):
     batches = feed.epochs(4, torch.Generator().manual_seed(0), skip=skip)
     with pytest.raises(ValueError, match="sample 5 of the training data holds NaN"):
         list(islice(batches, 8))
+
+
+class Counted(Dataset):
+    """Steady items, and how often they were read."""
+
+    def __init__(self, count):
+        self.base, self.reads = make_images(count), 0
+
+    def __len__(self):
+        return len(self.base)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return self.base[index]
+
+
+ITEM = 64 * 4
+SHARDS = [torch.arange(0, 40), torch.arange(40, 80)]
+
+
+def rounds_of(pool, rounds, reads, take):
+    """Epochs' beginnings over several rounds, as workers read them."""
+    batches = []
+    for _ in range(rounds):
+        for shard in SHARDS:
+            feed = Feed(pool_data(pool), shard, torch.device("cpu"), pool, reads=reads)
+            epochs = feed.epochs(8, torch.Generator().manual_seed(0))
+            batches += [x for x, _ in islice(epochs, take)]
+    return torch.cat(batches)
+
+
+def pool_data(pool):
+    return pool.source._base
+
+
+@pytest.mark.parametrize(
+    ("room", "once", "each_round"),
+    [
+        (79, 40 + 1, 8),  # one shard is kept, the other streams
+        (39, 2, 16),  # both stream; their sizes are looked at once
+    ],
+)
+def test_parts_of_a_large_pool_are_not_decoded_in_every_round(room, once, each_round):
+    counts, read = [], []
+    for rounds in (1, 2, 5):
+        data = Counted(80)
+        pool = Pool(
+            data, torch.arange(80), torch.device("cpu"), changing=False, cache_bytes=room * ITEM
+        )
+        data.reads = 0
+        read.append(rounds_of(pool, rounds, reads=8, take=1))
+        counts.append(data.reads)
+    first, second, fifth = counts
+    assert second - first == each_round
+    assert fifth - first == 4 * each_round
+    assert first <= once + 1 + 16
+    whole = Pool(Counted(80), torch.arange(80), torch.device("cpu"))
+    assert read[2].equal(rounds_of(whole, 5, reads=8, take=1))
+
+
+def test_what_is_read_whole_in_a_round_is_decoded_once_in_it_and_kept_if_there_is_room():
+    data = Counted(80)
+    pool = Pool(data, torch.arange(80), torch.device("cpu"), changing=False, cache_bytes=39 * ITEM)
+    part = pool.part(SHARDS[0], reads=80)
+    assert not part.source.resident  # larger than what may be kept
+    roomy = Pool(data, torch.arange(80), torch.device("cpu"), changing=False, cache_bytes=60 * ITEM)
+    kept = roomy.part(SHARDS[0], reads=80)
+    assert kept.source.resident and roomy.part(SHARDS[0], reads=80) is kept
+    assert roomy.part(SHARDS[1], reads=80).source.resident
+    assert roomy.part(SHARDS[1], reads=80) is not roomy.part(SHARDS[1], reads=80)
+    assert roomy.part(SHARDS[0][:3]) is not roomy.part(SHARDS[0][:3])
+
+
+def test_the_channel_range_of_a_streamed_part_is_read_once_and_that_of_memory():
+    data = Counted(80)
+    pool = Pool(data, torch.arange(80), torch.device("cpu"), changing=False, cache_bytes=39 * ITEM)
+    feeds = [Feed(data, SHARDS[0], torch.device("cpu"), pool, reads=8) for _ in range(2)]
+    low, high = channel_range(feeds[0])
+    reads = data.reads
+    assert channel_range(feeds[1])[0] is low
+    assert data.reads == reads
+    in_memory = channel_range(Feed(data, SHARDS[0], torch.device("cpu")))
+    assert low.equal(in_memory[0]) and high.equal(in_memory[1])

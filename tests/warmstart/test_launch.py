@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks_script import FITS, fit
+from ranks_script import FITS, Rare, fit
 from warmstart_material import make_images, make_net
 
 from lipt_cords.config import WarmStartConfig
+from lipt_cords.data import BatchSource
+from lipt_cords.steadiness import spread
 from lipt_cords.warmstart import LiPTWarmStart, WarmStartResult
+from lipt_cords.warmstart.fingerprint import SAMPLES
 from lipt_cords.warmstart.launch import open_ranks
 from lipt_cords.warmstart.ranks import Ranks, _from_bytes, _to_bytes
 
@@ -23,10 +26,12 @@ SCRIPT = Path(__file__).with_name("ranks_script.py")
 
 @pytest.fixture(scope="module")
 def serial():
+    assert not BatchSource(Rare(make_images(160)), cache_bytes=0).changes()  # it goes unnoticed
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield {name: fit(options, "serial")[0] for name, options in FITS.items()} | {
-        "two workers": fit({"num_workers": 2}, "serial")[0]
+        "two workers": fit({"num_workers": 2}, "serial")[0],
+        "rare": fit({}, "serial", form=Rare)[0],
     }
     torch.set_num_threads(before)
 
@@ -60,7 +65,7 @@ def same(one, two):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-@pytest.mark.parametrize("name", [*FITS, "two workers"])
+@pytest.mark.parametrize("name", [*FITS, "two workers", "rare"])
 def test_ranks_agree_with_the_serial_run(serial, ranked, size, name):
     expected = serial[name]
     results = [outcome[name][0] for outcome, _ in ranked[size]]
@@ -98,7 +103,8 @@ def test_workers_are_shared_out_and_ranks_read_only_their_shards(ranked, size):
         assert mine == list(range(rank, 4, size))
         if rank > 0:
             own = torch.cat([result.shards[worker] for worker in mine]).sort().values
-            assert set(read) <= {0, 1} | set(own.tolist())
+            compared = spread(160, SAMPLES).tolist()
+            assert set(read) <= set(compared) | set(own.tolist())
             assert set(own.tolist()) <= set(read)
 
 
@@ -133,6 +139,10 @@ def test_errors_reach_every_rank(ranked, size):
         assert errors["bad held-out"] == "sample 9 is torn"
         expected = "no error" if size == 1 else "rank 1 differs from rank 0: seed is 1 there"
         assert expected in errors["different options"]
+        for which in ("some of the training inputs", "value of the loss"):
+            told = errors["other inputs" if "inputs" in which else "other loss"]
+            alike = "no error" if size == 1 else f"rank 1 differs from rank 0: {which} is '"
+            assert told.startswith(alike)
         if size > 1:
             assert "processes=7, but this run has" in errors["processes"]
             assert "inside of a process group" in errors["nested"]

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, get_wor
 from torch.utils.flop_counter import FlopCounterMode
 from warmstart_material import Dicts, Streamed, make_images, make_net
 
+from lipt_cords.data import BatchSource
 from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, average_weights, crew, rounds
 from lipt_cords.warmstart.common import train_common_start
 from lipt_cords.warmstart.objective import mean_loss
@@ -429,3 +430,31 @@ def test_progress_is_silent_off_a_terminal_and_shown_when_asked(net, train, capf
     out, err = capfd.readouterr()
     assert out == ""
     assert "steps" in err
+
+
+class Counted(Dataset):
+    """Steady items that are read one at a time, and how often."""
+
+    def __init__(self, base):
+        self.base, self.targets, self.reads = base, base.tensors[1], 0
+
+    def __len__(self):
+        return len(self.base)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return self.base[index]
+
+
+@pytest.mark.parametrize("kept", [200, 60, 20])  # the pool, one shard, or none
+def test_more_rounds_of_as_many_steps_decode_no_more_and_train_alike(net, monkeypatch, kept):
+    data, reads, states = make_images(160), {}, []
+    everything = warm(rounds=8, local_steps=16).fit(net, data)
+    monkeypatch.setitem(BatchSource.__init__.__kwdefaults__, "cache_bytes", kept * 64 * 4)
+    for rounds_ in (4, 8):
+        counted = Counted(data)
+        result = warm(rounds=rounds_, local_steps=16).fit(net, counted)
+        reads[rounds_] = counted.reads
+        states.append(result.state_dict)
+    assert reads[8] <= reads[4]
+    assert same(states[1], everything.state_dict)
