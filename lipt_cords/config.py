@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lipt_cords.errors import unknown_name
+from lipt_cords.strict import StrictModel
 
 Schedule = Literal["constant", "linear", "cosine", "wsd"]
 Sparsity = Literal["none", "magnitude", "random", "snip"]
@@ -20,47 +21,6 @@ Launch = Literal["auto", "serial", "processes", "torchrun"]
 Precision = Literal["auto", "fp32", "bf16"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 StartFrom = Literal["merged", "initial"]
-
-
-class StrictModel(BaseModel):
-    """A frozen record whose unknown keys and values are refused with the nearest valid name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _nothing_in_disguise(cls, value: Any, info: Any) -> Any:
-        """Numbers are no truth values and the other way round, though Python mixes them."""
-        accepted = str(cls.model_fields[info.field_name].annotation)
-        number = "int" in accepted or "float" in accepted
-        if isinstance(value, bool) and number and "bool" not in accepted:
-            raise ValueError(f"expected a number, received {value}")
-        if "bool" in accepted and not number and not isinstance(value, bool | None):
-            raise ValueError(f"expected True or False, received {value!r}")
-        if "Path" in accepted and value == "":
-            raise ValueError("expected a directory, received ''; leave it out to write nothing")
-        return value
-
-    def __init__(self, **options: Any) -> None:
-        for name in options:
-            if name not in type(self).model_fields:
-                raise unknown_name(f"{type(self).__name__} option", name, type(self).model_fields)
-        try:
-            super().__init__(**options)
-        except ValidationError as error:
-            raise ValueError(readable_errors(type(self).__name__, error)) from None
-
-
-def readable_errors(title: str, error: ValidationError) -> str:
-    """One line per wrong option: where it stands, what is wrong, what came."""
-    lines = []
-    for problem in error.errors():
-        where = ".".join(map(str, (title, *problem["loc"])))
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] != "value_error":  # our own checks say themselves what came
-            message += f" (received {problem['input']!r})"
-        lines.append(f"{where}: {message}")
-    return "\n".join(lines)
 
 
 class StopRule(StrictModel):

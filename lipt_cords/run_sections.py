@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from lipt_cords.config import MemoryFormat, Precision, StrictModel, WarmStartConfig, readable_errors
+from lipt_cords.config import MemoryFormat, Precision, WarmStartConfig
 from lipt_cords.errors import unknown_name
 from lipt_cords.strategies import SELECTION_TYPES, split_strategy
+from lipt_cords.strict import StrictModel, readable_errors
 
 
 class Section(StrictModel):
