@@ -101,7 +101,8 @@ class WarmStartConfig(StrictModel):
     outer_momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of the outer Nesterov step."""
     stop_when: StopRule | None = None
-    """End the rounds early, once the workers' agreement says so; needs held-out data."""
+    """End the rounds early, once its condition holds at two readings in a row; needs held-out
+    data. ``{"benefit": 0.05}`` is the one to use."""
     probe_samples: int = Field(1024, ge=1)
     """Held-out samples on which workers are compared after a round."""
     probe_every: int | None = Field(None, ge=1)
@@ -203,8 +204,24 @@ class WarmStartConfig(StrictModel):
             raise ValueError(f"together must be at least 1 or 'auto', received {value}")
         return value
 
+    @field_validator("stop_when", mode="before")
+    @classmethod
+    def _conditions_by_name(cls, value: Any) -> Any:
+        if isinstance(value, StopRule | dict) or value is None:
+            return value
+        raise ValueError(
+            f"expected conditions by name, such as {{'benefit': 0.05}}, received {value!r}"
+        )
+
     @model_validator(mode="after")
     def _options_agree(self) -> WarmStartConfig:
+        for name in ("outer_lr", "outer_momentum"):
+            unused = self.outer != "nesterov"
+            if unused and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} does nothing with outer={self.outer!r}: set outer='nesterov', or "
+                    "leave it out"
+                )
         if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ValueError(
                 f"min_workers ({self.min_workers}) exceeds num_workers ({self.num_workers}): a "

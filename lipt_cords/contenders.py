@@ -225,7 +225,7 @@ def alone(lipt: WarmStartConfig, steps: int, *, schedule: str) -> dict[str, Any]
     options = {name: getattr(lipt, name) for name in lipt.model_fields_set}
     for name in (
         "epochs", "density", "work_dir", "rounds", "outer", "ema", "stop_when", "min_workers",
-        "processes", "seed",
+        "processes", "seed", "outer_lr", "outer_momentum",
     ):  # fmt: skip
         options.pop(name, None)
     return options | {

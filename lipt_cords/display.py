@@ -87,6 +87,8 @@ class Display:
         self.console.print(table)
         if len(report.rounds) > 1:
             self.console.print(_rounds_table(report))
+        if report.stopped_early:
+            self.console.print(f"stop_when ended it early, after {len(report.rounds)} rounds")
         for note in report.notes:
             self.console.print(f"note: {note}", markup=False)
         if output is not None:
@@ -238,6 +240,6 @@ def _outcome(record: RunRecord) -> str:
     warm = ""
     if costs.warmup_passes:
         critical, total = count(costs.warmup_critical_passes), count(costs.warmup_passes)
-        warm = f"  warm-up {critical} of {total} passes" if critical != total else ""
-        warm = warm or f"  warm-up {total} passes"
-    return f"{_percent(record.test_accuracy)} in {seconds(costs.seconds)} s{warm}"
+        warm = f", warm-up {total} passes"
+        warm += f" ({critical} on the critical path)" if critical != total else ""
+    return f"test {_percent(record.test_accuracy)} in {seconds(costs.seconds)} s{warm}"

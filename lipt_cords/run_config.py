@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from lipt_cords.config import WarmStartConfig
 from lipt_cords.errors import unknown_name
 from lipt_cords.run_sections import (
     CheckpointConfig,
@@ -78,7 +79,7 @@ class RunConfig(BaseModel):
             apply_override(raw, override)
         for name in raw:
             if name not in cls.model_fields:
-                raise unknown_name("configuration section", name, cls.model_fields)
+                raise _unknown_section(name)
         if raw.get("setting", "SL") not in SETTINGS:
             raise unknown_name("setting", raw["setting"], SETTINGS)
         if raw.get("is_reg", False):
@@ -120,6 +121,20 @@ class RunConfig(BaseModel):
         if isinstance(value, Mapping):
             raise ValueError("build sections from mappings with RunConfig.parse")
         return value
+
+
+def _unknown_section(name: str) -> ValueError:
+    """The error for a section that is none; it may be a key of one."""
+    homes = [
+        f"{section}.{name}"
+        for section, kind in section_types().items()
+        if name in kind.model_fields
+    ]
+    if name in WarmStartConfig.model_fields:
+        homes.append(f"dss_args.warm_start.{name}")
+    if homes:
+        return ValueError(f"{name!r} is no section but a key: write {' or '.join(homes)}")
+    return unknown_name("configuration section", name, RunConfig.model_fields)
 
 
 def section_types() -> dict[str, type[Section]]:

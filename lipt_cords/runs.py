@@ -179,7 +179,8 @@ def fit_warm_start(
 
     Args:
         config: its data, net and ``dss_args.warm_start``; the default LiPT where it has none.
-        output: directory for the merged weights and the report; None writes nothing.
+        output: directory for the merged weights and the report, and for finished workers, from
+            which an interrupted run goes on; None writes nothing.
         splits: the data, already loaded.
 
     Raises:
@@ -190,6 +191,9 @@ def fit_warm_start(
     notes: list[str] = []
     device = pick_device(config.train_args.device, notes)
     options = warm_start_of(config, device)
+    if output is not None and options is not None and options.work_dir is None:
+        # So the same command goes on where it was interrupted.
+        options = options.model_copy(update={"work_dir": Path(output)})
     if output is not None and is_main_process():
         output_directory(output)
     splits = load_splits(config) if splits is None else splits

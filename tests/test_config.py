@@ -63,7 +63,7 @@ def test_parse_refuses(value, message):
         ("join_timeout", float("inf"), r"join_timeout: .*finite number \(received inf\)"),
         ("together", 0, "together must be at least 1 or 'auto', received 0"),
         ("together", "many", r"together.*should be 'auto' \(received 'many'\)"),
-        ("stop_when", 0.1, r"stop_when: .*instance of StopRule \(received 0.1\)"),
+        ("stop_when", 0.1, "stop_when: expected conditions by name, .* received 0.1"),
         (
             "stop_when",
             {},

@@ -62,10 +62,12 @@ class RunFolder:
             if found.get("run") != run:
                 there = found.get("description")
                 known = there if isinstance(there, dict) else {}
+                differing = first_difference(description, known)
+                seed = "seed the net with torch.manual_seed before it is built, "
                 raise ValueError(
-                    f"work_dir {work_dir} belongs to another run "
-                    f"({first_difference(description, known)}): choose another directory, or "
-                    f"delete {self.root}"
+                    f"work_dir {work_dir} belongs to another run ({differing}): "
+                    f"{seed if 'initial weights' in str(differing) else ''}"
+                    f"choose another directory, or delete {self.root}"
                 )
         else:
             if (self.root.parent / "warm_start.json").exists():

@@ -35,6 +35,7 @@ class History:
         self._last_reading: Reading | None = None
         self._asked = 0  # rounds of which it is known whether stop_when held
         self._stopped: int | None = None
+        self._held_before = False
         self._recorded = 0  # rounds whose records are on disk
 
     @property
@@ -43,12 +44,17 @@ class History:
         return self.summaries[-1]
 
     def stopped_after(self, config: WarmStartConfig) -> int | None:
-        """After how many rounds ``stop_when`` held for the first time; None if it never did."""
+        """After how many rounds ``stop_when`` held a second time in a row; None if it did not."""
         if config.stop_when is not None and self._stopped is None:
             for one in self.rounds[self._asked :]:
-                if one.stability and should_stop(config.stop_when, Stability.parse(one.stability)):
+                if not one.stability:
+                    continue
+                # One reading is noise: a loss that rose by chance has not ceased to fall.
+                held = should_stop(config.stop_when, Stability.parse(one.stability))
+                if held and self._held_before:
                     self._stopped = one.round + 1
                     break
+                self._held_before = held
         self._asked = len(self.rounds)
         return self._stopped
 

@@ -75,6 +75,13 @@ class LiPTWarmStart:
                 raise ValueError(f"{config!r} asks for no warm start: give options, or 'lipt'")
             self.config = given
 
+    def __repr__(self) -> str:
+        given = ", ".join(
+            f"{name}={getattr(self.config, name)!r}"
+            for name in sorted(self.config.model_fields_set)
+        )
+        return f"LiPTWarmStart({given})"
+
     def fit(
         self,
         model: nn.Module,

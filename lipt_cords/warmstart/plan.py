@@ -25,6 +25,7 @@ from lipt_cords.models import (
 )
 from lipt_cords.warmstart.augment import require_images
 from lipt_cords.warmstart.averaging import all_finite, tensor_state
+from lipt_cords.warmstart.feed import steps_per_epoch
 from lipt_cords.warmstart.shards import check_shards, make_shards
 
 
@@ -106,6 +107,14 @@ def make_plan(
         dealt = make_shards(labels, config.num_workers, config.shard_fraction, config.seed)
     else:
         dealt = check_shards(shards, config.num_workers, len(labels))
+    smallest = min(map(len, dealt))
+    steps = round(config.epochs * steps_per_epoch(smallest, config.batch_size))
+    if config.local_steps is None and steps < config.rounds:
+        raise ValueError(
+            f"rounds ({config.rounds}) exceeds the {steps} steps that epochs={config.epochs:g} "
+            f"over a shard of {smallest} samples makes, and every round needs one: lower rounds, "
+            "or raise epochs"
+        )
     present = torch.unique(labels)
     missing = [present[~torch.isin(present, labels[shard])].tolist() for shard in dealt]
     changing = BatchSource(dataset, cache_bytes=0).changes()

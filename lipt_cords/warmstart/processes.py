@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import uuid
 from multiprocessing.reduction import ForkingPickler
@@ -69,6 +70,7 @@ def fit_in_processes(
             }
         )
         handed = (inner, threads, scratch, model, *arguments)
+        _require_script(handed[3:])
         _require_picklable(handed)
         try:
             launched = elastic_launch(_launch_config(config, processes), _fit_as_rank)
@@ -83,14 +85,37 @@ def fit_in_processes(
         return WarmStartResult.from_bytes(Path(answer).read_bytes(), model)
 
 
+def _require_script(handed: tuple[Any, ...]) -> None:
+    """New processes import the main module: it must be a file that can be imported twice."""
+    main = sys.modules["__main__"]
+    path, alone = getattr(main, "__file__", None), "or set launch='serial'"
+    if path is None:
+        own = [type(one).__name__ for one in handed if type(one).__module__ == "__main__"]
+        if own:
+            raise ValueError(
+                f"launch='processes' needs {own[0]} in a module that new processes can import, and "
+                f"it was defined at a prompt or in a notebook: move it to a file, {alone}"
+            )
+    elif not Path(path).is_file():
+        raise ValueError(
+            f"launch='processes' starts processes that import the script, and {path} is no file: "
+            f"save the script, {alone}"
+        )
+    elif "__main__" not in Path(path).read_text(errors="replace"):
+        raise ValueError(
+            f"launch='processes' starts processes that import {path}, which would call fit again "
+            f"in each of them: put the call under `if __name__ == '__main__':`, {alone}"
+        )
+
+
 def _require_picklable(handed: tuple[Any, ...]) -> None:
     try:
         ForkingPickler.dumps(handed)
     except (AttributeError, pickle.PicklingError, TypeError) as error:
         raise ValueError(
             f"launch='processes' must hand model, data and loss to new processes, and cannot: "
-            f"{error}. Define their classes and functions in a module, without lambdas; or run "
-            "the script under torchrun"
+            f"{error}. Define their classes and functions in a module, without lambdas; or set "
+            "launch='serial', or run the script under torchrun"
         ) from error
 
 

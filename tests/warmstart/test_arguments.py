@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -84,3 +86,48 @@ def test_options_in_every_form() -> None:
 def test_options_in_disguise(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         WarmStartConfig(**options)
+
+
+def test_more_rounds_than_steps() -> None:
+    warm_start = LiPTWarmStart(num_workers=3, epochs=1, batch_size=4, rounds=9)
+    with pytest.raises(ValueError, match=r"rounds \(9\) exceeds the 3 steps .* 10 samples"):
+        warm_start.fit(nn.Linear(4, 3), DATA)
+
+
+def test_an_option_that_would_do_nothing() -> None:
+    with pytest.raises(ValueError, match="outer_lr does nothing with outer='average'"):
+        WarmStartConfig(outer_lr=1.0, rounds=2)
+    assert repr(LiPTWarmStart(seed=3, num_workers=2)) == "LiPTWarmStart(num_workers=2, seed=3)"
+
+
+SCRIPTS = {
+    "without a guard": (
+        "fit()", "put the call under `if __name__ == '__main__':`, or set launch='serial'",
+    ),
+    "from standard input": (
+        "if __name__ == '__main__': fit()", "<stdin> is no file: save the script",
+    ),
+}  # fmt: skip
+SCRIPT = """
+import torch
+from lipt_cords import LiPTWarmStart
+def fit():
+    data = torch.utils.data.TensorDataset(torch.randn(30, 4), torch.arange(30) % 3)
+    try:
+        LiPTWarmStart(num_workers=2, processes=2).fit(torch.nn.Linear(4, 3), data)
+    except ValueError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("kind", SCRIPTS)
+def test_a_script_that_processes_cannot_import_is_told_before_they_start(kind, tmp_path) -> None:
+    call, wanted = SCRIPTS[kind]
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT + call)
+    by_name = kind == "without a guard"
+    done = subprocess.run(
+        [sys.executable, *([str(script)] if by_name else ["-"])],
+        input=None if by_name else SCRIPT + call, capture_output=True, text=True,
+    )  # fmt: skip
+    assert wanted in done.stdout and len(done.stdout.splitlines()) == 1
