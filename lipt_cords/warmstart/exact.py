@@ -19,6 +19,8 @@ from torch import Tensor
 
 from lipt_cords.warmstart.averaging import State
 
+NO_CHANGE = -(2**15)
+"""The exponent of a slice that did not change."""
 SMALLEST_STEP = 2.0**-1000
 """A step, in float64, by which a weight can still be divided."""
 
@@ -29,8 +31,8 @@ class ExactSum:
     Args:
         origin: the state that all workers started from; it gives names, shapes and dtypes.
         terms: how many workers there are at most, in all ranks together.
-        largest: for every slice of the state, the largest absolute change that any of them has
-            (the maximum of their :func:`largest_changes`).
+        largest: for every slice of the state, an exponent that bounds the change that any of them
+            has (the maximum of their :func:`largest_changes`).
         weight: the largest weight that any has.
     """
 
@@ -39,7 +41,8 @@ class ExactSum:
     ) -> None:
         self.origin = {name: value.cpu() for name, value in origin.items()}
         values = list(self.origin.values())
-        slices = torch.split(largest, [_slices(value) for value in values])
+        bounds = torch.where(largest == NO_CHANGE, 0.0, torch.exp2(largest.double()))
+        slices = torch.split(bounds, [_slices(value) for value in values])
         sums = [
             0.0 if value.is_floating_point() else float(most.sum()) * terms
             for value, most in zip(values, slices, strict=True)
@@ -103,8 +106,9 @@ class ExactSum:
 
 
 def largest_changes(state: Mapping[str, Tensor], origin: Mapping[str, Tensor]) -> Tensor:
-    """Largest absolute change of every slice of a state, in the origin's order, float64.
+    """The least e with 2^e no less than any change of a slice, for every slice, in order; int16.
 
+    More of the largest change than its power of two decides no grid, so no more is sent.
     A floating-point entry has a slice for each index of its first dimension (so each element of a
     vector is one, and a scalar), an entry of integers is one, an empty entry has none.
     """
@@ -120,7 +124,9 @@ def largest_changes(state: Mapping[str, Tensor], origin: Mapping[str, Tensor]) -
             beyond = bool(((moved < 0) != (value.long() < start.long())).any())  # of int64
             most = 2**64 if beyond else max(int(moved.max()), -int(moved.min()))
             largest.append(torch.tensor([most], dtype=torch.float64))
-    return torch.cat(largest)
+    mantissa, exponent = torch.frexp(torch.cat(largest))
+    exponent = exponent - (mantissa == 0.5).int()
+    return torch.where(mantissa == 0, NO_CHANGE, exponent).to(torch.int16)
 
 
 def _slices(value: Tensor) -> int:

@@ -25,7 +25,7 @@ class Finished:
 
     Attributes:
         summary: for the report.
-        largest: largest absolute change of every slice of its state, for the sum's grids.
+        largest: exponent of the largest change of every slice of its state, for the sum's grids.
         reading: what it says about the probe.
         forward_passes: samples that its evaluation ran forward.
     """
@@ -87,7 +87,11 @@ class Holding:
             classes_missing=self._plan.classes_missing[worker],
         )
         state = {name: value.cpu() for name, value in result.state.items()}
-        largest = largest_changes(state, self.start) if result.finite else torch.zeros(0)
+        largest = (
+            largest_changes(state, self.start)
+            if result.finite
+            else torch.zeros(0, dtype=torch.int16)
+        )
         written = False
         if self._folder is not None:
             groups = {"state": state if result.finite else {}, "largest": {"changes": largest}}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lipt_cords.warmstart.averaging import tensor_state
-from lipt_cords.warmstart.exact import ExactSum, largest_changes
+from lipt_cords.warmstart.exact import NO_CHANGE, ExactSum, largest_changes
 
 VALUES = st.one_of(
     st.just(0.0),
@@ -235,7 +235,8 @@ def test_integers_are_averaged_without_weights_and_equal_ones_come_back_whatever
 
 
 @pytest.mark.parametrize(
-    ("change", "dtype"), [(2**31 // 1000, torch.int32), (2**31 // 1000 + 1, torch.int64)]
+    ("change", "dtype"),
+    [(2**21, torch.int32), (2**21 + 1, torch.int64)],  # bounds: 2^21, 2^22
 )
 def test_integers_that_would_overflow_travel_wide(change, dtype):
     origin, state = {"n": torch.tensor([5])}, {"n": torch.tensor([5 + change])}
@@ -275,7 +276,7 @@ def test_integers_whose_sum_is_beyond_int64_come_back():
 
 def test_empty_entries_and_states_pass():
     state = {"none": torch.zeros(0, 3), "one": torch.tensor(2.0), "kept": torch.zeros(0).long()}
-    assert largest_changes(state, state).tolist() == [0]
+    assert largest_changes(state, state).tolist() == [NO_CHANGE]
     found = merge(state, [state, state])
     assert all(found[name].equal(value) for name, value in state.items())
     assert merge({}, [{}]) == {}
