@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distributed_tables import DISTRIBUTED
+from evidence_tables import EVIDENCE
 from table_parts import load, markdown, origin, spread
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,28 +140,11 @@ def selection_imagenet() -> str:
     return markdown(head, rows) + origin(results)
 
 
-def difficulty_cut() -> str:
-    """What leaving out the hardest images changes."""
-    results = load("difficulty_cut")
-    methods = dict.fromkeys(row["method"] for row in results["rows"])
-    sets = dict.fromkeys(row["data"] for row in results["rows"])
-    rows = []
-    for data in sets:
-        cells = []
-        for method in methods:
-            mine = [r for r in results["rows"] if r["data"] == data and r["method"] == method]
-            cells.append(spread([r["accuracy"] for r in mine]) if len(mine) > 1 else "-")
-        starts = [start for start in results["warm_starts"] if start["data"] == data]
-        taken = sorted({f"{start['automatic_cut']:.0%}" for start in starts})
-        rows.append([data, *cells, " or ".join(taken)])
-    return markdown(("Data", *methods, "The rule takes"), rows) + origin(results)
-
-
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         end_to_end, end_to_end_reading, ablation, throughput, selection, selection_growth,
-        selection_imagenet, difficulty_cut, *DISTRIBUTED,
+        selection_imagenet, *DISTRIBUTED, *EVIDENCE,
     )
 }  # fmt: skip
 
