@@ -146,11 +146,11 @@ def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) ->
     for note in plan.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
     minutes = plan.passes / max(1.0, pace) / jobs / 60
-    time = f"{minutes:.0f} minutes" if minutes >= 2 else f"{60 * minutes:.0f} seconds"
+    time = f"{minutes:.0f} minutes" if minutes >= 2 else f"{1 + 60 * minutes:.0f} seconds"
     console.print(
         f"{len(plan.runs)} runs, {count(plan.passes)} passes with shared warm starts, about {time} "
-        f"at {pace:,.0f} passes a second in each of {jobs} processes, selection and evaluation "
-        "apart.\n",
+        f"at {pace:,.0f} passes a second in {'one process' if jobs == 1 else f'each of {jobs}'}, "
+        "selection and evaluation apart.\n",
         highlight=False,
     )
 
@@ -241,5 +241,5 @@ def _outcome(record: RunRecord) -> str:
     if costs.warmup_passes:
         critical, total = count(costs.warmup_critical_passes), count(costs.warmup_passes)
         warm = f", warm-up {total} passes"
-        warm += f" ({critical} on the critical path)" if critical != total else ""
+        warm += f", {critical} critical" if critical != total else ""
     return f"test {_percent(record.test_accuracy)} in {seconds(costs.seconds)} s{warm}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ COSTS = (
     "warmup_critical_passes", "warmup_passes", "warmup_seconds", "warmup_critical_seconds",
     "selection_seconds", "training_seconds", "passes", "critical_passes", "seconds",
 )  # fmt: skip
+
+FULL_WARMUP = re.compile(r"full(=\d+)?(\+selector)?")
+"""Methods that do what LiPT does after a full-data warm-up."""
 
 
 def summarise(runs: Sequence[Row]) -> list[dict[str, Any]]:
@@ -122,8 +126,8 @@ def _paragraph(summary: Sequence[Row]) -> str:
 
 def _about_lipt(lipt: Row, rows: Mapping[str, Row]) -> list[str]:
     sentences = []
-    if "full" in rows:
-        full = rows["full"]
+    full = next((rows[name] for name in rows if FULL_WARMUP.fullmatch(name)), None)
+    if full is not None:
         critical = full["warmup_passes"] / max(1.0, lipt["warmup_critical_passes"])
         total = full["warmup_passes"] / max(1.0, lipt["warmup_passes"])
         sentences.append(
@@ -162,6 +166,8 @@ def _about_lipt(lipt: Row, rows: Mapping[str, Row]) -> list[str]:
     if equal:
         rival = max(equal, key=lambda row: row["accuracy"])
         sentences.append(f"At equal cost it is {_gap(lipt, rival, rival['label'])}.")
+    if sentences:
+        sentences[0] = sentences[0].replace("It is", f"{lipt['label']} is", 1)
     return sentences
 
 

@@ -148,3 +148,28 @@ def test_a_report_needs_a_comparison(tmp_path: Path) -> None:
     write_json(tmp_path / "results.json", {"kind": "run"})
     with pytest.raises(ValueError, match="holds no comparison"):
         write_report(tmp_path)
+
+
+def test_a_named_number_of_full_epochs_is_the_warm_up_that_lipt_replaces() -> None:
+    runs = [*_runs("full=5", [0.90, 0.91], 1000, 1000), *_runs("lipt", [0.92, 0.93], 200, 800)]
+    said = reading(summarise(runs))
+    assert "GLISTER after LiPT is 2.0 points above full=5" in said
+    alone = reading(summarise([*_runs("rs2", [0.5, 0.6], 0, 0), *_runs("lipt", [0.9, 0.8], 1, 2)]))
+    assert "GLISTER after LiPT is 30.0 points above rs2" in alone
+
+
+def test_several_fractions_are_told_apart(tmp_path: Path) -> None:
+    runs = [
+        {**run, "fraction": fraction}
+        for fraction in (0.01, 0.1)
+        for run in _runs("lipt", [0.5 + fraction, 0.6 + fraction], 1, 2)
+    ]
+    rows = summarise(runs)
+    assert [row["fraction"] for row in rows] == [0.01, 0.1]
+    assert rows[1]["accuracy"] == pytest.approx(0.65)
+    assert [part[:20] for part in reading(rows).split("\n\n")] == [
+        "At 0.01 of the data:", "At 0.1 of the data: ",
+    ]  # fmt: skip
+    write_json(tmp_path / "results.json", {"kind": "compare", "runs": runs})
+    names = {path.name for path in write_report(tmp_path)}
+    assert {"accuracy_vs_passes_0.01.svg", "accuracy_vs_passes_0.1.svg"} <= names
