@@ -103,19 +103,23 @@ class Run:
 
     def wait(self, limit: float, until: Callable[[], bool] = lambda: False) -> float:
         """Wait for the end of all processes; after the limit they are killed and it has hung."""
-        began = seen = time.monotonic()
-        # A process that was forked a moment ago has not noted its pid yet.
-        while (now := time.monotonic()) - seen < 0.1 and not until():
-            if self.alive():
-                seen = now
-            if now - began > limit:
+        began, gone = time.monotonic(), None
+        while not until():
+            here, now = self.alive(), time.monotonic()
+            if here:
+                gone = None
+            elif gone is None:
+                gone = now  # a process that was forked a moment ago has not noted its pid yet
+            elif now - gone > 0.1:
+                break
+            if here and now - began > limit:
                 self.hung = True
                 self._show_stacks()
                 self.kill()
                 break
             time.sleep(0.005)
         self.reap()
-        return seen - began
+        return (time.monotonic() if gone is None else gone) - began
 
     def _show_stacks(self) -> None:
         """Have whatever is left write down in the log where it is."""
