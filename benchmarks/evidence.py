@@ -1,0 +1,161 @@
+"""Four questions to the warm start, each a comparison in which every cost is counted.
+
+    python benchmarks/evidence.py --question tax --set fashion-mnist --data DIR
+
+tax: the critical path of a full-data warm-up and of LiPT, at equal final accuracy. end-to-end:
+passes until an accuracy, against training on all data. budget: everybody spends the same passes in
+all; RS2 is the rival. selectors: GLISTER, GradMatch and CRAIG re-selected as in CORDS, after LiPT
+and after CORDS's own warm-up. ResNet-8, a pool of 20,000 images. Interrupted runs go on where they
+stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lipt_cords.allocation import keep_freed_memory
+from lipt_cords.compare import compare
+from lipt_cords.files import output_directory, write_json
+from lipt_cords.records import RunRecord
+from lipt_cords.run_config import RunConfig
+from lipt_cords.runs import load_splits
+
+SETS = ("fashion-mnist", "cifar10-jpeg")
+POOL = 20_000
+LIPT: dict[str, Any] = {
+    "num_workers": 8, "common_steps": 200, "epochs": 4, "batch_size": 64, "sparsity": "none",
+    "augmentation": "none", "precision": "bf16",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison of a question."""
+
+    methods: tuple[str, ...]
+    fractions: tuple[float, ...] = (0.1,)
+    terms: dict[str, Any] = field(default_factory=dict)
+    strategy: str = "GLISTER"
+
+
+QUESTIONS: dict[str, list[Part]] = {
+    "tax": [
+        Part(
+            (
+                "random", "rs2", "full=10+random", "full=10+rs2", "lipt-rounds+random",
+                "lipt-rounds+rs2", "one-worker+rs2",
+            ),
+            terms={"subset_passes": 40_000},
+        )
+    ],
+    "end-to-end": [
+        *(
+            Part(("full-data",), terms={"subset_passes": epochs * POOL // 10})
+            for epochs in (2, 3, 4, 6, 8, 12)
+        ),
+        *(
+            Part(("lipt-rounds+rs2", "rs2"), terms={"subset_passes": passes})
+            for passes in (2_000, 10_000, 20_000, 40_000)
+        ),
+    ],
+    "budget": [
+        Part(
+            (
+                "random", "rs2", "lipt+rs2", "lipt+random", "lipt+stratified/scratch/static",
+                "lipt-rounds+rs2", "one-worker+rs2", "one-worker-annealed+rs2",
+            ),
+            fractions=(0.05, 0.1, 0.3),
+            terms={"equal": "total", "budget": 220_000},
+        )
+    ],
+    "selectors": [
+        Part(
+            ("random", "rs2", "full=8+selector", "lipt+selector", "lipt+random"),
+            terms={"subset_passes": 40_000},
+            strategy=strategy,
+        )
+        for strategy in ("GLISTER", "GradMatch", "CRAIG")
+    ],
+}  # fmt: skip
+
+
+def configuration(name: str, data: Path, strategy: str) -> RunConfig:
+    """What all methods share."""
+    kind = "PerClass"
+    place = f"imagefolder:{data / 'cifar10-images'}" if name == "cifar10-jpeg" else name
+    return RunConfig.parse(
+        {
+            "dataset": {"name": place, "datadir": str(data), "limit": POOL},
+            "model": {"architecture": "resnet8"},
+            "dataloader": {"batch_size": 64},
+            "optimizer": {"lr": 0.05, "nesterov": True},
+            "dss_args": {
+                "type": strategy, "selection_type": kind, "selector": "fast", "fraction": 0.1,
+                "select_every": 5, "warm_start": LIPT,
+            },
+            "train_args": {"num_epochs": 20, "eval_every": 10_000, "precision": "bf16"},
+        }
+    )  # fmt: skip
+
+
+def announce(method: str, fraction: float, seed: int, record: RunRecord | None) -> None:
+    if record is not None:
+        accuracy = record.test_accuracy
+        reached = record.error if accuracy is None else f"{accuracy:.4f}"
+        print(
+            f"seed {seed}  {fraction:4.0%}  {method:32s} {reached}  "
+            f"{record.costs.critical_passes:,} {record.costs.passes:,}",
+            flush=True,
+        )
+
+
+def without_local_paths(results: dict[str, Any]) -> dict[str, Any]:
+    """Results that say nothing about where this machine keeps its data."""
+    for config in [results["config"], *(run["config"] for run in results["runs"])]:
+        config["dataset"]["datadir"] = "DIR"
+        config["dataset"]["name"] = config["dataset"]["name"].rpartition("/")[2]
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--question", choices=QUESTIONS, required=True)
+    parser.add_argument("--set", choices=SETS, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--work", type=Path, default=Path("runs/evidence"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.jobs)
+    keep_freed_memory()
+    splits, parts = None, []
+    for number, part in enumerate(QUESTIONS[args.question]):
+        config = configuration(args.set, args.data, part.strategy)
+        splits = load_splits(config) if splits is None else splits
+        results = compare(
+            config, methods=part.methods, seeds=range(args.seeds), fractions=part.fractions,
+            jobs=args.jobs, output=args.work / f"{args.question}-{args.set}-{number}", resume=True,
+            splits=splits, on_run=announce, **part.terms,
+        )  # fmt: skip
+        parts.append({"strategy": part.strategy, **without_local_paths(results)})
+    payload = {
+        "kind": "evidence",
+        "question": args.question,
+        "data": args.set,
+        "command": f"python benchmarks/evidence.py --question {args.question} --set {args.set} "
+        "--data DIR",
+        "parts": parts,
+        "provenance": {k: parts[0][k] for k in ("python", "versions", "machine", "revision")},
+    }
+    path = output_directory(args.output) / f"evidence-{args.question}-{args.set}.json"
+    print(write_json(path, payload))
+
+
+if __name__ == "__main__":
+    main()
