@@ -18,7 +18,7 @@ from lipt_cords.config import WarmStartConfig
 from lipt_cords.methods import LIPT, Method
 from lipt_cords.pilot import trial_passes
 from lipt_cords.run_config import RunConfig
-from lipt_cords.sources import schedule_of
+from lipt_cords.sources import SelectionSchedule, schedule_of
 from lipt_cords.warmstart.feed import steps_per_epoch
 from lipt_cords.warmstart.forecast import Forecast, common_passes, forecast
 
@@ -30,7 +30,7 @@ IN_ROUNDS: dict[str, Any] = {
     "sparsity": "none", "augmentation": "none",
 }  # fmt: skip
 """``lipt-rounds``: the setting that benchmarks/frontier.py found for the best gradient signal."""
-CRITICAL, TOTAL = "critical-path", "total"
+CRITICAL = "critical-path"
 Equal = Literal["critical-path", "total"]
 
 
@@ -95,13 +95,17 @@ class Contest:
         """Epochs on subsets, for every method that spends no more than its own."""
         if self.subset_passes is not None:
             return max(1, round(self.subset_passes / self.subset_size))
-        # A warm start makes kappa void in a run of its own; here both methods are run.
-        return schedule_of(self.config.updated(dss_args={"warm_start": None})).subset_epochs
+        return self._schedule.subset_epochs
+
+    @property
+    def _schedule(self) -> SelectionSchedule:
+        """CORDS's calendar. A warm start makes kappa void in a run of its own; here both run."""
+        return schedule_of(self.config.updated(dss_args={"warm_start": None}))
 
     def wanted_epochs(self, method: Method) -> int:
         """Full-data epochs of a method's warm-up, as asked for."""
-        schedule = schedule_of(self.config.updated(dss_args={"warm_start": None}))
-        return method.epochs or self.warm_epochs or schedule.warmup_epochs or LEAST_FULL_EPOCHS
+        asked = method.epochs or self.warm_epochs
+        return asked or self._schedule.warmup_epochs or LEAST_FULL_EPOCHS
 
     def bill(self, method: Method, subset_epochs: int | None = None) -> Bill:
         """What a method will spend, training for its own epochs or for that many."""

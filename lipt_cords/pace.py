@@ -9,12 +9,11 @@ import torch
 from lipt_cords.assembly import pick_device
 from lipt_cords.choosing import per_sample_loss
 from lipt_cords.data import BatchSource, DataSplits
-from lipt_cords.models import call_model
 from lipt_cords.optimization import build_optimizer
 from lipt_cords.randomness import isolated_rng
 from lipt_cords.run_config import RunConfig
 from lipt_cords.runs import build_net
-from lipt_cords.warmstart.descent import autocast_dtype, laid_out, lay_out, memory_layout
+from lipt_cords.steps import Step
 
 STEPS, UNTIMED = 8, 3
 
@@ -31,25 +30,16 @@ def training_pace(config: RunConfig, splits: DataSplits) -> float:
     inputs, labels = next(
         BatchSource(splits.train, range(size), device=device).batches(batch_size=size)
     )
-    half = autocast_dtype(config.train_args.precision, device)
-    layout = memory_layout(config.train_args.memory_format, device)
+    given, weights = config.train_args, torch.ones(size)
     with isolated_rng(0, "pace"):
         model = build_net(config, splits).to(device).train()
-        lay_out(model, layout)
-        inputs = laid_out(inputs, layout)
-        optimizer, loss = (
-            build_optimizer(model.parameters(), config.optimizer),
-            per_sample_loss(config),
-        )
+        optimizer = build_optimizer(model.parameters(), config.optimizer)
+        step = Step(model, optimizer, per_sample_loss(config), given.precision, given.memory_format)
         began = 0.0
-        for step in range(UNTIMED + STEPS):
-            if step == UNTIMED:
+        for number in range(UNTIMED + STEPS):
+            if number == UNTIMED:
                 began = _now(device)
-            with torch.autocast(device.type, dtype=half, enabled=half is not None):
-                logits = call_model(model, inputs)
-            optimizer.zero_grad(set_to_none=True)
-            loss(logits.float(), labels).mean().backward()
-            optimizer.step()
+            step(inputs, labels, weights)
     return STEPS * size / max(1e-9, _now(device) - began)
 
 

@@ -16,7 +16,7 @@ from lipt_cords.data import DataSplits
 from lipt_cords.randomness import derive_seed
 from lipt_cords.run_config import RunConfig
 from lipt_cords.selectors import Selection
-from lipt_cords.selectors.cuts import CUTS
+from lipt_cords.selectors.cuts import CUTS, candidate_cuts
 from lipt_cords.sources import schedule_of
 from lipt_cords.training import train_on_subset
 
@@ -55,7 +55,7 @@ def trial_passes(config: RunConfig, size: int) -> int:
     trained = dss.warm_start is not None or schedule.select_after > 0
     first = schedule.select_after if trained else dss.select_every
     times = sum(map(schedule.selects, range(first, schedule.num_epochs)))
-    candidates = {0.0, *dss.options.get("pilot_cuts", CUTS)}
+    candidates = candidate_cuts(dss.options.get("pilot_cuts", CUTS))
     return times * len(candidates) * pilot_epochs(config) * size
 
 
@@ -126,8 +126,8 @@ class SubsetPilot:
             raise ValueError("a pilot judges by validation accuracy, and val_dataset is empty")
         self._model, self._train, self._val = model, train_dataset, val_dataset
         self._options = {**options, "seed": derive_seed(seed, "pilot")}
-        self.passes, self.seconds = 0, 0.0
-        """Spent so far on training."""
+        self.passes = 0
+        """Sample-passes of all trials so far."""
 
     def __call__(self, indices: Tensor) -> tuple[float, int, float]:
         """Validation accuracy of training on a subset, sample-passes spent, standard error."""
@@ -139,7 +139,6 @@ class SubsetPilot:
             **{"eval_every": self._options.get("epochs", 20), **self._options},
         )
         self.passes += trained.costs.training_passes
-        self.seconds += trained.costs.training_seconds
         worth = trained.val_accuracy or 0.0
         error = math.sqrt(worth * (1 - worth) / dataset_length(self._val))
         return worth, trained.costs.training_passes, error

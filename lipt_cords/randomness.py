@@ -43,15 +43,19 @@ def preserved_rng() -> Iterator[None]:
         np.random.set_state(numpy_state)  # noqa: NPY002
 
 
+def seed_global_states(value: int) -> None:
+    """Seed torch, numpy and random; call it inside :func:`preserved_rng` alone."""
+    torch.manual_seed(value)
+    np.random.seed(value % 2**32)  # noqa: NPY002
+    random.seed(value)
+
+
 @contextmanager
 def isolated_rng(seed: int, *names: str | int) -> Iterator[None]:
     """Seed the global random states inside, and leave the caller's untouched.
 
     For code that only draws from global state: dropout, a user's random transforms, CORDS.
     """
-    value = derive_seed(seed, *names)
     with preserved_rng():
-        torch.manual_seed(value)
-        np.random.seed(value % 2**32)  # noqa: NPY002
-        random.seed(value)
+        seed_global_states(derive_seed(seed, *names))
         yield

@@ -9,16 +9,14 @@ from their index, and so have the same bits wherever they are read.
 from __future__ import annotations
 
 import functools
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lipt_cords.randomness import derive_seed, isolated_rng, preserved_rng
+from lipt_cords.randomness import derive_seed, isolated_rng, preserved_rng, seed_global_states
 
 PROBED_ITEMS = 64
 """Items read twice to find out whether a data set changes."""
@@ -51,10 +49,7 @@ class ItemsBySeed(Dataset[Any]):
         items = []
         with preserved_rng():
             for index in indices:
-                seed = derive_seed(0, "item", index)
-                torch.manual_seed(seed)
-                np.random.seed(seed % 2**32)  # noqa: NPY002
-                random.seed(seed)
+                seed_global_states(derive_seed(0, "item", index))
                 items.append(self._dataset[index])
         return items
 

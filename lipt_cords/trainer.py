@@ -24,15 +24,14 @@ from lipt_cords.checkpoint import (
     save_checkpoint,
 )
 from lipt_cords.config import MemoryFormat, Precision
-from lipt_cords.data import BatchSource, Inputs, split_batch, to_device
-from lipt_cords.models import call_model, model_device
+from lipt_cords.data import BatchSource, Inputs, split_batch
+from lipt_cords.losses import PerSampleLoss
+from lipt_cords.models import model_device
 from lipt_cords.randomness import preserved_rng
 from lipt_cords.records import FULL, SKIPPED, SUBSET, CurvePoint, Ledger
 from lipt_cords.sources import EpochSource
-from lipt_cords.warmstart.descent import autocast_dtype, laid_out, lay_out, memory_layout
+from lipt_cords.steps import Step
 from lipt_cords.warmstart.evaluation import accuracy
-
-PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -102,14 +101,11 @@ class Trainer:
     ) -> None:
         self.model, self.source = model, source
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.loss = loss
         self.evaluation = dict(evaluation or {})
         self.schedule_over = schedule_over
         self.eval_every = eval_every
         self.device = model_device(model)
-        self._half = autocast_dtype(precision, self.device)
-        self._layout = memory_layout(memory_format, self.device)
-        lay_out(model, self._layout)
+        self._step = Step(model, optimizer, loss, precision, memory_format)
         self.result = TrainingResult()
         self.extra: dict[str, Any] = {}
         """Plain values that travel with the checkpoint: what was done before the first epoch."""
@@ -197,20 +193,6 @@ class Trainer:
                 "and check the inputs for NaN"
             )
         return opened.kind, mean
-
-    def _step(self, inputs: Inputs, labels: Tensor, weights: Tensor) -> Tensor:
-        labels = labels.to(self.device, non_blocking=True)
-        weights = weights.to(self.device, torch.float32, non_blocking=True)
-        inputs = laid_out(to_device(inputs, self.device), self._layout)
-        with torch.autocast(self.device.type, dtype=self._half, enabled=self._half is not None):
-            logits = call_model(self.model, inputs)
-        losses = self.loss(logits if self._half is None else logits.float(), labels)
-        # A batch whose weights are all zero asks for no step; dividing would ask for NaN.
-        loss = torch.dot(losses, weights) / weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return loss
 
     def _add_point(
         self, phase: str, loss: float | None, on_point: Callable[[CurvePoint], None] | None

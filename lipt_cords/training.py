@@ -14,13 +14,14 @@ from lipt_cords.config import MemoryFormat, Precision
 from lipt_cords.data import BatchSource, resolve_device
 from lipt_cords.errors import unknown_name
 from lipt_cords.files import output_directory
+from lipt_cords.losses import PerSampleLoss
 from lipt_cords.optimization import build_optimizer, build_scheduler
 from lipt_cords.randomness import isolated_rng
 from lipt_cords.records import CurvePoint
 from lipt_cords.run_sections import OptimizerConfig, SchedulerConfig
 from lipt_cords.selectors import Selection
 from lipt_cords.sources import SelectionSchedule, SelectorSource
-from lipt_cords.trainer import CheckpointPlan, PerSampleLoss, Trainer, TrainingResult
+from lipt_cords.trainer import CheckpointPlan, Trainer, TrainingResult
 
 CHECKPOINT = "checkpoint.pt"
 

@@ -91,6 +91,11 @@ def chosen_by_rule(
     }
 
 
+def candidate_cuts(cuts: Sequence[float]) -> list[float]:
+    """The cuts that a pilot compares, smallest first; no cut is always one."""
+    return sorted({0.0, *(check_fraction("pilot_cuts", value) for value in cuts)})
+
+
 def chosen_by_pilot(
     pilot: Pilot, subset: Callable[[float], Tensor], cuts: Sequence[float]
 ) -> tuple[float, dict[str, Any]]:
@@ -99,7 +104,7 @@ def chosen_by_pilot(
     The one-standard-error rule (Breiman et al., 1984): a difference that other judges might
     reverse is no reason to leave samples out. Without an error told, the best one.
     """
-    candidates = sorted({0.0, *(check_fraction("pilot_cuts", value) for value in cuts)})
+    candidates = candidate_cuts(cuts)
     told = {value: _told(pilot(subset(value))) for value in candidates}
     best = max(candidates, key=lambda value: (told[value].worth, -value))
     enough = told[best].worth - told[best].error

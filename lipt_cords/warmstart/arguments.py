@@ -1,4 +1,4 @@
-"""The arguments of a fit that are wrong at first sight, told before a process is started."""
+"""The arguments of a fit that are wrong at first sight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def check_arguments(
-    model: nn.Module, loss: Any, num_classes: Any, shards: Sequence[Tensor] | None
+    loss: Any, num_classes: Any, shards: Sequence[Tensor] | None, on_round: Any
 ) -> None:
     """Refuse what no process could work with.
 
@@ -31,10 +31,23 @@ def check_arguments(
         isinstance(num_classes, bool) or not isinstance(num_classes, int)
     ):
         raise ValueError(f"num_classes must be a whole number or None, received {num_classes!r}")
+    if on_round is not None and not callable(on_round):
+        raise ValueError(
+            "on_round must be a function of (RoundReport, state dict), or None, received "
+            f"{on_round!r}"
+        )
     if shards is not None:
         _check_indices(shards)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of the given module, which is left as it is.
+
+    Raises:
+        ValueError: it cannot be copied.
+    """
     try:
-        copy.deepcopy(model)
+        return copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"the model cannot be copied, which every worker needs: {str(error).splitlines()[0]} "

@@ -62,4 +62,4 @@ def passes_of(steps: int, samples: int, batch_size: int) -> int:
     (180, 123)
     """
     epochs, rest = divmod(steps, steps_per_epoch(samples, batch_size))
-    return epochs * samples + min(rest * batch_size, samples)
+    return epochs * samples + rest * batch_size

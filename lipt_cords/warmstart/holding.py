@@ -17,6 +17,8 @@ from lipt_cords.warmstart.worker import WorkerResult
 
 NOT_FINITE = "weights are not finite"
 LOST = "was lost with its process"
+NOTHING = torch.zeros(0, dtype=torch.int16)
+"""The changes of a worker that is not merged."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,7 @@ class Holding:
             classes_missing=self._plan.classes_missing[worker],
         )
         state = {name: value.cpu() for name, value in result.state.items()}
-        largest = (
-            largest_changes(state, self.start)
-            if result.finite
-            else torch.zeros(0, dtype=torch.int16)
-        )
+        largest = largest_changes(state, self.start) if result.finite else NOTHING
         written = False
         if self._folder is not None:
             groups = {"state": state if result.finite else {}, "largest": {"changes": largest}}
@@ -148,7 +146,7 @@ class Holding:
             reason=LOST,
             classes_missing=self._plan.classes_missing[worker],
         )
-        return Finished(summary, torch.zeros(0))
+        return Finished(summary, NOTHING)
 
     def _name(self, worker: int) -> str:
         return f"round_{self._round:05d}/worker_{worker:05d}"

@@ -49,16 +49,16 @@ def describe_run(
 
 def complete_description(
     description: Mapping[str, Any],
-    model: nn.Module,
+    weights: str,
     labels: Tensor,
     shards: Sequence[Tensor],
     behaviour: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """What rank 0 knows beside: the initial weights, the labels, the shards; and what it tried."""
+    """What rank 0 knows beside: digest of the initial weights, labels, shards; what it tried."""
     named = {f"{number:05d}": shard for number, shard in enumerate(shards)}
     return {
         **description,
-        "initial weights": digest(tensor_state(model))[:16],
+        "initial weights": weights,
         "labels": digest({"labels": labels})[:16],
         "shards": digest(named)[:16],
         **(behaviour or {}),

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import BatchSource
 from lipt_cords.randomness import isolated_rng, preserved_rng
-from lipt_cords.warmstart.arguments import check_arguments
+from lipt_cords.warmstart.arguments import check_arguments, copied
 from lipt_cords.warmstart.control import Excluded
 from lipt_cords.warmstart.cost import Clock, flops_per_sample
 from lipt_cords.warmstart.interrupt import stoppable
@@ -127,9 +127,9 @@ class LiPTWarmStart:
                 let the others go on.
         """
         arguments = (model, train_dataset, val_dataset, loss, num_classes, shards, on_round)
-        check_arguments(model, loss, num_classes, shards)
         processes = local_processes(self.config)
         if processes is not None:
+            check_arguments(loss, num_classes, shards, on_round)
             return fit_in_processes(self.config, processes, *arguments)
         return fit_on_this_rank(self.config, *arguments)
 
@@ -178,11 +178,12 @@ def _fit(
     """One fit on one rank: everything is checked and read, then the rounds run."""
     clock = Clock(ranks.device)
     with clock.phase("prepare"):
+        model = copied(given)  # first: a forward pass without gradients can hide that it fails
         plan, labels, folder = prepare(
             config, ranks, given, dataset, val_dataset, user_loss, num_classes, shards, on_round
         )
         loss = mean_loss(user_loss, ranks.device)
-        model = copy.deepcopy(given).to(ranks.device)
+        model.to(ranks.device)
         flops = ranks.on_main(partial(_flops, config, model, dataset, loss))
         pool, validation, probe = read_data(config, ranks, plan, dataset, val_dataset)
     material = Material(

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import BatchSource
 from lipt_cords.randomness import isolated_rng
+from lipt_cords.warmstart.arguments import check_arguments
 from lipt_cords.warmstart.feed import Pool
 from lipt_cords.warmstart.fingerprint import fingerprint, require_alike
 from lipt_cords.warmstart.folder import RunFolder, first_difference
@@ -40,11 +41,7 @@ def prepare(
 
     def checked() -> dict[str, Any]:
         check_model(model)
-        if on_round is not None and not callable(on_round):
-            raise ValueError(
-                "on_round must be a function of (RoundReport, state dict), or None, received "
-                f"{on_round!r}"
-            )
+        check_arguments(user_loss, num_classes, shards, on_round)
         samples = data_length(dataset, "training")
         held_out = 0 if val_dataset is None else data_length(val_dataset, "validation")
         return {
@@ -78,7 +75,9 @@ def prepare(
     require_alike(found)
     plan = replace(plan, unknown=found[0].unknown)
     description = ranks.on_main(
-        lambda: complete_description(described[0], model, labels, plan.shards, found[0].values)
+        lambda: complete_description(
+            described[0], found[0].weights, labels, plan.shards, found[0].values
+        )
     )
     if config.work_dir is None:
         return plan, labels, None

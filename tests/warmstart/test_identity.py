@@ -12,6 +12,8 @@ from warmstart_material import make_images, make_net
 
 from lipt_cords.config import StopRule, WarmStartConfig
 from lipt_cords.warmstart import LiPTWarmStart, identity
+from lipt_cords.warmstart.averaging import tensor_state
+from lipt_cords.warmstart.folder import digest
 from lipt_cords.warmstart.identity import complete_description, describe_run, hash_of
 
 CPU = torch.device("cpu")
@@ -39,7 +41,10 @@ UNRELATED = {
 def described(model=None, samples=60, where=CPU, labels=LABELS, shards=SHARDS, **options):
     config = WarmStartConfig(**{**START, **options})
     model = model or make_net()
-    return complete_description(describe_run(config, model, samples, where), model, labels, shards)
+    weights = digest(tensor_state(model))[:16]
+    return complete_description(
+        describe_run(config, model, samples, where), weights, labels, shards
+    )
 
 
 def hashed(*arguments, **options):

@@ -1,0 +1,54 @@
+"""One optimizer step on a weighted batch, in a precision and a layout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lipt_cords.config import MemoryFormat, Precision
+from lipt_cords.data import Inputs, to_device
+from lipt_cords.losses import PerSampleLoss
+from lipt_cords.models import call_model, model_device
+from lipt_cords.warmstart.descent import autocast_dtype, laid_out, lay_out, memory_layout
+
+
+class Step:
+    """A training step; the loss of a batch is sum(w l) / sum(w), as in CORDS's own loop.
+
+    Args:
+        model: on its device; it is laid out in place.
+        optimizer: over its parameters.
+        loss: per-sample loss of (logits, labels), shape (B,).
+        precision: of the forward pass; the loss is in full precision.
+        memory_format: layout of images and convolutions.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss: PerSampleLoss,
+        precision: Precision,
+        memory_format: MemoryFormat,
+    ) -> None:
+        self._model, self._optimizer, self._loss = model, optimizer, loss
+        self._device = model_device(model)
+        self._half = autocast_dtype(precision, self._device)
+        self._layout = memory_layout(memory_format, self._device)
+        lay_out(model, self._layout)
+
+    def __call__(self, inputs: Inputs, labels: Tensor, weights: Tensor) -> Tensor:
+        """Take the step; the loss of the batch before it."""
+        labels = labels.to(self._device, non_blocking=True)
+        weights = weights.to(self._device, torch.float32, non_blocking=True)
+        inputs = laid_out(to_device(inputs, self._device), self._layout)
+        with torch.autocast(self._device.type, dtype=self._half, enabled=self._half is not None):
+            logits = call_model(self._model, inputs)
+        losses = self._loss(logits if self._half is None else logits.float(), labels)
+        # A batch whose weights are all zero asks for no step; dividing would ask for NaN.
+        loss = torch.dot(losses, weights) / weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        return loss
