@@ -52,7 +52,9 @@ class ExactSum:
         # Rounding adds at most half a step to each term: one bit more than the terms need.
         bits = (61 if wide else 30) - (max(terms, 1) - 1).bit_length()
         self._steps = [
-            _steps(most * 2.0**-bits * weight).view([-1] + [1] * (v.ndim - 1) if v.ndim else [])
+            (most * 2.0**-bits * weight)
+            .clamp(min=SMALLEST_STEP)
+            .view([-1] + [1] * (v.ndim - 1) if v.ndim else [])
             if v.is_floating_point() and v.numel()
             else torch.ones(())
             for v, most in zip(values, slices, strict=True)
@@ -138,13 +140,6 @@ def _slices(value: Tensor) -> int:
 
 def _change(value: Tensor, origin: Tensor) -> Tensor:
     return value.double() - origin.double()
-
-
-def _steps(least: Tensor) -> Tensor:
-    """The smallest powers of two that are not below some numbers, nor below the smallest step."""
-    mantissa, _ = torch.frexp(least)
-    power = torch.where(mantissa == 0.5, least, least / mantissa)  # both exact
-    return torch.where(least > SMALLEST_STEP, power, SMALLEST_STEP)
 
 
 def _halved(value: Tensor) -> Tensor:
