@@ -1,10 +1,11 @@
-"""Four questions to the warm start, each a comparison in which every cost is counted.
+"""Five questions to the warm start, each a comparison in which every cost is counted.
 
     python benchmarks/evidence.py --question tax --set fashion-mnist --data DIR
 
 tax: the critical path of a full-data warm-up and of LiPT, at equal final accuracy. end-to-end:
 passes until an accuracy, against training on all data. budget: everybody spends the same passes in
-all; RS2 is the rival. selectors: GLISTER, GradMatch and CRAIG re-selected as in CORDS, after LiPT
+all; RS2 is the rival. search: the same critical path for everybody, fractions from 1 to 50 %, and
+what selects, how often. selectors: GLISTER, GradMatch and CRAIG re-selected as in CORDS, after LiPT
 and after CORDS's own warm-up. ResNet-8, a pool of 20,000 images. Interrupted runs go on where they
 stopped.
 """
@@ -40,7 +41,6 @@ class Part:
     methods: tuple[str, ...]
     fractions: tuple[float, ...] = (0.1,)
     terms: dict[str, Any] = field(default_factory=dict)
-    strategy: str = "GLISTER"
 
 
 QUESTIONS: dict[str, list[Part]] = {
@@ -56,37 +56,51 @@ QUESTIONS: dict[str, list[Part]] = {
     "end-to-end": [
         *(
             Part(("full-data",), terms={"subset_passes": epochs * POOL // 10})
-            for epochs in (2, 3, 4, 6, 8, 12)
+            for epochs in (3, 6, 12)
         ),
-        *(
-            Part(("lipt-rounds+rs2", "rs2"), terms={"subset_passes": passes})
-            for passes in (2_000, 10_000, 20_000, 40_000)
-        ),
+        # 20 epochs: 10,000, 20,000 and 40,000 passes on subsets.
+        Part(("rs2", "lipt-rounds+rs2"), fractions=(0.025, 0.05, 0.1)),
     ],
     "budget": [
         Part(
             (
-                "random", "rs2", "lipt+rs2", "lipt+random", "lipt+stratified/scratch/static",
-                "lipt-rounds+rs2", "one-worker+rs2", "one-worker-annealed+rs2",
+                "random", "rs2", "lipt+rs2", "lipt+curriculum/scratch",
+                "lipt+stratified/scratch/static", "one-worker+rs2",
             ),
-            fractions=(0.05, 0.1, 0.3),
-            terms={"equal": "total", "budget": 220_000},
+            terms={"equal": "total", "budget": 140_000},
         )
+    ],
+    "search": [
+        Part(
+            (
+                "random", "rs2", "lipt+rs2", "lipt+curriculum/scratch", "lipt+stratified/every=5",
+                "one-worker+rs2",
+            ),
+            fractions=(0.01, 0.05, 0.1, 0.2, 0.3, 0.5),
+            terms={"equal": "critical-path", "budget": 50_000},
+        ),
+        Part(
+            (
+                "lipt+curriculum", "lipt+stratified/every=1", "lipt+stratified/every=20",
+                "lipt+importance/every=1", "lipt+importance/every=5", "lipt+glister/every=5",
+            ),
+            terms={"equal": "critical-path", "budget": 50_000},
+        ),
     ],
     "selectors": [
         Part(
-            ("random", "rs2", "full=8+selector", "lipt+selector", "lipt+random"),
+            (
+                "random", "rs2", "full=8+glister", "full=8+gradmatch", "full=8+craig",
+                "lipt+glister", "lipt+gradmatch", "lipt+craig", "lipt+random", "lipt+rs2",
+            ),
             terms={"subset_passes": 40_000},
-            strategy=strategy,
         )
-        for strategy in ("GLISTER", "GradMatch", "CRAIG")
     ],
 }  # fmt: skip
 
 
-def configuration(name: str, data: Path, strategy: str) -> RunConfig:
+def configuration(name: str, data: Path) -> RunConfig:
     """What all methods share."""
-    kind = "PerClass"
     place = f"imagefolder:{data / 'cifar10-images'}" if name == "cifar10-jpeg" else name
     return RunConfig.parse(
         {
@@ -95,8 +109,8 @@ def configuration(name: str, data: Path, strategy: str) -> RunConfig:
             "dataloader": {"batch_size": 64},
             "optimizer": {"lr": 0.05, "nesterov": True},
             "dss_args": {
-                "type": strategy, "selection_type": kind, "selector": "fast", "fraction": 0.1,
-                "select_every": 5, "warm_start": LIPT,
+                "type": "GLISTER", "selector": "fast", "fraction": 0.1, "select_every": 5,
+                "warm_start": LIPT,
             },
             "train_args": {"num_epochs": 20, "eval_every": 10_000, "precision": "bf16"},
         }
@@ -136,14 +150,14 @@ def main() -> None:
     keep_freed_memory()
     splits, parts = None, []
     for number, part in enumerate(QUESTIONS[args.question]):
-        config = configuration(args.set, args.data, part.strategy)
+        config = configuration(args.set, args.data)
         splits = load_splits(config) if splits is None else splits
         results = compare(
             config, methods=part.methods, seeds=range(args.seeds), fractions=part.fractions,
             jobs=args.jobs, output=args.work / f"{args.question}-{args.set}-{number}", resume=True,
             splits=splits, on_run=announce, **part.terms,
         )  # fmt: skip
-        parts.append({"strategy": part.strategy, **without_local_paths(results)})
+        parts.append(without_local_paths(results))
     payload = {
         "kind": "evidence",
         "question": args.question,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from lipt_cords.charges import charge
 from lipt_cords.choosing import (
+    choose_by_curriculum,
     choose_subset,
     fast_options_of,
     per_sample_loss,
@@ -34,6 +35,7 @@ from lipt_cords.pilot import pilot_of, pilot_share
 from lipt_cords.records import Ledger
 from lipt_cords.run_config import RunConfig
 from lipt_cords.selectors import Selection, select, selector_names
+from lipt_cords.selectors.difficulty import difficulty
 from lipt_cords.sources import CordsSource, EpochSource, SelectorSource, schedule_of
 from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, WarmStartResult
 
@@ -232,6 +234,11 @@ def _through_selectors(
             warm.apply_to(model)
 
     device = model_device(model)
+    if dss.strategy == "Curriculum" and dss.warm_start is None and not schedule.select_after:
+        raise ValueError(
+            "dss_args.type 'Curriculum' orders samples by a trained model: "
+            "set dss_args.warm_start, or kappa for full-data epochs before it"
+        )
     if "pilot" in dss.options:
         pilot_share(config)
     if dss.strategy in KINDS:
@@ -242,15 +249,24 @@ def _through_selectors(
         """Read at the first selection, kept for the next ones."""
         return BatchSource(splits.train, device=device), BatchSource(splits.val, device=device)
 
-    def by_gradients(epoch: int) -> Selection:
-        def read(data: BatchSource) -> LastLayerGradients:
-            if epoch == 0 and warm is not None:
-                return warm.gradients(data, model=model, loss=per_sample_loss(config))
-            return last_layer_gradients(model, data, loss=per_sample_loss(config))
+    def read(data: BatchSource, epoch: int) -> LastLayerGradients:
+        if epoch == 0 and warm is not None:
+            return warm.gradients(data, model=model, loss=per_sample_loss(config))
+        return last_layer_gradients(model, data, loss=per_sample_loss(config))
 
+    def by_curriculum(epoch: int) -> Selection:
+        if "difficulty" not in source.kept:
+            score = dss.options.get("score", "loss")
+            source.kept["difficulty"] = difficulty(read(sources()[0], epoch), score)
+        return choose_by_curriculum(
+            config, budget, labels, source.kept["difficulty"],
+            epoch=epoch - schedule.select_after, epochs=schedule.subset_epochs,
+        )  # fmt: skip
+
+    def by_gradients(epoch: int) -> Selection:
         trial = pilot_of(config, splits, model) if "pilot" in dss.options else None
         selection, report = choose_subset(
-            config, budget, *sources(), read, epoch=epoch, pilot=trial
+            config, budget, *sources(), partial(read, epoch=epoch), epoch=epoch, pilot=trial
         )
         if report.warning:
             logger.warning("epoch %d: %s", epoch, report.warning)
@@ -263,6 +279,8 @@ def _through_selectors(
             return select("rs2", labels, budget, epoch=epoch, seed=seed)
         # As in CORDS, an untrained model chooses nothing: its first epochs read a random subset.
         untrained = warm_start is None and schedule.select_after == 0
+        if dss.strategy == "Curriculum":
+            return by_curriculum(epoch)
         if dss.strategy == "Random" or (untrained and epoch < schedule.select_every):
             return select("random", labels, budget, seed=seed)
         return by_gradients(epoch)

@@ -7,9 +7,9 @@ function, so that what is looked at with one is what the other trains on.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from lipt_cords.cords_plugin.fast import (
     PER,
@@ -25,6 +25,7 @@ from lipt_cords.errors import unknown_name
 from lipt_cords.randomness import derive_seed
 from lipt_cords.run_config import RunConfig
 from lipt_cords.selectors import Selection, select
+from lipt_cords.selectors.base import Per
 from lipt_cords.selectors.cuts import Pilot
 
 
@@ -66,6 +67,39 @@ def fast_options_of(config: RunConfig) -> FastOptions:
         seed=config.train_args.seed,
         extra=dss.options,
     )
+
+
+def per_of(config: RunConfig) -> Per:
+    """Where our own strategies choose, by CORDS's name of it: in each class unless told otherwise.
+
+    Raises:
+        ValueError: an unknown ``selection_type``.
+    """
+    kind = config.dss_args.selection_type or "PerClass"
+    if kind not in PER:
+        raise unknown_name(f"selection_type of {config.dss_args.strategy}", kind, PER)
+    return cast(Per, PER[kind])
+
+
+def choose_by_curriculum(
+    config: RunConfig, budget: int, labels: Tensor, scores: Tensor, *, epoch: int, epochs: int
+) -> Selection:
+    """The subset of one epoch of a curriculum.
+
+    Args:
+        config: its ``dss_args.options`` say how fast it goes.
+        budget: samples to choose.
+        labels: of the pool, (N,).
+        scores: difficulties of the pool, (N,): the same ones in every epoch.
+        epoch: which epoch on subsets, from 0.
+        epochs: how many there are.
+    """
+    options = {name: value for name, value in config.dss_args.options.items() if name != "score"}
+    return select(
+        "curriculum", labels, budget, per=per_of(config), seed=config.train_args.seed,
+        batch_size=config.dataloader.batch_size, scores=scores, epoch=epoch, epochs=epochs,
+        **options,
+    )  # fmt: skip
 
 
 def choose_subset(
@@ -112,13 +146,11 @@ def choose_subset(
     elif dss.strategy != "Random":  # one subset for all epochs
         seed = derive_seed(seed, "selection", epoch)
     kind = dss.selection_type or "PerClass"
-    if kind not in PER:
-        raise unknown_name(f"selection_type of {dss.strategy}", kind, PER)
     selection = select(
         name,
         pool,
         budget,
-        per=PER[kind],  # type: ignore[arg-type]
+        per=per_of(config),
         linear_layer=dss.linear_layer,
         batch_size=config.dataloader.batch_size,
         seed=seed,

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from lipt_cords.records import FULL, SKIPPED, SUBSET
 from lipt_cords.run_config import RunConfig
 from lipt_cords.selectors import Selection, SubsetLoader
+from lipt_cords.strategies import FRESH
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def schedule_of(config: RunConfig) -> SelectionSchedule:
         num_epochs=config.train_args.num_epochs,
         kappa=0.0 if dss.warm_start is not None else dss.kappa,
         fraction=dss.fraction,
-        select_every=1 if dss.strategy == "RS2" else dss.select_every,
+        select_every=1 if dss.strategy in FRESH else dss.select_every,
     )
 
 
@@ -145,6 +146,8 @@ class SelectorSource:
             rank=0,
         )
         self.selection: Selection | None = None
+        self.kept: dict[str, Tensor] = {}
+        """What the first selection found out for the later ones."""
 
     def open(self, epoch: int) -> Epoch:
         kind = self._schedule.kind(epoch)
@@ -170,13 +173,14 @@ class SelectorSource:
     def state_dict(self) -> dict[str, Any]:
         chosen = self.selection
         subset = None if chosen is None else [chosen.indices, chosen.weights, chosen.name]
-        return {"loader": self._loader.state_dict(), "subset": subset}
+        return {"loader": self._loader.state_dict(), "subset": subset, "kept": self.kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["subset"] is not None:
             indices, weights, name = state["subset"]
             self.selection = Selection(indices=indices, weights=weights, name=name)
             self._read(self.selection)
+        self.kept = dict(state["kept"])
         self._loader.load_state_dict(state["loader"])
 
 

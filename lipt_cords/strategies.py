@@ -6,8 +6,10 @@ from lipt_cords.errors import unknown_name
 
 STRATEGIES = (
     "Full", "Random", "AdaptiveRandom", "RS2", "GLISTER", "GradMatch", "CRAIG",
-    "Importance", "Stratified", "GraNd", "EL2N",
+    "Importance", "Stratified", "Curriculum", "GraNd", "EL2N",
 )  # fmt: skip
+FRESH = ("RS2", "Curriculum")
+"""Strategies that take a new subset in every epoch, whatever ``select_every`` says."""
 SELECTION_TYPES = {"GLISTER": "Supervised", "GradMatch": "PerClassPerGradient", "CRAIG": "PerClass"}
 
 

@@ -58,6 +58,7 @@ def _facts(record: RunRecord) -> list[tuple[Any, ...]]:
         ({"type": "RS2"}, 4 * 30, 4),
         ({"type": "AdaptiveRandom", "select_every": 1}, 4 * 30, 4),
         ({"type": "GLISTER", "selector": "fast"}, 4 * 30, 2),
+        ({"type": "Curriculum", "warm_start": WARM}, 4 * 30, 4),
     ],
 )
 def test_our_own_strategies(
@@ -66,7 +67,7 @@ def test_our_own_strategies(
     record = _run(_config(**dss), digits)
     assert record.costs.training_passes == passes
     assert record.costs.selections == selections
-    assert record.costs.warmup_passes == 0
+    assert record.costs.warmup_passes == (128 if "warm_start" in dss else 0)
     assert [point.epoch for point in record.curve] == [0, 1, 2, 3, 4]
     assert record.test_accuracy == record.curve[-1].test_accuracy
 
@@ -143,6 +144,7 @@ class _Stop(Exception):
         pytest.param({"kappa": 0.6, "select_every": 3}, marks=needs_cords, id="cords-kappa"),
         pytest.param({"warm_start": WARM, "selector": "fast"}, id="fast-lipt"),
         pytest.param({"type": "RS2"}, id="rs2"),
+        pytest.param({"type": "Curriculum", "warm_start": WARM}, id="curriculum"),
     ],
 )
 @pytest.mark.parametrize("stop_at", [3, 4])
@@ -218,6 +220,9 @@ def test_bad_checkpoints_and_directories(digits: DataSplits, tmp_path: Path) -> 
     [
         ({"type": "RS2", "selector": "cords"}, "RS2 is ours"),
         ({"type": "MILO"}, "unknown strategy"),
+        ({"type": "Curriculum"}, "set dss_args.warm_start"),
+        ({"type": "Curriculum", "warm_start": WARM, "options": {"start": 2}}, "start in"),
+        ({"type": "Curriculum", "warm_start": WARM, "selection_type": "PerClas"}, "PerClass"),
         ({"selector": "own"}, r"unknown selector 'own'"),
         ({"selector": "cords", "options": {"cut": 1}}, r"options \(cut\) are for our selectors"),
         ({"selector": "fast", "options": {"validaton": 1}}, "Did you mean 'validation'"),

@@ -2,6 +2,7 @@
 
 # Importing a selector's module registers it.
 import lipt_cords.selectors.craig
+import lipt_cords.selectors.curriculum
 import lipt_cords.selectors.glister
 import lipt_cords.selectors.gradmatch
 import lipt_cords.selectors.importance

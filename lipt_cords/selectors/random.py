@@ -21,7 +21,7 @@ def random_subset(problem: SelectionProblem) -> Choice:
     Returns:
         ``budget`` distinct samples with weight 1.
     """
-    return Choice(_drawn(problem, "random", 0))
+    return Choice(fresh_slice(problem, "random", 0))
 
 
 @register_selector("rs2")
@@ -40,10 +40,11 @@ def repeated_random(problem: SelectionProblem, *, epoch: int = 0) -> Choice:
         ``budget`` distinct samples with weight 1.
     """
     epoch = check_positive("epoch + 1", epoch + 1) - 1
-    return Choice(_drawn(problem, "rs2", epoch), info={"epoch": epoch})
+    return Choice(fresh_slice(problem, "rs2", epoch), info={"epoch": epoch})
 
 
-def _drawn(problem: SelectionProblem, name: str, epoch: int) -> Tensor:
+def fresh_slice(problem: SelectionProblem, name: str, epoch: int) -> Tensor:
+    """The slice of an epoch of permutations that the name and the seed draw, group by group."""
     if problem.per == "batch":
         return _drawn_batches(problem, name, epoch)
     parts = []

@@ -27,6 +27,60 @@ def test_rs2_visits_everything_once_before_anything_twice() -> None:
         select("rs2", labels, 8, epoch=-1)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 99),
+    start=st.floats(0.01, 1),
+    until=st.floats(0, 1),
+    epochs=st.integers(1, 12),
+    data=st.data(),
+)
+def test_a_curriculum_goes_from_the_easiest_to_all(
+    seed: int, start: float, until: float, epochs: int, data: st.DataObject
+) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    labels = torch.tensor([0, 0, 1] * 12)
+    scores = torch.rand(36, generator=draws)
+    budget = data.draw(st.integers(3, 36))
+    last = 0.0
+    for epoch in range(epochs):
+        chosen = select(
+            "curriculum", labels, budget, scores=scores, epoch=epoch, epochs=epochs, start=start,
+            until=until, seed=seed,
+        )  # fmt: skip
+        share = chosen.info["share"]
+        assert last <= share <= 1 and (epoch > 0 or share == (start if until else 1))
+        last = share
+        assert len(chosen) == len(set(chosen.indices.tolist())) == budget
+        for label in (0, 1):
+            own = scores[labels == label].sort().values
+            picked = scores[chosen.indices[labels[chosen.indices] == label]]
+            offered = max(len(picked), round(share * len(own)))
+            assert len(picked) == 0 or picked.max() <= own[offered - 1]
+    if until < 1:
+        after = select("curriculum", labels, 9, scores=scores, epoch=epochs, epochs=epochs)
+        assert after.info["share"] == 1
+
+
+def test_a_curriculum_over_all_visits_everything_and_refuses_nonsense() -> None:
+    labels = torch.tensor([0, 1] * 20)
+    scores = torch.arange(40.0)
+    epochs = [
+        select("curriculum", labels, 8, scores=scores, epoch=e, epochs=10, until=0).indices
+        for e in range(5)
+    ]
+    assert sorted(torch.cat(epochs).tolist()) == list(range(40))
+    for options, message in (
+        ({"start": 0}, "start in"),
+        ({"until": 1.5}, "until in"),
+        ({"epoch": -1}, "epoch"),
+        ({"epochs": 0}, "epochs"),
+        ({"scores": scores[1:]}, "shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            select("curriculum", labels, 8, **{"scores": scores, **options})
+
+
 def test_random_seeds_differ_and_batches_stay_whole() -> None:
     labels = torch.zeros(40, dtype=torch.int64)
     assert not torch.equal(
