@@ -24,7 +24,9 @@ def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and sample deviation in percent."""
+    """Mean and sample deviation in percent; a single value has none."""
+    if len(values) == 1:
+        return f"{100 * values[0]:.1f}"
     return f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
 
 

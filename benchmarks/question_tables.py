@@ -1,0 +1,277 @@
+"""Tables of benchmarks/evidence.py: what each question's comparison found, win or lose."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from typing import Any
+
+from table_parts import RESULTS, load, markdown, origin, spread
+
+SETS = ("fashion-mnist", "cifar10-jpeg")
+Runs = list[dict[str, Any]]
+
+
+def asked(question: str) -> list[tuple[str, dict[str, Any]]]:
+    """The committed results of a question, set by set."""
+    names = [name for name in SETS if (RESULTS / f"evidence-{question}-{name}.json").exists()]
+    return [(name, load(f"evidence-{question}-{name}")) for name in names]
+
+
+def runs_of(results: dict[str, Any], part: int = 0) -> dict[tuple[str, float], Runs]:
+    """The runs of a part by method and fraction, seed by seed; none may have failed."""
+    found: dict[tuple[str, float], Runs] = {}
+    for run in sorted(results["parts"][part]["runs"], key=lambda run: run["seed"]):
+        if run["status"] != "ok":
+            raise ValueError(f"a run failed: {run['method']}, seed {run['seed']}: {run['error']}")
+        found.setdefault((run["method"], run["fraction"]), []).append(run)
+    return found
+
+
+def mean(runs: Runs, cost: str | None = None) -> float:
+    """Mean test accuracy, or mean of a cost."""
+    return statistics.fmean(run["costs"][cost] if cost else run["test_accuracy"] for run in runs)
+
+
+def accuracies(runs: Runs) -> list[float]:
+    """Test accuracies, seed by seed."""
+    return [run["test_accuracy"] for run in runs]
+
+
+def compared(one: Runs, other: Runs) -> str:
+    """A difference of means in points, and whether it is more than one pooled deviation."""
+    difference = 100 * (mean(one) - mean(other))
+    if min(len(one), len(other)) < 2:
+        return f"{difference:+.1f} (one seed)"
+    pooled = 100 * math.sqrt(
+        (statistics.variance(accuracies(one)) + statistics.variance(accuracies(other))) / 2
+    )
+    beyond = "beyond" if abs(difference) > pooled else "within"
+    return f"{difference:+.1f} ({beyond} one pooled deviation, {pooled:.1f})"
+
+
+def heading(name: str, results: dict[str, Any], part: int = 0) -> str:
+    """The set and its seeds, above a table."""
+    seeds = len({run["seed"] for run in results["parts"][part]["runs"]})
+    return f"{name}, {seeds} seed{'s' * (seeds > 1)}.\n\n"
+
+
+def costs_table(results: dict[str, Any], part: int = 0) -> str:
+    """Every method of a part with a single fraction: accuracy, and what it spent."""
+    rows = [
+        [
+            runs[0]["label"],
+            spread(accuracies(runs)),
+            f"{mean(runs, 'warmup_critical_passes'):,.0f}",
+            f"{mean(runs, 'warmup_passes'):,.0f}",
+            f"{mean(runs, 'warmup_bytes') / 1e6:,.1f}",
+            f"{mean(runs, 'critical_passes'):,.0f}",
+            f"{mean(runs, 'passes'):,.0f}",
+        ]
+        for runs in runs_of(results, part).values()
+    ]
+    head = (
+        "Method", "Test accuracy, %", "Warm-up passes, critical path", "in all", "MB exchanged",
+        "All passes, critical path", "in all",
+    )  # fmt: skip
+    return markdown(head, rows)
+
+
+def tax() -> str:
+    """The warm-up's critical path, at the accuracy of what follows."""
+    return "\n".join(
+        heading(name, results) + costs_table(results) + origin(results)
+        for name, results in asked("tax")
+    )
+
+
+def tax_reading() -> str:
+    """What the shorter warm-up costs or gains, in sentences."""
+    sentences = []
+    for name, results in asked("tax"):
+        runs = {method: rows for (method, _), rows in runs_of(results).items()}
+        for choice, words in (("rs2", "fresh random subsets"), ("random", "a random subset")):
+            lipt, full = runs[f"lipt-rounds+{choice}"], runs[f"full=10+{choice}"]
+            cost = "warmup_critical_passes"
+            sentences.append(
+                f"{name}, then {words}: LiPT in rounds makes "
+                f"{mean(full, cost) / mean(lipt, cost):.1f} times fewer warm-up passes on the "
+                f"critical path than 10 full epochs (in all, "
+                f"{mean(lipt, 'warmup_passes') / mean(full, 'warmup_passes'):.2f} times as many), "
+                f"and ends {compared(lipt, full)} points from it."
+            )
+        sentences.append(
+            f"Against one worker of its critical path: "
+            f"{compared(runs['lipt-rounds+rs2'], runs['one-worker+rs2'])} points."
+        )
+    return " ".join(sentences) + "\n"
+
+
+def end_to_end_passes() -> str:
+    """Training on all data against LiPT in rounds and RS2, passes at equal accuracy."""
+    text = ""
+    for name, results in asked("end-to-end"):
+        rows, ladder = [], full_ladder(results)
+        for part in range(len(results["parts"])):
+            for (method, _), runs in runs_of(results, part).items():
+                equal = passes_for(ladder, mean(runs))
+                critical = mean(runs, "critical_passes")
+                times = "-" if equal is None else f"{equal / critical:.1f}"
+                rows.append(
+                    [
+                        runs[0]["label"],
+                        spread(accuracies(runs)),
+                        f"{critical:,.0f}",
+                        f"{mean(runs, 'passes'):,.0f}",
+                        f"{mean(runs, 'warmup_bytes') / 1e6:,.1f}",
+                        "1" if method == "full-data" else times,
+                    ]
+                )
+        head = (
+            "Method", "Test accuracy, %", "Passes, critical path", "in all", "MB exchanged",
+            "Passes of all-data training at its accuracy, over its critical path",
+        )  # fmt: skip
+        text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
+    return text
+
+
+def full_ladder(results: dict[str, Any]) -> list[tuple[float, float]]:
+    """(accuracy, passes) of training on all data, from short to long."""
+    steps = [
+        (mean(runs), mean(runs, "passes"))
+        for part in range(len(results["parts"]))
+        for (method, _), runs in runs_of(results, part).items()
+        if method == "full-data"
+    ]
+    return sorted(steps, key=lambda step: step[1])
+
+
+def passes_for(ladder: list[tuple[float, float]], accuracy: float) -> float | None:
+    """Passes at which training on all data has an accuracy; None off the ends of the ladder.
+
+    Between two lengths that were run, along the logarithm of the passes.
+    """
+    for (low, few), (high, many) in itertools.pairwise(ladder):
+        if low <= accuracy <= high and high > low:
+            return float(few * (many / few) ** ((accuracy - low) / (high - low)))
+    return None
+
+
+def best_ratio(results: dict[str, Any], method: str) -> tuple[float, Runs] | None:
+    """The largest saving of critical-path passes at equal accuracy that a method reached."""
+    ladder, found = full_ladder(results), []
+    for part in range(len(results["parts"])):
+        for (name, _), runs in runs_of(results, part).items():
+            equal = passes_for(ladder, mean(runs))
+            if name == method and equal is not None:
+                found.append((equal / mean(runs, "critical_passes"), runs))
+    return max(found, key=lambda pair: pair[0], default=None)
+
+
+def end_to_end_passes_reading() -> str:
+    """How much shorter the critical path is at equal accuracy."""
+    sentences = []
+    for name, results in asked("end-to-end"):
+        for method, words in (("lipt-rounds+rs2", "LiPT in rounds, then RS2"), ("rs2", "RS2")):
+            best = best_ratio(results, method)
+            if best is None:
+                sentences.append(
+                    f"{name}: no length of {words} has an accuracy between those of the "
+                    "all-data runs."
+                )
+                continue
+            ratio, runs = best
+            total = ratio * mean(runs, "critical_passes") / mean(runs, "passes")
+            sentences.append(
+                f"{name}: {words} reaches {100 * mean(runs):.1f} % with {ratio:.1f} times fewer "
+                f"passes on the critical path than training on all data needs for it "
+                f"({total:.2f} times fewer in all)."
+            )
+    return " ".join(sentences) + "\n"
+
+
+def equal_total() -> str:
+    """Everybody spends the same passes in all."""
+    return "\n".join(
+        heading(name, results) + costs_table(results) + origin(results)
+        for name, results in asked("budget")
+    )
+
+
+def equal_total_reading() -> str:
+    """Who wins where everybody spends the same."""
+    sentences = []
+    for name, results in asked("budget"):
+        runs = {method: rows for (method, _), rows in runs_of(results).items()}
+        mine = [rows for method, rows in runs.items() if method.startswith("lipt")]
+        best = max(mine, key=mean)
+        sentences.append(
+            f"{name}: the best with LiPT is {best[0]['label']}, {compared(best, runs['rs2'])} "
+            f"points from RS2 and {compared(best, runs['random'])} from a random subset."
+        )
+    return " ".join(sentences) + "\n"
+
+
+def search() -> str:
+    """Fractions by methods at one critical path, then how often to select at a tenth."""
+    text = ""
+    for name, results in asked("search"):
+        found = runs_of(results)
+        fractions = sorted({fraction for _, fraction in found})
+        methods = list(dict.fromkeys(method for method, _ in found))
+        rows = [
+            [found[method, fractions[0]][0]["label"]]
+            + [spread(accuracies(found[method, fraction])) for fraction in fractions]
+            for method in methods
+        ]
+        extra = runs_of(results, 1)
+        place = fractions.index(next(iter(extra))[1])
+        for runs in extra.values():
+            cells = ["-"] * len(fractions)
+            cells[place] = spread(accuracies(runs))
+            rows.append([runs[0]["label"], *cells])
+        head = ("Method", *(f"{100 * fraction:g} %" for fraction in fractions))
+        text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
+    return text
+
+
+def reselected() -> str:
+    """GLISTER, GradMatch and CRAIG re-selected, after LiPT and after full epochs."""
+    text = ""
+    for name, results in asked("selectors"):
+        runs = {method: rows for (method, _), rows in runs_of(results).items()}
+        rows = []
+        for kind in ("glister", "gradmatch", "craig"):
+            full, lipt = runs[f"full=8+{kind}"], runs[f"lipt+{kind}"]
+            rows.append(
+                [
+                    full[0]["label"].partition(" ")[0],
+                    spread(accuracies(full)),
+                    spread(accuracies(lipt)),
+                    compared(lipt, full),
+                    f"{mean(full, 'warmup_critical_passes'):,.0f}",
+                    f"{mean(lipt, 'warmup_critical_passes'):,.0f}",
+                ]
+            )
+        for kind in ("random", "rs2"):
+            plain, lipt = runs[kind], runs[f"lipt+{kind}"]
+            critical = f"{mean(lipt, 'warmup_critical_passes'):,.0f}"
+            rows.append(
+                [
+                    plain[0]["label"] + " (no warm-up)", spread(accuracies(plain)),
+                    spread(accuracies(lipt)), compared(lipt, plain), "0", critical,
+                ]
+            )  # fmt: skip
+        head = (
+            "Selector", "After 8 full epochs, %", "After LiPT, %", "Difference, points",
+            "Critical path, full", "LiPT",
+        )  # fmt: skip
+        text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
+    return text
+
+
+QUESTIONS = (
+    tax, tax_reading, end_to_end_passes, end_to_end_passes_reading, equal_total,
+    equal_total_reading, search, reselected,
+)  # fmt: skip
