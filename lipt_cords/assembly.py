@@ -28,6 +28,7 @@ from lipt_cords.choosing import (
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.cords_plugin import cords_loader, cords_version, enabled
 from lipt_cords.cords_plugin.fast_checks import KINDS
+from lipt_cords.cords_source import CordsSource
 from lipt_cords.data import BatchSource, DataSplits, labels_of, resolve_device
 from lipt_cords.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.models import model_device
@@ -36,7 +37,7 @@ from lipt_cords.records import Ledger
 from lipt_cords.run_config import RunConfig
 from lipt_cords.selectors import Selection, select, selector_names
 from lipt_cords.selectors.difficulty import difficulty
-from lipt_cords.sources import CordsSource, EpochSource, SelectorSource, schedule_of
+from lipt_cords.sources import EpochSource, SelectorSource, schedule_of
 from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, WarmStartResult
 
 logger = logging.getLogger(__name__)
@@ -212,7 +213,11 @@ def _through_cords(
         )
     source = CordsSource(loader)
     report = loader.warm_start()
-    costs = Ledger(selection_seconds=source.seconds, selections=source.count)
+    costs = Ledger(
+        selection_seconds=source.seconds,
+        gradient_seconds=source.gradient_seconds,
+        selections=source.count,
+    )
     return Assembled(source, costs, report, loader.warm_start_result)
 
 
@@ -270,6 +275,8 @@ def _through_selectors(
         )
         if report.warning:
             logger.warning("epoch %d: %s", epoch, report.warning)
+        selection.info["gradient_seconds"] = report.gradient_seconds
+        selection.info["accuracies"] = (report.subset_accuracy, report.pool_accuracy)
         return selection
 
     def choose(epoch: int) -> Selection:

@@ -186,7 +186,7 @@ def difference(before: Any, now: Any, where: str) -> str | None:
 
 def _record(row: dict[str, Any]) -> RunRecord:
     names = {one.name for one in fields(RunRecord)}
-    costs = {one.name: row["costs"][one.name] for one in fields(Ledger)}
+    costs = {one.name: row["costs"].get(one.name, 0) for one in fields(Ledger)}
     values = {name: value for name, value in row.items() if name in names}
     curve = [CurvePoint(**point) for point in row["curve"]]
     return RunRecord(**{**values, "costs": Ledger(**costs), "curve": curve})

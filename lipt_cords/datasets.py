@@ -47,6 +47,8 @@ class DataSplits:
     test: Dataset[Any]
     num_classes: int
     input_shape: tuple[int, ...]
+    class_names: tuple[str, ...] = ()
+    """What the classes are called, where the data set says so."""
 
 
 def canonical_dataset_name(name: str) -> str:
@@ -151,6 +153,7 @@ class _Parts:
     test: Images
     num_classes: int
     val: Images | None = None
+    class_names: tuple[str, ...] = ()
 
 
 def _split(
@@ -174,7 +177,7 @@ def _split(
     mean, std = train.statistics(measured)
     train, val, test = (part.normalised_as(mean, std) for part in (train, val, parts.test))
     shape = tuple(train[0][0].shape)
-    return DataSplits(name, train, val, test, parts.num_classes, shape)
+    return DataSplits(name, train, val, test, parts.num_classes, shape, parts.class_names)
 
 
 def _digits() -> _Parts:
@@ -199,7 +202,8 @@ def _torchvision(name: str, root: Path, download: bool) -> _Parts:
     )
     if not download and find_data(name, root) is None:
         raise ValueError(f"{name} was not found in {root} (looked for {root / inside}): {remedy}")
-    parts = []
+    parts: list[Images] = []
+    names: tuple[str, ...] = ()
     for train in (True, False):
         try:
             part = reader(str(root), train=train, download=download)
@@ -211,7 +215,8 @@ def _torchvision(name: str, root: Path, download: bool) -> _Parts:
         images = torch.as_tensor(part.data)
         images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
         parts.append(_raw(images, torch.as_tensor(part.targets)))
-    return _Parts(parts[0], parts[1], num_classes)
+        names = tuple(map(str, getattr(part, "classes", ())))
+    return _Parts(parts[0], parts[1], num_classes, class_names=names)
 
 
 def _folder(name: str, datadir: str | Path | None, image_size: int | None) -> _Parts:
@@ -244,7 +249,9 @@ def _folder(name: str, datadir: str | Path | None, image_size: int | None) -> _P
         count = max(1, round(0.1 * len(labels)))
         rest, held = stratified_split(labels, count, generator(0, "folder test"))
         parts = {"train": parts["train"].select(rest), "test": parts["train"].select(held)}
-    return _Parts(parts["train"], parts["test"], len(classes), parts.get("val"))
+    return _Parts(
+        parts["train"], parts["test"], len(classes), parts.get("val"), class_names=tuple(classes)
+    )
 
 
 def _raw(images: Tensor, labels: Tensor) -> ImageTensors:

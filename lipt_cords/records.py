@@ -33,6 +33,8 @@ class Ledger:
     """Floating-point operations on the warm-up's critical path."""
     selection_seconds: float = 0.0
     """Seconds spent choosing subsets, gradients included."""
+    gradient_seconds: float = 0.0
+    """Of these, seconds spent reading gradients, where they can be told apart."""
     selection_passes: int = 0
     """Passes of trial trainings by which subsets were chosen."""
     selections: int = 0
@@ -119,6 +121,10 @@ class RunRecord:
     curve: list[CurvePoint] = field(default_factory=list)
     warm_start: dict[str, Any] | None = None
     """The warm start's own report, where there was one."""
+    subsets: dict[str, Any] | None = None
+    """How its subsets changed, whom the last one held, and samples of it."""
+    peak_memory_bytes: dict[str, int] = field(default_factory=dict)
+    """Most memory of the ``process`` in this run, and of the ``gpu`` if there is one."""
     notes: list[str] = field(default_factory=list)
     """What a reader must know: an ignored key, a device that was not there."""
     provenance: dict[str, Any] = field(default_factory=dict)

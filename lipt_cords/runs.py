@@ -21,10 +21,11 @@ from lipt_cords.assembly import (
 from lipt_cords.charges import full_data_flops
 from lipt_cords.choosing import per_sample_loss
 from lipt_cords.cords_contract import make_cords_compatible
-from lipt_cords.data import BatchSource, DataSplits, load_dataset
+from lipt_cords.data import BatchSource, DataSplits, labels_of, load_dataset
 from lipt_cords.files import output_directory, write_json
 from lipt_cords.models import build_model
 from lipt_cords.optimization import build_optimizer, build_scheduler
+from lipt_cords.peak_memory import PeakMemory
 from lipt_cords.provenance import provenance
 from lipt_cords.randomness import isolated_rng
 from lipt_cords.records import CurvePoint, RunRecord
@@ -126,6 +127,7 @@ def run(
         provenance=provenance(),
     )
     device = pick_device(config.train_args.device, record.notes)
+    memory = PeakMemory(device)
     splits = load_splits(config) if splits is None else splits
     plan = _plan(config, directory)
     state = plan.load() if resume and plan is not None else None
@@ -167,6 +169,10 @@ def run(
     record.test_accuracy, record.val_accuracy = result.test_accuracy, result.val_accuracy
     record.costs, record.curve = result.costs, result.curve
     record.warm_start = trainer.extra.get("warm_start")
+    record.peak_memory_bytes = memory.read()
+    record.subsets = trainer.subsets.summary(
+        splits.train, labels_of(splits.train), splits.class_names
+    )
     if directory is not None:
         write_json(directory / RESULTS, {"schema": SCHEMA, "kind": "run", **record.to_dict()})
     return record

@@ -7,8 +7,6 @@ of the same ``dataset`` section can train on them.
 from __future__ import annotations
 
 import io
-import resource
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +22,7 @@ from lipt_cords.cords_plugin.fast import SelectionReport
 from lipt_cords.data import BatchSource, DataSplits
 from lipt_cords.files import output_directory, write_atomic, write_json
 from lipt_cords.gradients import LastLayerGradients, last_layer_gradients
+from lipt_cords.peak_memory import PeakMemory
 from lipt_cords.provenance import provenance
 from lipt_cords.run_config import RunConfig
 from lipt_cords.runs import SPLIT_SEED, build_net, is_main_process, load_splits
@@ -46,7 +45,7 @@ class SelectionRun:
     seconds: dict[str, float]
     """Wall time of ``weights``, ``gradients``, ``selection`` and ``total``."""
     peak_memory_bytes: dict[str, int]
-    """High-water mark of the ``process`` since it began, and of the ``gpu`` if there is one."""
+    """Most memory of the ``process`` while it selected, and of the ``gpu`` if there is one."""
     config: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=provenance)
@@ -151,8 +150,7 @@ def select_once(
     device = pick_device(config.train_args.device, notes)
     splits = load_splits(config) if splits is None else splits
     model = build_net(config, splits).to(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    memory = PeakMemory(device)
     weights_from = _weights(config, splits, model, checkpoint, notes)
     if not is_main_process():
         return None
@@ -176,7 +174,7 @@ def select_once(
             "selection": report.selection_seconds,
             "total": time.perf_counter() - started,
         },
-        peak_memory_bytes=_peak_memory(device),
+        peak_memory_bytes=memory.read(),
         config=config.to_dict(),
         notes=notes,
     )
@@ -209,14 +207,6 @@ def _weights(
     )
     notes.append(note)
     return "untrained"
-
-
-def _peak_memory(device: torch.device) -> dict[str, int]:
-    high = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = {"process": high if sys.platform == "darwin" else high * 1024}
-    if device.type == "cuda":
-        peak["gpu"] = torch.cuda.max_memory_allocated(device)
-    return peak
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -38,6 +37,12 @@ class Epoch:
     """How many subsets were chosen while opening."""
     selection_passes: int = 0
     """Sample-passes of trial trainings while opening."""
+    gradient_seconds: float = 0.0
+    """Of the seconds spent choosing, those of reading gradients, where they can be told apart."""
+    chosen: Selection | None = None
+    """The subset, if it is a new one."""
+    accuracies: tuple[float | None, float | None] = (None, None)
+    """Fraction of the subset and of the pool that the model that chose it classifies correctly."""
 
 
 class EpochSource(Protocol):
@@ -163,8 +168,17 @@ class SelectorSource:
         self.selection = self._choose(epoch)
         seconds = time.perf_counter() - started
         self._read(self.selection)
-        spent = int(self.selection.info.get("pilot_passes", 0))
-        return Epoch(kind, self._loader, seconds, 1, spent)
+        info = self.selection.info
+        return Epoch(
+            kind,
+            self._loader,
+            seconds,
+            selections=1,
+            selection_passes=int(info.get("pilot_passes", 0)),
+            gradient_seconds=float(info.get("gradient_seconds", 0.0)),
+            chosen=self.selection,
+            accuracies=info.get("accuracies", (None, None)),
+        )
 
     def _read(self, selection: Selection) -> None:
         if self._loader.selection is not selection:
@@ -182,81 +196,3 @@ class SelectorSource:
             self._read(self.selection)
         self.kept = dict(state["kept"])
         self._loader.load_state_dict(state["loader"])
-
-
-class CordsSource:
-    """One of CORDS's adaptive loaders, watched: it selects while an epoch is opened.
-
-    Args:
-        loader: the loader. Its ``resample`` is timed from here on.
-    """
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-        self.seconds = 0.0
-        """Seconds spent in selections so far."""
-        self.count = 0
-        """Selections so far."""
-        resample = loader.resample
-
-        def timed() -> None:
-            started = time.perf_counter()
-            resample()
-            self.seconds += time.perf_counter() - started
-            self.count += 1
-
-        loader.resample = timed
-
-    def open(self, epoch: int) -> Epoch:
-        seconds, count = self.seconds, self.count
-        batches = iter(self._loader)
-        kind = FULL if epoch < self._loader.warmup_epochs else SUBSET
-        if kind == SUBSET and len(batches) == 0:
-            kind = SKIPPED
-        return Epoch(kind, batches, self.seconds - seconds, self.count - count)
-
-    def state_dict(self) -> dict[str, Any]:
-        loader = self._loader
-        chosen: dict[int, Any] = getattr(loader, "__dict__", {}).get("selected_idxs", {})
-        return {
-            "indices": _packed(loader.subset_indices),
-            "weights": _packed(loader.subset_weights),
-            "cur_epoch": loader.cur_epoch,
-            "selection_count": loader.__dict__.get("selection_count"),
-            "selected_idxs": {int(key): _packed(value) for key, value in chosen.items()},
-            "initialized": loader.__dict__.get("initialized"),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        loader = self._loader
-        loader.subset_indices = _unpacked(state["indices"])
-        loader.subset_weights = _unpacked(state["weights"])
-        loader._refresh_subset_loader()
-        loader.cur_epoch = state["cur_epoch"]
-        loader.initialized = state["initialized"]
-        if state["selection_count"] is not None:
-            loader.selection_count = state["selection_count"]
-            loader.selected_idxs = {
-                key: _unpacked(value) for key, value in state["selected_idxs"].items()
-            }
-
-
-def _packed(values: Any) -> list[Any]:
-    """[form, tensor]: CORDS keeps subsets in four forms, which round and collate differently."""
-    if isinstance(values, Tensor):
-        return ["tensor", values.detach().cpu().clone()]
-    if isinstance(values, np.ndarray):
-        return ["array", torch.from_numpy(values.copy())]
-    python = all(type(value) in (int, float) for value in values)
-    return ["list" if python else "scalars", torch.from_numpy(np.asarray(values))]
-
-
-def _unpacked(packed: list[Any]) -> Any:
-    form, tensor = packed
-    forms: dict[str, Callable[[], Any]] = {
-        "tensor": lambda: tensor,
-        "array": tensor.numpy,
-        "list": tensor.tolist,
-        "scalars": lambda: list(tensor.numpy()),
-    }
-    return forms[form]()

@@ -31,6 +31,7 @@ from lipt_cords.randomness import preserved_rng
 from lipt_cords.records import FULL, SKIPPED, SUBSET, CurvePoint, Ledger
 from lipt_cords.sources import EpochSource
 from lipt_cords.steps import Step
+from lipt_cords.subset_history import SubsetHistory
 from lipt_cords.warmstart.evaluation import accuracy
 
 
@@ -109,6 +110,8 @@ class Trainer:
         self.result = TrainingResult()
         self.extra: dict[str, Any] = {}
         """Plain values that travel with the checkpoint: what was done before the first epoch."""
+        self.subsets = SubsetHistory()
+        """Which subsets the epochs read."""
         self.epoch = 0
 
     def run(
@@ -144,6 +147,7 @@ class Trainer:
             "random": random_states(),
             "costs": asdict(self.result.costs),
             "curve": [asdict(point) for point in self.result.curve],
+            "subsets": self.subsets.state_dict(),
             "extra": self.extra,
         }
 
@@ -157,6 +161,7 @@ class Trainer:
         self.result = TrainingResult(
             [CurvePoint(**point) for point in state["curve"]], Ledger(**state["costs"])
         )
+        self.subsets = SubsetHistory.from_state(state["subsets"])
         self.extra = dict(state["extra"])
         self.epoch = state["epoch"]
         restore_random_states(state["random"])
@@ -176,6 +181,11 @@ class Trainer:
         costs.selection_seconds += opened.selection_seconds
         costs.selections += opened.selections
         costs.selection_passes += opened.selection_passes
+        costs.gradient_seconds += opened.gradient_seconds
+        if opened.chosen is not None:
+            self.subsets.add(
+                self.epoch, opened.chosen.indices, opened.chosen.weights, opened.accuracies
+            )
         if opened.kind == FULL:
             costs.warmup_passes += passes
             costs.warmup_critical_passes += passes

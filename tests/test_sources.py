@@ -9,14 +9,9 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from lipt_cords.cords_source import CordsSource, _packed, _unpacked
 from lipt_cords.selectors import Selection
-from lipt_cords.sources import (
-    CordsSource,
-    SelectionSchedule,
-    SelectorSource,
-    _packed,
-    _unpacked,
-)
+from lipt_cords.sources import SelectionSchedule, SelectorSource
 
 DATA = TensorDataset(torch.arange(20.0), torch.arange(20) % 2)
 
