@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,7 +64,7 @@ def demo(
             "three warm-ups (full data, LiPT, one worker), beside random and RS2. Two minutes.\n"
         )
     results, others = run_demo(
-        output, seeds=seeds, on_run=display.run, on_strategy=display.strategy
+        output, seeds=seeds, command=_command(), on_run=display.run, on_strategy=display.strategy
     )
     if as_json:
         _print_json({**results, "others": [record.to_dict() for record in others]})
@@ -88,7 +89,7 @@ def train(
     display = _display(as_json)
     settings = _load(config, overrides, seed, data, download)
     with display.curve(settings.train_args.num_epochs) as on_point:
-        record = run(settings, output=output, resume=resume, on_point=on_point)
+        record = run(settings, output=output, resume=resume, command=_command(), on_point=on_point)
     if record is None:
         return
     if as_json:
@@ -154,7 +155,7 @@ def compare(
         return
     results = run_comparison(
         settings, methods=names, seeds=chosen, **terms, jobs=jobs, output=output, resume=resume,
-        splits=splits, on_run=display.run,
+        splits=splits, command=_command(), on_run=display.run,
     )  # fmt: skip
     if not is_main_process():
         return
@@ -218,6 +219,33 @@ def select(
 
 
 @app.command()
+def report(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="With the results of one comparison")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Directory for the report; beside the results without it")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the page that says what a comparison found: HTML and Markdown."""
+    from lipt_cords.report import Report
+
+    made = Report.of(directories)
+    written = made.write(directories[0] if output is None else output)
+    if as_json:
+        said = None if made.verdict is None else made.verdict.text
+        notes = made.results.notes
+        _print_json({"written": list(map(str, written)), "verdict": said, "notes": notes})
+        return
+    console = _display(False).console
+    for line in ([made.verdict.text] if made.verdict else []) + made.results.notes:
+        console.print(line, markup=False, highlight=False)
+    for path in written:
+        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def doctor(data: Data = None, as_json: AsJson = False) -> None:
     """Check the installation, and say what installs what is missing."""
     from lipt_cords.doctor import diagnose
@@ -270,6 +298,11 @@ def _load(
     if download:
         extra.append("dataset.download=true")
     return load_config(path, extra)
+
+
+def _command() -> str:
+    """This command line, to be written beside what it made."""
+    return shlex.join(["lipt-cords", *sys.argv[1:]])
 
 
 def _display(as_json: bool) -> Display:

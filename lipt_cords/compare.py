@@ -21,6 +21,7 @@ from lipt_cords.methods import DEFAULT_METHODS, Method, parse_methods
 from lipt_cords.provenance import provenance
 from lipt_cords.records import CurvePoint, Ledger, RunRecord
 from lipt_cords.report import reading, summarise
+from lipt_cords.report.results import difference
 from lipt_cords.run_config import RunConfig
 from lipt_cords.runs import RESULTS, SCHEMA, is_main_process, load_splits
 
@@ -42,6 +43,7 @@ def compare(
     output: str | Path | None = None,
     resume: bool = False,
     splits: DataSplits | None = None,
+    command: str | None = None,
     on_run: OnRun | None = None,
     on_point: Callable[[CurvePoint], None] | None = None,
 ) -> dict[str, Any]:
@@ -64,6 +66,7 @@ def compare(
             nothing.
         resume: keep the runs that ``output`` holds, and make the missing and failed ones.
         splits: the data, already loaded.
+        command: the command line that asked for it, to be written down.
         on_run: called before and after every run.
         on_point: called with every point of every curve, with one job.
 
@@ -86,7 +89,7 @@ def compare(
         "budget": budget,
     }  # fmt: skip
     plan = plan_comparison(config, splits, contenders, chosen, fractions, **shared)
-    results = _blank(config, plan, contenders, shared)
+    results = _blank(config, plan, contenders, shared) | {"command": command}
     records: dict[tuple[str, float, int], RunRecord] = {}
     if directory is not None:
         records = _kept(directory / RESULTS, results, plan, resume)
@@ -150,7 +153,7 @@ def _kept(
             "another --output"
         )
     before = read_json(path)
-    for part in ("kind", "terms", "config"):
+    for part in ("kind", "terms", "config", "versions"):
         changed = difference(before.get(part), blank[part], part)
         if changed is not None:
             raise ValueError(
@@ -167,29 +170,13 @@ def _kept(
     }
 
 
-def difference(before: Any, now: Any, where: str) -> str | None:
-    """The first place in which two nested mappings differ, in words; None if they are equal.
-
-    Where data lie is nothing that a comparison depends on.
-
-    >>> difference({"a": {"b": 1}}, {"a": {"b": 2}}, "config")
-    'config.a.b was 1 and is 2'
-    """
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted({*before, *now} - {"datadir", "download"}):
-            found = difference(before.get(key), now.get(key), f"{where}.{key}")
-            if found is not None:
-                return found
-        return None
-    return None if before == now else f"{where} was {before!r} and is {now!r}"
-
-
 def _record(row: dict[str, Any]) -> RunRecord:
     names = {one.name for one in fields(RunRecord)}
     costs = {one.name: row["costs"].get(one.name, 0) for one in fields(Ledger)}
     values = {name: value for name, value in row.items() if name in names}
     curve = [CurvePoint(**point) for point in row["curve"]]
-    return RunRecord(**{**values, "costs": Ledger(**costs), "curve": curve})
+    made = {"revision": row.get("revision")}
+    return RunRecord(**{**values, "costs": Ledger(**costs), "curve": curve, "provenance": made})
 
 
 def _update(
@@ -204,8 +191,10 @@ def _update(
         if record is None:
             continue
         row = record.to_dict()
-        row.pop("provenance")
+        row["revision"] = row.pop("provenance").get("revision")
         row["label"] = planned.method.label(config.dss_args.strategy)
+        if row["subsets"] and planned.seed != results["seeds"][0]:
+            row["subsets"]["shown"] = []  # the images of one seed are enough to look at
         row["fraction"] = planned.fraction
         row["planned"] = asdict(planned.bill)
         rows.append(row)

@@ -69,6 +69,7 @@ def demo(
     output: str | Path | None,
     *,
     seeds: int = 3,
+    command: str | None = None,
     on_run: OnRun | None = None,
     on_strategy: Callable[[str, RunRecord | None], None] | None = None,
 ) -> tuple[dict[str, Any], list[RunRecord]]:
@@ -77,6 +78,7 @@ def demo(
     Args:
         output: directory for the results; None writes nothing.
         seeds: runs of each method.
+        command: the command line that asked for it, to be written down.
         on_run: called before and after every run of the comparison.
         on_strategy: called before (with None) and after the pass of each other strategy.
 
@@ -96,6 +98,7 @@ def demo(
         warm_epochs=FULL_EPOCHS,
         output=output,
         splits=splits,
+        command=command,
         on_run=on_run,
     )
     others = []

@@ -15,8 +15,8 @@ from lipt_cords.comparison_plan import ComparisonPlan, PlannedRun
 from lipt_cords.doctor import OK, Diagnosis
 from lipt_cords.records import CurvePoint, RunRecord
 from lipt_cords.report import comparison_table, count, seconds, write_report
+from lipt_cords.report.subsets import PANELS
 from lipt_cords.selection_run import SelectionRun
-from lipt_cords.signal_plot import PANELS
 from lipt_cords.warmstart import WarmStartReport
 
 MARKS = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "broken": "[red]broken[/]"}
@@ -93,13 +93,7 @@ class Display:
             self.console.print(f"note: {note}", markup=False)
         if output is not None:
             self.console.print(f"saved in {output}", markup=False, highlight=False)
-            try:
-                drawn = [path.name for path in write_report(output)]
-            except ImportError as error:
-                drawn = []
-                self.console.print(f"note: {error}", markup=False)
-            if drawn:
-                self.console.print(f"drawn there: {', '.join(drawn)}", markup=False)
+            show_written(self.console, output)
 
 
 def _rounds_table(report: WarmStartReport) -> Table:
@@ -202,8 +196,23 @@ def show_report(console: Console, results: dict[str, Any], output: Path | None) 
             console.print(line, style="red", markup=False)
     if output is not None and any(run["status"] == "ok" for run in results["runs"]):
         console.print()
-        for path in [output / "results.json", *write_report(output)]:
-            console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+        _show_path(console, output / "results.json")
+        show_written(console, output)
+
+
+def show_written(console: Console, *directories: Path, output: Path | None = None) -> None:
+    """Write a report and say where it is; without what draws it, say what is missing."""
+    try:
+        paths = write_report(*directories, output=output)
+    except ImportError as error:
+        console.print(f"note: no report was written: {error}", markup=False, highlight=False)
+        return
+    for path in paths:
+        _show_path(console, path)
+
+
+def _show_path(console: Console, path: Path) -> None:
+    console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:

@@ -90,6 +90,7 @@ def run(
     resume: bool = False,
     splits: DataSplits | None = None,
     warm: WarmStartResult | None = None,
+    command: str | None = None,
     on_point: Callable[[CurvePoint], None] | None = None,
 ) -> RunRecord | None:
     """Run a configuration: data, net, warm start, loader, training, evaluation.
@@ -106,6 +107,7 @@ def run(
         splits: the data, already loaded.
         warm: the warm start that the configuration asks for, already fitted on these data with
             this seed; the record carries its bill.
+        command: the command line that asked for it, to be written down.
         on_point: called with every point of the curve, for a progress display.
 
     Returns:
@@ -174,7 +176,8 @@ def run(
         splits.train, labels_of(splits.train), splits.class_names
     )
     if directory is not None:
-        write_json(directory / RESULTS, {"schema": SCHEMA, "kind": "run", **record.to_dict()})
+        head = {"schema": SCHEMA, "kind": "run", "command": command}
+        write_json(directory / RESULTS, {**head, **record.to_dict()})
     return record
 
 

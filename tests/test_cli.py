@@ -58,8 +58,15 @@ def test_compare_prints_table_reading_and_files(
     shown = capsys.readouterr().out
     assert "GLISTER after LiPT" in shown and "Highest mean accuracy" in shown
     assert [run["seed"] for run in read_json(output / "results.json")["runs"]] == [4, 4, 5, 5]
-    assert (output / "accuracy_vs_passes.svg").is_file()
-    assert (output / "accuracy_vs_time.png").is_file()
+    assert str(output / "report.html") in shown and (output / "report.md").is_file()
+    assert main(["report", str(output), "--output", str(tmp_path / "again"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (tmp_path / "again" / "report.html").read_bytes() == (
+        output / "report.html"
+    ).read_bytes()
+    assert "RS2" in said["verdict"] and "One seed" not in str(said["notes"])
+    assert main(["report", str(tmp_path)]) == 2
+    assert "cannot read" in capsys.readouterr().err
 
 
 def test_compare_fails_where_everything_fails(
