@@ -255,6 +255,8 @@ class TrainConfig(Section):
     """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU that has it (not a key of CORDS)."""
     memory_format: MemoryFormat = "auto"
     """Layout of images and convolutions; ``auto``: channels_last (not a key of CORDS)."""
+    tensorboard: bool = False
+    """Write TensorBoard's logs beside ``metrics.jsonl`` (not a key of CORDS)."""
     print_every: int = Field(1, ge=1)
     """CORDS's epochs between two printed lines; not needed here."""
     run: int = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ from lipt_cords.randomness import isolated_rng
 from lipt_cords.records import CurvePoint, RunRecord
 from lipt_cords.run_config import RunConfig
 from lipt_cords.sources import schedule_of
+from lipt_cords.tracking import Tracker
 from lipt_cords.trainer import CheckpointPlan, Trainer
 from lipt_cords.training import CHECKPOINT
 from lipt_cords.warmstart import WarmStartResult
 
+OnPoint = Callable[[CurvePoint], None]
 RESULTS = "results.json"
 SCHEMA = 1
 SPLIT_SEED = 0
@@ -91,7 +93,7 @@ def run(
     splits: DataSplits | None = None,
     warm: WarmStartResult | None = None,
     command: str | None = None,
-    on_point: Callable[[CurvePoint], None] | None = None,
+    on_point: OnPoint | None = None,
 ) -> RunRecord | None:
     """Run a configuration: data, net, warm start, loader, training, evaluation.
 
@@ -122,6 +124,10 @@ def run(
     if resume and output is None:
         raise ValueError("resuming needs the --output directory of the interrupted run")
     directory = None if output is None or not is_main_process() else output_directory(output)
+    tensorboard = config.train_args.tensorboard
+    if tensorboard and output is None:
+        raise ValueError("train_args.tensorboard writes its logs into --output: give a directory")
+    tracker = None if directory is None else Tracker(directory, tensorboard=tensorboard)
     record = RunRecord(
         method=method or config.dss_args.type,
         seed=config.train_args.seed,
@@ -167,7 +173,12 @@ def run(
         if state is not None:
             trainer.load_state_dict(state)
         kept = plan if config.ckpt.is_save else None
-        result = trainer.run(config.train_args.num_epochs, plan=kept, on_point=on_point)
+        with tracker or nullcontext():
+            result = trainer.run(
+                config.train_args.num_epochs,
+                plan=kept,
+                on_point=_tracked(tracker, trainer, on_point),
+            )
     record.test_accuracy, record.val_accuracy = result.test_accuracy, result.val_accuracy
     record.costs, record.curve = result.costs, result.curve
     record.warm_start = trainer.extra.get("warm_start")
@@ -214,6 +225,20 @@ def fit_warm_start(
     return result
 
 
+def _tracked(tracker: Tracker | None, trainer: Trainer, on_point: OnPoint | None) -> OnPoint | None:
+    """Log what a trainer brings along, and every point to come before it is shown."""
+    if tracker is None:
+        return on_point
+    tracker.begin(trainer.extra.get("warm_start"), trainer.result.curve)
+
+    def told(point: CurvePoint) -> None:
+        tracker.point(point)
+        if on_point is not None:
+            on_point(point)
+
+    return told
+
+
 @contextmanager
 def _without_cords_warnings() -> Iterator[None]:
     """CORDS asks for pinned memory on machines without a GPU, and torch says so at every epoch."""
@@ -227,6 +252,7 @@ def _plan(config: RunConfig, directory: Path | None) -> CheckpointPlan | None:
         return None
     identity: dict[str, Any] = config.to_dict()
     identity.pop("ckpt")
+    identity["train_args"].pop("tensorboard")
     for elsewhere in ("datadir", "download"):
         identity["dataset"].pop(elsewhere)
     return CheckpointPlan(directory / CHECKPOINT, identity, every=config.ckpt.save_every)
