@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo docs test lint clean
 
 help:
 	@echo "make setup  build $(VENV) with everything pinned in constraints.txt"
 	@echo "make demo   LiPT warm start through a real CORDS loader on bundled data (under 3 minutes)"
+	@echo "make docs   the documentation, in docs/_build"
 	@echo "make test   linters, types, layers, tests and doctests (under 10 minutes)"
 
 setup: $(READY)
@@ -20,13 +21,17 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): a few minutes the first time, nothing afterwards"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch torchvision
-	$(PIP) --editable '.[cords,report,track,prune,dev]'
+	$(PIP) --editable '.[cords,report,track,prune,docs,examples,dev]'
 	@# CORDS pins packages that no current Python can install; its real needs are the `cords` extra.
 	$(PIP) --no-deps cords==0.0.4
 	@touch $(READY)
 
 demo: $(READY)
 	$(BIN)/lipt-cords demo --output $(OUTPUT)
+
+docs: $(READY)
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build
+	@echo "docs/_build/index.html"
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -36,8 +41,8 @@ lint: $(READY)
 
 # One thread: the tests' nets are so small that a second one only waits, and on a busy machine long.
 test: export OMP_NUM_THREADS = 1
-test: lint
+test: lint docs
 	$(BIN)/python -m pytest
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) runs docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

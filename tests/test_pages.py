@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from lipt_cords.methods import parse_methods
-from lipt_cords.run_config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,23 +52,6 @@ def test_the_example_of_the_page_runs(page):
     exec(compile(whole[0], page, "exec"), names)
     report = (names.get("warm") or names["result"]).report
     assert report.critical_path_passes < report.passes
-
-
-def test_the_options_of_the_page_on_many_processes_are_valid():
-    text = (ROOT / "docs/distributed.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 3
-    for block in blocks:
-        exec(compile(block, "distributed.md", "exec"), {"__name__": "__main__"})
-
-
-def test_the_configurations_of_the_pages_are_valid():
-    found = 0
-    for page in (ROOT / "docs").glob("*.md"):
-        for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
-            RunConfig.parse(yaml.safe_load(block))
-            found += 1
-    assert found >= 1
 
 
 def test_the_methods_of_the_page_on_comparisons_are_known():

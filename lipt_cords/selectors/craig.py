@@ -22,9 +22,9 @@ ENGINE_NAMES = ("torch", "submodlib")
 def craig(problem: SelectionProblem, *, engine: Engine = "torch") -> Choice:
     """Facility location over squared distances between gradients.
 
-    Per group, greedily maximises sum_j max_{i in S} (D_max - D_ij), D_ij = |G_i - G_j|^2 and D_max
-    the group's largest (Mirzasoleiman et al., ICML 2020, as CORDS poses it). A chosen sample's
-    weight is the number of samples nearest to it.
+    Per group, greedily maximises ``sum_j max_{i in S} (D_max - D_ij)`` with
+    ``D_ij = |G_i - G_j|^2`` and D_max the group's largest (Mirzasoleiman et al., ICML 2020, as
+    CORDS poses it). A chosen sample's weight is the number of samples nearest to it.
 
     Args:
         problem: the pool's gradients.

@@ -37,7 +37,7 @@ def grand(problem: SelectionProblem, *, scores: Tensor | None = None) -> Choice:
 
 @register_selector("el2n")
 def el2n(problem: SelectionProblem, *, scores: Tensor | None = None) -> Choice:
-    """The samples with the largest error norm |softmax - onehot| (Paul et al., NeurIPS 2021).
+    """The samples with the largest error norm ``|softmax - onehot|`` (Paul et al., NeurIPS 2021).
 
     Args:
         problem: the pool's gradients, of cross-entropy; ``linear_layer`` plays no part.
