@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
 from lipt_cords.allocation import keep_freed_memory
+from lipt_cords.cli_support import (
+    TUTORIAL,
+    command_line,
+    configure_logging,
+    display_for,
+    load_configuration,
+    print_json,
+    say_error,
+)
 from lipt_cords.cli_values import parse_equal, parse_fractions, parse_seeds, words
 from lipt_cords.display import (
-    Display,
     show_diagnosis,
     show_plan,
     show_report,
@@ -30,7 +34,7 @@ USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="lipt-cords",
-    help="LiPT warm starts for training on subsets with CORDS.",
+    help=TUTORIAL,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -57,17 +61,21 @@ def demo(
     """Compare warm-ups on bundled digits through CORDS's loaders."""
     from lipt_cords.demo import demo as run_demo
 
-    display = _display(as_json)
+    display = display_for(as_json)
     if not as_json:
         display.console.print(
             "Bundled digits, a tenth of them to train on: GLISTER through CORDS's loader after "
             "three warm-ups (full data, LiPT, one worker), beside random and RS2. Two minutes.\n"
         )
     results, others = run_demo(
-        output, seeds=seeds, command=_command(), on_run=display.run, on_strategy=display.strategy
+        output,
+        seeds=seeds,
+        command=command_line(),
+        on_run=display.run,
+        on_strategy=display.strategy,
     )
     if as_json:
-        _print_json({**results, "others": [record.to_dict() for record in others]})
+        print_json({**results, "others": [record.to_dict() for record in others]})
     else:
         show_report(display.console, results, output)
 
@@ -83,17 +91,24 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run one configuration: warm start, selection, training."""
+    """Run one configuration: warm start, selection, training.
+
+    \b
+    lipt-cords train mine.yaml --output runs/mine
+    lipt-cords train mine.yaml --output runs/mine --resume     after an interruption
+    """
     from lipt_cords.runs import run
 
-    display = _display(as_json)
-    settings = _load(config, overrides, seed, data, download)
+    display = display_for(as_json)
+    settings = load_configuration(config, overrides, seed, data, download)
     with display.curve(settings.train_args.num_epochs) as on_point:
-        record = run(settings, output=output, resume=resume, command=_command(), on_point=on_point)
+        record = run(
+            settings, output=output, resume=resume, command=command_line(), on_point=on_point
+        )
     if record is None:
         return
     if as_json:
-        _print_json(record.to_dict())
+        print_json(record.to_dict())
     else:
         show_run(display.console, record, output)
 
@@ -127,15 +142,25 @@ def compare(
     download: Download = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare methods at several fractions, every cost counted."""
+    """Compare methods at several fractions, every cost counted.
+
+    \b
+    lipt-cords compare mine.yaml --methods random,rs2,lipt --fractions 1%,10% --dry-run
+    lipt-cords compare mine.yaml --equal total       everybody spends the same
+
+    A method is WARMUP+SELECTION/HOW@SPENDS: lipt, full=5+craig/scratch/static, rs2@total, ...
+    Warm-ups: none, full[=K], full-annealed[=K], lipt, lipt-rounds, one-worker,
+    one-worker-annealed, one-worker-total. Selections: selector (the configuration's), random,
+    rs2, glister, gradmatch, craig, stratified, curriculum, importance, grand, el2n, full.
+    """
     from lipt_cords.compare import compare as run_comparison
     from lipt_cords.comparison_plan import plan_comparison
     from lipt_cords.methods import DEFAULT_METHODS, parse_methods
     from lipt_cords.pace import training_pace
     from lipt_cords.runs import load_splits
 
-    display = _display(as_json)
-    settings = _load(config, overrides, None, data, download)
+    display = display_for(as_json)
+    settings = load_configuration(config, overrides, None, data, download)
     names = list(DEFAULT_METHODS) if methods is None else words(methods)
     terms: dict[str, Any] = {
         "fractions": None if fractions is None else parse_fractions(fractions),
@@ -148,19 +173,19 @@ def compare(
     plan = plan_comparison(settings, splits, parse_methods(names), chosen, **terms)
     pace = training_pace(settings, splits)
     if dry_run and as_json:
-        _print_json(plan.to_dict() | {"passes_per_second": pace})
+        print_json(plan.to_dict() | {"passes_per_second": pace})
     else:
         show_plan(display.console, plan, pace, jobs)
     if dry_run:
         return
     results = run_comparison(
         settings, methods=names, seeds=chosen, **terms, jobs=jobs, output=output, resume=resume,
-        splits=splits, command=_command(), on_run=display.run,
+        splits=splits, command=command_line(), on_run=display.run,
     )  # fmt: skip
     if not is_main_process():
         return
     if as_json:
-        _print_json(results)
+        print_json(results)
     else:
         show_report(display.console, results, output)
     if all(run["status"] == "failed" for run in results["runs"]):
@@ -180,12 +205,14 @@ def warmstart(
     """Fit a warm start and save the merged weights with their report."""
     from lipt_cords.runs import fit_warm_start
 
-    display = _display(as_json)
-    result = fit_warm_start(_load(config, overrides, seed, data, download), output=output)
+    display = display_for(as_json)
+    result = fit_warm_start(
+        load_configuration(config, overrides, seed, data, download), output=output
+    )
     if not is_main_process():
         return
     if as_json:
-        _print_json(result.report.to_dict())
+        print_json(result.report.to_dict())
     else:
         display.warm_start(result.report, output)
 
@@ -204,16 +231,20 @@ def select(
     download: Download = False,
     as_json: AsJson = False,
 ) -> None:
-    """Select one subset: indices and weights as JSON and .npz."""
+    """Select one subset: indices and weights, JSON and .npz.
+
+    \b
+    lipt-cords select mine.yaml --checkpoint runs/warmstart --set dss_args.type=Stratified
+    """
     from lipt_cords.selection_run import select_once
 
-    display = _display(as_json)
-    settings = _load(config, overrides, seed, data, download)
+    display = display_for(as_json)
+    settings = load_configuration(config, overrides, seed, data, download)
     made = select_once(settings, checkpoint=checkpoint, output=output)
     if made is None:
         return
     if as_json:
-        _print_json(made.to_dict())
+        print_json(made.to_dict())
     else:
         show_selection(display.console, made, output)
 
@@ -228,7 +259,12 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the page that says what a comparison found: HTML and Markdown."""
+    """Write the page of what was found, HTML and Markdown.
+
+    \b
+    lipt-cords report runs/compare
+    lipt-cords report runs/seeds-a runs/seeds-b --output runs/both    one comparison in two parts
+    """
     from lipt_cords.report import Report
 
     made = Report.of(directories)
@@ -236,9 +272,9 @@ def report(
     if as_json:
         said = None if made.verdict is None else made.verdict.text
         notes = made.results.notes
-        _print_json({"written": list(map(str, written)), "verdict": said, "notes": notes})
+        print_json({"written": list(map(str, written)), "verdict": said, "notes": notes})
         return
-    console = _display(False).console
+    console = display_for(False).console
     for line in ([made.verdict.text] if made.verdict else []) + made.results.notes:
         console.print(line, markup=False, highlight=False)
     for path in written:
@@ -252,7 +288,7 @@ def doctor(data: Data = None, as_json: AsJson = False) -> None:
 
     diagnosis = diagnose(data)
     if as_json:
-        _print_json(diagnosis.to_dict())
+        print_json(diagnosis.to_dict())
     else:
         show_diagnosis(Console(), diagnosis)
     if not diagnosis.healthy:
@@ -268,7 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0; 1 for a command that found something broken; 2 for a user's error; 130 after Ctrl-C.
     """
-    _configure_logging()
+    configure_logging()
     keep_freed_memory()
     try:
         code = app(args=arguments, standalone_mode=False)
@@ -276,58 +312,10 @@ def main(arguments: list[str] | None = None) -> int:
         error.show()
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted")
+        say_error("interrupted")
         return 130
     except (ValueError, ImportError, OSError) as error:
         logging.getLogger(__name__).debug("the command failed", exc_info=True)
-        _say(str(error))
+        say_error(str(error))
         return 2
     return code if isinstance(code, int) else 0
-
-
-def _load(
-    path: Path, overrides: list[str] | None, seed: int | None, data: Path | None, download: bool
-) -> Any:
-    from lipt_cords.run_config import load_config
-
-    extra = list(overrides or [])
-    if seed is not None:
-        extra.append(f"train_args.seed={seed}")
-    if data is not None:
-        extra.append(f"dataset.datadir={json.dumps(str(data))}")
-    if download:
-        extra.append("dataset.download=true")
-    return load_config(path, extra)
-
-
-def _command() -> str:
-    """This command line, to be written beside what it made."""
-    return shlex.join(["lipt-cords", *sys.argv[1:]])
-
-
-def _display(as_json: bool) -> Display:
-    return Display(Console(stderr=as_json, quiet=not is_main_process()))
-
-
-def _configure_logging() -> None:
-    """Warnings of this package on stderr; CORDS's own lines only where something is wrong."""
-    root = logging.getLogger("lipt_cords")
-    if not root.handlers and is_main_process():
-        handler = RichHandler(
-            console=Console(stderr=True), show_time=False, show_path=False, markup=False
-        )
-        root.addHandler(handler)
-    root.setLevel(logging.WARNING)
-    root.propagate = False
-
-
-def _print_json(payload: dict[str, Any]) -> None:
-    if is_main_process():
-        sys.stdout.write(json.dumps(payload, indent=2, allow_nan=False) + "\n")
-
-
-def _say(text: str) -> None:
-    # Lines are left to the terminal to wrap, so that a command or a path in them can be copied.
-    Console(stderr=True).print(
-        f"lipt-cords: {text}", style="red", markup=False, highlight=False, soft_wrap=True
-    )

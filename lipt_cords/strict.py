@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -12,7 +13,9 @@ from lipt_cords.errors import unknown_name
 class StrictModel(BaseModel):
     """A frozen record whose unknown keys and values are refused with the nearest valid name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -27,6 +30,15 @@ class StrictModel(BaseModel):
         if "Path" in accepted and value == "":
             raise ValueError("expected a directory, received ''; leave it out to write nothing")
         return value
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Let ``help()`` list the options: Python shows no docstrings of attributes."""
+        lines = ["", "", "Options:"]
+        for name, one in cls.model_fields.items():
+            said = " ".join((one.description or "").split())
+            lines.append(f"    {name} = {one.get_default()!r}: {said}")
+        cls.__doc__ = inspect.cleandoc(cls.__doc__ or "") + "\n".join(lines)
 
     def __init__(self, **options: Any) -> None:
         for name in options:

@@ -58,7 +58,7 @@ def time_figures(results: Results) -> Iterator[Figure]:
                 # A label above its bar takes no room from it, however long it is.
                 axis.text(0, place - 0.3, row["label"], ha="left", va="bottom", color=INK)
                 memory = row.get("peak_memory") or 0
-                said = f" {seconds(left)} s" + (f", {memory / 2**20:,.0f} MiB" if memory else "")
+                said = f"  {seconds(left)} s" + (f", {memory / 2**20:,.0f} MiB" if memory else "")
                 axis.text(left, place, said, ha="left", va="center", fontsize=8)
                 longest = max(longest, left)
             axis.set_xlim(0, 1.45 * max(longest, 1e-9))

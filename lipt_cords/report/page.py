@@ -12,6 +12,7 @@ from lipt_cords.report.bars import PHASES
 from lipt_cords.report.markdown import markdown_of
 from lipt_cords.report.results import Results, load_results
 from lipt_cords.report.sections import Section, sections_of, warm_start_section
+from lipt_cords.report.summary import percent
 from lipt_cords.report.svg import DARK_SERIES, DASHES, NAMED, as_file, colour_of
 from lipt_cords.report.words import Verdict, verdict
 
@@ -63,8 +64,10 @@ class Report:
         )  # fmt: skip
         colours = {variable: colour for colour, variable in NAMED.items()}
         dark = {f"s{number}": colour for number, colour in enumerate(DARK_SERIES)}
+        shares = [fraction for fraction in self.results.fractions if fraction is not None]
         return environment.get_template("report.html").render(
             report=self, results=self.results, colours=colours, dark=dark, chips=self._chips(),
+            shares=", ".join(map(percent, shares)) or "a part",
             phases=[(name, NAMED[colour]) for name, colour in PHASES.items()],
         )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lipt_cords.report.bars import time_figures
@@ -76,9 +76,7 @@ def sections_of(results: Results, said: Verdict) -> Iterator[Section]:
             "mark ends a warm-up, a filled one a run; a square is the end of a run that was "
             "allowed to spend as much as LiPT."
         ],
-        figures=[
-            (heading, list(cost_figures(results, cost))) for cost, (_, heading) in COSTS.items()
-        ],
+        figures=_cost_groups(results),
     )  # fmt: skip
     yield Section(
         "time", "Where the time goes", legend="phases", figures=[("", list(time_figures(results)))],
@@ -86,6 +84,19 @@ def sections_of(results: Results, said: Verdict) -> Iterator[Section]:
     )  # fmt: skip
     yield from _signal_section(results)
     yield from _subset_sections(results, said.fraction)
+
+
+def _cost_groups(results: Results) -> list[tuple[str, list[Figure]]]:
+    """A group of figures a cost; with a single fraction they are few enough to be one group."""
+    drawn = {cost: list(cost_figures(results, cost)) for cost in COSTS}
+    if len(results.fractions) > 1:
+        return [(COSTS[cost][1], figures) for cost, figures in drawn.items()]
+    named = [
+        replace(figure, title=COSTS[cost][1])
+        for cost, figures in drawn.items()
+        for figure in figures
+    ]
+    return [("", named)]
 
 
 def headline_table(results: Results) -> Table:

@@ -16,12 +16,12 @@ from lipt_cords.errors import missing_extra
 
 INK, MUTED, GRID, PAPER = "#1b1e23", "#5b626b", "#d9dce1", "#ffffff"
 SERIES = (
-    "#0b62a4", "#b8470b", "#0b7a5c", "#9c4a86", "#8a6100", "#2f7f9e", "#5a5f66", "#16181c",
+    "#0b62a4", "#b8470b", "#0b7a5c", "#9c4a86", "#8a6100", "#8c1d40", "#5a5f66", "#16181c",
 )  # fmt: skip
-"""Blue, vermilion, green, purple, amber, teal, grey, black: told apart without colour vision by
+"""Blue, vermilion, green, purple, amber, maroon, grey, black: told apart without colour vision by
 lightness and dashes, and at least 4.5 : 1 on white."""
 DARK_SERIES = (
-    "#6cb2eb", "#f39a63", "#4ecb9f", "#dd9bcb", "#dcb14a", "#7fc6de", "#b3b9c1", "#eceef1",
+    "#6cb2eb", "#f39a63", "#4ecb9f", "#dd9bcb", "#dcb14a", "#ef7f9f", "#b3b9c1", "#eceef1",
 )  # fmt: skip
 """The same on a dark ground."""
 DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1.5, 1.5)))
