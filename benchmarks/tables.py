@@ -18,6 +18,7 @@ from pathlib import Path
 
 from distributed_tables import DISTRIBUTED
 from evidence_tables import EVIDENCE
+from headline_table import headline
 from question_tables import QUESTIONS
 from table_parts import load, markdown, origin, spread
 
@@ -145,7 +146,7 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         end_to_end, end_to_end_reading, ablation, throughput, selection, selection_growth,
-        selection_imagenet, *DISTRIBUTED, *EVIDENCE, *QUESTIONS,
+        selection_imagenet, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, headline,
     )
 }  # fmt: skip
 

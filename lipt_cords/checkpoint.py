@@ -19,7 +19,7 @@ import torch
 from lipt_cords.files import load_plain, write_atomic
 
 FORMAT = "lipt_cords.checkpoint"
-VERSION = 1
+VERSION = 2
 
 
 def save_checkpoint(

@@ -239,7 +239,7 @@ def _folder(name: str, datadir: str | Path | None, image_size: int | None) -> _P
     if size > DECODE_BYTES and image_size is None:
         raise ValueError(
             f"the images of {folder} take {size / 2**30:.0f} GiB decoded, so they are read one at "
-            "a time: set image_size to give them one size"
+            "a time: set image_size (--set dataset.image_size=N) to give them one size"
         )
     parts: dict[str, Images] = dict(files)
     if size <= DECODE_BYTES:

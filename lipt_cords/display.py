@@ -219,13 +219,14 @@ def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
     """Every check on a line, and the remedy below what is missing."""
     where = diagnosis.provenance
     console.print(f"Python {where['python']}, {where['machine']['system']}", highlight=False)
-    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
-    for column in ("part", "name", "status", "detail"):
-        table.add_column(column, overflow="fold")
+    widths = [max(len(getattr(c, name)) for c in diagnosis.checks) for name in ("part", "name")]
     for check in diagnosis.checks:
-        detail = check.detail if check.remedy is None else f"{check.detail}\n  -> {check.remedy}"
-        table.add_row(check.part, check.name, MARKS[check.status], _plain(detail))
-    console.print(table)
+        place = f"{check.part:<{widths[0]}}  {check.name:<{widths[1]}}  "
+        mark = MARKS[check.status] + " " * (7 - len(check.status))
+        # Not wrapped here, so that a path or a command can be copied whole.
+        console.print(f"{place}{mark} {_plain(check.detail)}", highlight=False, soft_wrap=True)
+        if check.remedy is not None:
+            console.print(f"    -> {check.remedy}", markup=False, highlight=False, soft_wrap=True)
     broken = [
         check.name for check in diagnosis.checks if check.part == "core" and check.status != OK
     ]

@@ -168,8 +168,8 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
                 if image.shape != shape:
                     raise ValueError(
                         f"images differ in size: {self.paths[0]} has {tuple(shape[1:])} pixels, "
-                        f"{self.paths[index]} has {tuple(image.shape[1:])}: set image_size to "
-                        "resize them"
+                        f"{self.paths[index]} has {tuple(image.shape[1:])}: set "
+                        "image_size (--set dataset.image_size=N) to resize them"
                     )
                 images[index] = image
 

@@ -47,6 +47,11 @@ class CheckpointPlan:
 
     def load(self) -> dict[str, Any]:
         """Read the checkpoint back; a ValueError names what is wrong with it."""
+        if not self.path.exists():
+            raise ValueError(
+                f"there is no checkpoint to go on from in {self.path.parent}: leave resume "
+                "(--resume) out to begin anew"
+            )
         return load_checkpoint(self.path, identity=self.identity)
 
 

@@ -196,7 +196,7 @@ def test_a_run_that_saves_nothing_still_resumes(digits: DataSplits, tmp_path: Pa
     before = (tmp_path / "checkpoint.pt").read_bytes()
     assert _facts(_run(silent, digits, output=tmp_path, resume=True)) == _facts(expected)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
-    with pytest.raises(ValueError, match="cannot read the checkpoint"):
+    with pytest.raises(ValueError, match="there is no checkpoint to go on from"):
         _run(silent, digits, output=tmp_path / "empty", resume=True)
 
 

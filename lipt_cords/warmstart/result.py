@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ MERGED, THETA_STAR, SHARDS = "merged", "theta_star", "shards"
 FORMAT = 1
 
 
-@dataclass
+@dataclass(repr=False)
 class WarmStartResult:
     """The outcome of :meth:`LiPTWarmStart.fit`; all tensors are on the CPU.
 
@@ -44,14 +44,23 @@ class WarmStartResult:
         device: where it was fitted, and where gradients are computed by default.
     """
 
-    state_dict: State = field(repr=False)
-    theta_star: State = field(repr=False)
+    state_dict: State
+    theta_star: State
     config: WarmStartConfig
     report: WarmStartReport
-    shards: list[Tensor] = field(repr=False)
-    worker_states: list[State | None] | None = field(default=None, repr=False)
-    template: nn.Module | None = field(default=None, repr=False)
+    shards: list[Tensor]
+    worker_states: list[State | None] | None = None
+    template: nn.Module | None = None
     device: torch.device | None = None
+
+    def __repr__(self) -> str:
+        report = self.report
+        accuracy = report.merged_accuracy
+        known = "" if accuracy is None else f", held-out accuracy {accuracy:.1%}"
+        return (
+            f"WarmStartResult({len(report.workers)} workers{known}, "
+            f"{report.critical_path_passes:,} passes on the critical path, {report.passes:,} in all)"
+        )
 
     def apply_to(self, model: M) -> M:
         """Load the merged weights into a model, in place, so that its optimizer keeps working.

@@ -1,0 +1,127 @@
+"""README's table: every question with its answer, whatever it is."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from evidence_tables import of, signed
+from question_tables import asked, best_ratio, compared, mean, runs_of
+from table_parts import RESULTS, load, markdown
+
+NAMES = {"cifar10-jpeg": "CIFAR-10 (JPEG)", "fashion-mnist": "Fashion-MNIST"}
+
+
+def headline() -> str:
+    """Questions, where they were asked, and what came out."""
+    rows = [*_fixed(), *_tax(), *_end_to_end(), *_budget(), *_selectors()]
+    return markdown(("Question", "Data, seeds", "Answer"), rows).replace("---:", "---")
+
+
+def _where(name: str, seeds: int) -> str:
+    return f"{NAMES[name]}, {seeds}"
+
+
+def _seeds(results: dict[str, Any]) -> int:
+    return len({run["seed"] for run in results["parts"][0]["runs"]})
+
+
+def _fixed() -> list[list[str]]:
+    rows = []
+    for name in NAMES:
+        if not (RESULTS / f"fixed_subset-{name}.json").exists():
+            continue
+        results = load(f"fixed_subset-{name}")
+        parts = []
+        for fraction in dict.fromkeys(row["fraction"] for row in results["rows"]):
+            pairs = zip(of(results, fraction, "lipt"), of(results, fraction, "random"), strict=True)
+            gain = [a["accuracy"] - b["accuracy"] for a, b in pairs]
+            same = all(value == 0 for value in gain)
+            parts.append(f"{100 * fraction:.0f} %: {'0' if same else signed(gain)}")
+        seeds = len({row["seed"] for row in results["rows"]})
+        rows.append(
+            [
+                "A fixed subset chosen by LiPT's difficulty, against a random one, points",
+                _where(name, seeds),
+                "; ".join(parts),
+            ]
+        )
+    return rows
+
+
+def _tax() -> list[list[str]]:
+    rows = []
+    for name, results in asked("tax"):
+        runs = {method: some for (method, _), some in runs_of(results).items()}
+        lipt, full = runs["lipt-rounds+rs2"], runs["full=10+rs2"]
+        cost = "warmup_critical_passes"
+        rows.append(
+            [
+                "Warm-up in 40 rounds against 10 full epochs, then RS2 on a tenth",
+                _where(name, _seeds(results)),
+                f"critical path {mean(full, cost) / mean(lipt, cost):.1f} times shorter; accuracy "
+                f"{compared(lipt, full)}",
+            ]
+        )
+    return rows
+
+
+def _end_to_end() -> list[list[str]]:
+    rows = []
+    for name, results in asked("end-to-end"):
+        parts = []
+        for method, words in (("lipt-rounds+rs2", "LiPT in rounds, then RS2"), ("rs2", "RS2")):
+            best = best_ratio(results, method)
+            reached = "at no accuracy that both reach" if best is None else f"{best[0]:.1f} times"
+            parts.append(f"{words}: {reached}")
+        rows.append(
+            [
+                "Critical path shorter than that of training on all data to equal accuracy",
+                _where(name, _seeds(results)),
+                "; ".join(parts),
+            ]
+        )
+    return rows
+
+
+def _budget() -> list[list[str]]:
+    rows = []
+    for name, results in asked("budget"):
+        runs = {method: some for (method, _), some in runs_of(results).items()}
+        best = max((some for m, some in runs.items() if m.startswith("lipt")), key=mean)
+        rows.append(
+            [
+                "Equal passes in all: the best with LiPT against RS2, points",
+                _where(name, _seeds(results)),
+                f"{best[0]['label']}: {compared(best, runs['rs2'])}",
+            ]
+        )
+    return rows
+
+
+def _selectors() -> list[list[str]]:
+    rows = []
+    for name, results in asked("selectors"):
+        runs = {method: some for (method, _), some in runs_of(results).items()}
+        cost = "warmup_critical_passes"
+        shorter = statistics.fmean(
+            mean(runs[f"full=8+{kind}"], cost) / mean(runs[f"lipt+{kind}"], cost)
+            for kind in ("glister", "gradmatch", "craig")
+        )
+        parts = [
+            f"{label} {compared(runs[f'lipt+{kind}'], runs[f'full=8+{kind}'])}"
+            for kind, label in (
+                ("glister", "GLISTER"),
+                ("gradmatch", "GradMatch"),
+                ("craig", "CRAIG"),
+            )
+        ]
+        rows.append(
+            [
+                f"Re-selected after LiPT, against after 8 full epochs ({shorter:.1f} times the "
+                "critical path), points",
+                _where(name, _seeds(results)),
+                "; ".join(parts),
+            ]
+        )
+    return rows
