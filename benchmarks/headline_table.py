@@ -9,6 +9,7 @@ from evidence_tables import of, signed
 from question_tables import asked, best_ratio, compared, mean, runs_of
 from table_parts import RESULTS, load, markdown
 
+KINDS = {"glister": "GLISTER", "gradmatch": "GradMatch", "craig": "CRAIG"}
 NAMES = {"cifar10-jpeg": "CIFAR-10 (JPEG)", "fashion-mnist": "Fashion-MNIST"}
 
 
@@ -105,16 +106,11 @@ def _selectors() -> list[list[str]]:
         runs = {method: some for (method, _), some in runs_of(results).items()}
         cost = "warmup_critical_passes"
         shorter = statistics.fmean(
-            mean(runs[f"full=8+{kind}"], cost) / mean(runs[f"lipt+{kind}"], cost)
-            for kind in ("glister", "gradmatch", "craig")
+            mean(runs[f"full=8+{kind}"], cost) / mean(runs[f"lipt+{kind}"], cost) for kind in KINDS
         )
         parts = [
             f"{label} {compared(runs[f'lipt+{kind}'], runs[f'full=8+{kind}'])}"
-            for kind, label in (
-                ("glister", "GLISTER"),
-                ("gradmatch", "GradMatch"),
-                ("craig", "CRAIG"),
-            )
+            for kind, label in KINDS.items()
         ]
         rows.append(
             [

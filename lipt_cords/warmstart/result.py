@@ -59,7 +59,8 @@ class WarmStartResult:
         known = "" if accuracy is None else f", held-out accuracy {accuracy:.1%}"
         return (
             f"WarmStartResult({len(report.workers)} workers{known}, "
-            f"{report.critical_path_passes:,} passes on the critical path, {report.passes:,} in all)"
+            f"{report.critical_path_passes:,} passes on the critical path, "
+            f"{report.passes:,} in all)"
         )
 
     def apply_to(self, model: M) -> M:
