@@ -271,7 +271,20 @@ def reselected() -> str:
     return text
 
 
+def report_build() -> str:
+    """Time and size of a whole report."""
+    results = load("report_build")
+    runs = len(results["methods"]) * len(results["fractions"]) * results["seeds"]
+    return (
+        f"A report of {runs} runs with {results['figures']} figures took "
+        f"{results['median_seconds']:.1f} s to build (median of {len(results['seconds'])}, the "
+        f"program's start included) and is {results['bytes'] / 1e6:.1f} MB large.\n"
+        + origin(results)
+    )
+
+
 QUESTIONS = (
+    report_build,
     tax, tax_reading, end_to_end_passes, end_to_end_passes_reading, equal_total,
     equal_total_reading, search, reselected,
 )  # fmt: skip
