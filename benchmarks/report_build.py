@@ -2,7 +2,7 @@
 
     python benchmarks/report_build.py --output benchmarks/results
 
-Five methods at six fractions with three seeds on bundled digits are run first (a few minutes); then the
+Five methods at six fractions with three seeds on bundled digits are run first, then the
 report is built three times, in a process of its own each, as a user's command does it.
 """
 
