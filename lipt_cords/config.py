@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lipt_cords.errors import unknown_name
 from lipt_cords.strict import StrictModel
+from lipt_cords.subnetwork_options import SubnetworkConfig
 
 Schedule = Literal["constant", "linear", "cosine", "wsd"]
 Sparsity = Literal["none", "magnitude", "random", "snip"]
@@ -117,6 +118,9 @@ class WarmStartConfig(StrictModel):
     prune_after: float = Field(0.25, ge=0, lt=1)
     """Share of a worker's steps in a round before it prunes, so that the mask depends on its
     shard."""
+    subnetwork: SubnetworkConfig | None = None
+    """Progressive subnetworks (RaPTr): a worker's steps train random paths of residual blocks,
+    which grow to the whole net. ``{}`` takes its defaults; None trains the whole net."""
     augmentation: Augmentation = "none"
     """Augmentation of the workers' batches; ``randaugment`` needs image tensors."""
     num_ops: int = Field(2, ge=1)
@@ -213,6 +217,15 @@ class WarmStartConfig(StrictModel):
             f"expected conditions by name, such as {{'benefit': 0.05}}, received {value!r}"
         )
 
+    @field_validator("subnetwork", mode="before")
+    @classmethod
+    def _subnetwork_by_name(cls, value: Any) -> Any:
+        if isinstance(value, SubnetworkConfig | dict) or value is None:
+            return value
+        raise ValueError(
+            f"expected options by name, such as {{'lengths': [6, 8, 10, 12]}}, received {value!r}"
+        )
+
     @model_validator(mode="after")
     def _options_agree(self) -> WarmStartConfig:
         for name in ("outer_lr", "outer_momentum"):
@@ -249,6 +262,12 @@ class WarmStartConfig(StrictModel):
                     f"stop_when={' and '.join(spreads)} compares workers, and num_workers=1 has "
                     "one: use benefit or merged_loss, or more workers"
                 )
+        if self.subnetwork is not None and (self.compile or self.together != 1):
+            raise ValueError(
+                "subnetwork changes the net from step to step, so it trains neither compiled nor "
+                f"together: received compile={self.compile}, together={self.together!r}; leave "
+                "them out, or subnetwork"
+            )
         if self.launch == "serial" and (self.processes or 1) > 1:
             raise ValueError(
                 f"launch='serial' is one process, received processes={self.processes}: set "

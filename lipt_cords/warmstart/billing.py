@@ -32,11 +32,14 @@ def over_rounds(parts: Sequence[Sequence[WorkerSummary]]) -> list[WorkerSummary]
     for one in (one for part in parts for one in part):
         before = last.get(one.worker)
         if before is not None:
+            passes = before.passes + one.passes
+            spent = before.passes * before.work + one.passes * one.work
             one = replace(
                 one,
                 steps=before.steps + one.steps,
-                passes=before.passes + one.passes,
+                passes=passes,
                 seconds=before.seconds + one.seconds,
+                work=spent / passes if passes else 1.0,
             )
         last[one.worker] = one
     return [last[worker] for worker in sorted(last)]
@@ -86,8 +89,8 @@ def make_report(
         critical_path_passes=critical,
         evaluation_passes=evaluation_passes,
         refresh_passes=judge.refresh_passes,
-        flops=passes * flops[0],
-        critical_path_flops=critical * flops[0],
+        flops=round((common_passes + sum(one.work for one in rounds)) * flops[0]),
+        critical_path_flops=round(rounds[-1].critical_path_work * flops[0]),
         forward_flops=(evaluation_passes + judge.refresh_passes) * flops[1],
         bytes_communicated=sent,
         seconds=seconds,

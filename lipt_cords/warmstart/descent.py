@@ -158,6 +158,11 @@ def descend(
         weight_decay=config.weight_decay,
         fused=device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in parameters),
     )
+    if config.subnetwork is not None and config.momentum > 0:
+        # A fused step wants a momentum of all or of none, and a block that was left out has no
+        # gradient to begin one with. Zero gives the bits of one that begins by itself.
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     half = autocast_dtype(config.precision, device)
     layout = memory_layout(config.memory_format, device)
     lay_out(model, layout)

@@ -94,7 +94,9 @@ class History:
             config: the options.
         """
         passes = [one.passes for one in summaries]
+        work = [one.passes * one.work for one in summaries]
         before = self.rounds[-1].critical_path_passes if self.rounds else self.common_passes
+        before_work = self.rounds[-1].critical_path_work if self.rounds else self.common_passes
         measured = None
         if readings:
             path = before + max(passes)
@@ -113,6 +115,8 @@ class History:
                 critical_path_passes=before + max(passes),
                 weight_bytes=weight_bytes,
                 seconds=max(one.seconds for one in summaries),
+                work=sum(work),
+                critical_path_work=before_work + max(work),
                 stability=None if measured is None else asdict(measured),
             )
         )

@@ -84,6 +84,7 @@ class Holding:
             accuracy=result.accuracy,
             density=result.density,
             seconds=result.seconds,
+            work=result.work,
             kept=result.finite,
             reason=None if result.finite else NOT_FINITE,
             classes_missing=self._plan.classes_missing[worker],

@@ -29,6 +29,7 @@ from lipt_cords.warmstart.processes import fit_in_processes
 from lipt_cords.warmstart.ranks import Ranks
 from lipt_cords.warmstart.result import WarmStartResult
 from lipt_cords.warmstart.rounds import Rounds
+from lipt_cords.warmstart.subnetwork import PathSchedule, block_shares
 
 logger = logging.getLogger(__name__)
 
@@ -184,10 +185,10 @@ def _fit(
         )
         loss = mean_loss(user_loss, ranks.device)
         model.to(ranks.device)
-        flops = ranks.on_main(partial(_flops, config, model, dataset, loss))
+        flops, shares = ranks.on_main(partial(_flops, config, model, dataset, loss))
         pool, validation, probe = read_data(config, ranks, plan, dataset, val_dataset)
     material = Material(
-        model, dataset, labels, plan, loss, pool, validation, probe, flops, on_round
+        model, dataset, labels, plan, loss, pool, validation, probe, flops, shares, on_round
     )
     outcome = Rounds(config, ranks, material, folder, clock).run()
     return WarmStartResult(
@@ -204,13 +205,18 @@ def _fit(
 
 def _flops(
     config: WarmStartConfig, model: nn.Module, dataset: Dataset[Any], loss: LossFunction
-) -> tuple[int, int]:
+) -> tuple[tuple[int, int], tuple[float, ...]]:
+    """Operations of one sample, and the share of every block that may be left out."""
     with isolated_rng(config.seed, "flops"):
         device = next(model.parameters()).device
         some = torch.arange(min(2, len(dataset)))  # type: ignore[arg-type]
         source = BatchSource(dataset, some, device=device, cache_bytes=0)
         inputs, labels = next(source.batches(batch_size=2))
-        return flops_per_sample(model, inputs, labels, loss)
+        shares: tuple[float, ...] = ()
+        if config.subnetwork is not None:
+            shares = block_shares(model, inputs, labels, loss, config.subnetwork)
+            PathSchedule(config.subnetwork, len(shares), 1)  # what is wrong is said before any work
+        return flops_per_sample(model, inputs, labels, loss), shares
 
 
 @contextmanager

@@ -34,6 +34,7 @@ class Material:
         validation: held-out data, or None.
         probe: the part of it on which workers are compared, or None.
         flops: of one sample, in a training step and in the forward pass alone.
+        block_shares: with ``subnetwork``, each block's share of the former.
         on_round: told on rank 0 of every merge, or None.
     """
 
@@ -46,6 +47,7 @@ class Material:
     validation: BatchSource | None
     probe: Probe | None
     flops: tuple[int, int]
+    block_shares: tuple[float, ...] = ()
     on_round: OnRound | None = None
 
 

@@ -22,6 +22,7 @@ class WorkerSummary:
         accuracy: on held-out data, in [0, 1], at the end; None without any.
         density: share of the prunable weights that it kept.
         seconds: of its training; with ``together``, of the group that it was trained in.
+        work: operations of its training over those of the whole net; below 1 with ``subnetwork``.
         kept: whether it is in the last merge.
         reason: why not.
         classes_missing: classes of which its shard has no sample.
@@ -39,6 +40,7 @@ class WorkerSummary:
     kept: bool = True
     reason: str | None = None
     classes_missing: list[int] = field(default_factory=list)
+    work: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class RoundReport:
     weight_bytes: int
     seconds: float
     stability: dict[str, float | None] | None = None
+    work: float = 0.0
+    critical_path_work: float = 0.0
 
 
 @dataclass(frozen=True)

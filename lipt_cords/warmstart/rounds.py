@@ -186,6 +186,7 @@ class Rounds:
                 validation=given.validation if last or config.soup == "greedy" else None,
                 probe=self._probe(history),
                 pool=given.pool,
+                block_shares=given.block_shares,
                 tick=tick,
             )
 

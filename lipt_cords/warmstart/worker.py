@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lipt_cords.config import WarmStartConfig
-from lipt_cords.data import BatchSource
+from lipt_cords.data import BatchSource, Inputs
 from lipt_cords.randomness import generator, isolated_rng
 from lipt_cords.warmstart.augment import BatchRandAugment
 from lipt_cords.warmstart.averaging import State, all_finite, tensor_state
@@ -23,6 +24,7 @@ from lipt_cords.warmstart.feed import Feed, Pool, channel_range, steps_per_epoch
 from lipt_cords.warmstart.objective import LossFunction
 from lipt_cords.warmstart.probe import Probe, Reading
 from lipt_cords.warmstart.pruning import Pruning, WeightAverage
+from lipt_cords.warmstart.subnetwork import Paths
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class WorkerTask:
         validation: held-out data to evaluate on, or None.
         probe: held-out samples on which workers are compared, or None.
         pool: samples in memory already; without it the worker reads its own.
+        block_shares: with ``subnetwork``, each block's share of a step's operations.
         tick: called after every step; for a progress bar.
     """
 
@@ -59,6 +62,7 @@ class WorkerTask:
     validation: BatchSource | None = None
     probe: Probe | None = None
     pool: Pool | None = None
+    block_shares: tuple[float, ...] = ()
     tick: Callable[[], None] = lambda: None
 
     @property
@@ -114,6 +118,7 @@ class WorkerResult:
         evaluation_seconds: of the evaluation on held-out data.
         reading: what it says about the probe, or None.
         forward_passes: samples that the evaluation ran forward.
+        work: operations of its training over those of the whole net; 1 without ``subnetwork``.
     """
 
     worker: int
@@ -128,6 +133,7 @@ class WorkerResult:
     evaluation_seconds: float
     reading: Reading | None = None
     forward_passes: int = 0
+    work: float = 1.0
 
 
 def local_steps(config: WarmStartConfig, samples: int) -> int:
@@ -164,6 +170,15 @@ def run_worker(task: WorkerTask) -> WorkerResult:
             model, task.head, config=config, loss=task.loss, steps=task.steps, names=task.names
         )
         average = None if config.ema is None else WeightAverage(model, config.ema)
+        paths = None
+        if config.subnetwork is not None:
+            names = ("worker", task.worker)
+            paths = Paths(model, config.subnetwork, task.all_steps, seed, *names)
+
+        def before_step(step: int, inputs: Inputs, labels: Tensor) -> int:
+            if paths is not None:
+                paths.choose(task.first_step + step)
+            return pruning.before(step, inputs, labels)
 
         def after_step() -> None:
             pruning.keep()
@@ -172,22 +187,23 @@ def run_worker(task: WorkerTask) -> WorkerResult:
             task.tick()
 
         order = generator(seed, "worker", task.worker, "order")
-        descent = descend(
-            model,
-            feed.epochs(config.batch_size, order, skip=task.first_step),
-            steps=task.steps,
-            last_epoch=min(task.steps, steps_per_epoch(len(feed), config.batch_size)),
-            schedule=config.schedule,
-            config=config,
-            loss=task.loss,
-            first_step=task.first_step,
-            all_steps=task.all_steps,
-            decay=task.decay_steps,
-            single_samples=min(len(feed), config.batch_size) == 1,
-            augment=augmentation(feed, config),
-            before_step=pruning.before,
-            after_step=after_step,
-        )
+        with nullcontext() if paths is None else paths.applied():
+            descent = descend(
+                model,
+                feed.epochs(config.batch_size, order, skip=task.first_step),
+                steps=task.steps,
+                last_epoch=min(task.steps, steps_per_epoch(len(feed), config.batch_size)),
+                schedule=config.schedule,
+                config=config,
+                loss=task.loss,
+                first_step=task.first_step,
+                all_steps=task.all_steps,
+                decay=task.decay_steps,
+                single_samples=min(len(feed), config.batch_size) == 1,
+                augment=augmentation(feed, config),
+                before_step=before_step,
+                after_step=after_step,
+            )
         if average is not None:
             average.write(pruning.masks)
         synchronize(device)
@@ -208,6 +224,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
         evaluation_seconds=time.perf_counter() - trained,
         reading=reading,
         forward_passes=forward,
+        work=1.0 if paths is None else paths.work(task.block_shares),
     )
 
 

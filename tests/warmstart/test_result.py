@@ -80,7 +80,7 @@ def test_files_of_two_runs_are_not_mixed(saved, tmp_path):
 
 def test_a_result_shows_its_report_and_not_its_weights(saved):
     shown = repr(saved[1])
-    assert "merged_accuracy" in shown and "tensor(" not in shown
+    assert "passes on the critical path" in shown and len(shown) < 200
 
 
 def test_a_missing_or_foreign_record_is_refused(tmp_path):
