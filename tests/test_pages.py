@@ -46,7 +46,7 @@ def test_links_between_pages_lead_somewhere(page):
 @pytest.mark.parametrize("page", ["README.md", "docs/warm-start.md"])
 def test_the_example_of_the_page_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    whole = [block for block in blocks if "LiPTWarmStart" in block]
+    whole = [block for block in blocks if ".fit(" in block]
     assert len(whole) == 1
     names: dict[str, object] = {}
     exec(compile(whole[0], page, "exec"), names)
