@@ -163,7 +163,7 @@ def main() -> None:
         "question": args.question,
         "data": args.set,
         "command": f"python benchmarks/evidence.py --question {args.question} --set {args.set} "
-        "--data DIR",
+        f"--data DIR --seeds {args.seeds}",
         "parts": parts,
         "provenance": {k: parts[0][k] for k in ("python", "versions", "machine", "revision")},
     }

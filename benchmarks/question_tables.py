@@ -9,6 +9,8 @@ from typing import Any
 
 from table_parts import RESULTS, load, markdown, origin, spread
 
+from lipt_cords.report.summary import times
+
 SETS = ("fashion-mnist", "cifar10-jpeg")
 Runs = list[dict[str, Any]]
 
@@ -152,8 +154,12 @@ def passes_for(ladder: list[tuple[float, float]], accuracy: float) -> float | No
 
     Between two lengths that were run, along the logarithm of the passes.
     """
-    for (low, few), (high, many) in itertools.pairwise(ladder):
-        if low <= accuracy <= high and high > low:
+    best: list[tuple[float, float]] = []
+    for reached, passes in ladder:  # a longer run that is no better is no step up
+        if not best or reached > best[-1][0]:
+            best.append((reached, passes))
+    for (low, few), (high, many) in itertools.pairwise(best):
+        if low <= accuracy <= high:
             return float(few * (many / few) ** ((accuracy - low) / (high - low)))
     return None
 
@@ -184,9 +190,8 @@ def end_to_end_passes_reading() -> str:
             ratio, runs = best
             total = ratio * mean(runs, "critical_passes") / mean(runs, "passes")
             sentences.append(
-                f"{name}: {words} reaches {100 * mean(runs):.1f} % with {ratio:.1f} times fewer "
-                f"passes on the critical path than training on all data needs for it "
-                f"({total:.2f} times fewer in all)."
+                f"{name}: {words} reaches {100 * mean(runs):.1f} % with {times(ratio)} passes on "
+                f"the critical path than training on all data needs for it ({times(total)} in all)."
             )
     return " ".join(sentences) + "\n"
 
@@ -220,17 +225,20 @@ def search() -> str:
         found = runs_of(results)
         fractions = sorted({fraction for _, fraction in found})
         methods = list(dict.fromkeys(method for method, _ in found))
+        labels = {method: runs[0]["label"] for (method, _), runs in found.items()}
         rows = [
-            [found[method, fractions[0]][0]["label"]]
-            + [spread(accuracies(found[method, fraction])) for fraction in fractions]
+            [labels[method]]
+            + [
+                spread(accuracies(found[method, fraction])) if (method, fraction) in found else "-"
+                for fraction in fractions
+            ]
             for method in methods
         ]
-        extra = runs_of(results, 1)
-        place = fractions.index(next(iter(extra))[1])
-        for runs in extra.values():
-            cells = ["-"] * len(fractions)
-            cells[place] = spread(accuracies(runs))
-            rows.append([runs[0]["label"], *cells])
+        for part in range(1, len(results["parts"])):
+            for (_, fraction), runs in runs_of(results, part).items():
+                cells = ["-"] * len(fractions)
+                cells[fractions.index(fraction)] = spread(accuracies(runs))
+                rows.append([runs[0]["label"], *cells])
         head = ("Method", *(f"{100 * fraction:g} %" for fraction in fractions))
         text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
     return text

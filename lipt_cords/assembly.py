@@ -244,6 +244,9 @@ def _through_selectors(
             "dss_args.type 'Curriculum' orders samples by a trained model: "
             "set dss_args.warm_start, or kappa for full-data epochs before it"
         )
+    if dss.strategy == "Curriculum":  # a wrong option is named before the warm start is paid
+        nothing = torch.zeros(1)
+        choose_by_curriculum(config, 1, nothing.long(), nothing, epoch=0, epochs=1)
     if "pilot" in dss.options:
         pilot_share(config)
     if dss.strategy in KINDS:

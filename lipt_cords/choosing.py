@@ -81,6 +81,23 @@ def per_of(config: RunConfig) -> Per:
     return cast(Per, PER[kind])
 
 
+def own_options(config: RunConfig, *more: str) -> dict[str, Any]:
+    """The options of our selectors in a configuration.
+
+    Raises:
+        ValueError: one that the run itself decides.
+    """
+    options = dict(config.dss_args.options)
+    for name in ("name", "gradients", "budget", "val_gradients", "per", "seed", "batch_size",
+                 "linear_layer", "memory_limit", *more):  # fmt: skip
+        if name in options:
+            raise ValueError(
+                f"dss_args.options.{name} is decided by the run: leave it out (fraction, "
+                "selection_type, linear_layer, dataloader.batch_size and train_args.seed say it)"
+            )
+    return options
+
+
 def choose_by_curriculum(
     config: RunConfig, budget: int, labels: Tensor, scores: Tensor, *, epoch: int, epochs: int
 ) -> Selection:
@@ -94,7 +111,8 @@ def choose_by_curriculum(
         epoch: which epoch on subsets, from 0.
         epochs: how many there are.
     """
-    options = {name: value for name, value in config.dss_args.options.items() if name != "score"}
+    options = own_options(config, "scores", "epoch", "epochs")
+    options.pop("score", None)
     return select(
         "curriculum", labels, budget, per=per_of(config), seed=config.train_args.seed,
         batch_size=config.dataloader.batch_size, scores=scores, epoch=epoch, epochs=epochs,
@@ -137,7 +155,7 @@ def choose_subset(
     started = time.perf_counter()
     pool = read(train)
     gradient_seconds = time.perf_counter() - started
-    name, options = dss.strategy.lower(), dict(dss.options)
+    name, options = dss.strategy.lower(), own_options(config)
     if options.pop("pilot", None) is not None:
         options["pilot"] = pilot
     seed = config.train_args.seed

@@ -18,10 +18,10 @@ from lipt_cords.contenders import Equal
 from lipt_cords.data import DataSplits
 from lipt_cords.files import output_directory, read_json, write_json
 from lipt_cords.methods import DEFAULT_METHODS, Method, parse_methods
-from lipt_cords.provenance import provenance
+from lipt_cords.provenance import machine_name, provenance
 from lipt_cords.records import CurvePoint, Ledger, RunRecord
 from lipt_cords.report import reading, summarise
-from lipt_cords.report.results import difference
+from lipt_cords.report.results import difference, read_results
 from lipt_cords.run_config import RunConfig
 from lipt_cords.runs import RESULTS, SCHEMA, is_main_process, load_splits
 
@@ -152,8 +152,9 @@ def _kept(
             f"{path} holds results already: resume (--resume) to go on from them, or choose "
             "another --output"
         )
+    read_results(path)  # whole, or refused
     before = read_json(path)
-    for part in ("kind", "terms", "config", "versions"):
+    for part in ("kind", "terms", "config", "python", "versions"):
         changed = difference(before.get(part), blank[part], part)
         if changed is not None:
             raise ValueError(
@@ -161,21 +162,33 @@ def _kept(
                 "with what it was begun with"
             )
     wanted = {one.key for one in plan.runs}
-    return {
-        key: record
-        for row in before["runs"]
-        if row["status"] == "ok"
-        and (key := (row["method"], row["fraction"], row["seed"])) in wanted
-        and (record := _record(row))
-    }
+    good = [row for row in before["runs"] if row["status"] == "ok"]
+    found = {(row["method"], row.get("fraction"), row["seed"]): row for row in good}
+    more = [key for key in found if key not in wanted]
+    if more:
+        raise ValueError(
+            f"{path} holds {len(more)} runs that this comparison would not make, such as "
+            f"{more[0]}: ask for their methods, fractions and seeds too, or choose another --output"
+        )
+    try:
+        return {key: _record(row) for key, row in found.items()}
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} was written by another version ({type(error).__name__}: {error}): choose "
+            "another --output"
+        ) from None
 
 
 def _record(row: dict[str, Any]) -> RunRecord:
     names = {one.name for one in fields(RunRecord)}
     costs = {one.name: row["costs"].get(one.name, 0) for one in fields(Ledger)}
     values = {name: value for name, value in row.items() if name in names}
-    curve = [CurvePoint(**point) for point in row["curve"]]
-    made = {"revision": row.get("revision")}
+    known = {one.name for one in fields(CurvePoint)}
+    curve = [
+        CurvePoint(**{name: value for name, value in point.items() if name in known})
+        for point in row["curve"]
+    ]
+    made = {"revision": row.get("revision"), "made_on": row.get("made_on")}
     return RunRecord(**{**values, "costs": Ledger(**costs), "curve": curve, "provenance": made})
 
 
@@ -191,9 +204,12 @@ def _update(
         if record is None:
             continue
         row = record.to_dict()
-        row["revision"] = row.pop("provenance").get("revision")
+        made = row.pop("provenance")
+        row["revision"], row["made_on"] = made.get("revision"), made.get("made_on")
+        if "machine" in made:
+            row["made_on"] = machine_name(made["machine"])
         row["label"] = planned.method.label(config.dss_args.strategy)
-        if row["subsets"] and planned.seed != results["seeds"][0]:
+        if row["subsets"] and planned.seed != min(results["seeds"]):
             row["subsets"]["shown"] = []  # the images of one seed are enough to look at
         row["fraction"] = planned.fraction
         row["planned"] = asdict(planned.bill)

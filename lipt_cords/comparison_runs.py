@@ -16,8 +16,10 @@ from typing import Any
 import torch
 
 from lipt_cords.allocation import keep_freed_memory
+from lipt_cords.assembly import pick_device
 from lipt_cords.comparison_plan import PlannedRun
 from lipt_cords.data import DataSplits
+from lipt_cords.peak_memory import PeakMemory
 from lipt_cords.records import CurvePoint, RunRecord
 from lipt_cords.run_config import RunConfig
 from lipt_cords.runs import fit_warm_start, load_splits, run
@@ -64,13 +66,16 @@ def _make_unit(
     on_point: OnPoint | None = None,
 ) -> Iterator[Made]:
     fitted: WarmStartResult | None = None
+    shared: dict[str, int] = {}
     for planned in unit:
         if on_start is not None:
             on_start(planned)
         config = planned.config.updated(train_args={"seed": planned.seed})
         try:
             if planned.warm_start is not None and fitted is None and len(unit) > 1:
+                memory = PeakMemory(pick_device(config.train_args.device, []))
                 fitted = fit_warm_start(config, splits=splits)
+                shared = memory.read()
             record = run(
                 config, method=planned.method.name, splits=splits, warm=fitted, on_point=on_point
             )
@@ -78,6 +83,8 @@ def _make_unit(
             logger.debug("%s failed", planned.key, exc_info=True)
             record = failed(planned, f"{type(error).__name__}: {error}")
         if record is not None:
+            for name, peak in record.peak_memory_bytes.items():
+                record.peak_memory_bytes[name] = max(peak, shared.get(name, 0))
             yield planned, record
 
 

@@ -77,7 +77,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         payload = json.loads(path.read_text())
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): it may be truncated") from error
     if not isinstance(payload, dict):
         raise ValueError(f"expected a JSON object in {path}, found {type(payload).__name__}")

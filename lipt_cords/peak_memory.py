@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -44,8 +45,9 @@ class PeakMemory:
 
     def _process(self) -> int:
         if self._since_now:
-            for line in _STATUS.read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return 1024 * int(line.split()[1])
+            with suppress(OSError):
+                for line in _STATUS.read_text().splitlines():
+                    if line.startswith("VmHWM:"):
+                        return 1024 * int(line.split()[1])
         high = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return high if sys.platform == "darwin" else 1024 * high

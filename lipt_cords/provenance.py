@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": devices,
     }
+
+
+def machine_name(parts: Mapping[str, Any]) -> str:
+    """Which kind of machine, in a few words: what decides whether seconds compare.
+
+    >>> machine_name({"processor": "a processor", "gpus": ["a GPU"]})
+    'a processor, a GPU'
+    """
+    return ", ".join([str(parts.get("processor") or "an unnamed processor"), *parts["gpus"]])
 
 
 def provenance() -> dict[str, Any]:

@@ -27,7 +27,7 @@ from lipt_cords.models import build_model
 from lipt_cords.optimization import build_optimizer, build_scheduler
 from lipt_cords.peak_memory import PeakMemory
 from lipt_cords.provenance import provenance
-from lipt_cords.randomness import isolated_rng
+from lipt_cords.randomness import isolated_rng, preserved_rng
 from lipt_cords.records import CurvePoint, RunRecord
 from lipt_cords.run_config import RunConfig
 from lipt_cords.sources import schedule_of
@@ -183,9 +183,10 @@ def run(
     record.costs, record.curve = result.costs, result.curve
     record.warm_start = trainer.extra.get("warm_start")
     record.peak_memory_bytes = memory.read()
-    record.subsets = trainer.subsets.summary(
-        splits.train, labels_of(splits.train), splits.class_names
-    )
+    with preserved_rng():  # a data set's own transforms may draw
+        record.subsets = trainer.subsets.summary(
+            splits.train, labels_of(splits.train), splits.class_names
+        )
     if directory is not None:
         head = {"schema": SCHEMA, "kind": "run", "command": command}
         write_json(directory / RESULTS, {**head, **record.to_dict()})

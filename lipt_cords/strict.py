@@ -37,7 +37,7 @@ class StrictModel(BaseModel):
         lines = ["", "", "Options:"]
         for name, one in cls.model_fields.items():
             said = " ".join((one.description or "").split())
-            lines.append(f"    {name} = {one.get_default()!r}: {said}")
+            lines.append(f"    {name} = {one.get_default(call_default_factory=True)!r}: {said}")
         cls.__doc__ = inspect.cleandoc(cls.__doc__ or "") + "\n".join(lines)
 
     def __init__(self, **options: Any) -> None:

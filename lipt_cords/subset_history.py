@@ -132,6 +132,8 @@ def thumbnail(dataset: Dataset[Any], index: int) -> str | None:
     image = item[0] if isinstance(item, tuple | list) else None
     if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] not in (1, 3):
         return None
+    if image.numel() == 0:
+        return None
     pixels = image.detach().cpu().float()
     mean, std = getattr(dataset, "mean", None), getattr(dataset, "std", None)
     if isinstance(mean, Tensor) and isinstance(std, Tensor) and len(mean) == len(pixels):

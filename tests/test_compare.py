@@ -15,7 +15,7 @@ from lipt_cords import demo as demo_module
 from lipt_cords.compare import compare
 from lipt_cords.cords_plugin import cords_version
 from lipt_cords.demo import demo, demo_config
-from lipt_cords.files import read_json
+from lipt_cords.files import read_json, write_json
 from lipt_cords.records import RunRecord
 from lipt_cords.run_config import RunConfig
 from lipt_cords.runs import run
@@ -115,8 +115,17 @@ def test_an_interrupted_comparison_goes_on_and_grows(
     for one, two in zip(resumed["runs"], whole["runs"], strict=True):
         assert one["method"] == two["method"] and one["test_accuracy"] == two["test_accuracy"]
         assert one["costs"]["passes"] == two["costs"]["passes"]
-    grown = compare(CONFIG, methods=["random"], seeds=[0, 1], output=tmp_path, resume=True)
-    assert [(r["method"], r["seed"]) for r in grown["runs"]] == [("random", 0), ("random", 1)]
+    with pytest.raises(ValueError, match="holds 2 runs that this comparison would not make"):
+        compare(CONFIG, methods=["random"], seeds=[0, 1], output=tmp_path, resume=True)
+    more = [*methods, "rs2"]
+    grown = compare(CONFIG, methods=more, seeds=[0], output=tmp_path, resume=True)
+    assert [run["method"] for run in grown["runs"]] == more
+    assert grown["runs"][1]["test_accuracy"] == whole["runs"][1]["test_accuracy"]
+    results = read_json(tmp_path / "results.json")
+    results["runs"][0]["curve"][0].pop("learning_rate")
+    write_json(tmp_path / "results.json", results)
+    with pytest.raises(ValueError, match="was written by another version"):
+        compare(CONFIG, methods=more, seeds=[0], output=tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def phases_of(row: Row) -> dict[str, float]:
 
 def time_figures(results: Results) -> Iterator[Figure]:
     """One figure a fraction: the seconds of each method, with its peak memory behind the bar."""
-    for fraction in results.fractions:
+    for number, fraction in enumerate(results.fractions):
         rows = [
             row
             for row in results.summary
@@ -47,7 +47,7 @@ def time_figures(results: Results) -> Iterator[Figure]:
         if not rows:
             continue
         title = "" if fraction is None else f"{percent(fraction)} of the data"
-        name = "seconds" + ("" if fraction is None else f"-{fraction:g}")
+        name = "seconds" + ("" if fraction is None else f"-{number}")
         with figure(4.6, 0.75 + 0.4 * len(rows), left=0.1) as (drawn, axis):
             longest = 0.0
             for place, row in enumerate(rows):
@@ -68,4 +68,4 @@ def time_figures(results: Results) -> Iterator[Figure]:
             axis.spines["left"].set_visible(False)
             axis.set_xlabel("Seconds, mean over seeds")
             described = f"Seconds by phase for every method, {title or 'one fraction'}"
-            yield Figure(name, title, svg_of(drawn, name.replace(".", "_"), described))
+            yield Figure(name, title, svg_of(drawn, name, described))

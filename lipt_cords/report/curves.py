@@ -45,9 +45,9 @@ def cost_figures(results: Results, cost: str) -> Iterator[Figure]:
     alone, a square.
     """
     places = {method: place for place, method in enumerate(results.methods)}
-    for fraction in results.fractions:
+    for number, fraction in enumerate(results.fractions):
         title = "" if fraction is None else f"{percent(fraction)} of the data"
-        name = f"accuracy-{cost.replace('_', '-')}" + ("" if fraction is None else f"-{fraction:g}")
+        name = f"accuracy-{cost.replace('_', '-')}" + ("" if fraction is None else f"-{number}")
         with figure(4.0, 2.9) as (drawn, axis):
             ends = []
             for method, place in places.items():
@@ -60,7 +60,7 @@ def cost_figures(results: Results, cost: str) -> Iterator[Figure]:
             axis.set_xlabel(COSTS[cost][0])
             axis.set_ylabel("Test accuracy, %")
             described = f"Test accuracy against {COSTS[cost][0].lower()}, {title or 'all methods'}"
-            yield Figure(name, title, svg_of(drawn, name.replace(".", "_"), described))
+            yield Figure(name, title, svg_of(drawn, name, described))
 
 
 def _line(

@@ -46,8 +46,12 @@ def _lines(results: Results, said: Verdict | None, sections: Sequence[Section]) 
     facts = results.facts
     if facts["command"]:
         yield from ("```sh", str(facts["command"]).replace("`", "'"), "```", "")
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    yield f"Python {plain(facts['python'])}; {plain(versions)}."
+    versions = [
+        f"{name} {version or 'not installed'}" for name, version in facts["versions"].items()
+    ]
+    made_with = [f"Python {facts['python']}", *versions] if facts["python"] else versions
+    if made_with:
+        yield f"{plain(', '.join(made_with))}."
     if facts["revisions"]:
         yield f"Source revision {plain(', '.join(facts['revisions']))}."
     machine = facts["machine"]

@@ -5,47 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from lipt_cords.files import read_json
+from lipt_cords.report.schema import Payload, SavedWarmStart, printable
 from lipt_cords.report.summary import summarise
 from lipt_cords.strict import readable_errors
 
 RESULTS, WARM_START = "results.json", "warm_start.json"
-PARTS = ("kind", "terms", "config", "python", "versions")
-"""What comparisons must share to stand in one report."""
-
-
-class _Point(BaseModel):
-    """A point of a curve, as far as a report needs it."""
-
-    model_config = ConfigDict(extra="allow")
-
-    epoch: int
-    phase: str
-    passes: float
-    critical_passes: float
-    seconds: float
-    critical_seconds: float
-    test_accuracy: float | None
-
-
-class _Run(BaseModel):
-    """A run, as far as a report needs it."""
-
-    model_config = ConfigDict(extra="allow")
-
-    method: str
-    seed: int
-    status: str
-    error: str | None = None
-    label: str | None = None
-    fraction: float | None = None
-    test_accuracy: float | None = None
-    costs: dict[str, float] = Field(default_factory=dict)
-    curve: list[_Point] = Field(default_factory=list)
+P = TypeVar("P", bound=BaseModel)
 
 
 @dataclass
@@ -120,23 +90,65 @@ def load_results(directories: Sequence[str | Path]) -> Results:
         raise ValueError("expected at least one directory with results, received none")
     if len(paths) == 1 and not (paths[0] / RESULTS).exists() and (paths[0] / WARM_START).exists():
         return _warm_start_alone(paths[0] / WARM_START)
-    parts = [_read(path / RESULTS) for path in paths]
-    first = parts[0]
-    for path, part in zip(paths[1:], parts[1:], strict=True):
-        for name in PARTS:
-            changed = difference(first.get(name), part.get(name), name)
-            if changed is not None:
-                raise ValueError(
-                    f"{paths[0] / RESULTS} and {path / RESULTS} do not belong in one report: "
-                    f"{changed}. Report each of them apart"
-                )
+    parts = [read_results(path / RESULTS) for path in paths]
+    facts = [_identity(part) for part in parts]
+    for path, fact in zip(paths[1:], facts[1:], strict=True):
+        changed = difference(facts[0], fact, "")
+        if changed is not None:
+            raise ValueError(
+                f"{paths[0] / RESULTS} and {path / RESULTS} do not belong in one report: "
+                f"{changed.removeprefix('.')}. Report each of them apart"
+            )
     runs = [run for part in parts for run in _runs_of(part)]
-    keys = [(run["method"], run.get("fraction"), run["seed"]) for run in runs]
+    keys = [(run["method"], run["fraction"], run["seed"]) for run in runs]
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if twice is not None:
         raise ValueError(f"the run {twice} is there more than once: give each directory once")
-    config, facts = first.get("config") or {}, _facts(first, runs)
-    return Results(_title(first), runs, config, facts, _notes(parts, runs))
+    named = {run["fraction"] is None for run in runs}
+    if len(named) > 1:
+        raise ValueError(
+            "some runs name the fraction of their subsets and others do not: they are no one "
+            "comparison"
+        )
+    first = parts[0]
+    return Results(_title(first.config), runs, first.config, _facts(parts), _notes(parts, runs))
+
+
+def read_results(path: Path) -> Payload:
+    """A results file, checked.
+
+    Raises:
+        ValueError: it is missing, truncated, of another program, or not whole; the first places
+            that are wrong are named.
+    """
+    raw = read_json(path)
+    kind = raw.get("kind")
+    if kind not in ("compare", "run"):
+        raise ValueError(
+            f"{path} holds no comparison and no run: give the --output directory of lipt-cords "
+            "compare, train, demo or warmstart"
+        )
+    if kind == "run":
+        raw = {**raw, "runs": [raw], "notes": []}
+    return _checked(Payload, raw, path)
+
+
+def _checked(schema: type[P], raw: Any, path: Path) -> P:
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as error:
+        lines = readable_errors("", error).splitlines()
+        shown = "; ".join(line.removeprefix(".")[:300] for line in lines[:3])
+        raise ValueError(f"{path} is no whole result: {shown}") from None
+
+
+def _identity(payload: Payload) -> dict[str, Any]:
+    """What comparisons must share to stand in one report."""
+    made = payload.made
+    return {
+        "kind": payload.kind, "terms": payload.terms, "config": payload.config,
+        "python": made.python, "versions": made.versions,
+    }  # fmt: skip
 
 
 def difference(before: Any, now: Any, where: str) -> str | None:
@@ -156,62 +168,46 @@ def difference(before: Any, now: Any, where: str) -> str | None:
     return None if before == now else f"{where} was {before!r} and is {now!r}"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    payload = read_json(path)
-    kind = payload.get("kind")
-    if kind not in ("compare", "run"):
-        raise ValueError(
-            f"{path} holds no comparison and no run: give the --output directory of lipt-cords "
-            "compare, train, demo or warmstart"
-        )
-    runs = payload.get("runs") if kind == "compare" else [payload]
-    if not isinstance(runs, list):
-        raise ValueError(f"{path} is no whole result: it has no list of runs")
-    for number, run in enumerate(runs):
-        try:
-            checked = _Run.model_validate(run)
-        except ValidationError as error:
-            raise ValueError(
-                f"{path} is no whole result: {readable_errors(f'run {number}', error)}"
-            ) from None
-        if checked.status == "ok" and not (checked.curve and checked.costs):
-            raise ValueError(f"{path} is no whole result: run {number} has no curve or no costs")
-        if checked.status == "ok" and checked.test_accuracy is None:
-            raise ValueError(f"{path} is no whole result: run {number} has no test_accuracy")
-    return payload
+def _runs_of(payload: Payload) -> list[dict[str, Any]]:
+    made = payload.made
+    rows = []
+    for run in payload.runs:
+        row = run.model_dump()
+        row["label"] = run.label or run.method
+        row["revision"] = run.revision or made.revision
+        row["made_on"] = run.made_on or str(made.machine)
+        rows.append(row)
+    return rows
 
 
-def _runs_of(payload: Mapping[str, Any]) -> list[dict[str, Any]]:
-    runs = payload["runs"] if payload["kind"] == "compare" else [payload]
-    return [{**run, "label": run.get("label") or run["method"]} for run in runs]
+def _title(config: Mapping[str, Any]) -> str:
+    """Data and net, as far as the configuration tells them."""
+    data, net = config.get("dataset"), config.get("model")
+    name = str(data.get("name", "")) if isinstance(data, dict) else ""
+    architecture = str(net.get("architecture", "")) if isinstance(net, dict) else ""
+    shown = (name.rpartition("/")[2] or "unnamed data", architecture or "unnamed net")
+    return printable(", ".join(shown))
 
 
-def _title(payload: Mapping[str, Any]) -> str:
-    config = payload.get("config") or {}
-    data = str((config.get("dataset") or {}).get("name", "unnamed data")).rpartition("/")[2]
-    net = (config.get("model") or {}).get("architecture", "unnamed net")
-    return f"{data}, {net}"
-
-
-def _facts(payload: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    made = payload.get("provenance") or payload
-    revisions = {run.get("revision") for run in runs} | {made.get("revision")}
+def _facts(parts: Sequence[Payload]) -> dict[str, Any]:
+    made = parts[0].made
+    revisions = {run["revision"] for part in parts for run in _runs_of(part)}
     return {
-        "command": payload.get("command"),
-        "python": made.get("python"),
-        "versions": made.get("versions") or {},
-        "machine": made.get("machine") or {},
-        "revisions": sorted(str(revision) for revision in revisions if revision),
+        "command": parts[0].command,
+        "python": made.python,
+        "versions": made.versions,
+        "machine": made.machine.model_dump() if made.machine.processor else {},
+        "revisions": sorted(revision for revision in revisions if revision),
     }
 
 
-def _notes(parts: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _notes(parts: Sequence[Payload], runs: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = []
     good = [run for run in runs if run["status"] == "ok"]
     failed = len(runs) - len(good)
     if failed:
         notes.append(f"{failed} of {len(runs)} runs failed; they stand in no mean.")
-    planned = sum((part.get("planned") or {}).get("runs", 0) for part in parts)
+    planned = sum(part.planned.runs for part in parts if part.planned is not None)
     if planned > len(runs):
         notes.append(
             f"{planned - len(runs)} of {planned} planned runs are missing: the comparison was "
@@ -219,24 +215,30 @@ def _notes(parts: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]
         )
     if good and len({run["seed"] for run in good}) == 1:
         notes.append("One seed: there are no bands, and no difference is a finding.")
-    revisions = {run["revision"] for run in runs if run.get("revision")}
+    revisions = sorted({run["revision"] for run in good if run["revision"]})
     if len(revisions) > 1:
         notes.append(
             f"The runs were made at {len(revisions)} revisions of the source: "
-            f"{', '.join(sorted(revisions))}."
+            f"{', '.join(revisions)}."
         )
-    said = [note for part in parts for note in part.get("notes") or []]
-    said += [note for run in good for note in run.get("notes") or []]
+    machines = sorted({run["made_on"] for run in good})
+    if len(machines) > 1:
+        notes.append(
+            f"The runs were made on {len(machines)} kinds of machine ({'; '.join(machines)}): "
+            "their seconds do not compare."
+        )
+    said = [note for part in parts for note in part.notes]
+    said += [note for run in good for note in run["notes"]]
     return [*notes, *dict.fromkeys(said)]
 
 
 def _warm_start_alone(path: Path) -> Results:
-    saved = read_json(path)
-    report = saved.get("report") if isinstance(saved, dict) else None
-    if not isinstance(report, dict):
-        raise ValueError(f"{path} holds no report of a warm start")
-    facts = _facts(saved, [])
-    config = saved.get("config") or {}
+    saved = _checked(SavedWarmStart, read_json(path), path)
+    report = saved.report
+    nothing: dict[str, Any] = {
+        "command": None, "python": None, "versions": {}, "machine": {}, "revisions": [],
+    }  # fmt: skip
     return Results(
-        "a warm start", [], {"warm_start": config}, facts, list(report.get("notes") or []), report
-    )
+        "a warm start", [], {"warm_start": saved.config}, nothing, list(report.notes),
+        report.model_dump(),
+    )  # fmt: skip

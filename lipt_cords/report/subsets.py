@@ -91,6 +91,7 @@ def balance_figure(results: Results, fraction: float | None) -> Figure | None:
             if not told:
                 continue
             names = told[0]["class_names"]
+            told = [one for one in told if len(one["class_names"]) == len(names)]
             ratios = [
                 sum(
                     one["class_counts"][label] * one["pool"]

@@ -36,6 +36,7 @@ _HEAD = re.compile(r"^.*?(?=<svg)", re.DOTALL)
 _METADATA = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)
 _STYLE = re.compile(r"\s*<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
 _SIZE = re.compile(r' width="([\d.]+)pt" height="([\d.]+)pt"')
+_TAG = re.compile(r"<[^>]+>")
 _NUMBERS = re.compile(r"\d+\.\d{2,}")
 
 
@@ -95,13 +96,20 @@ def svg_of(drawn: Any, name: str, description: str) -> str:
     drawn.savefig(buffer, format="svg", metadata={"Date": None})
     text = _STYLE.sub("", _METADATA.sub("", _HEAD.sub("", buffer.getvalue())), count=1)
     text = _FONT.sub("font-family: inherit", text)
-    text = _NUMBERS.sub(lambda match: f"{float(match.group()):.2f}".rstrip("0").rstrip("."), text)
+    # Inside tags alone: what the reader sees as text stays as it was drawn.
+    text = _TAG.sub(lambda tag: _short_and_named(tag.group()), text)
     text = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
-    for colour, variable in NAMED.items():
-        text = text.replace(colour, f"var(--{variable})")
     attributes = f' role="img" aria-label="{html.escape(description)}" class="figure"'
     return _SIZE.sub(lambda _: attributes, text, count=1).strip()
+
+
+def _short_and_named(tag: str) -> str:
+    """A tag with coordinates of two digits and colours by name."""
+    tag = _NUMBERS.sub(lambda match: f"{float(match.group()):.2f}".rstrip("0").rstrip("."), tag)
+    for colour, variable in NAMED.items():
+        tag = tag.replace(colour, f"var(--{variable})")
+    return tag
 
 
 def as_file(svg: str) -> str:

@@ -24,7 +24,8 @@ def comparison_table(summary: Sequence[Row]) -> Table:
     for row in summary:
         if several and row["fraction"] != fraction:
             fraction = row["fraction"]
-            table.add_row(Text(f"{fraction:.4g} of the data", style="italic"), *[""] * 7)
+            named = "no fraction" if fraction is None else f"{fraction:.4g} of the data"
+            table.add_row(Text(named, style="italic"), *[""] * 7)
         failed = f" ({row['failed']} failed)" if row["failed"] else ""
         label = Text(row["label"] + failed, style="bold" if row["method"] == "lipt" else "")
         if row["accuracy"] is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from lipt_cords.report.summary import (
     gap,
     percent,
     seconds,
+    surely,
     times,
 )
 
@@ -44,9 +46,9 @@ class Verdict:
 def verdict(summary: Sequence[Row]) -> Verdict:
     """Does LiPT pay? Judged against whatever costs no more, at every fraction.
 
-    A fraction pays if the best method with a LiPT warm start is more than one pooled deviation
-    above every other method that makes no more passes in all; it loses if one of those is that
-    much above it; otherwise, and with a single seed, it stays open.
+    A fraction pays if the best method with a LiPT warm start is above every other method that
+    makes no more passes in all, beyond chance (:func:`lipt_cords.report.summary.surely`); it loses
+    if one of those is above it so; otherwise, and with a single seed, it stays open.
 
     Args:
         summary: rows of :func:`summarise`.
@@ -69,6 +71,13 @@ def verdict(summary: Sequence[Row]) -> Verdict:
     outcomes = {f: _outcome(some)[0] for f, some in with_lipt.items()}
     chosen = max(with_lipt, key=lambda f: _lead(with_lipt[f]))
     sentences = [_across(outcomes)] if len(outcomes) > 1 else []
+    lost = [
+        percent(f)
+        for f in dict.fromkeys(row.get("fraction") for row in summary if _is_lipt(row))
+        if f is not None and not any(map(_is_lipt, by_fraction.get(f, [])))
+    ]
+    if lost:
+        sentences.append(f"At {_listed(lost)} every run with LiPT failed.")
     sentences.append(_best_sentence(with_lipt[chosen], chosen if len(fractions) > 1 else None))
     sentences.append(_outcome(with_lipt[chosen])[1])
     return Verdict(" ".join(filter(None, sentences)), chosen, outcomes)
@@ -90,7 +99,8 @@ def _as_cheap(rows: Sequence[Row], best: Row) -> list[Row]:
 def _lead(rows: Sequence[Row]) -> float:
     """How far the best with LiPT is ahead of what costs no more."""
     best = _best_lipt(rows)
-    return float(best["accuracy"] - max((r["accuracy"] for r in _as_cheap(rows, best)), default=0))
+    rivals = [row["accuracy"] for row in _as_cheap(rows, best)]
+    return float(best["accuracy"] - max(rivals)) if rivals else -math.inf
 
 
 def _outcome(rows: Sequence[Row]) -> tuple[Outcome, str]:
@@ -98,27 +108,34 @@ def _outcome(rows: Sequence[Row]) -> tuple[Outcome, str]:
     rivals = _as_cheap(rows, best)
     if not rivals:
         return "open", "Nothing as cheap stands beside it: add random and rs2 to the methods."
-    rival = max(rivals, key=lambda row: row["accuracy"])
-    points = 100 * abs(rival["accuracy"] - best["accuracy"])
-    if min(best["runs"], rival["runs"]) < 2:
+    if min(row["runs"] for row in (best, *rivals)) < 2:
         return "open", "With one seed a method there is no spread to judge a difference by."
-    if clear(rival, best) > 0:
+    tries = sum(map(_is_lipt, rows))
+    better = [row for row in rivals if surely(row, best) > 0]
+    if better:
+        rival = max(better, key=lambda row: row["accuracy"])
         return (
             "loses",
             f"It does not pay here: {rival['label']}, which makes no more passes in all, is "
-            f"{points:.1f} points better.",
+            f"{_apart(rival, best)} points better.",
         )
-    if all(clear(best, row) > 0 for row in rivals):
+    unclear = [row for row in rivals if surely(best, row, tries) <= 0]
+    rival = max(unclear or rivals, key=lambda row: row["accuracy"])
+    if unclear:
         return (
-            "pays",
-            f"It pays here: the best that makes no more passes in all, {rival['label']}, is "
-            f"{points:.1f} points worse.",
+            "open",
+            f"Whether it is better than {rival['label']}, which makes no more passes in all, "
+            f"cannot be told: they are {_apart(rival, best)} points apart.",
         )
     return (
-        "open",
-        f"Whether it is better than {rival['label']}, which makes no more passes in all, cannot "
-        f"be told: they are {points:.1f} points apart.",
+        "pays",
+        f"It pays here: the best that makes no more passes in all, {rival['label']}, is "
+        f"{_apart(rival, best)} points worse.",
     )
+
+
+def _apart(one: Row, other: Row) -> str:
+    return f"{100 * abs(one['accuracy'] - other['accuracy']):.1f}"
 
 
 def _across(outcomes: Mapping[float | None, Outcome]) -> str:
@@ -179,7 +196,8 @@ def reading(summary: Sequence[Row]) -> str:
     if len(fractions) < 2:
         return _paragraph(summary)
     parts = {f: [row for row in summary if row["fraction"] == f] for f in fractions}
-    return "\n\n".join(f"At {f:.4g} of the data: {_paragraph(parts[f])}" for f in fractions)
+    named = {f: "Without a fraction" if f is None else f"At {f:.4g} of the data" for f in fractions}
+    return "\n\n".join(f"{named[f]}: {_paragraph(parts[f])}" for f in fractions)
 
 
 def _paragraph(summary: Sequence[Row]) -> str:
@@ -242,7 +260,7 @@ def _about_lipt(lipt: Row, rows: Mapping[str, Row]) -> list[str]:
             f"It is {gap(lipt, rival, rival['label'] + ' without a warm-up')}, whose passes are "
             f"{times(cheaper)} in all."
         )
-    equal = [row for name, row in rows.items() if "@" in name]
+    equal = [row for name, row in rows.items() if "@" in name and not _is_lipt(row)]
     if equal:
         rival = max(equal, key=lambda row: row["accuracy"])
         sentences.append(f"At equal cost it is {gap(lipt, rival, rival['label'])}.")

@@ -48,6 +48,9 @@ def curriculum(
     """
     epoch = check_positive("epoch + 1", epoch + 1) - 1
     check_positive("epochs", epochs)
+    for name, value in (("start", start), ("until", until)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"expected a number as {name}, received {value!r}")
     if not 0 < start <= 1:
         raise ValueError(f"expected start in (0, 1], received {start}")
     check_fraction("until", until, below=1.0 + 1e-9)

@@ -130,7 +130,7 @@ def large(fractions: int = 6, seeds: int = 3) -> dict[str, Any]:
                 ("one-worker", 700, 700),
             )
         ):
-            level = 0.4 + 0.08 * place + 0.05 * number
+            level = 0.3 + 0.08 * place + 0.05 * number
             accuracies = (level + 0.02 * draws.standard_normal(seeds)).tolist()
             made = runs_of(method, accuracies, critical, total, fraction, subsets=subsets())
             for run, accuracy in zip(made, accuracies, strict=True):

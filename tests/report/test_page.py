@@ -98,8 +98,16 @@ def test_a_picture_from_elsewhere_cannot_leave_its_attribute(tmp_path: Path) -> 
     told = subsets()
     told["shown"][0]["png"] = 'x" onerror="alert(1)'
     runs = runs_of("lipt", [0.5], 10, 20, 0.1, subsets=told)
+    with pytest.raises(ValueError, match=r"subsets\.shown\.0\.png"):
+        write_report(saved(tmp_path, comparison(runs)))
+
+
+def test_text_in_figures_is_what_was_drawn(tmp_path: Path) -> None:
+    runs = [*runs_of("lipt", [0.5, 0.6], 10, 20, 0.1), *runs_of("rs2", [0.4, 0.5], 0, 0, 0.1)]
+    for run in runs:
+        run["label"] = f"{run['method']} 1.23456 #0b62a4"
     page = write_report(saved(tmp_path, comparison(runs)))[0].read_text()
-    assert 'onerror="' not in page
+    assert page.count(">lipt 1.23456 #0b62a4</text>") == 1
 
 
 def test_one_seed_has_no_bands_and_says_so(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_material import comparison, runs_of
+from report_material import comparison, runs_of, subsets
 
 from lipt_cords.files import write_json
 from lipt_cords.report import Report
@@ -76,13 +76,25 @@ def broken(**changes: Any) -> dict[str, Any]:
     [
         ({"kind": "selection"}, "holds no comparison and no run"),
         ([1, 2], "expected a JSON object"),
-        (broken(seed="first"), r"run 0\.seed"),
-        (broken(costs={"seconds": "long"}), r"run 0\.costs\.seconds"),
-        (broken(curve=[{"epoch": 1}]), r"run 0\.curve\.0\.phase"),
-        (broken(curve=[]), "has no curve or no costs"),
-        (broken(test_accuracy=None), "has no test_accuracy"),
-        ({"kind": "compare", "runs": [3]}, "run 0"),
-        ({"kind": "compare"}, "has no list of runs"),
+        (broken(seed="first"), r"runs\.0\.seed"),
+        (broken(costs={"seconds": "long"}), r"runs\.0\.costs"),
+        (broken(curve=[{"epoch": 1}]), r"runs\.0\.curve\.0\.phase"),
+        (broken(curve=[]), "ended well and has no curve"),
+        (broken(test_accuracy=None), "ended well and has no test_accuracy"),
+        (broken(test_accuracy="0.5"), r"test_accuracy: Input should be a valid number"),
+        (broken(test_accuracy=1.5), "test_accuracy: Input should be less than or equal to 1"),
+        (broken(fraction=0.0), "fraction: Input should be greater than 0"),
+        (broken(costs={"passes": 1}), "warmup_passes: Field required"),
+        (broken(subsets={"size": 3}), "subsets.pool: Field required"),
+        (broken(subsets={**subsets(), "overlaps": [0.5]}), "one overlap less than epochs"),
+        (broken(subsets={**subsets(), "class_names": ["a"]}), "one name and two counts"),
+        (broken(subsets={**subsets(), "size": 999}), "out of a pool of 240"),
+        (broken(warm_start={"rounds": [None]}), r"warm_start\.rounds\.0"),
+        (broken(notes="abc"), "notes: Input should be a valid list"),
+        ({"kind": "compare", "runs": [3]}, r"runs\.0"),
+        ({"kind": "compare"}, "runs: Field required"),
+        ({**broken(), "machine": 3}, "machine: "),
+        ({**broken(), "planned": {"runs": None}}, r"planned\.runs"),
     ],
 )
 def test_what_is_not_whole_is_named(tmp_path: Path, payload: Any, words: str) -> None:
@@ -100,3 +112,34 @@ def test_nothing_to_report(tmp_path: Path) -> None:
         load_results([tmp_path])
     with pytest.raises(ValueError, match="there is no run in these results"):
         Report.of([saved(tmp_path, comparison([]))])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"kind": "compare", "runs": [{"seed": NaN}]}', "runs"),
+        ('{"kind": "compare", "x": ' + "[" * 100_000, "valid JSON"),
+    ],
+)
+def test_what_json_lets_through_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        load_results([tmp_path])
+
+
+def test_runs_with_and_without_a_fraction_and_other_machines(tmp_path: Path) -> None:
+    mixed = [*runs_of("lipt", [0.5], 1, 2, 0.1), *runs_of("rs2", [0.5], 1, 2)]
+    with pytest.raises(ValueError, match="some runs name the fraction"):
+        load_results([saved(tmp_path, comparison(mixed))])
+    one = comparison(runs_of("lipt", [0.5], 1, 2))
+    other = comparison(runs_of("rs2", [0.5], 1, 2))
+    other["machine"] = {**other["machine"], "gpus": ["a GPU"]}
+    found = load_results([saved(tmp_path / "a", one), saved(tmp_path / "b", other)])
+    assert any("2 kinds of machine (a processor; a processor, a GPU)" in n for n in found.notes)
+
+
+def test_letters_that_no_page_can_hold_are_replaced(tmp_path: Path) -> None:
+    runs = runs_of("lipt", [0.5], 1, 2)
+    runs[0]["label"] = "a\x00b\ud800c"
+    (label,) = load_results([saved(tmp_path, comparison(runs))]).methods.values()
+    assert label == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c"

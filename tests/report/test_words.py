@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import numpy as np
 import pytest
 from report_material import runs_of
 from rich.console import Console
@@ -161,3 +162,51 @@ def test_a_verdict_asks_for_rivals_that_cost_as_little() -> None:
 def test_a_verdict_without_evidence_says_so(runs: list[dict[str, Any]], words: str) -> None:
     said = verdict(summarise(runs))
     assert words in said.text and "pays" not in said.outcomes.values()
+
+
+@pytest.mark.parametrize(
+    ("rivals", "outcome", "words"),
+    [
+        # The highest rival is unclear, and another is clearly better: that one decides.
+        ({"rs2": [0.85, 0.95, 0.99], "random": [0.920, 0.921, 0.922]}, "loses", "random"),
+        # Clearly better than the highest, and nobody knows about the noisy one.
+        ({"rs2": [0.880, 0.881, 0.882], "one-worker": [0.80, 0.88, 0.93]}, "open", "one worker"),
+        ({"rs2": [0.880, 0.881, 0.882], "one-worker": [0.70]}, "open", "With one seed"),
+        ({"rs2": [0.900, 0.900, 0.900]}, "open", "cannot be told: they are 0.1 points apart"),
+        ({"rs2": [0.880, 0.881, 0.882]}, "pays", "RS2"),
+    ],
+)
+def test_a_verdict_names_the_rival_that_decides(
+    rivals: dict[str, list[float]], outcome: str, words: str
+) -> None:
+    runs = runs_of("lipt", [0.900, 0.901, 0.902], 200, 800)
+    for name, accuracies in rivals.items():
+        runs += runs_of(name, accuracies, 0, 700)
+    said = verdict(summarise(runs))
+    assert said.outcomes == {None: outcome} and words in said.text.rpartition("%")[2]
+
+
+def test_equal_methods_seldom_get_a_verdict() -> None:
+    draws = np.random.default_rng(0)
+    found = []
+    for _ in range(300):
+        runs = []
+        for name in ("lipt", "lipt+rs2", "lipt+random", "rs2", "random"):
+            runs += runs_of(name, (0.9 + 0.01 * draws.standard_normal(3)).tolist(), 100, 100)
+        found.append(verdict(summarise(runs)).outcomes[None])
+    assert found.count("pays") <= 15 and found.count("loses") <= 30
+
+
+def test_a_fraction_without_rivals_is_not_the_headline_and_a_failed_one_is_named() -> None:
+    runs = at(0.1, [0.80, 0.81, 0.82], [0.60, 0.61, 0.62])
+    runs += runs_of("lipt", [0.95, 0.96], 200, 800, 0.5)
+    runs += runs_of("full", [0.97, 0.98], 5000, 5000, 0.5)
+    runs += [*runs_of("rs2", [0.5, 0.6], 0, 0, 0.3), {**FAILED, "method": "lipt", "fraction": 0.3}]
+    said = verdict(summarise(runs))
+    assert said.fraction == 0.1
+    assert "At 30\N{NO-BREAK SPACE}% every run with LiPT failed." in said.text
+
+
+def test_lipt_is_no_rival_of_its_own_at_equal_cost() -> None:
+    runs = [*runs_of("lipt", [0.9, 0.91], 1, 2), *runs_of("lipt@total", [0.8, 0.81], 1, 2)]
+    assert "At equal cost" not in reading(summarise(runs))
