@@ -41,6 +41,17 @@ def accuracies(runs: Runs) -> list[float]:
     return [run["test_accuracy"] for run in runs]
 
 
+def merges(runs: Runs) -> int:
+    """How often workers were merged: each time every rank sums the net's weights once."""
+    return (
+        len((runs[0].get("warm_start") or {}).get("rounds") or []) if len(_workers(runs)) > 1 else 0
+    )
+
+
+def _workers(runs: Runs) -> list[Any]:
+    return list((runs[0].get("warm_start") or {}).get("workers") or [])
+
+
 def compared(one: Runs, other: Runs) -> str:
     """A difference of means in points, and whether it is more than one pooled deviation."""
     difference = 100 * (mean(one) - mean(other))
@@ -67,14 +78,14 @@ def costs_table(results: dict[str, Any], part: int = 0) -> str:
             spread(accuracies(runs)),
             f"{mean(runs, 'warmup_critical_passes'):,.0f}",
             f"{mean(runs, 'warmup_passes'):,.0f}",
-            f"{mean(runs, 'warmup_bytes') / 1e6:,.1f}",
+            f"{merges(runs)}",
             f"{mean(runs, 'critical_passes'):,.0f}",
             f"{mean(runs, 'passes'):,.0f}",
         ]
         for runs in runs_of(results, part).values()
     ]
     head = (
-        "Method", "Test accuracy, %", "Warm-up passes, critical path", "in all", "MB exchanged",
+        "Method", "Test accuracy, %", "Warm-up passes, critical path", "in all", "Merges",
         "All passes, critical path", "in all",
     )  # fmt: skip
     return markdown(head, rows)
@@ -104,7 +115,7 @@ def tax_reading() -> str:
                 f"and ends {compared(lipt, full)} points from it."
             )
         sentences.append(
-            f"Against one worker of its critical path: "
+            f"Against one worker with {mean(runs['one-worker+rs2'], cost):,.0f} passes: "
             f"{compared(runs['lipt-rounds+rs2'], runs['one-worker+rs2'])} points."
         )
     return " ".join(sentences) + "\n"
@@ -126,12 +137,12 @@ def end_to_end_passes() -> str:
                         spread(accuracies(runs)),
                         f"{critical:,.0f}",
                         f"{mean(runs, 'passes'):,.0f}",
-                        f"{mean(runs, 'warmup_bytes') / 1e6:,.1f}",
+                        f"{merges(runs)}",
                         "1" if method == "full-data" else times,
                     ]
                 )
         head = (
-            "Method", "Test accuracy, %", "Passes, critical path", "in all", "MB exchanged",
+            "Method", "Test accuracy, %", "Passes, critical path", "in all", "Merges",
             "Passes of all-data training at its accuracy, over its critical path",
         )  # fmt: skip
         text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
