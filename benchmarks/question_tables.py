@@ -43,13 +43,8 @@ def accuracies(runs: Runs) -> list[float]:
 
 def merges(runs: Runs) -> int:
     """How often workers were merged: each time every rank sums the net's weights once."""
-    return (
-        len((runs[0].get("warm_start") or {}).get("rounds") or []) if len(_workers(runs)) > 1 else 0
-    )
-
-
-def _workers(runs: Runs) -> list[Any]:
-    return list((runs[0].get("warm_start") or {}).get("workers") or [])
+    report = runs[0].get("warm_start") or {"rounds": [], "workers": []}
+    return len(report["rounds"]) if len(report["workers"]) > 1 else 0
 
 
 def compared(one: Runs, other: Runs) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from lipt_cords.config import StopRule
@@ -137,6 +136,8 @@ def spearman(one: Tensor, other: Tensor) -> float:
     >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 30.0, 20.0]))
     0.5
     """
+    from scipy.stats import rankdata  # here: it takes longer to import than all of this package
+
     ranks = np.stack([rankdata(one.numpy()), rankdata(other.numpy())])
     ranks -= ranks.mean(axis=1, keepdims=True)
     norm = float(np.sqrt(np.square(ranks).sum(axis=1).prod()))

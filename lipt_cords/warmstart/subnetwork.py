@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from lipt_cords.data import Inputs
 from lipt_cords.nets import ResidualBlock, WideBlock
@@ -29,6 +28,13 @@ from lipt_cords.warmstart.objective import LossFunction
 
 STAGES = (1 / 2, 2 / 3, 5 / 6, 1)
 """Path lengths of the stages over the number of blocks: 6-8-10-12 of 12, as published."""
+
+
+TORCHVISION = {
+    "torchvision.models.resnet.BasicBlock": "bn2",
+    "torchvision.models.resnet.Bottleneck": "bn3",
+}
+"""Residual blocks of torchvision, and the module in which their branch ends."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +92,11 @@ def _ends(module: nn.Module) -> tuple[nn.Module, ...] | None:
     """Where the residual branches of a block end; None if it is no block that can be left out."""
     if isinstance(module, ResidualBlock | WideBlock):
         return (module.branch,) if isinstance(module.shortcut, nn.Identity) else None
-    if isinstance(module, BasicBlock):
-        return (module.bn2,) if module.downsample is None else None
-    if isinstance(module, Bottleneck):
-        return (module.bn3,) if module.downsample is None else None
+    for kind in type(module).__mro__:
+        # By name: importing torchvision's nets to ask would take longer than anything else here.
+        end = TORCHVISION.get(f"{kind.__module__}.{kind.__name__}")
+        if end is not None:
+            return (getattr(module, end),) if module.downsample is None else None
     if isinstance(module, nn.TransformerEncoderLayer):
         return (module.dropout1, module.dropout2)
     return None
