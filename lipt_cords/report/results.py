@@ -88,6 +88,12 @@ def load_results(directories: Sequence[str | Path]) -> Results:
     paths = [Path(directory) for directory in directories]
     if not paths:
         raise ValueError("expected at least one directory with results, received none")
+    for path in paths:
+        if not (path / RESULTS).exists() and not (path / WARM_START).exists():
+            raise ValueError(
+                f"there are no results in {path}: run lipt-cords compare, train or warmstart with "
+                f"--output {path} first"
+            )
     if len(paths) == 1 and not (paths[0] / RESULTS).exists() and (paths[0] / WARM_START).exists():
         return _warm_start_alone(paths[0] / WARM_START)
     parts = [read_results(path / RESULTS) for path in paths]

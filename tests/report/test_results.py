@@ -105,7 +105,7 @@ def test_what_is_not_whole_is_named(tmp_path: Path, payload: Any, words: str) ->
 def test_nothing_to_report(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one directory"):
         load_results([])
-    with pytest.raises(ValueError, match=r"cannot read .*results\.json"):
+    with pytest.raises(ValueError, match="there are no results in"):
         load_results([tmp_path])
     (tmp_path / "results.json").write_text('{"kind": "compare", "runs": [{"meth')
     with pytest.raises(ValueError, match=r"results\.json"):
