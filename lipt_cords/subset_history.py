@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lipt_cords.steadiness import spread
+
 SHOWN = 12
 """Samples that are shown of each end of the weights."""
 PIXELS = 48
@@ -88,7 +90,9 @@ class SubsetHistory:
         classes = int(labels.max()) + 1
         order = torch.argsort(self.weights, descending=True, stable=True)
         alike = bool((self.weights == self.weights[0]).all())
-        ends = order[: 2 * SHOWN] if alike else torch.cat([order[:SHOWN], order[SHOWN:][-SHOWN:]])
+        # Chosen class by class, so the first ones would all be of one class.
+        some = order[spread(len(order), 2 * SHOWN)]
+        ends = some if alike else torch.cat([order[:SHOWN], order[SHOWN:][-SHOWN:]])
         shown = [
             {
                 "index": int(self.indices[place]),

@@ -203,7 +203,7 @@ def _galleries(results: Results, fraction: float | None) -> list[dict[str, Any]]
             shown = [one for one in told["shown"] if one["png"]]
             half = len(shown) // 2
             alike = told["weights_alike"]
-            parts = [("All weights are equal; the first that were chosen", shown)]
+            parts = [("All weights are equal; some of the subset", shown)]
             if not alike:
                 parts = [("Highest weights", shown[:half]), ("Lowest weights", shown[half:])]
             found.append(
