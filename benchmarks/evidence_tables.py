@@ -18,6 +18,12 @@ def of(results: dict[str, Any], fraction: float, method: str) -> list[dict[str, 
     return sorted(rows, key=lambda row: row["seed"])
 
 
+def gains(results: dict[str, Any], fraction: float) -> list[float]:
+    """What LiPT's subset reaches above the random one, seed by seed."""
+    pairs = zip(of(results, fraction, "lipt"), of(results, fraction, "random"), strict=True)
+    return [one["accuracy"] - other["accuracy"] for one, other in pairs]
+
+
 def signed(values: list[float]) -> str:
     """Mean difference and its deviation over seeds, in points."""
     return f"{100 * statistics.fmean(values):+.1f} ± {100 * statistics.stdev(values):.1f}"
@@ -32,7 +38,7 @@ def fixed_subset() -> str:
         for fraction in dict.fromkeys(row["fraction"] for row in results["rows"]):
             parts = {m: of(results, fraction, m) for m in ("random", "lipt", "full")}
             reached = {m: [row["accuracy"] for row in part] for m, part in parts.items()}
-            gain = [a - b for a, b in zip(reached["lipt"], reached["random"], strict=True)]
+            gain = gains(results, fraction)
             cuts = ", ".join(f"{100 * row['cut']:.0f}" for row in parts["lipt"])
             one = parts["lipt"][0]
             rows.append(
@@ -68,9 +74,7 @@ def fixed_subset_headline() -> str:
         results = load(f"fixed_subset-{name}")
         parts = []
         for fraction in dict.fromkeys(row["fraction"] for row in results["rows"]):
-            pairs = zip(of(results, fraction, "lipt"), of(results, fraction, "random"), strict=True)
-            gain = [a["accuracy"] - b["accuracy"] for a, b in pairs]
-            parts.append(f"{signed(gain)} at {100 * fraction:.0f} %")
+            parts.append(f"{signed(gains(results, fraction))} at {100 * fraction:.0f} %")
         seeds = len({row["seed"] for row in results["rows"]})
         sentences.append(f"On {name}, {seeds} seeds: " + ", ".join(parts) + ".")
     return " ".join(sentences) + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from evidence_tables import of, signed
+from evidence_tables import gains, signed
 from question_tables import asked, best_ratio, compared, mean, runs_of
 from table_parts import RESULTS, load, markdown
 
@@ -35,8 +35,7 @@ def _fixed() -> list[list[str]]:
         results = load(f"fixed_subset-{name}")
         parts = []
         for fraction in dict.fromkeys(row["fraction"] for row in results["rows"]):
-            pairs = zip(of(results, fraction, "lipt"), of(results, fraction, "random"), strict=True)
-            gain = [a["accuracy"] - b["accuracy"] for a, b in pairs]
+            gain = gains(results, fraction)
             same = all(value == 0 for value in gain)
             parts.append(f"{100 * fraction:.0f} %: {'0' if same else signed(gain)}")
         seeds = len({row["seed"] for row in results["rows"]})

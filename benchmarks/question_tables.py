@@ -86,12 +86,17 @@ def costs_table(results: dict[str, Any], part: int = 0) -> str:
     return markdown(head, rows)
 
 
-def tax() -> str:
-    """The warm-up's critical path, at the accuracy of what follows."""
+def costs_of(question: str) -> str:
+    """Accuracy and costs of every method that a question was asked of, set by set."""
     return "\n".join(
         heading(name, results) + costs_table(results) + origin(results)
-        for name, results in asked("tax")
+        for name, results in asked(question)
     )
+
+
+def tax() -> str:
+    """The warm-up's critical path, at the accuracy of what follows."""
+    return costs_of("tax")
 
 
 def tax_reading() -> str:
@@ -204,10 +209,7 @@ def end_to_end_passes_reading() -> str:
 
 def equal_total() -> str:
     """Everybody spends the same passes in all."""
-    return "\n".join(
-        heading(name, results) + costs_table(results) + origin(results)
-        for name, results in asked("budget")
-    )
+    return costs_of("budget")
 
 
 def equal_total_reading() -> str:

@@ -21,9 +21,9 @@ from lipt_cords.methods import DEFAULT_METHODS, Method, parse_methods
 from lipt_cords.provenance import machine_name, provenance
 from lipt_cords.records import CurvePoint, Ledger, RunRecord
 from lipt_cords.report import reading, summarise
-from lipt_cords.report.results import difference, read_results
+from lipt_cords.report.results import RESULTS, difference, read_results
 from lipt_cords.run_config import RunConfig
-from lipt_cords.runs import RESULTS, SCHEMA, is_main_process, load_splits
+from lipt_cords.runs import SCHEMA, is_main_process, load_splits
 
 OnRun = Callable[[str, float, int, RunRecord | None], None]
 """Called with method, fraction, seed, and None before a run or its record after it."""

@@ -52,6 +52,13 @@ class StopRule(StrictModel):
         return self
 
 
+_BY_NAME: dict[str, tuple[type, str, str]] = {
+    "stop_when": (StopRule, "conditions", "{'benefit': 0.05}"),
+    "subnetwork": (SubnetworkConfig, "options", "{'lengths': [6, 8, 10, 12]}"),
+}
+"""Options that are records themselves: their type, and how an error calls and shows them."""
+
+
 class WarmStartConfig(StrictModel):
     """Every option of a LiPT warm start (Ro et al., ICML 2023).
 
@@ -208,23 +215,13 @@ class WarmStartConfig(StrictModel):
             raise ValueError(f"together must be at least 1 or 'auto', received {value}")
         return value
 
-    @field_validator("stop_when", mode="before")
+    @field_validator("stop_when", "subnetwork", mode="before")
     @classmethod
-    def _conditions_by_name(cls, value: Any) -> Any:
-        if isinstance(value, StopRule | dict) or value is None:
+    def _parts_by_name(cls, value: Any, info: Any) -> Any:
+        kind, what, example = _BY_NAME[info.field_name]
+        if isinstance(value, kind | dict) or value is None:
             return value
-        raise ValueError(
-            f"expected conditions by name, such as {{'benefit': 0.05}}, received {value!r}"
-        )
-
-    @field_validator("subnetwork", mode="before")
-    @classmethod
-    def _subnetwork_by_name(cls, value: Any) -> Any:
-        if isinstance(value, SubnetworkConfig | dict) or value is None:
-            return value
-        raise ValueError(
-            f"expected options by name, such as {{'lengths': [6, 8, 10, 12]}}, received {value!r}"
-        )
+        raise ValueError(f"expected {what} by name, such as {example}, received {value!r}")
 
     @model_validator(mode="after")
     def _options_agree(self) -> WarmStartConfig:

@@ -14,8 +14,9 @@ from lipt_cords.contenders import Contest
 from lipt_cords.files import output_directory
 from lipt_cords.methods import Method
 from lipt_cords.records import RunRecord
+from lipt_cords.report.results import RESULTS
 from lipt_cords.run_config import RunConfig
-from lipt_cords.runs import RESULTS, load_splits, run
+from lipt_cords.runs import load_splits, run
 
 FULL_EPOCHS = 15
 """Full-data epochs that LiPT replaces: the shortest warm-up of the published comparisons."""

@@ -29,6 +29,7 @@ from lipt_cords.peak_memory import PeakMemory
 from lipt_cords.provenance import provenance
 from lipt_cords.randomness import isolated_rng, preserved_rng
 from lipt_cords.records import CurvePoint, RunRecord
+from lipt_cords.report.results import RESULTS
 from lipt_cords.run_config import RunConfig
 from lipt_cords.sources import schedule_of
 from lipt_cords.tracking import Tracker
@@ -37,7 +38,6 @@ from lipt_cords.training import CHECKPOINT
 from lipt_cords.warmstart import WarmStartResult
 
 OnPoint = Callable[[CurvePoint], None]
-RESULTS = "results.json"
 SCHEMA = 1
 SPLIT_SEED = 0
 """Runs of all seeds share one split, so that their spread is that of training and selection."""

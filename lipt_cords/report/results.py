@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +14,10 @@ from lipt_cords.files import read_json
 from lipt_cords.report.schema import Payload, SavedWarmStart, printable
 from lipt_cords.report.summary import summarise
 from lipt_cords.strict import readable_errors
+from lipt_cords.warmstart.result import RECORD as WARM_START
 
-RESULTS, WARM_START = "results.json", "warm_start.json"
+RESULTS = "results.json"
+"""Name of the file that a comparison or a run leaves."""
 P = TypeVar("P", bound=BaseModel)
 
 
@@ -59,7 +62,7 @@ class Results:
         """Seeds, in order."""
         return sorted({run["seed"] for run in self.runs})
 
-    @property
+    @cached_property
     def summary(self) -> list[dict[str, Any]]:
         """A row a method and fraction; the highest fraction last."""
         rows = summarise(self.runs)
@@ -97,9 +100,9 @@ def load_results(directories: Sequence[str | Path]) -> Results:
     if len(paths) == 1 and not (paths[0] / RESULTS).exists() and (paths[0] / WARM_START).exists():
         return _warm_start_alone(paths[0] / WARM_START)
     parts = [read_results(path / RESULTS) for path in paths]
-    facts = [_identity(part) for part in parts]
-    for path, fact in zip(paths[1:], facts[1:], strict=True):
-        changed = difference(facts[0], fact, "")
+    identities = [_identity(part) for part in parts]
+    for path, identity in zip(paths[1:], identities[1:], strict=True):
+        changed = difference(identities[0], identity, "")
         if changed is not None:
             raise ValueError(
                 f"{paths[0] / RESULTS} and {path / RESULTS} do not belong in one report: "
@@ -117,7 +120,8 @@ def load_results(directories: Sequence[str | Path]) -> Results:
             "comparison"
         )
     first = parts[0]
-    return Results(_title(first.config), runs, first.config, _facts(parts), _notes(parts, runs))
+    facts, notes = _facts(first, runs), _notes(parts, runs)
+    return Results(_title(first.config), runs, first.config, facts, notes)
 
 
 def read_results(path: Path) -> Payload:
@@ -195,15 +199,14 @@ def _title(config: Mapping[str, Any]) -> str:
     return printable(", ".join(shown))
 
 
-def _facts(parts: Sequence[Payload]) -> dict[str, Any]:
-    made = parts[0].made
-    revisions = {run["revision"] for part in parts for run in _runs_of(part)}
+def _facts(first: Payload, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    made = first.made
     return {
-        "command": parts[0].command,
+        "command": first.command,
         "python": made.python,
         "versions": made.versions,
         "machine": made.machine.model_dump() if made.machine.processor else {},
-        "revisions": sorted(revision for revision in revisions if revision),
+        "revisions": sorted({run["revision"] for run in runs if run["revision"]}),
     }
 
 

@@ -184,10 +184,10 @@ class PathSchedule:
 
     def path(self, step: int, seed: int, *names: str | int) -> list[bool]:
         """Which blocks run at a step."""
-        chances = self.chances(step)
         draws = generator(seed, *names, "path", step)
         drawn = torch.rand(self.blocks, generator=draws).tolist()
         if self.config.paths == "bernoulli" or self.config.control == "stochastic-depth":
+            chances = self.chances(step)
             return [value < chance for value, chance in zip(drawn, chances, strict=True)]
         free = [number for number in range(self.blocks) if number not in self.always]
         wanted = self.stage(step).length - len(self.always)
