@@ -6,7 +6,7 @@
 Tables: low-fraction (GLISTER after a full-data warm-up against LiPT), soup (all workers against
 the greedy choice), pruning (SNIP, random, magnitude), ablation (merging, pruning, augmentation),
 speedup (what a full-data warm-up of equal accuracy costs). Random and RS2 stand in each. The paper
-trains a ResNet-18 on all of CIFAR-10 for 300 epochs; ``--scale cpu`` is a ResNet-8 on 8,000 of its
+trains a ResNet-18 on all of CIFAR-10 for 300 epochs; ``--scale cpu`` is a ResNet-8 on 4,000 of its
 images, stored as JPEG, so figures compare within a column and not across. ``--scale gpu`` is the
 paper's net and data, on one GPU. Interrupted tables go on where they stopped.
 """
@@ -58,11 +58,11 @@ class Scale:
 SCALES = {
     "cpu": Scale(
         config={
-            "dataset": {"limit": 8000, "val_fraction": 0.1},
+            "dataset": {"limit": 4000, "val_fraction": 0.1},
             "model": {"architecture": "resnet8"},
             "dataloader": {"batch_size": 64},
             "optimizer": {"lr": 0.05, "nesterov": True},
-            "train_args": {"num_epochs": 20, "eval_every": 20, "precision": "bf16"},
+            "train_args": {"num_epochs": 15, "eval_every": 15, "precision": "bf16"},
         },
         warm_start={
             "num_workers": 8, "common_steps": 200, "epochs": 4, "batch_size": 64,
@@ -70,7 +70,7 @@ SCALES = {
         },
         full_epochs=15,
         differs=(
-            "ResNet-8 on 8,000 images of CIFAR-10 stored as JPEG, 20 epochs on subsets; the paper: "
+            "ResNet-8 on 4,000 images of CIFAR-10 stored as JPEG, 15 epochs on subsets; the paper: "
             "ResNet-18 on 50,000 images, 300 epochs"
         ),
     ),
