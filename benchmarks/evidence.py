@@ -94,7 +94,14 @@ QUESTIONS: dict[str, list[Part]] = {
                 "lipt+glister", "lipt+gradmatch", "lipt+craig", "lipt+random", "lipt+rs2",
             ),
             terms={"subset_passes": 40_000},
-        )
+        ),
+        Part(
+            (
+                "lipt-rounds+glister", "lipt-rounds+gradmatch", "lipt-rounds+craig",
+                "lipt-rounds+random", "lipt-rounds+rs2",
+            ),
+            terms={"subset_passes": 40_000},
+        ),
     ],
 }  # fmt: skip
 
