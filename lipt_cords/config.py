@@ -8,8 +8,10 @@ from typing import Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from lipt_cords.errors import unknown_name
+from lipt_cords.stop_rule import StopRule
 from lipt_cords.strict import StrictModel
 from lipt_cords.subnetwork_options import SubnetworkConfig
+from lipt_cords.ticket_options import EarlyBirdConfig
 
 Schedule = Literal["constant", "linear", "cosine", "wsd"]
 Sparsity = Literal["none", "magnitude", "random", "snip"]
@@ -24,36 +26,9 @@ MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 StartFrom = Literal["merged", "initial"]
 
 
-class StopRule(StrictModel):
-    """When a warm start of several rounds may end early: once all given conditions hold.
-
-    Each is a signal of :class:`lipt_cords.warmstart.stability.Stability`, measured on held-out
-    data every few rounds. With the schedule ``wsd`` a third of the rounds so far follows, in which
-    the rate falls to zero; the others end at once.
-    """
-
-    benefit: float | None = Field(None, gt=0, lt=1)
-    """Stop when the merged model's loss fell by less than this share over the last quarter of
-    the critical path; 0.05 is a good value. The one to use by itself."""
-    merged_loss: float | None = Field(None, gt=0)
-    """Stop when the merged model's held-out loss falls below this."""
-    rank_correlation: float | None = Field(None, gt=-1, lt=1)
-    """Stop when the split-half rank correlation of the losses exceeds this."""
-    class_cosine: float | None = Field(None, gt=-1, lt=1)
-    """Stop when the pairwise cosine of the class-mean gradients exceeds this."""
-
-    @model_validator(mode="after")
-    def _some_condition(self) -> StopRule:
-        if not self.model_dump(exclude_none=True):
-            raise ValueError(
-                "stop_when needs a condition, such as benefit=0.05: set one of "
-                + ", ".join(type(self).model_fields)
-            )
-        return self
-
-
 _BY_NAME: dict[str, tuple[type, str, str]] = {
     "stop_when": (StopRule, "conditions", "{'benefit': 0.05}"),
+    "early_bird": (EarlyBirdConfig, "options", "{'ratio': 0.3}"),
     "subnetwork": (SubnetworkConfig, "options", "{'lengths': [6, 8, 10, 12]}"),
 }
 """Options that are records themselves: their type, and how an error calls and shows them."""
@@ -128,6 +103,9 @@ class WarmStartConfig(StrictModel):
     subnetwork: SubnetworkConfig | None = None
     """Progressive subnetworks (RaPTr): a worker's steps train random paths of residual blocks,
     which grow to the whole net. ``{}`` takes its defaults; None trains the whole net."""
+    early_bird: EarlyBirdConfig | None = None
+    """Early-Bird tickets: whole channels are removed once it is known which, so that what follows
+    trains a smaller net. ``{}`` takes its defaults; None trains the given net."""
     augmentation: Augmentation = "none"
     """Augmentation of the workers' batches; ``randaugment`` needs image tensors."""
     num_ops: int = Field(2, ge=1)
@@ -215,7 +193,7 @@ class WarmStartConfig(StrictModel):
             raise ValueError(f"together must be at least 1 or 'auto', received {value}")
         return value
 
-    @field_validator("stop_when", "subnetwork", mode="before")
+    @field_validator("stop_when", "subnetwork", "early_bird", mode="before")
     @classmethod
     def _parts_by_name(cls, value: Any, info: Any) -> Any:
         kind, what, example = _BY_NAME[info.field_name]
@@ -265,12 +243,33 @@ class WarmStartConfig(StrictModel):
                 f"together: received compile={self.compile}, together={self.together!r}; leave "
                 "them out, or subnetwork"
             )
+        self._check_ticket()
         if self.launch == "serial" and (self.processes or 1) > 1:
             raise ValueError(
                 f"launch='serial' is one process, received processes={self.processes}: set "
                 "launch='processes', or leave processes out"
             )
         return self
+
+    def _check_ticket(self) -> None:
+        options = self.early_bird
+        if options is None or options.ratio == 0:
+            return
+        if options.vote and self.rounds == 1:
+            raise ValueError(
+                "early_bird.vote looks at the merges of several rounds, and rounds=1 has one: set "
+                "rounds to 2 or more, or leave vote out"
+            )
+        if options.vote and self.together != 1:
+            raise ValueError(
+                f"early_bird.vote searches in every worker, which together={self.together!r} does "
+                "not: leave one of them out"
+            )
+        if not options.vote and self.common_steps == 0:
+            raise ValueError(
+                "early_bird searches in the common start, and common_steps=0 leaves it out: set "
+                "common_steps, or early_bird.vote with several rounds"
+            )
 
     @classmethod
     def parse(cls, value: Any) -> WarmStartConfig | None:

@@ -1,6 +1,7 @@
 import pytest
 
-from lipt_cords.config import StopRule, WarmStartConfig
+from lipt_cords.config import WarmStartConfig
+from lipt_cords.stop_rule import StopRule
 
 
 def test_parse_accepts_the_name_a_mapping_and_a_ready_configuration():

@@ -104,10 +104,42 @@ class Round(Part):
     stability: dict[str, float | int | None] | None = None
 
 
+class Stage(Part):
+    """A stage of progressive subnetworks."""
+
+    length: Count
+    steps: Annotated[float, Field(gt=0)]
+    planned: Amount
+    counted: Amount
+
+
+class Ticket(Part):
+    """An Early-Bird ticket."""
+
+    ratio: Annotated[float, Field(ge=0, lt=1)]
+    settled: bool
+    masks: Annotated[int, Field(ge=1)]
+    steps: Count | None = None
+    rounds: Count | None = None
+    distances: list[list[Annotated[float, Field(ge=0, le=1)]]]
+    share_kept: Annotated[float, Field(gt=0, le=1)]
+    work: Annotated[float, Field(gt=0)]
+    layers: dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]]
+    rescued: list[Text] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _square(self) -> Ticket:
+        if {len(self.distances), *map(len, self.distances)} != {self.masks}:
+            raise ValueError(f"expected distances of {self.masks} masks to each other")
+        return self
+
+
 class WarmStart(Part):
-    """Of a warm start within a run: its rounds."""
+    """Of a warm start within a run: its rounds, and what made its workers cheaper."""
 
     rounds: list[Round] = Field(default_factory=list)
+    stages: list[Stage] = Field(default_factory=list)
+    ticket: Ticket | None = None
 
 
 class Worker(Part):

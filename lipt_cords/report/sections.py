@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lipt_cords.report.bars import time_figures
+from lipt_cords.report.cheaper import stages_text, ticket_figures, ticket_text
 from lipt_cords.report.curves import COSTS, Figure, cost_figures, fraction_figure
 from lipt_cords.report.results import Results
 from lipt_cords.report.subsets import balance_figure, has_rounds, overlap_figure, signal_figures
@@ -83,6 +84,7 @@ def sections_of(results: Results, said: Verdict) -> Iterator[Section]:
         text=["Beside each bar: all seconds, and the most memory that the process held."],
     )  # fmt: skip
     yield from _signal_section(results)
+    yield from _cheaper_section(results)
     yield from _subset_sections(results, said.fraction)
 
 
@@ -151,6 +153,20 @@ def _signal_section(results: Results) -> Iterator[Section]:
         )  # fmt: skip
 
 
+def _cheaper_section(results: Results) -> Iterator[Section]:
+    """Of the first warm start with subnetworks or a ticket: the others have the same options."""
+    for method, label in results.methods.items():
+        for run in results.good:
+            report = run.get("warm_start") or {}
+            if run["method"] == method and (report.get("stages") or report.get("ticket")):
+                text = [*stages_text(report), *ticket_text(report)]
+                yield Section(
+                    "cheaper", f"What made workers cheaper: {label}, seed {run['seed']}",
+                    text=text, figures=[("", list(ticket_figures(report)))],
+                )  # fmt: skip
+                return
+
+
 def warm_start_section(results: Results) -> Section:
     """What there is to tell of a warm start that was fitted alone."""
     report = results.warm_start or {}
@@ -167,9 +183,10 @@ def warm_start_section(results: Results) -> Section:
     table = Table(("Warm start", ""), [[(name, name), (value, value)] for name, value in facts])
     figures = list(signal_figures([(0, report)])) if has_rounds(report) else []
     text = [] if figures else ["It was merged once, so there is no signal over rounds to draw."]
+    groups = [("", figures), ("Early-Bird ticket", list(ticket_figures(report)))]
     return Section(
-        "signal", "Gradient signal over the warm start", text=text, figures=[("", figures)],
-        table=table,
+        "signal", "Gradient signal over the warm start",
+        text=[*text, *stages_text(report), *ticket_text(report)], figures=groups, table=table,
     )  # fmt: skip
 
 

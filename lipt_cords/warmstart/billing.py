@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from lipt_cords.warmstart.cost import Clock
 from lipt_cords.warmstart.plan import Plan
@@ -40,9 +41,23 @@ def over_rounds(parts: Sequence[Sequence[WorkerSummary]]) -> list[WorkerSummary]
                 passes=passes,
                 seconds=before.seconds + one.seconds,
                 work=spent / passes if passes else 1.0,
+                stages=over_stages([*before.stages, *one.stages]),
             )
         last[one.worker] = one
     return [last[worker] for worker in sorted(last)]
+
+
+def over_stages(parts: Iterable[dict[str, float]]) -> list[dict[str, float]]:
+    """Steps and operations of every stage, added up."""
+    found: dict[float, dict[str, float]] = {}
+    for part in parts:
+        before = found.get(part["end"])
+        if before is None:
+            found[part["end"]] = dict(part)
+        else:
+            for name in ("steps", "planned", "counted"):
+                before[name] += part[name]
+    return [found[end] for end in sorted(found)]
 
 
 def make_report(
@@ -53,7 +68,10 @@ def make_report(
     judge: Judge,
     finish: Finish,
     *,
-    flops: tuple[int, int],
+    flops: int,
+    forward_flops: int,
+    common_work: float,
+    ticket: dict[str, Any] | None,
     ranks: int,
     sent: int,
     weight_bytes: int,
@@ -71,7 +89,10 @@ def make_report(
         rounds: the merges.
         judge: what it evaluated and refreshed.
         finish: the outcome.
-        flops: of one sample, in a training step and in the forward pass alone.
+        flops: of one sample in a training step of the given net.
+        forward_flops: of one sample in a forward pass of the net that was evaluated.
+        common_work: the common start's passes, each as dear as the net that it trained.
+        ticket: what is told of an Early-Bird ticket, or None.
         ranks: processes that took part.
         sent: bytes that went between them.
         weight_bytes: those of weights among them.
@@ -89,9 +110,9 @@ def make_report(
         critical_path_passes=critical,
         evaluation_passes=evaluation_passes,
         refresh_passes=judge.refresh_passes,
-        flops=round((common_passes + sum(one.work for one in rounds)) * flops[0]),
-        critical_path_flops=round(rounds[-1].critical_path_work * flops[0]),
-        forward_flops=(evaluation_passes + judge.refresh_passes) * flops[1],
+        flops=round((common_work + sum(one.work for one in rounds)) * flops),
+        critical_path_flops=round(rounds[-1].critical_path_work * flops),
+        forward_flops=(evaluation_passes + judge.refresh_passes) * forward_flops,
         bytes_communicated=sent,
         seconds=seconds,
         workers=list(summaries),
@@ -104,7 +125,9 @@ def make_report(
         weight_bytes=weight_bytes,
         rounds=list(rounds),
         stopped_early=stopped_early,
-        notes=[*plan.notes(), *_notes(summaries), *notes],
+        stages=over_stages(stage for one in summaries for stage in one.stages),
+        ticket=ticket,
+        notes=[*plan.notes(), *_notes(summaries), *_ticket_notes(ticket), *notes],
     )
 
 
@@ -112,3 +135,18 @@ def _notes(summaries: Sequence[WorkerSummary]) -> list[str]:
     return [
         f"worker {one.worker} is not in the soup: {one.reason}" for one in summaries if not one.kept
     ]
+
+
+def _ticket_notes(ticket: dict[str, Any] | None) -> list[str]:
+    if ticket is None:
+        return []
+    notes = []
+    if not ticket["settled"]:
+        notes.append(
+            f"the Early-Bird ticket was drawn before its masks settled ({ticket['masks']} looked "
+            "at): search longer, look more often, or raise early_bird.epsilon"
+        )
+    if ticket["rescued"]:
+        named = ", ".join(ticket["rescued"])
+        notes.append(f"the ticket would have removed these layers, which keep one group: {named}")
+    return notes

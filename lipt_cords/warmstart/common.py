@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,10 +14,36 @@ from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import Inputs
 from lipt_cords.randomness import generator, isolated_rng
 from lipt_cords.warmstart.averaging import all_finite, tensor_state
-from lipt_cords.warmstart.descent import descend, deterministic_convolutions
+from lipt_cords.warmstart.channels import scaled_batchnorms
+from lipt_cords.warmstart.descent import Descent, descend, deterministic_convolutions
 from lipt_cords.warmstart.feed import Feed, Pool, steps_per_epoch
 from lipt_cords.warmstart.objective import LossFunction
 from lipt_cords.warmstart.shards import balanced_order
+from lipt_cords.warmstart.smaller import Drawn, SmallerNet
+from lipt_cords.warmstart.tickets import penalise_scales
+
+
+@dataclass(frozen=True)
+class CommonStart:
+    """What the common start did.
+
+    Attributes:
+        passes: samples trained on, repeats counted.
+        searched: of these, those on the given net, before a ticket was drawn.
+        drawn: the ticket, if there is one.
+    """
+
+    passes: int
+    searched: int
+    drawn: Drawn | None = None
+
+    def work(self, net_work: float) -> float:
+        """The passes, each as dear as the net that it trained.
+
+        Args:
+            net_work: operations of the ticket's net over those of the given one.
+        """
+        return self.searched + (self.passes - self.searched) * net_work
 
 
 def train_common_start(
@@ -27,11 +54,13 @@ def train_common_start(
     config: WarmStartConfig,
     loss: LossFunction,
     pool: Pool | None = None,
+    smaller: SmallerNet | None = None,
     tick: Callable[[], None] = lambda: None,
-) -> int:
+) -> tuple[CommonStart, nn.Module]:
     """Train the common start in place, at a constant rate and without augmentation or masks.
 
-    Samples come in class-balanced order from the whole set, and only those needed are read.
+    Samples come in class-balanced order from the whole set, and only those needed are read. With
+    an Early-Bird search it ends on the ticket's net: momentum starts afresh there.
 
     Args:
         model: on the device to train on.
@@ -40,17 +69,18 @@ def train_common_start(
         config: ``common_steps``, ``batch_size`` and the options of SGD.
         loss: mean loss of (logits, labels).
         pool: samples in memory already.
+        smaller: searches an Early-Bird ticket, or None.
         tick: called after every step.
 
     Returns:
-        Samples trained on, repeats counted.
+        What it did, and the net that it ends with: the given one, or the ticket's.
 
     Raises:
         ValueError: inputs that are not finite, or training that diverges.
     """
     steps, batch_size, seed = config.common_steps, config.batch_size, config.seed
     if steps == 0:
-        return 0
+        return CommonStart(0, 0), model
     needed = min(len(labels), steps * batch_size)
 
     def order_of(epoch: int) -> Tensor:
@@ -70,19 +100,55 @@ def train_common_start(
 
     with isolated_rng(seed, "common"), deterministic_convolutions():
         feed = Feed(dataset, indices, device, pool, config.loader_workers)
-        descent = descend(
-            model,
-            batches(feed),
-            steps=steps,
-            last_epoch=min(steps, steps_per_epoch(needed, batch_size)),
-            schedule="constant",
-            config=config,
-            loss=loss,
-            single_samples=min(needed, batch_size) == 1,
-            after_step=tick,
-        )
+        samples = batches(feed)
+
+        def train(net: nn.Module, steps: int, **hooks: Any) -> Descent:
+            return descend(
+                net,
+                samples,
+                steps=steps,
+                last_epoch=min(steps, steps_per_epoch(needed, batch_size)),
+                schedule="constant",
+                config=config,
+                loss=loss,
+                single_samples=min(needed, batch_size) == 1,
+                after_step=tick,
+                **hooks,
+            )
+
+        if smaller is None:
+            passes = train(model, steps).passes
+            done = CommonStart(passes, passes)
+        else:
+            done, model = _searching(smaller, model, steps, train)
     if not all_finite(tensor_state(model)):
         raise ValueError(
             f"the common start diverged within {steps} steps: lower lr (received {config.lr:g})"
         )
-    return descent.passes
+    return done, model
+
+
+def _searching(
+    smaller: SmallerNet, model: nn.Module, steps: int, train: Callable[..., Descent]
+) -> tuple[CommonStart, nn.Module]:
+    """Train until a ticket is drawn, then its net for the rest of the steps."""
+    layers = scaled_batchnorms(model)
+
+    def enough(taken: int) -> bool:
+        last = taken >= smaller.latest_step
+        if not last and taken % smaller.every:
+            return False
+        return smaller.search.look(model.state_dict()) or last
+
+    search = train(
+        model,
+        steps,
+        after_backward=lambda: penalise_scales(layers, smaller.options.l1),
+        enough=enough,
+    )
+    if not all_finite(tensor_state(model)):
+        return CommonStart(search.passes, search.passes), model
+    drawn = smaller.draw({"steps": search.steps})
+    net = smaller.adopt(drawn, model).model
+    rest = train(net, steps - search.steps).passes if search.steps < steps else 0
+    return CommonStart(search.passes + rest, search.passes, drawn), net

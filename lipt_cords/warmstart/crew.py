@@ -48,6 +48,7 @@ class Crew:
         number: int,
         task_of: Callable[[int], WorkerTask],
         announce: Callable[[str], None],
+        net_work: float = 1.0,
     ) -> list[Finished]:
         """Train this rank's workers for a round and gather what everyone's say, in worker order.
 
@@ -56,6 +57,7 @@ class Crew:
             number: of the round.
             task_of: the task of a worker.
             announce: says what is running.
+            net_work: operations of the net that they train over those of the given one.
 
         Raises:
             ValueError: a worker cannot read its shard, fewer workers than are needed have finite
@@ -74,7 +76,7 @@ class Crew:
                 announce(f"workers {missing[0] + 1} to {last}, round {number + 1}")
             for result in run_workers([task_of(worker) for worker in missing]):
                 self.evaluation_seconds += result.evaluation_seconds
-                done.append(self._holding.keep(result))
+                done.append(self._holding.keep(replace(result, work=result.work * net_work)))
             return done
 
         heard = [one for part in self._ranks.everywhere(work) for one in part]

@@ -22,10 +22,11 @@ Batches = Iterator[tuple[Inputs, Tensor]]
 
 @dataclass(frozen=True)
 class Descent:
-    """What a run of the loop did: samples it trained on, and the mean loss of its last epoch."""
+    """What a run of the loop did: samples it trained on, the mean loss of its last epoch, steps."""
 
     passes: int
     loss: float
+    steps: int
 
 
 def rate_factor(
@@ -119,7 +120,9 @@ def descend(
     single_samples: bool = False,
     augment: Callable[[Tensor], Tensor] | None = None,
     before_step: Callable[[int, Inputs, Tensor], int] | None = None,
+    after_backward: Callable[[], None] | None = None,
     after_step: Callable[[], None] | None = None,
+    enough: Callable[[int], bool] | None = None,
 ) -> Descent:
     """Train a model in place.
 
@@ -141,7 +144,9 @@ def descend(
         augment: changes the inputs of a batch.
         before_step: called with the number of the step and its batch before the forward pass;
             returns how many samples it trained on itself.
+        after_backward: called between the backward pass and the optimizer's step.
         after_step: called after the optimizer's step.
+        enough: asked after every step, with the number of steps taken, whether to end here.
     """
     model.train()
     if single_samples:
@@ -167,7 +172,7 @@ def descend(
     layout = memory_layout(config.memory_format, device)
     lay_out(model, layout)
     network: Any = torch.compile(model) if config.compile else model
-    total, passes, counted = torch.zeros((), device=device), 0, 0
+    total, passes, counted, taken = torch.zeros((), device=device), 0, 0, 0
     for step in range(steps):
         inputs, labels = next(batches)
         if augment is not None and isinstance(inputs, Tensor):
@@ -183,6 +188,8 @@ def descend(
         value = loss(logits.float() if half is not None else logits, labels)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(value)
+        if after_backward is not None:
+            after_backward()
         optimizer.step()
         if after_step is not None:
             after_step()
@@ -190,4 +197,7 @@ def descend(
         if step >= steps - last_epoch:
             total += value.detach() * len(labels)
             counted += len(labels)
-    return Descent(passes, float(total) / counted)
+        taken = step + 1
+        if enough is not None and enough(taken):
+            break
+    return Descent(passes, float(total) / counted if counted else math.nan, taken)

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.warmstart.averaging import State
 from lipt_cords.warmstart.folder import RunFolder
 from lipt_cords.warmstart.probe import Reading
 from lipt_cords.warmstart.report import RoundReport, WorkerSummary
+from lipt_cords.warmstart.smaller import Drawn
 from lipt_cords.warmstart.stability import Stability, measure_stability, should_stop
 
 
@@ -20,10 +24,16 @@ class History:
 
     Args:
         common_passes: samples that the common start trained on.
+        common_work: the same, each as dear as the net that it trained.
     """
 
-    def __init__(self, common_passes: int) -> None:
+    def __init__(self, common_passes: int, common_work: float | None = None) -> None:
         self.common_passes = common_passes
+        self.common_work = common_passes if common_work is None else common_work
+        self.drawn: Drawn | None = None
+        """The ticket that the workers voted for, once they have."""
+        self.masks: list[Tensor] = []
+        """What they said before, merge by merge."""
         self.rounds: list[RoundReport] = []
         self.summaries: list[list[WorkerSummary]] = []
         self.stability: list[Stability] = []
@@ -96,7 +106,7 @@ class History:
         passes = [one.passes for one in summaries]
         work = [one.passes * one.work for one in summaries]
         before = self.rounds[-1].critical_path_passes if self.rounds else self.common_passes
-        before_work = self.rounds[-1].critical_path_work if self.rounds else self.common_passes
+        before_work = self.rounds[-1].critical_path_work if self.rounds else self.common_work
         measured = None
         if readings:
             path = before + max(passes)
@@ -145,8 +155,12 @@ class History:
                 "losses": self._last_reading.losses,
                 "class_gradients": self._last_reading.class_gradients,
             }
+        if self.masks:
+            groups["masks"] = {"masks": torch.stack(self.masks).to(torch.uint8)}
         counted: dict[str, Any] = {
             "common_passes": self.common_passes,
+            "common_work": self.common_work,
+            "drawn": None if self.drawn is None else asdict(self.drawn),
             "forward_passes": self.forward_passes,
             "judged_passes": list(self.judged_passes),
             "accuracy": None if self._last_reading is None else self._last_reading.accuracy,
@@ -165,7 +179,10 @@ class History:
         if stored is None:
             return None
         details = stored.details
-        history = cls(details["common_passes"])
+        history = cls(details["common_passes"], details["common_work"])
+        history.drawn = None if details["drawn"] is None else Drawn(**details["drawn"])
+        if "masks" in stored.groups:
+            history.masks = list(stored.groups["masks"]["masks"].bool())
         for number in range(merged[-1] + 1):
             record = folder.find(_record(number))
             if record is None:

@@ -85,6 +85,7 @@ class Holding:
             density=result.density,
             seconds=result.seconds,
             work=result.work,
+            stages=result.stages,
             kept=result.finite,
             reason=None if result.finite else NOT_FINITE,
             classes_missing=self._plan.classes_missing[worker],

@@ -185,10 +185,23 @@ def _fit(
         )
         loss = mean_loss(user_loss, ranks.device)
         model.to(ranks.device)
-        flops, shares = ranks.on_main(partial(_flops, config, model, dataset, loss))
+        (flops, forward_flops), shares = ranks.on_main(
+            partial(_flops, config, model, dataset, loss)
+        )
         pool, validation, probe = read_data(config, ranks, plan, dataset, val_dataset)
     material = Material(
-        model, dataset, labels, plan, loss, pool, validation, probe, flops, shares, on_round
+        model=model,
+        dataset=dataset,
+        labels=labels,
+        plan=plan,
+        loss=loss,
+        pool=pool,
+        validation=validation,
+        probe=probe,
+        flops=flops,
+        forward_flops=forward_flops,
+        block_shares=shares,
+        on_round=on_round,
     )
     outcome = Rounds(config, ranks, material, folder, clock).run()
     return WarmStartResult(
@@ -198,6 +211,7 @@ def _fit(
         report=outcome.report,
         shards=plan.shards,
         worker_states=outcome.worker_states,
+        ticket=outcome.ticket,
         template=copy.deepcopy(given).cpu(),
         device=ranks.device,
     )

@@ -16,6 +16,7 @@ from lipt_cords.warmstart.objective import LossFunction
 from lipt_cords.warmstart.plan import Plan
 from lipt_cords.warmstart.probe import Probe
 from lipt_cords.warmstart.report import RoundReport, WarmStartReport
+from lipt_cords.warmstart.tickets import Ticket
 
 OnRound = Callable[[RoundReport, State], None]
 
@@ -33,8 +34,10 @@ class Material:
         pool: this rank's samples in memory.
         validation: held-out data, or None.
         probe: the part of it on which workers are compared, or None.
-        flops: of one sample, in a training step and in the forward pass alone.
+        flops: of one sample in a training step of the given net.
+        forward_flops: of one sample in a forward pass of ``model``.
         block_shares: with ``subnetwork``, each block's share of the former.
+        net_work: operations of ``model`` over those of the given net: below 1 with a ticket.
         on_round: told on rank 0 of every merge, or None.
     """
 
@@ -46,16 +49,19 @@ class Material:
     pool: Pool | None
     validation: BatchSource | None
     probe: Probe | None
-    flops: tuple[int, int]
+    flops: int
+    forward_flops: int
     block_shares: tuple[float, ...] = ()
+    net_work: float = 1.0
     on_round: OnRound | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the rounds leave behind, on the CPU."""
+    """What the rounds leave behind, on the CPU; states are the given net's."""
 
     merged: State
     theta_star: State
     report: WarmStartReport
     worker_states: list[State | None] | None
+    ticket: Ticket | None = None

@@ -26,6 +26,7 @@ class WorkerSummary:
         kept: whether it is in the last merge.
         reason: why not.
         classes_missing: classes of which its shard has no sample.
+        stages: with ``subnetwork``, as in :class:`WarmStartReport`.
     """
 
     worker: int
@@ -41,6 +42,7 @@ class WorkerSummary:
     reason: str | None = None
     classes_missing: list[int] = field(default_factory=list)
     work: float = 1.0
+    stages: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,13 @@ class WarmStartReport:
         weight_bytes: of ``bytes_communicated``, those of weights; the rest are small messages.
         rounds: one entry a merge.
         stopped_early: whether ``stop_when`` ended the rounds.
+        stages: with ``subnetwork``, for every stage over all workers: the share of the steps after
+            which it ``end``s, ``length`` of its paths, ``steps``, and their operations in steps of
+            the whole net, as ``planned`` from the schedule and as ``counted`` of the drawn paths.
+        ticket: with ``early_bird``: ``ratio``, after how many ``steps`` or ``rounds`` it was drawn,
+            whether the masks had ``settled``, their number (``masks``) and pairwise ``distances``,
+            the ``share_kept`` of all channels, those kept and had by ``layers``, the ``rescued``
+            layers, and ``work``: operations of the smaller net over those of the given one.
         notes: what the reader should know.
     """
 
@@ -119,6 +128,8 @@ class WarmStartReport:
     weight_bytes: int = 0
     rounds: list[RoundReport] = field(default_factory=list)
     stopped_early: bool = False
+    stages: list[dict[str, float]] = field(default_factory=list)
+    ticket: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:

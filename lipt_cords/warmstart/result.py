@@ -20,11 +20,12 @@ from lipt_cords.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.warmstart.averaging import State
 from lipt_cords.warmstart.folder import checksum
 from lipt_cords.warmstart.report import WarmStartReport
+from lipt_cords.warmstart.tickets import Ticket
 
 M = TypeVar("M", bound=nn.Module)
 
 RECORD = "warm_start.json"
-MERGED, THETA_STAR, SHARDS = "merged", "theta_star", "shards"
+MERGED, THETA_STAR, SHARDS, TICKET = "merged", "theta_star", "shards", "ticket"
 FORMAT = 1
 
 
@@ -40,6 +41,8 @@ class WarmStartResult:
         shards: ascending indices of every worker's samples.
         worker_states: with ``keep_workers``, every worker's state dict in order, None for one
             whose weights are not finite; otherwise None.
+        ticket: with ``early_bird``, where the smaller net lies in the given one, whose other
+            weights are zeros here.
         template: a copy of the fitted module; None for a result loaded from files.
         device: where it was fitted, and where gradients are computed by default.
     """
@@ -50,6 +53,7 @@ class WarmStartResult:
     report: WarmStartReport
     shards: list[Tensor]
     worker_states: list[State | None] | None = None
+    ticket: Ticket | None = None
     template: nn.Module | None = None
     device: torch.device | None = None
 
@@ -66,14 +70,19 @@ class WarmStartResult:
     def apply_to(self, model: M) -> M:
         """Load the merged weights into a model, in place, so that its optimizer keeps working.
 
+        With a ticket the given net gets zeros elsewhere; the ticket's net is taken too.
+
         Returns:
             The same model.
 
         Raises:
             ValueError: the model is of another architecture.
         """
+        state = self.state_dict
+        if self.ticket is not None and self.ticket.fits(model.state_dict()):
+            state = self.ticket.gather(state)
         try:
-            model.load_state_dict(self.state_dict)
+            model.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(
                 f"the merged weights do not fit {type(model).__name__}: build the model that the "
@@ -94,6 +103,18 @@ class WarmStartResult:
             )
         return self.apply_to(copy.deepcopy(self.template))
 
+    def ticket_model(self) -> nn.Module:
+        """A new copy of the smaller net that the warm start trained, with the merged weights.
+
+        Raises:
+            ValueError: there is no ticket (``early_bird``), or no module to cut it from.
+        """
+        if self.ticket is None:
+            raise ValueError(
+                "this warm start drew no ticket: set early_bird={'ratio': 0.3}, or take model()"
+            )
+        return self.ticket.build(self.model())
+
     def gradients(
         self,
         dataset: Dataset[Any] | BatchSource,
@@ -103,6 +124,9 @@ class WarmStartResult:
     ) -> LastLayerGradients:
         """Last-layer gradients of the merged model: what the selectors read.
 
+        With a ticket the smaller net is read: the same gradients, without the zeros of channels
+        that are gone.
+
         Args:
             dataset: whose samples.
             model: a module to use instead of a copy of the fitted one; it is not modified.
@@ -111,7 +135,9 @@ class WarmStartResult:
         """
         if model is None:
             options.setdefault("device", self.device)
-        merged = self.model() if model is None else self.apply_to(copy.deepcopy(model))
+            merged = self.model() if self.ticket is None else self.ticket_model()
+        else:
+            merged = self.apply_to(copy.deepcopy(model))
         options.setdefault("head", self.config.head)
         return last_layer_gradients(merged, dataset, **options)
 
@@ -133,6 +159,8 @@ class WarmStartResult:
         for number, state in enumerate(self.worker_states or []):
             if state is not None:
                 parts[f"worker_{number:05d}"] = state
+        if self.ticket is not None:
+            parts[TICKET] = self.ticket.tensors()
         try:
             return self._write(where, parts)
         except OSError as error:
@@ -148,6 +176,7 @@ class WarmStartResult:
             "config": self.config.model_dump(mode="json"),
             "report": self.report.to_dict(),
             "keeps_workers": self.worker_states is not None,
+            "ticket": None if self.ticket is None else self.ticket.details(),
             "sha256": sums,
         }
         write_json(where / RECORD, record)
@@ -197,6 +226,7 @@ class WarmStartResult:
             report=WarmStartReport.from_dict(record["report"]),
             shards=[shard for _, shard in sorted(parts[SHARDS].items())],
             worker_states=workers,
+            ticket=Ticket.parse(parts[TICKET], record["ticket"]) if TICKET in parts else None,
         )
 
 

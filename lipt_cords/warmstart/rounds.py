@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.warmstart.averaging import State, on_cpu, tensor_state
 from lipt_cords.warmstart.billing import make_report, over_rounds, seconds_by_phase
-from lipt_cords.warmstart.common import train_common_start
+from lipt_cords.warmstart.common import CommonStart, train_common_start
 from lipt_cords.warmstart.cost import Clock
 from lipt_cords.warmstart.crew import Crew
 from lipt_cords.warmstart.folder import RunFolder
@@ -20,6 +22,7 @@ from lipt_cords.warmstart.probe import Probe
 from lipt_cords.warmstart.progress import StepProgress
 from lipt_cords.warmstart.ranks import Ranks
 from lipt_cords.warmstart.report import WorkerSummary
+from lipt_cords.warmstart.smaller import Drawn, SmallerNet
 from lipt_cords.warmstart.soup import Judge
 from lipt_cords.warmstart.worker import WorkerTask, local_steps
 
@@ -46,6 +49,9 @@ class Rounds:
         self._config, self._ranks, self._material = config, ranks, material
         self._folder, self._clock = folder, clock
         self._resumed_after = 0  # rounds
+        self._smaller: SmallerNet | None = None
+        if config.early_bird is not None and config.early_bird.ratio > 0:
+            self._smaller = SmallerNet(config, config.early_bird, material)
         self._crew = Crew(ranks, config, material.plan, folder)
         self._judge = Judge(
             copy.deepcopy(material.model),
@@ -75,8 +81,9 @@ class Rounds:
 
             with self._clock.phase("common"):
                 bar.describe("common start")
-                common_passes, theta_star = self._common_start(tick)
-                start, history = self._resumed(theta_star, common_passes)
+                common, theta_star = self._common_start(tick)
+                whole_theta_star = self._expanded(theta_star)
+                start, history = self._resumed(theta_star, common)
                 if history.rounds:
                     self._resumed_after = len(history.rounds)
                     self._crew.stand_after(start, len(history.rounds) - 1)
@@ -90,12 +97,15 @@ class Rounds:
         report = ranks.on_main(
             lambda: make_report(
                 self._material.plan,
-                common_passes,
+                common.passes,
                 over_rounds(history.summaries),
                 history.rounds,
                 self._judge,
                 finish,
                 flops=self._material.flops,
+                forward_flops=self._material.forward_flops,
+                common_work=history.common_work,
+                ticket=self._told_of_ticket(),
                 ranks=ranks.size,
                 sent=ranks.bytes_communicated,
                 weight_bytes=ranks.weight_bytes,
@@ -105,36 +115,86 @@ class Rounds:
                 notes=self._notes(loaded),
             )
         )
-        return Outcome(on_cpu(start) | finish.buffers, on_cpu(theta_star), report, states)
+        if states is not None:
+            states = [None if state is None else self._expanded(state) for state in states]
+        return Outcome(
+            self._expanded(on_cpu(start) | finish.buffers),
+            on_cpu(whole_theta_star),
+            report,
+            states,
+            None if self._smaller is None else self._smaller.ticket,
+        )
 
-    def _common_start(self, tick: Callable[[], None]) -> tuple[int, State]:
+    def _common_start(self, tick: Callable[[], None]) -> tuple[CommonStart, State]:
         """theta* on every rank: trained by rank 0, or read from its folder."""
-        given, model = self._material, self._material.model
+        given, config = self._material, self._config
+        trained: State = {}
+        searches = config.early_bird is not None and not config.early_bird.vote
 
-        def train() -> int:
+        def train() -> CommonStart:
             stored = None if self._folder is None else self._folder.find("theta_star")
             if stored is not None:
-                model.load_state_dict(stored.groups["state"])
-                return int(stored.details["passes"])
-            passes = train_common_start(
-                model,
+                trained.update(stored.groups["state"])
+                passes, searched, drawn = (
+                    stored.details[key] for key in ("passes", "searched", "drawn")
+                )
+                return CommonStart(passes, searched, None if drawn is None else Drawn(**drawn))
+            done, net = train_common_start(
+                given.model,
                 given.dataset,
                 given.labels,
-                config=self._config,
+                config=config,
                 loss=given.loss,
                 pool=given.pool,
+                smaller=self._smaller if searches else None,
                 tick=tick,
             )
+            trained.update(tensor_state(net))
             if self._folder is not None:
-                state = {"state": tensor_state(model)}
-                self._folder.keep("theta_star", state, {"passes": passes})
-            return passes
+                self._folder.keep("theta_star", {"state": trained}, asdict(done))
+            return done
 
-        passes = self._ranks.on_main(train)
-        theta_star = self._ranks.broadcast(tensor_state(model))
-        return passes, theta_star
+        done = self._ranks.on_main(train)
+        if done.drawn is not None:
+            self._adopt(done.drawn)
+        model = self._material.model
+        if trained:  # on rank 0
+            model.load_state_dict(trained)
+        return done, self._ranks.broadcast(tensor_state(model))
 
-    def _resumed(self, theta_star: State, common_passes: int) -> tuple[State, History]:
+    def _adopt(self, drawn: Drawn) -> None:
+        """Go on with the ticket's net."""
+        if self._smaller is None:
+            raise ValueError("work_dir holds an Early-Bird ticket, but early_bird is not set")
+        self._material = self._smaller.adopt(drawn, self._material.model)
+        self._judge.model = copy.deepcopy(self._material.model)
+        self._outer.velocity = self._smaller.gather(self._outer.velocity)
+
+    def _vote(self, start: State, history: History) -> State:
+        """Look at the scales of a merge; the start of the next round, on the ticket's net if drawn.
+
+        Every rank has the same merge, and so draws the same ticket.
+        """
+        smaller, number = self._smaller, len(history.rounds)
+        if smaller is None or not smaller.options.vote or history.drawn is not None:
+            return start
+        settled = smaller.search.look(start)
+        history.masks = smaller.search.masks
+        if not settled and number < smaller.latest_round:
+            return start
+        history.drawn = smaller.draw({"rounds": number})
+        self._adopt(history.drawn)
+        return smaller.gather(start)
+
+    def _expanded(self, state: State) -> State:
+        """A state in the given net's shapes."""
+        return state if self._smaller is None else self._smaller.expand(state)
+
+    def _told_of_ticket(self) -> dict[str, Any] | None:
+        told = None if self._smaller is None else self._smaller.summary()
+        return None if told is None else {**told, "work": self._material.net_work}
+
+    def _resumed(self, theta_star: State, common: CommonStart) -> tuple[State, History]:
         """Where to go on: after the last merge in rank 0's folder, or at theta*."""
 
         def look() -> tuple[History, State, State] | None:
@@ -150,7 +210,12 @@ class Rounds:
 
         history = self._ranks.on_main(history_alone)
         if history is None:
-            return theta_star, History(common_passes)
+            return theta_star, History(common.passes, common.work(self._material.net_work))
+        if self._smaller is not None and history.masks:
+            self._smaller.search.masks = list(history.masks)
+        if self._smaller is not None and history.drawn is not None:
+            self._adopt(history.drawn)
+            start, velocity = self._smaller.gather(start), self._smaller.gather(velocity)
         if stored:  # on rank 0
             start, velocity = stored
             self._judge.evaluation_passes, self._judge.refresh_passes = history.judged_passes
@@ -172,6 +237,8 @@ class Rounds:
         given.model.load_state_dict(start)
         last = number == history.planned(config) - 1
 
+        voting = self._smaller is not None and self._smaller.options.vote and not history.drawn
+
         def task_of(worker: int) -> WorkerTask:
             return WorkerTask(
                 worker=worker,
@@ -186,12 +253,13 @@ class Rounds:
                 validation=given.validation if last or config.soup == "greedy" else None,
                 probe=self._probe(history),
                 pool=given.pool,
+                search=voting,
                 block_shares=given.block_shares,
                 tick=tick,
             )
 
         with self._clock.phase("workers"):
-            finished = self._crew.train(start, number, task_of, announce)
+            finished = self._crew.train(start, number, task_of, announce, given.net_work)
         announce("soup")
         with self._clock.phase("soup"):
             chosen = self._crew.choose(finished, self._judge)
@@ -199,6 +267,7 @@ class Rounds:
             start = self._outer.step(start, average)
             exchanged = self._ranks.weight_bytes - exchanged
             self._note(history, finished, summaries, start, exchanged)
+            start = self._vote(start, history)
             self._settle(history, start)
         return start
 
@@ -216,7 +285,7 @@ class Rounds:
                     folder.forget_before(number)
             if tell is not None:
                 # Copies, for the next round starts from these weights.
-                state = {name: value.clone() for name, value in start.items()}
+                state = {name: value.clone() for name, value in self._expanded(start).items()}
                 tell(copy.deepcopy(history.rounds[-1]), state)
             return written
 

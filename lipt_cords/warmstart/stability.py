@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lipt_cords.config import StopRule
 from lipt_cords.randomness import generator
+from lipt_cords.stop_rule import StopRule
 from lipt_cords.warmstart.probe import Reading
 
 SPLITS = 16

@@ -203,6 +203,24 @@ class PathSchedule:
         return [math.pow(ratio, power)] * self.blocks
 
 
+class _Tally:
+    """Paths of one stage: how often each block was expected to run, and ran."""
+
+    def __init__(self, blocks: int) -> None:
+        self.steps = 0
+        self.expected, self.ran = [0.0] * blocks, [0.0] * blocks
+
+    def add(self, runs: Sequence[bool], chances: Sequence[float]) -> None:
+        self.steps += 1
+        self.expected = [had + one for had, one in zip(self.expected, chances, strict=True)]
+        self.ran = [had + one for had, one in zip(self.ran, runs, strict=True)]
+
+    def work(self, ran: Sequence[float], shares: Sequence[float]) -> float:
+        """Operations, in steps of the whole net."""
+        left_out = (share * (self.steps - had) for share, had in zip(shares, ran, strict=True))
+        return self.steps - sum(left_out)
+
+
 class Paths:
     """Leaves blocks of a net out, step by step, while it is entered.
 
@@ -229,6 +247,7 @@ class Paths:
         """Paths drawn so far."""
         self.ran = [0] * len(self.found)
         """How often each block was on one."""
+        self._stages: dict[Stage, _Tally] = {}
 
     def choose(self, step: int) -> list[bool]:
         """Draw the path of a step, which the next forward passes take."""
@@ -236,7 +255,26 @@ class Paths:
         self._scales = self.schedule.scales(step)
         self.steps += 1
         self.ran = [had + runs for had, runs in zip(self.ran, self._runs, strict=True)]
+        tally = self._stages.setdefault(self.schedule.stage(step), _Tally(len(self.found)))
+        tally.add(self._runs, self.schedule.chances(step))
         return self._runs
+
+    def stages(self, shares: Sequence[float]) -> list[dict[str, float]]:
+        """What every stage cost, planned and drawn, as :class:`WarmStartReport` tells it.
+
+        Args:
+            shares: each block's share of the whole net's operations.
+        """
+        return [
+            {
+                "end": stage.end,
+                "length": stage.length,
+                "steps": tally.steps,
+                "planned": tally.work(tally.expected, shares),
+                "counted": tally.work(tally.ran, shares),
+            }
+            for stage, tally in self._stages.items()
+        ]
 
     def work(self, shares: Sequence[float]) -> float:
         """Operations of the drawn paths over those of the whole net.
@@ -310,14 +348,3 @@ def block_shares(
         del block.module.__dict__["forward"]
         shares.append((whole - without) / whole)
     return tuple(shares)
-
-
-def planned_work(config: SubnetworkConfig, shares: Sequence[float], steps: int) -> float:
-    """Operations that a schedule expects over those of the whole net in as many steps."""
-    schedule = PathSchedule(config, len(shares), steps)
-    left_out = sum(
-        share * (1 - chance)
-        for step in range(steps)
-        for share, chance in zip(shares, schedule.chances(step), strict=True)
-    )
-    return 1.0 - left_out / max(1, steps)

@@ -6,7 +6,8 @@ import copy
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from lipt_cords.data import BatchSource, Inputs
 from lipt_cords.randomness import generator, isolated_rng
 from lipt_cords.warmstart.augment import BatchRandAugment
 from lipt_cords.warmstart.averaging import State, all_finite, tensor_state
+from lipt_cords.warmstart.channels import scaled_batchnorms
 from lipt_cords.warmstart.cost import synchronize
 from lipt_cords.warmstart.descent import descend, deterministic_convolutions, lay_out, memory_layout
 from lipt_cords.warmstart.evaluation import accuracy
@@ -25,6 +27,7 @@ from lipt_cords.warmstart.objective import LossFunction
 from lipt_cords.warmstart.probe import Probe, Reading
 from lipt_cords.warmstart.pruning import Pruning, WeightAverage
 from lipt_cords.warmstart.subnetwork import Paths
+from lipt_cords.warmstart.tickets import penalise_scales
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class WorkerTask:
         validation: held-out data to evaluate on, or None.
         probe: held-out samples on which workers are compared, or None.
         pool: samples in memory already; without it the worker reads its own.
+        search: whether the workers vote for a ticket in this round: scales are penalised.
         block_shares: with ``subnetwork``, each block's share of a step's operations.
         tick: called after every step; for a progress bar.
     """
@@ -62,6 +66,7 @@ class WorkerTask:
     validation: BatchSource | None = None
     probe: Probe | None = None
     pool: Pool | None = None
+    search: bool = False
     block_shares: tuple[float, ...] = ()
     tick: Callable[[], None] = lambda: None
 
@@ -119,6 +124,7 @@ class WorkerResult:
         reading: what it says about the probe, or None.
         forward_passes: samples that the evaluation ran forward.
         work: operations of its training over those of the whole net; 1 without ``subnetwork``.
+        stages: with ``subnetwork``, what each stage cost.
     """
 
     worker: int
@@ -134,6 +140,7 @@ class WorkerResult:
     reading: Reading | None = None
     forward_passes: int = 0
     work: float = 1.0
+    stages: list[dict[str, float]] = field(default_factory=list)
 
 
 def local_steps(config: WarmStartConfig, samples: int) -> int:
@@ -186,6 +193,10 @@ def run_worker(task: WorkerTask) -> WorkerResult:
                 average.step()
             task.tick()
 
+        after_backward = None
+        if task.search and config.early_bird is not None:
+            penalty = (scaled_batchnorms(model), config.early_bird.l1)
+            after_backward = partial(penalise_scales, *penalty)
         order = generator(seed, "worker", task.worker, "order")
         with nullcontext() if paths is None else paths.applied():
             descent = descend(
@@ -202,6 +213,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
                 single_samples=min(len(feed), config.batch_size) == 1,
                 augment=augmentation(feed, config),
                 before_step=before_step,
+                after_backward=after_backward,
                 after_step=after_step,
             )
         if average is not None:
@@ -225,6 +237,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
         reading=reading,
         forward_passes=forward,
         work=1.0 if paths is None else paths.work(task.block_shares),
+        stages=[] if paths is None else paths.stages(task.block_shares),
     )
 
 

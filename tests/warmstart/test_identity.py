@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from warmstart_material import make_images, make_net
 
-from lipt_cords.config import StopRule, WarmStartConfig
+from lipt_cords.config import WarmStartConfig
+from lipt_cords.stop_rule import StopRule
 from lipt_cords.warmstart import LiPTWarmStart, identity
 from lipt_cords.warmstart.averaging import tensor_state
 from lipt_cords.warmstart.folder import digest

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from lipt_cords.config import StopRule
+from lipt_cords.stop_rule import StopRule
 from lipt_cords.warmstart.probe import Reading
 from lipt_cords.warmstart.stability import (
     Stability,

@@ -22,7 +22,6 @@ from lipt_cords.warmstart.subnetwork import (
     Paths,
     PathSchedule,
     block_shares,
-    planned_work,
     residual_blocks,
 )
 
@@ -198,7 +197,10 @@ def test_counted_operations_are_those_of_the_plan() -> None:
             LOSS(model(inputs), labels).backward()
     counted = counter.get_total_flops() / (steps * whole)
     assert counted == pytest.approx(paths.work(shares), rel=1e-9)
-    assert counted == pytest.approx(planned_work(config, shares, steps), rel=0.01)
+    stages = paths.stages(shares)
+    assert sum(stage["steps"] for stage in stages) == steps
+    assert counted == pytest.approx(sum(s["counted"] for s in stages) / steps, rel=1e-9)
+    assert counted == pytest.approx(sum(s["planned"] for s in stages) / steps, rel=0.01)
 
 
 def data(size: int = 96) -> TensorDataset:
@@ -220,6 +222,10 @@ def test_workers_train_paths_of_their_own_with_the_same_bits_everywhere() -> Non
     shares = block_shares(net(), inputs, labels, LOSS, SubnetworkConfig())
     for one in paths.report.workers:
         assert one.work == pytest.approx(1 - 0.5 * 4 / 7 * sum(shares), abs=0.03)
+    told = paths.report.stages
+    assert [(s["length"], s["steps"]) for s in told] == [(3, 8), (7, 8)]  # two workers, four each
+    assert told[1]["planned"] == told[1]["counted"] == 8
+    assert told[0]["planned"] == pytest.approx(told[0]["counted"], rel=0.1)
     assert paths.report.passes == whole.report.passes
     assert paths.report.flops < whole.report.flops
     again = fitted(subnetwork={"lengths": (3, 7)}, launch="processes", processes=2, threads=1)

@@ -1,0 +1,262 @@
+"""Early-Bird tickets: masks that stop changing, and the smaller net that they leave.
+
+You et al., "Drawing Early-Bird Tickets: Toward More Efficient Training of Deep Networks", ICLR
+2020. Their search runs in 8 bits; here it runs in the training's precision.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipt_cords.data import Inputs
+from lipt_cords.models import call_model, undisturbed
+from lipt_cords.ticket_options import EarlyBirdConfig
+from lipt_cords.warmstart.averaging import State, tensor_state
+from lipt_cords.warmstart.channels import (
+    ChannelGroups,
+    dependency_graph,
+    ticket_mask,
+)
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """The channels that stay, and how the smaller net lies in the given one.
+
+    Attributes:
+        kept: ascending channel numbers of every BatchNorm layer.
+        rescued: layers that would have lost all channels and kept their best.
+        positions: for every floating-point entry of the smaller net's state dict, where its
+            elements lie in the flattened entry of the given net's.
+        shapes: of those entries in the given net.
+        sizes: attributes of modules that count channels, by module: what they are after the cut.
+    """
+
+    kept: dict[str, Tensor]
+    rescued: list[str]
+    positions: State
+    shapes: dict[str, tuple[int, ...]]
+    sizes: dict[str, dict[str, Any]]
+
+    @classmethod
+    def cut(
+        cls,
+        model: nn.Module,
+        groups: ChannelGroups,
+        example: Inputs,
+        kept: Mapping[str, Tensor],
+        rescued: Sequence[str] = (),
+    ) -> Ticket:
+        """Find out what a net looks like without some channels; the given net is not changed.
+
+        Args:
+            model: the net.
+            groups: its channels.
+            example: a small batch of its inputs, on its device.
+            kept: ascending channel numbers of every BatchNorm layer.
+            rescued: layers that would have lost all.
+
+        Raises:
+            ValueError: the smaller net does not run, or does not give what the given one gives
+                with those channels at zero.
+        """
+        # A copy whose every element is its own place: what the surgery leaves of it is the map.
+        net, state = copy.deepcopy(model), tensor_state(model, clone=False)
+        with undisturbed(net):
+            graph = dependency_graph(net, example)
+        for tensor in _tensors(net, state).values():
+            order = torch.arange(tensor.numel(), dtype=torch.float64, device=tensor.device)
+            tensor.data = order.view(tensor.shape)
+        groups.remove(net, graph, kept)
+        left = _tensors(net, state)
+        ticket = cls(
+            kept={name: channels.clone() for name, channels in kept.items()},
+            rescued=list(rescued),
+            positions={name: places.detach().long().cpu() for name, places in left.items()},
+            shapes={name: tuple(state[name].shape) for name in left},
+            sizes=_changed_sizes(model, net),
+        )
+        ticket._prove(model, example)
+        return ticket
+
+    def build(self, model: nn.Module) -> nn.Module:
+        """The smaller net, with the weights that the given net has now. It is not changed."""
+        net, state = copy.deepcopy(model), tensor_state(model, clone=False)
+        for name, sizes in self.sizes.items():
+            net.get_submodule(name).__dict__.update(sizes)
+        for name, tensor in _tensors(net, state).items():
+            tensor.data = self._gathered(name, state[name])
+        return net
+
+    def gather(self, state: Mapping[str, Tensor]) -> State:
+        """The smaller net's entries of a state of the given net."""
+        return {name: self._gathered(name, value) for name, value in state.items()}
+
+    def expand(self, state: Mapping[str, Tensor]) -> State:
+        """A state of the given net that computes what a state of the smaller one does.
+
+        Everything that is not in the ticket is zero (a running variance one), and stays so in
+        training: a channel without scale, shift and weights has no gradient.
+        """
+        return {name: self._expanded(name, value) for name, value in state.items()}
+
+    @property
+    def share_kept(self) -> float:
+        """Share of the BatchNorm channels that stay."""
+        everything = sum(self.shapes[f"{name}.weight"][0] for name in self.kept)
+        return sum(map(len, self.kept.values())) / everything
+
+    def fits(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether a state is one of the smaller net."""
+        return all(
+            name in state and state[name].shape == places.shape
+            for name, places in self.positions.items()
+        )
+
+    def tensors(self) -> State:
+        """Its tensors, for a file."""
+        return {f"position/{name}": places for name, places in self.positions.items()} | {
+            f"kept/{name}": channels for name, channels in self.kept.items()
+        }
+
+    def details(self) -> dict[str, Any]:
+        """The rest of it, as plain values."""
+        return {"rescued": self.rescued, "shapes": self.shapes, "sizes": self.sizes}
+
+    @classmethod
+    def parse(cls, tensors: Mapping[str, Tensor], details: Mapping[str, Any]) -> Ticket:
+        """What :meth:`tensors` and :meth:`details` gave."""
+        parts: dict[str, State] = {"position": {}, "kept": {}}
+        for name, tensor in tensors.items():
+            kind, _, entry = name.partition("/")
+            parts[kind][entry] = tensor
+        sizes = {
+            module: {key: tuple(v) if isinstance(v, list) else v for key, v in some.items()}
+            for module, some in details["sizes"].items()
+        }
+        shapes = {name: tuple(shape) for name, shape in details["shapes"].items()}
+        return cls(parts["kept"], list(details["rescued"]), parts["position"], shapes, sizes)
+
+    def _gathered(self, name: str, value: Tensor) -> Tensor:
+        places = self.positions.get(name)
+        return value if places is None else value.reshape(-1)[places.to(value.device)]
+
+    def _expanded(self, name: str, value: Tensor) -> Tensor:
+        places = self.positions.get(name)
+        if places is None:
+            return value
+        layer, _, entry = name.rpartition(".")
+        blank = float(entry == "running_var" and layer in self.kept)
+        flat = value.new_full((math.prod(self.shapes[name]),), blank)
+        flat[places.to(value.device).reshape(-1)] = value.reshape(-1)
+        return flat.view(self.shapes[name])
+
+    def _prove(self, model: nn.Module, example: Inputs) -> None:
+        """Run both nets on a batch: a net that counts its channels itself is found out here."""
+        dense, small = copy.deepcopy(model), self.build(model)
+        dense.load_state_dict(self.expand(tensor_state(small, clone=False)))
+        dense.eval()
+        small.eval()
+        try:
+            with torch.no_grad():
+                expected, given = call_model(dense, example), call_model(small, example)
+        except Exception as error:
+            raise ValueError(
+                f"{type(model).__name__} does not run without some of its channels "
+                f"({type(error).__name__}: {error}): leave early_bird out"
+            ) from error
+        largest = float(expected.abs().max().clamp_min(1.0))
+        if not bool((expected - given).abs().max() <= 1e-3 * largest):
+            raise ValueError(
+                f"{type(model).__name__} does not compute the same with channels at zero as without"
+                " them (an activation that is not zero at zero, or a softmax over channels): "
+                "leave early_bird out"
+            )
+
+
+def _tensors(net: nn.Module, state: Mapping[str, Tensor]) -> State:
+    """The entries of a net's state that lose elements with a channel, as they lie in it."""
+    entries = (*net.named_parameters(), *net.named_buffers())
+    return {name: tensor for name, tensor in entries if name in state and tensor.ndim > 0}
+
+
+def _changed_sizes(model: nn.Module, net: nn.Module) -> dict[str, dict[str, Any]]:
+    """Numbers that modules keep of their channels and that the surgery changed."""
+    changed: dict[str, dict[str, Any]] = {}
+    for name, module in net.named_modules():
+        before = model.get_submodule(name).__dict__
+        found = {
+            key: value
+            for key, value in module.__dict__.items()
+            if type(value) in (int, tuple) and before.get(key) != value
+        }
+        if found:
+            changed[name] = found
+    return changed
+
+
+class TicketSearch:
+    """Looks at the scales every so often, until the mask that they make has settled.
+
+    Args:
+        config: the options.
+        groups: the net's channels.
+    """
+
+    def __init__(self, config: EarlyBirdConfig, groups: ChannelGroups) -> None:
+        self.config, self.groups = config, groups
+        self.masks: list[Tensor] = []
+        self._scales: Tensor | None = None
+
+    def look(self, state: Mapping[str, Tensor]) -> bool:
+        """Take one more mask; whether the newest ones agree."""
+        self._scales = self.groups.scales(state)
+        self.masks.append(ticket_mask(self._scales, self.config.ratio))
+        return self.settled
+
+    @property
+    def settled(self) -> bool:
+        """Whether the newest mask is close to all others in the window."""
+        window = self.masks[-self.config.window :]
+        if len(window) < self.config.window:
+            return False
+        return all(distance(window[-1], old) <= self.config.epsilon for old in window[:-1])
+
+    def choose(self) -> tuple[dict[str, Tensor], list[str]]:
+        """Channels that stay by the newest mask, and the layers that would have vanished."""
+        if self._scales is None:
+            raise ValueError("a ticket is drawn from scales: look at a net first")
+        return self.groups.kept(self.masks[-1], self._scales)
+
+    def distances(self) -> list[list[float]]:
+        """Normalised Hamming distance of every two masks, oldest first."""
+        return [[distance(one, other) for other in self.masks] for one in self.masks]
+
+    def summary(self) -> dict[str, Any]:
+        """What the report tells of the search, as plain values."""
+        return {
+            "ratio": self.config.ratio,
+            "settled": self.settled,
+            "masks": len(self.masks),
+            "distances": [[round(value, 6) for value in row] for row in self.distances()],
+        }
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """Share of the channels in which two masks differ."""
+    return float((one != other).double().mean())
+
+
+def penalise_scales(layers: Mapping[str, nn.Module], strength: float) -> None:
+    """Add the gradient of an L1 penalty on BatchNorm's scales, after the backward pass."""
+    for layer in layers.values():
+        scale = layer.weight
+        if isinstance(scale, Tensor) and scale.grad is not None:
+            scale.grad.add_(scale.detach().sign(), alpha=strength)

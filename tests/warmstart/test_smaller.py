@@ -1,0 +1,179 @@
+"""Warm starts on a ticket's net: same bits everywhere, the bill, and the way back."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from warmstart_material import make_images
+
+from lipt_cords import LiPTWarmStart
+from lipt_cords.models import build_model
+from lipt_cords.warmstart import WarmStartResult, crew
+from lipt_cords.warmstart.worker import run_worker
+
+SMALL = {
+    "num_workers": 3, "epochs": 2, "batch_size": 16, "common_steps": 20, "launch": "serial",
+    "sparsity": "none", "threads": 1,
+}  # fmt: skip
+SEARCH = {"ratio": 0.5, "l1": 1e-2}
+VOTE = {"early_bird": SEARCH | {"vote": True}, "rounds": 4, "outer": "nesterov"}
+
+
+def make_net() -> nn.Module:
+    return build_model("resnet8", 4, in_channels=1, image_size=8, seed=0)
+
+
+def fit(**options) -> WarmStartResult:
+    warm_start = LiPTWarmStart(**{**SMALL, **options})
+    return warm_start.fit(make_net(), make_images(160), make_images(80, seed=1))
+
+
+def same(one, two) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def plain() -> WarmStartResult:
+    return fit()
+
+
+@pytest.fixture(scope="module")
+def ticketed() -> WarmStartResult:
+    return fit(early_bird=SEARCH, keep_workers=True)
+
+
+@pytest.fixture(scope="module")
+def voted() -> WarmStartResult:
+    return fit(**VOTE)
+
+
+def test_a_ratio_of_zero_gives_the_bits_of_plain_training(plain: WarmStartResult) -> None:
+    result = fit(early_bird={"ratio": 0.0})
+    assert same(result.state_dict, plain.state_dict) and result.ticket is None
+    assert result.report.flops == plain.report.flops
+
+
+def test_the_bill_is_that_of_the_smaller_net(plain, ticketed) -> None:
+    told = ticketed.report.ticket
+    steps, work = told["steps"], told["work"]
+    searched, rest = steps * 16, (20 - steps) * 16
+    flops = plain.report.flops / plain.report.passes  # of one sample
+    local = ticketed.report.passes - searched - rest
+    assert ticketed.report.passes == plain.report.passes
+    assert ticketed.report.flops == pytest.approx(flops * (searched + work * (rest + local)), 1e-6)
+    assert ticketed.report.critical_path_flops < 0.7 * plain.report.critical_path_flops
+    assert 0.05 < work < 0.5 and told["share_kept"] == pytest.approx(0.5, abs=0.02)
+    assert all(0 < kept <= had for kept, had in told["layers"].values())
+    assert len(told["distances"]) == told["masks"] == 5
+
+
+def test_the_result_is_the_smaller_nets_in_the_given_ones_shapes(ticketed) -> None:
+    small, dense = ticketed.ticket_model().eval(), ticketed.model().eval()
+    inputs = make_images(40, seed=2).tensors[0]
+    with torch.no_grad():
+        torch.testing.assert_close(small(inputs), dense(inputs), atol=1e-5, rtol=1e-5)
+    narrow = ticketed.gradients(make_images(40)).embeddings.shape[1]
+    assert narrow == small.head.in_features < dense.head.in_features
+    own = ticketed.apply_to(ticketed.ticket.build(make_net()))
+    assert same(own.state_dict(), small.state_dict())
+    zeros = [(state["stem.1.weight"] == 0) for state in ticketed.worker_states]
+    assert all(torch.equal(one, zeros[0]) for one in zeros) and zeros[0].any()
+
+
+@pytest.mark.parametrize("options", [{"early_bird": SEARCH, "keep_workers": True}, VOTE])
+def test_processes_give_the_same_bits(options, ticketed, voted) -> None:
+    expected = voted if "rounds" in options else ticketed
+    result = fit(**options, launch="processes", processes=2)
+    assert same(result.state_dict, expected.state_dict)
+    assert result.report.ticket == expected.report.ticket
+    assert same(result.ticket_model().state_dict(), expected.ticket_model().state_dict())
+
+
+class Killed(BaseException):
+    """What a crash looks like from inside."""
+
+
+@pytest.mark.parametrize(("options", "workers"), [(VOTE, 1), (VOTE, 4), (VOTE, 7), (VOTE, 11),
+                                                  ({"early_bird": SEARCH}, 1)])  # fmt: skip
+def test_a_crash_changes_no_bit(options, workers, ticketed, voted, tmp_path, monkeypatch) -> None:
+    trained = []
+
+    def dying(tasks):
+        for task in tasks:
+            if len(trained) == workers:
+                raise Killed
+            trained.append(task.worker)
+            yield run_worker(task)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(crew, "run_workers", dying)
+        fit(**options, work_dir=tmp_path)
+    result = fit(**options, work_dir=tmp_path)
+    expected = voted if "rounds" in options else ticketed
+    assert same(result.state_dict, expected.state_dict)
+    assert result.report.ticket == expected.report.ticket
+    assert result.report.flops == expected.report.flops
+
+
+def test_workers_vote_by_the_merge_of_their_scales(voted, plain) -> None:
+    told = voted.report.ticket
+    assert told["rounds"] == told["masks"] == 2 and not told["settled"]
+    assert any("before its masks settled" in note for note in voted.report.notes)
+    works = [one.work / one.passes for one in voted.report.rounds]
+    assert works[:2] == [1.0, 1.0] and works[2] == pytest.approx(told["work"])
+
+
+def test_files_bring_the_ticket_back(ticketed, tmp_path) -> None:
+    ticketed.save(tmp_path)
+    loaded = WarmStartResult.load(tmp_path)
+    one, other = loaded.ticket.build(make_net()), ticketed.ticket.build(make_net())
+    loaded.apply_to(one)
+    ticketed.apply_to(other)
+    assert same(one.state_dict(), other.state_dict())
+
+
+def test_callers_are_told_the_given_nets_weights() -> None:
+    heard = []
+    warm_start = LiPTWarmStart(**SMALL, early_bird=SEARCH)
+    warm_start.fit(make_net(), make_images(160), on_round=lambda report, state: heard.append(state))
+    make_net().load_state_dict(heard[0])
+
+
+def test_a_ticket_goes_with_paths_and_masks() -> None:
+    options = {"subnetwork": {"blocks": ["blocks.0"], "lengths": [1]}, "sparsity": "magnitude"}
+    result = fit(early_bird=SEARCH, **options)
+    assert result.report.workers[0].work == pytest.approx(result.report.ticket["work"])
+
+
+def test_the_given_model_and_the_random_state_are_left_alone() -> None:
+    model, before = make_net(), torch.get_rng_state()
+    weights = copy.deepcopy(model.state_dict())
+    LiPTWarmStart(**SMALL, early_bird=SEARCH).fit(model, make_images(160))
+    assert same(weights, model.state_dict()) and torch.equal(before, torch.get_rng_state())
+    assert model.head.in_features == 64
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"early_bird": {"ratio": 1.0}}, "less than 1"),
+        ({"early_bird": {"ratio": -0.1}}, "greater than or equal to 0"),
+        ({"early_bird": {"ration": 0.1}}, "Did you mean 'ratio'"),
+        ({"early_bird": 0.3}, "expected options by name"),
+        ({"early_bird": {"vote": True}}, "rounds=1 has one"),
+        ({"early_bird": {}, "common_steps": 0}, "common_steps=0 leaves it out"),
+        ({"early_bird": {"vote": True}, "rounds": 2, "together": 2}, "together=2"),
+    ],
+)
+def test_bad_options_are_refused(options, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        fit(**options)
+
+
+def test_a_net_without_batchnorm_is_refused_before_any_work() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(ValueError, match="BatchNorm layers, and Sequential has none"):
+        LiPTWarmStart(**SMALL, early_bird=SEARCH).fit(net, make_images(160))
