@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -38,7 +40,13 @@ class Step:
         self._layout = memory_layout(memory_format, self._device)
         lay_out(model, self._layout)
 
-    def __call__(self, inputs: Inputs, labels: Tensor, weights: Tensor) -> Tensor:
+    def __call__(
+        self,
+        inputs: Inputs,
+        labels: Tensor,
+        weights: Tensor,
+        after_backward: Callable[[], None] | None = None,
+    ) -> Tensor:
         """Take the step; the loss of the batch before it."""
         labels = labels.to(self._device, non_blocking=True)
         weights = weights.to(self._device, torch.float32, non_blocking=True)
@@ -50,5 +58,7 @@ class Step:
         loss = torch.dot(losses, weights) / weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if after_backward is not None:
+            after_backward()
         self._optimizer.step()
         return loss

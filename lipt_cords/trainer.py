@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lipt_cords.cheaper import CheaperSteps
 from lipt_cords.checkpoint import (
     load_checkpoint,
     random_states,
@@ -61,6 +62,12 @@ class TrainingResult:
 
     curve: list[CurvePoint] = field(default_factory=list)
     costs: Ledger = field(default_factory=Ledger)
+    work: float = 1.0
+    """Operations of its steps over those of the given net; below 1 with ``subnetwork`` and
+    ``early_bird``."""
+    ticket: dict[str, Any] | None = None
+    """With ``early_bird``, what is told of the ticket: ``share_kept`` of the channels, ``work`` of
+    its net, ``steps`` after which it was drawn, whether its masks had ``settled``."""
 
     @property
     def val_accuracy(self) -> float | None:
@@ -89,6 +96,7 @@ class Trainer:
         precision: ``bf16`` autocast of the forward pass, ``fp32``, or ``auto``: bf16 on a GPU
             that has it. Losses, steps and evaluation are in full precision.
         memory_format: layout of images and convolutions; ``auto`` is channels_last.
+        cheaper: what the steps leave out, or None; ``run`` is then called inside its ``applied``.
     """
 
     def __init__(
@@ -104,6 +112,7 @@ class Trainer:
         eval_every: int = 1,
         precision: Precision = "fp32",
         memory_format: MemoryFormat = "auto",
+        cheaper: CheaperSteps | None = None,
     ) -> None:
         self.model, self.source = model, source
         self.optimizer, self.scheduler = optimizer, scheduler
@@ -111,7 +120,9 @@ class Trainer:
         self.schedule_over = schedule_over
         self.eval_every = eval_every
         self.device = model_device(model)
-        self._step = Step(model, optimizer, loss, precision, memory_format)
+        self._loss, self._how = loss, (precision, memory_format)
+        self._step = Step(model, optimizer, loss, *self._how)
+        self.cheaper = cheaper
         self.result = TrainingResult()
         self.extra: dict[str, Any] = {}
         """Plain values that travel with the checkpoint: what was done before the first epoch."""
@@ -139,6 +150,9 @@ class Trainer:
                 self._add_point(kind, loss, on_point)
             if plan is not None and (last or self.epoch % plan.every == 0):
                 save_checkpoint(plan.path, self.state_dict(), identity=plan.identity)
+        if self.cheaper is not None:
+            self.cheaper.finish()
+            self.result.work, self.result.ticket = self.cheaper.work, self.cheaper.told()
         return self.result
 
     def state_dict(self) -> dict[str, Any]:
@@ -154,10 +168,15 @@ class Trainer:
             "curve": [asdict(point) for point in self.result.curve],
             "subsets": self.subsets.state_dict(),
             "extra": self.extra,
+            "cheaper": None if self.cheaper is None else self.cheaper.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state; the random states are set last, inside ``isolated_rng``."""
+        if self.cheaper is not None and state.get("cheaper") is not None:
+            self.cheaper.load_state_dict(state["cheaper"])
+            if self.cheaper.net is not self.model:
+                self._take_on(self.cheaper)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
@@ -178,7 +197,7 @@ class Trainer:
         total, passes = torch.zeros((), device=self.device, dtype=torch.float64), 0
         for batch in opened.batches:
             inputs, labels, weights = split_weighted(batch)
-            loss = self._step(inputs, labels, weights)
+            loss = self._take_step(inputs, labels, weights)
             total += loss.detach() * len(labels)
             passes += len(labels)
         seconds = self._clock() - started - opened.selection_seconds
@@ -209,10 +228,28 @@ class Trainer:
             )
         return opened.kind, mean
 
+    def _take_step(self, inputs: Inputs, labels: Tensor, weights: Tensor) -> Tensor:
+        cheaper = self.cheaper
+        if cheaper is None:
+            return self._step(inputs, labels, weights)
+        cheaper.before_step()
+        loss = self._step(inputs, labels, weights, cheaper.after_backward)
+        if cheaper.after_step():
+            self._take_on(cheaper)
+        return loss
+
+    def _take_on(self, cheaper: CheaperSteps) -> None:
+        """Go on with a smaller net."""
+        cheaper.move_momentum(self.optimizer, self.model)
+        self.model = cheaper.net.train()
+        self._step = Step(self.model, self.optimizer, self._loss, *self._how)
+
     def _add_point(
         self, phase: str, loss: float | None, on_point: Callable[[CurvePoint], None] | None
     ) -> None:
         started = self._clock()
+        if self.cheaper is not None:
+            self.cheaper.before_evaluation()
         with preserved_rng():
             measured = {name: accuracy(self.model, data) for name, data in self.evaluation.items()}
         self.result.costs.evaluation_seconds += self._clock() - started

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lipt_cords.cheaper import CheaperSteps, parse_cheaper
 from lipt_cords.config import MemoryFormat, Precision
 from lipt_cords.data import BatchSource, resolve_device
 from lipt_cords.errors import unknown_name
@@ -21,6 +24,8 @@ from lipt_cords.records import CurvePoint
 from lipt_cords.run_sections import OptimizerConfig, SchedulerConfig
 from lipt_cords.selectors import Selection
 from lipt_cords.sources import SelectionSchedule, SelectorSource
+from lipt_cords.subnetwork_options import SubnetworkConfig
+from lipt_cords.ticket_options import EarlyBirdConfig
 from lipt_cords.trainer import CheckpointPlan, Trainer, TrainingResult
 
 CHECKPOINT = "checkpoint.pt"
@@ -44,6 +49,8 @@ def train_on_subset(
     eval_every: int = 1,
     precision: Precision = "fp32",
     memory_format: MemoryFormat = "auto",
+    subnetwork: SubnetworkConfig | Mapping[str, Any] | None = None,
+    early_bird: EarlyBirdConfig | Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "auto",
     checkpoint_dir: str | Path | None = None,
@@ -75,7 +82,12 @@ def train_on_subset(
             that has it.
         memory_format: layout of images and convolutions: ``channels_last``, ``contiguous``, or
             ``auto``, which is channels_last.
-        seed: of the shuffling, and of dropout and random transforms.
+        subnetwork: progressive subnetworks (RaPTr): options of
+            :class:`~lipt_cords.subnetwork_options.SubnetworkConfig`; ``{}`` takes its defaults.
+        early_bird: an Early-Bird ticket: options of
+            :class:`~lipt_cords.ticket_options.EarlyBirdConfig`. The model ends with the weights of
+            the smaller net that was trained, and zeros elsewhere.
+        seed: of the shuffling, of the paths, and of dropout and random transforms.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:0``.
         checkpoint_dir: directory for ``checkpoint.pt``; None writes nothing.
         save_every: epochs between two checkpoints.
@@ -99,6 +111,7 @@ def train_on_subset(
             raise unknown_name(name, value, known)
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs the checkpoint_dir of the interrupted run")
+    paths, ticket = parse_cheaper(subnetwork, early_bird)
     target = resolve_device(device)
     optimizer_config = OptimizerConfig(
         type=optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
@@ -116,6 +129,8 @@ def train_on_subset(
             "memory_format": memory_format,
             "seed": seed,
             "subset": _fingerprint(selection),
+            "subnetwork": paths and paths.model_dump(mode="json"),
+            "early_bird": ticket and ticket.model_dump(mode="json"),
         }
         plan = CheckpointPlan(path, identity, every=save_every)
     model.to(target)
@@ -123,6 +138,21 @@ def train_on_subset(
     if val_dataset is not None:
         evaluation["val"] = BatchSource(val_dataset, device=target)
     with isolated_rng(seed, "train on subset"):
+        per_sample = loss or nn.CrossEntropyLoss(reduction="none")
+        cheaper = None
+        if paths is not None or ticket is not None:
+            epoch_steps = math.ceil(len(selection.indices) / batch_size)
+            some = BatchSource(train_dataset, selection.indices[:2].tolist(), device=target)
+            cheaper = CheaperSteps(
+                model,
+                next(some.batches(batch_size=2)),
+                lambda logits, labels: per_sample(logits, labels).mean(),
+                steps=epochs * epoch_steps,
+                epoch_steps=epoch_steps,
+                seed=seed,
+                subnetwork=paths,
+                early_bird=ticket,
+            )
         steps = build_optimizer(model.parameters(), optimizer_config)
         source = SelectorSource(
             train_dataset,
@@ -136,15 +166,17 @@ def train_on_subset(
             source,
             steps,
             build_scheduler(steps, scheduler_config, epochs=epochs),
-            loss=loss or nn.CrossEntropyLoss(reduction="none"),
+            loss=per_sample,
             evaluation=evaluation,
             eval_every=eval_every,
             precision=precision,
             memory_format=memory_format,
+            cheaper=cheaper,
         )
-        if resume and plan is not None:
-            trainer.load_state_dict(plan.load())
-        return trainer.run(epochs, plan=plan, on_point=on_point)
+        with nullcontext() if cheaper is None else cheaper.applied():
+            if resume and plan is not None:
+                trainer.load_state_dict(plan.load())
+            return trainer.run(epochs, plan=plan, on_point=on_point)
 
 
 def _fingerprint(selection: Selection) -> list[float]:

@@ -1,0 +1,169 @@
+"""Cheaper steps on a subset: plain training at full length, exact resume, and the way back."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from lipt_cords import train_on_subset
+from lipt_cords.cheaper import CheaperSteps
+from lipt_cords.checkpoint import save_checkpoint
+from lipt_cords.models import build_model
+from lipt_cords.selectors import Selection
+from lipt_cords.subnetwork_options import SubnetworkConfig
+from lipt_cords.ticket_options import EarlyBirdConfig
+
+DRAWS = torch.Generator().manual_seed(0)
+LABELS = torch.arange(72) % 4
+IMAGES = torch.randn(72, 3, 8, 8, generator=DRAWS) + LABELS[:, None, None, None] * 0.5
+DATA = TensorDataset(IMAGES, LABELS)
+SUBSET = Selection(torch.arange(0, 72, 2), torch.linspace(0.5, 2.0, 36))
+TICKET = {"ratio": 0.5, "l1": 1e-2, "window": 2, "latest": 0.5}
+
+
+def net() -> nn.Module:
+    return build_model("resnet20", 4, image_size=8, seed=0)
+
+
+def trained(**options: Any) -> tuple[nn.Module, Any]:
+    model = net()
+    given = {"val_dataset": DATA, "epochs": 4, "batch_size": 12, "device": "cpu", "seed": 3}
+    return model, train_on_subset(model, DATA, SUBSET, **{**given, **options})
+
+
+def same(one: nn.Module, two: nn.Module) -> bool:
+    states = one.state_dict(), two.state_dict()
+    return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[nn.Module, Any]:
+    return trained()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"subnetwork": {"lengths": [7]}}, {"early_bird": {"ratio": 0.0}},
+     {"subnetwork": {"lengths": [7]}, "early_bird": {"ratio": 0.0}}],
+)  # fmt: skip
+def test_nothing_left_out_gives_the_bits_of_plain_training(plain, options) -> None:
+    model, result = trained(**options)
+    assert same(model, plain[0]) and result.work == 1.0
+    assert [p.val_accuracy for p in result.curve] == [p.val_accuracy for p in plain[1].curve]
+
+
+def test_paths_cost_what_was_counted() -> None:
+    model = net()
+    options = SubnetworkConfig(lengths=(3, 7))
+    loss = nn.CrossEntropyLoss()
+    steps = CheaperSteps(
+        model, (IMAGES[:2], LABELS[:2]), loss, steps=20, epoch_steps=5, seed=0, subnetwork=options
+    )
+    with FlopCounterMode(display=False) as counter:
+        loss(model(IMAGES[:12]), LABELS[:12]).backward()
+    whole = counter.get_total_flops()
+    with steps.applied(), FlopCounterMode(display=False) as counter:
+        for _ in range(20):
+            steps.before_step()
+            loss(model(IMAGES[:12]), LABELS[:12]).backward()
+            assert not steps.after_step()
+    assert steps.work == pytest.approx(counter.get_total_flops() / (20 * whole), rel=0.01)
+    assert steps.work < 0.8
+    assert all("forward" not in module.__dict__ for module in model.modules())
+
+
+def test_a_ticket_makes_the_rest_cheaper_and_comes_back_as_zeros() -> None:
+    model, result = trained(early_bird=TICKET)
+    told = result.ticket
+    assert told["steps"] == 6 and told["share_kept"] == pytest.approx(0.5, abs=0.02)
+    assert result.work == pytest.approx((6 + 6 * told["work"]) / 12)
+    assert model.head.in_features == 64 and (model.head.weight == 0).any()
+    with torch.no_grad():
+        reached = (model.eval()(IMAGES).argmax(1) == LABELS).float().mean()
+    assert float(reached) == pytest.approx(result.val_accuracy)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"subnetwork": {"lengths": [3, 5, 7]}}, {"early_bird": TICKET},
+     {"early_bird": TICKET, "subnetwork": {"lengths": [3, 7]}},
+     {"early_bird": TICKET, "optimizer": "adamw"}],
+)  # fmt: skip
+@pytest.mark.parametrize("stopped", [1, 2, 3])
+def test_a_resumed_training_has_the_same_bits(options, stopped, tmp_path, monkeypatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    whole, result = trained(**options)
+
+    def dying(path, state, *, identity):
+        save_checkpoint(path, state, identity=identity)
+        if state["epoch"] == stopped:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("lipt_cords.trainer.save_checkpoint", dying)
+        trained(**options, checkpoint_dir=tmp_path)
+    again, resumed = trained(**options, checkpoint_dir=tmp_path, resume=True)
+    assert same(whole, again)
+    assert resumed.work == pytest.approx(result.work) and resumed.ticket == result.ticket
+
+
+def test_another_option_is_another_run(tmp_path) -> None:
+    trained(early_bird=TICKET, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match="early_bird"):
+        trained(early_bird=TICKET | {"ratio": 0.3}, checkpoint_dir=tmp_path, resume=True)
+
+
+def test_momentum_of_what_stays_is_kept() -> None:
+    model = net()
+    steps = CheaperSteps(
+        model, (IMAGES[:2], LABELS[:2]), nn.CrossEntropyLoss(), steps=4, epoch_steps=2, seed=0,
+        early_bird=EarlyBirdConfig(**TICKET),
+    )  # fmt: skip
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(2):
+        sgd.zero_grad()
+        nn.functional.cross_entropy(model(IMAGES[:12]), LABELS[:12]).backward()
+        steps.after_backward()
+        sgd.step()
+        drawn = steps.after_step()
+    assert drawn
+    before = {n: copy.deepcopy(sgd.state[p]["momentum_buffer"])
+              for n, p in model.named_parameters()}  # fmt: skip
+    steps.move_momentum(sgd, model)
+    wanted = steps.ticket.gather(before)
+    for name, parameter in steps.net.named_parameters():
+        assert torch.equal(sgd.state[parameter]["momentum_buffer"], wanted[name])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"subnetwork": 3}, "subnetwork: expected options by name"),
+        ({"early_bird": {"vote": True}}, "workers, and this training has none"),
+        ({"early_bird": {"ratio": 1}}, "less than 1"),
+        ({"subnetwork": {"lengths": [3, 5]}}, "must train the whole net"),
+        ({"subnetwork": {"lengths": [1, 7]}}, "expected from 2"),
+        ({"subnetwork": {"length": [7]}}, "Did you mean 'lengths'"),
+    ],
+)
+def test_bad_options_are_refused(options, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        trained(**options)
+
+
+def test_nets_that_cannot_be_made_cheaper_are_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    for options, words in (
+        ({"subnetwork": {}}, "none was found in Sequential"),
+        ({"early_bird": {}}, "BatchNorm layers, and Sequential has none"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train_on_subset(model, DATA, SUBSET, epochs=1, device="cpu", **options)
