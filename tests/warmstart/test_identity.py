@@ -27,7 +27,7 @@ RELATED = {
     "ema": 0.9, "rounds": 3, "outer": "nesterov", "outer_lr": 0.5, "outer_momentum": 0.5,
     "stop_when": {"benefit": 0.1}, "probe_samples": 99, "probe_every": 2, "sparsity": "snip",
     "densities": "erk", "density": 0.5, "prune_after": 0.5, "augmentation": "randaugment",
-    "subnetwork": {"lengths": (2, 4)},
+    "subnetwork": {"lengths": (2, 4)}, "early_bird": {"ratio": 0.2},
     "num_ops": 3,
     "magnitude": 3, "soup": "weighted", "batchnorm_refresh": "never", "refresh_samples": 9,
     "head": "6", "threads": 2, "precision": "bf16", "memory_format": "contiguous",
