@@ -113,7 +113,7 @@ def local_steps(task: Any) -> int:
 
 def layers(data: str, seed: int) -> Iterator[Row]:
     """A 12-block transformer encoder on 16 patches of every image."""
-    task = load_task("fashion-mnist", data, 6_000)
+    task = load_task("fashion-mnist", data, 4_000)
     subset = Selection(torch.arange(len(task.train)), torch.ones(len(task.train)))
     test = torch.utils.data.TensorDataset(*task.held_out)
     methods: dict[str, Row] = {
@@ -175,10 +175,11 @@ class RandomTicket(TicketSearch):
 
 def ticket(data: str, seed: int) -> Iterator[Row]:
     """Early-Bird training against the given net and a random ticket."""
-    task = load_task("fashion-mnist", data, 5_000)
+    task = load_task("fashion-mnist", data, 4_000)
     subset = Selection(torch.arange(len(task.train)), torch.ones(len(task.train)))
     test = torch.utils.data.TensorDataset(*task.held_out)
     epochs = 16
+    steps = epochs * -(-len(task.train) // 64)
 
     def train(options: Row, search: type[TicketSearch] = TicketSearch, epochs: int = epochs) -> Any:
         torch.manual_seed(seed)
@@ -191,12 +192,12 @@ def ticket(data: str, seed: int) -> Iterator[Row]:
 
     made: dict[str, Any] = {}
 
-    def row(name: str, result: Any, epochs: int = epochs) -> Row:
+    def row(name: str, result: Any, length: int = epochs) -> Row:
         made[name] = result
         return {
             "method": name, "seed": seed, "accuracy": result.val_accuracy,
-            "work": result.work * epochs / 16, "seconds": result.costs.training_seconds,
-            "drawn_after": result.ticket and result.ticket["steps"] / (16 * 79),
+            "work": result.work * length / epochs, "seconds": result.costs.training_seconds,
+            "drawn_after": result.ticket and result.ticket["steps"] / steps,
             "ticket": result.ticket,
         }  # fmt: skip
 
@@ -207,7 +208,7 @@ def ticket(data: str, seed: int) -> Iterator[Row]:
         yield row(names[0], train(options))
         yield row(names[1], train(options, RandomTicket))
         short = max(1, round(epochs * made[names[0]].work))
-        yield row(names[2], train({}, epochs=short), epochs=short)
+        yield row(names[2], train({}, epochs=short), length=short)
 
 
 PARTS: dict[str, Callable[[str, int], Iterator[Row]]] = {

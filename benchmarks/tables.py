@@ -16,9 +16,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from cheaper_tables import CHEAPER
 from distributed_tables import DISTRIBUTED
 from evidence_tables import EVIDENCE
 from headline_table import headline
+from paper_tables import PAPER
 from question_tables import QUESTIONS
 from table_parts import load, markdown, origin, spread
 
@@ -146,7 +148,7 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         end_to_end, end_to_end_reading, ablation, throughput, selection, selection_growth,
-        selection_imagenet, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, headline,
+        selection_imagenet, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, *PAPER, *CHEAPER, headline,
     )
 }  # fmt: skip
 
