@@ -32,6 +32,9 @@ IN_ROUNDS: dict[str, Any] = {
 """``lipt-rounds``: the setting that benchmarks/frontier.py found for the best gradient signal."""
 CRITICAL = "critical-path"
 Equal = Literal["critical-path", "total"]
+MATCHED: dict[str, Any] = {"cut": "auto", "pilot": 1, "pilot_cuts": [0.2, 0.5]}
+"""Options of a stratified subset that is chosen once, where none are given: difficulty matched to
+the budget by trials, the setting that benchmarks/fixed_subset.py measured on both data sets."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,9 @@ class Contest:
                 dss["options"] = {}
             if strategy not in THROUGH_CORDS:
                 dss["selector"] = None
+            options = dss.get("options", self.config.dss_args.options)
+            if strategy == "Stratified" and method.every == 0 and not options:
+                dss["options"] = dict(MATCHED)
         if method.every is not None:
             dss["select_every"] = method.every or epochs
         return self.config.updated(

@@ -21,7 +21,8 @@ from lipt_cords.runs import load_splits, run
 FULL_EPOCHS = 15
 """Full-data epochs that LiPT replaces: the shortest warm-up of the published comparisons."""
 METHODS = (
-    "random", "rs2", "full", "lipt", "lipt+random", "one-worker", "rs2@critical-path", "rs2@total",
+    "random", "rs2", "full", "lipt", "lipt+random", "lipt+stratified/scratch/static", "one-worker",
+    "rs2@critical-path", "rs2@total",
 )  # fmt: skip
 OTHER_STRATEGIES = ("GradMatch", "CRAIG")
 

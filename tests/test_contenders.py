@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipt_cords import LiPTWarmStart, WarmStartConfig
-from lipt_cords.contenders import Contest, plan_calendar
+from lipt_cords.contenders import MATCHED, Contest, plan_calendar
 from lipt_cords.methods import DEFAULT_METHODS, Method
 from lipt_cords.run_config import RunConfig
 from lipt_cords.warmstart.forecast import forecast
@@ -84,6 +84,13 @@ def test_where_training_begins_and_how_often_is_selected() -> None:
     assert chosen.dss_args.warm_start.start_from == "initial"
     assert (chosen.dss_args.strategy, chosen.dss_args.select_every) == ("Stratified", 20)
     assert base.configure(Method.parse("lipt/every=2")).dss_args.select_every == 2
+    # Chosen once, its difficulty is matched to the budget by trials; the trials are on the bill.
+    assert chosen.dss_args.options == MATCHED
+    assert base.bill(Method.parse("lipt+stratified/scratch/static")).selection == 3 * 20 * 100
+    assert base.configure(Method.parse("lipt+stratified")).dss_args.options == {}
+    told = contest(select_every=5, type="Stratified", options={"cut": 0.3})
+    kept = told.configure(Method.parse("lipt+stratified/scratch/static"))
+    assert kept.dss_args.options == {"cut": 0.3}
     annealed = base.warm_start(Method.parse("full-annealed=3"))
     assert annealed is not None and annealed.schedule == "cosine"
     assert forecast(annealed, 1000).passes == pytest.approx(3000 + 320, abs=32)

@@ -11,7 +11,11 @@ from lipt_cords.report.summary import Row, accuracy_text, count, seconds
 
 
 def comparison_table(summary: Sequence[Row]) -> Table:
-    """The table of a comparison, 80 columns wide."""
+    """The table of a comparison, 80 columns wide; the best of every fraction stands out."""
+    best: dict[float | None, float] = {}
+    for row in summary:
+        if row["accuracy"] is not None:
+            best[row.get("fraction")] = max(best.get(row.get("fraction"), 0.0), row["accuracy"])
     table = Table(box=None, padding=(0, 1, 0, 0), collapse_padding=True, pad_edge=False)
     several = len({row.get("fraction") for row in summary}) > 1
     table.add_column("\nMethod", no_wrap=False, max_width=26)
@@ -27,7 +31,8 @@ def comparison_table(summary: Sequence[Row]) -> Table:
             named = "no fraction" if fraction is None else f"{fraction:.4g} of the data"
             table.add_row(Text(named, style="italic"), *[""] * 7)
         failed = f" ({row['failed']} failed)" if row["failed"] else ""
-        label = Text(row["label"] + failed, style="bold" if row["method"] == "lipt" else "")
+        ahead = row["accuracy"] is not None and row["accuracy"] == best[row.get("fraction")]
+        label = Text(row["label"] + failed, style="bold" if ahead else "")
         if row["accuracy"] is None:
             table.add_row(label, "-", *[""] * 6)
             continue
