@@ -81,18 +81,15 @@ def train_common_start(
     steps, batch_size, seed = config.common_steps, config.batch_size, config.seed
     if steps == 0:
         return CommonStart(0, 0), model
-    needed = min(len(labels), steps * batch_size)
-
-    def order_of(epoch: int) -> Tensor:
-        return balanced_order(labels, generator(seed, "common", epoch))
-
-    indices = order_of(0)[:needed].sort().values
+    indices = common_samples(config, labels)
+    needed = len(indices)
     device = next(model.parameters()).device
 
     def batches(feed: Feed) -> Iterator[tuple[Inputs, Tensor]]:
         epoch = 0
         while True:
-            positions = torch.searchsorted(indices, order_of(epoch)[:needed])
+            order = _order_of(labels, seed, epoch)[:needed]
+            positions = torch.searchsorted(indices, order)
             yield from feed.in_order(
                 positions, batch_size, scan=epoch == 0 and not feed.source.resident
             )
@@ -126,6 +123,21 @@ def train_common_start(
             f"the common start diverged within {steps} steps: lower lr (received {config.lr:g})"
         )
     return done, model
+
+
+def common_samples(config: WarmStartConfig, labels: Tensor) -> Tensor:
+    """The samples that the common start trains on, ascending; all of them, or as many as it needs.
+
+    Args:
+        config: ``common_steps``, ``batch_size`` and the seed.
+        labels: of the training set, shape (N,).
+    """
+    needed = min(len(labels), config.common_steps * config.batch_size)
+    return _order_of(labels, config.seed, 0)[:needed].sort().values
+
+
+def _order_of(labels: Tensor, seed: int, epoch: int) -> Tensor:
+    return balanced_order(labels, generator(seed, "common", epoch))
 
 
 def _searching(

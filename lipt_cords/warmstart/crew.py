@@ -17,7 +17,7 @@ from lipt_cords.warmstart.ranks import Ranks
 from lipt_cords.warmstart.report import WorkerSummary
 from lipt_cords.warmstart.soup import GreedySoup, Judge
 from lipt_cords.warmstart.together import run_workers
-from lipt_cords.warmstart.worker import WorkerTask
+from lipt_cords.warmstart.worker import WorkerResult, WorkerTask
 
 
 class Crew:
@@ -76,7 +76,7 @@ class Crew:
                 announce(f"workers {missing[0] + 1} to {last}, round {number + 1}")
             for result in run_workers([task_of(worker) for worker in missing]):
                 self.evaluation_seconds += result.evaluation_seconds
-                done.append(self._holding.keep(replace(result, work=result.work * net_work)))
+                done.append(self.take(result, net_work))
             return done
 
         heard = [one for part in self._ranks.everywhere(work) for one in part]
@@ -89,6 +89,14 @@ class Crew:
         """Take up after the merge of a round that is in the folder, and its workers beside it."""
         self._resumed = True
         self._holding.stand_at(start, number)
+
+    def take(self, result: WorkerResult, net_work: float = 1.0) -> Finished:
+        """Hold a worker that was trained just now."""
+        return self._holding.keep(replace(result, work=result.work * net_work))
+
+    def take_up(self, summary: WorkerSummary, state: State | None) -> Finished:
+        """Hold a worker that was trained before; None for one whose weights are not finite."""
+        return self._holding.hold(summary, state)
 
     def choose(self, finished: Sequence[Finished], judge: Judge) -> list[WorkerSummary]:
         """Decide who is in the soup; for a greedy soup rank 0 tries them from the best down."""

@@ -110,6 +110,13 @@ class Holding:
             self._states[worker] = state
         return Finished(summary, largest, result.reading, result.forward_passes)
 
+    def hold(self, summary: WorkerSummary, state: State | None) -> Finished:
+        """Hold a worker of an earlier run in memory; None for one that is not merged."""
+        if state is None:
+            return Finished(summary, NOTHING)
+        self._states[summary.worker] = state
+        return Finished(summary, largest_changes(state, self.start))
+
     def find(self, worker: int) -> Finished | None:
         """A worker that was finished before, as if this rank had trained it."""
         if self._folder is None:

@@ -60,6 +60,19 @@ def local_processes(config: WarmStartConfig) -> int | None:
 
 
 @contextmanager
+def threads_of(config: WarmStartConfig) -> Iterator[None]:
+    """Compute on the CPU threads that the options ask for, if they do."""
+    before = torch.get_num_threads()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    try:
+        yield
+    finally:
+        if config.threads is not None:
+            torch.set_num_threads(before)
+
+
+@contextmanager
 def open_ranks(
     config: WarmStartConfig, on_progress: Callable[[], None] = lambda: None
 ) -> Iterator[Ranks]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from lipt_cords.warmstart.arguments import check_arguments, copied
 from lipt_cords.warmstart.control import Excluded
 from lipt_cords.warmstart.cost import Clock, flops_per_sample
 from lipt_cords.warmstart.interrupt import stoppable
-from lipt_cords.warmstart.launch import local_processes, open_ranks
+from lipt_cords.warmstart.launch import local_processes, open_ranks, threads_of
 from lipt_cords.warmstart.material import Material, OnRound
 from lipt_cords.warmstart.objective import LossFunction, mean_loss
 from lipt_cords.warmstart.preparation import prepare, read_data
@@ -30,6 +29,7 @@ from lipt_cords.warmstart.ranks import Ranks
 from lipt_cords.warmstart.result import WarmStartResult
 from lipt_cords.warmstart.rounds import Rounds
 from lipt_cords.warmstart.subnetwork import PathSchedule, block_shares
+from lipt_cords.warmstart.unlearn import Origins
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +131,11 @@ class LiPTWarmStart:
         processes = local_processes(self.config)
         if processes is not None:
             check_arguments(loss, num_classes, shards, on_round)
-            return fit_in_processes(self.config, processes, *arguments)
-        return fit_on_this_rank(self.config, *arguments)
+            result = fit_in_processes(self.config, processes, *arguments)
+        else:
+            result = fit_on_this_rank(self.config, *arguments)
+        result.origins = Origins(train_dataset, val_dataset, loss)
+        return result
 
 
 def fit_on_this_rank(
@@ -147,7 +150,7 @@ def fit_on_this_rank(
         temporary: ``work_dir`` is not the user's, who need not hear of it.
     """
     with (
-        _threads(config.threads),
+        threads_of(config),
         stoppable(config.work_dir, said=not temporary) as wish,
         open_ranks(config, wish.check) as ranks,
         preserved_rng(),
@@ -231,18 +234,6 @@ def _flops(
             shares = block_shares(model, inputs, labels, loss, config.subnetwork)
             PathSchedule(config.subnetwork, len(shares), 1)  # what is wrong is said before any work
         return flops_per_sample(model, inputs, labels, loss), shares
-
-
-@contextmanager
-def _threads(wanted: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if wanted is not None:
-        torch.set_num_threads(wanted)
-    try:
-        yield
-    finally:
-        if wanted is not None:
-            torch.set_num_threads(before)
 
 
 def _save(result: WarmStartResult, directory: Path) -> None:

@@ -91,15 +91,15 @@ def make_plan(
         raise ValueError("the training data set is empty: expected at least one sample")
     if val_dataset is not None and data_length(val_dataset, "validation") == 0:
         raise ValueError("the validation data set is empty: pass val_dataset=None, or fill it")
-    sample = _first(dataset)
+    sample = first_inputs(dataset)
     if config.augmentation != "none":
         require_images(sample)
-    head = _head(config, model, sample, num_classes)
+    head = head_of(config, model, sample, num_classes)
     classes = head.module.out_features
     labels = labels_of(dataset)
     _check_labels(labels, classes, "training")
     if val_dataset is not None:
-        held_out = _first(val_dataset)
+        held_out = first_inputs(val_dataset)
         with _explained(model, held_out, "validation"), undisturbed(model):
             call_model(model, to_device(held_out, model_device(model)))
         _check_labels(labels_of(val_dataset), classes, "validation")
@@ -115,10 +115,15 @@ def make_plan(
             f"over a shard of {smallest} samples makes, and every round needs one: lower rounds, "
             "or raise epochs"
         )
-    present = torch.unique(labels)
-    missing = [present[~torch.isin(present, labels[shard])].tolist() for shard in dealt]
+    missing = missing_classes(labels, dealt)
     changing = BatchSource(dataset, cache_bytes=0).changes()
     return Plan(head.name, dealt, missing, changing), labels
+
+
+def missing_classes(labels: Tensor, shards: Sequence[Tensor]) -> list[list[int]]:
+    """For every shard, the classes of the data of which it has no sample."""
+    present = torch.unique(labels)
+    return [present[~torch.isin(present, labels[shard])].tolist() for shard in shards]
 
 
 def check_model(model: nn.Module) -> None:
@@ -158,8 +163,8 @@ def check_model(model: nn.Module) -> None:
         )
 
 
-def _head(
-    config: WarmStartConfig, model: nn.Module, sample: Inputs, num_classes: int | None
+def head_of(
+    config: WarmStartConfig, model: nn.Module, sample: Inputs, num_classes: int | None = None
 ) -> Head:
     """The linear head; one that the user named has to prove itself too."""
     with _explained(model, sample, "training"):
@@ -183,7 +188,8 @@ def _explained(model: nn.Module, sample: Inputs, which: str) -> Iterator[None]:
         ) from error
 
 
-def _first(dataset: Dataset[Any]) -> Inputs:
+def first_inputs(dataset: Dataset[Any]) -> Inputs:
+    """The first sample's inputs, as a batch of one."""
     return next(BatchSource(dataset, [0], cache_bytes=0).batches(batch_size=1))[0]
 
 

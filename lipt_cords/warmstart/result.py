@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +19,10 @@ from lipt_cords.files import load_tensors, output_directory, read_json, save_ten
 from lipt_cords.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.warmstart.averaging import State
 from lipt_cords.warmstart.folder import checksum
+from lipt_cords.warmstart.objective import LossFunction
 from lipt_cords.warmstart.report import WarmStartReport
 from lipt_cords.warmstart.tickets import Ticket
+from lipt_cords.warmstart.unlearn import Origins, Unlearning, add, forget
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -43,6 +45,9 @@ class WarmStartResult:
             whose weights are not finite; otherwise None.
         ticket: with ``early_bird``, where the smaller net lies in the given one, whose other
             weights are zeros here.
+        forgotten: samples that :meth:`forget` has removed, ascending.
+        unlearning: what the last :meth:`forget` or :meth:`add` cost and does not reach, or None.
+        origins: the data and the loss that it was fitted on; None for one loaded from files.
         template: a copy of the fitted module; None for a result loaded from files.
         device: where it was fitted, and where gradients are computed by default.
     """
@@ -54,6 +59,9 @@ class WarmStartResult:
     shards: list[Tensor]
     worker_states: list[State | None] | None = None
     ticket: Ticket | None = None
+    forgotten: list[int] = field(default_factory=list)
+    unlearning: Unlearning | None = None
+    origins: Origins | None = None
     template: nn.Module | None = None
     device: torch.device | None = None
 
@@ -102,6 +110,60 @@ class WarmStartResult:
                 "result.apply_to(model)"
             )
         return self.apply_to(copy.deepcopy(self.template))
+
+    def forget(self, indices: Any) -> WarmStartResult:
+        """The warm start as if some samples had never been in a shard.
+
+        The workers that held them train again from theta*, and the soup is made again, BatchNorm
+        refresh included: the very bits of a warm start from this theta* on the shards without
+        them. ``unlearning`` tells the cost, and whether theta* itself had seen them.
+
+        Args:
+            indices: of training samples, or a mask.
+
+        Returns:
+            A new result; this one stays as it is.
+
+        Raises:
+            ValueError: several rounds, workers that were not kept (``keep_workers``), a result
+                from files without :meth:`on`; samples outside of the data or the shards, named or
+                forgotten twice; a shard that would be empty.
+
+        Source: Bourtoule et al., Machine Unlearning (SISA), IEEE S&P 2021.
+        """
+        return forget(self, indices)
+
+    def add(self, indices: Any) -> WarmStartResult:
+        """The warm start with more samples of its data set, all in the smallest shard.
+
+        Args:
+            indices: of training samples that are in no shard: forgotten ones, those that
+                ``shard_fraction`` left out, or new ones of a longer data set (:meth:`on`).
+
+        Raises:
+            ValueError: as :meth:`forget`; samples that are in a shard already.
+        """
+        return add(self, indices)
+
+    def on(
+        self,
+        model: nn.Module,
+        train_dataset: Dataset[Any],
+        val_dataset: Dataset[Any] | None = None,
+        *,
+        loss: LossFunction | None = None,
+    ) -> WarmStartResult:
+        """A result with the model and the data that it was fitted on, after loading it from files.
+
+        Args:
+            model: of the fitted architecture; it is copied.
+            train_dataset: the training set, the same samples under the same indices.
+            val_dataset: the held-out data of the fit.
+            loss: the loss of the fit.
+        """
+        template = copy.deepcopy(model).cpu()
+        self.apply_to(copy.deepcopy(template))
+        return replace(self, template=template, origins=Origins(train_dataset, val_dataset, loss))
 
     def ticket_model(self) -> nn.Module:
         """A new copy of the smaller net that the warm start trained, with the merged weights.
@@ -176,6 +238,7 @@ class WarmStartResult:
             "config": self.config.model_dump(mode="json"),
             "report": self.report.to_dict(),
             "keeps_workers": self.worker_states is not None,
+            "forgotten": self.forgotten,
             "ticket": None if self.ticket is None else self.ticket.details(),
             "sha256": sums,
         }
@@ -184,7 +247,7 @@ class WarmStartResult:
 
     def to_bytes(self) -> bytes:
         """Everything but the module, as bytes for another process of this run."""
-        return pickle.dumps(replace(self, template=None))
+        return pickle.dumps(replace(self, template=None, origins=None))
 
     @classmethod
     def from_bytes(cls, payload: bytes, template: nn.Module | None = None) -> WarmStartResult:
@@ -226,6 +289,7 @@ class WarmStartResult:
             report=WarmStartReport.from_dict(record["report"]),
             shards=[shard for _, shard in sorted(parts[SHARDS].items())],
             worker_states=workers,
+            forgotten=list(record.get("forgotten", [])),
             ticket=Ticket.parse(parts[TICKET], record["ticket"]) if TICKET in parts else None,
         )
 
