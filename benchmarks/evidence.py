@@ -77,14 +77,14 @@ QUESTIONS: dict[str, list[Part]] = {
                 "one-worker+rs2",
             ),
             fractions=(0.01, 0.05, 0.1, 0.2, 0.3, 0.5),
-            terms={"equal": "critical-path", "budget": 50_000},
+            terms={"equal": "critical-path", "budget": 40_000},
         ),
         Part(
             (
                 "lipt+curriculum", "lipt+stratified/every=1", "lipt+stratified/every=20",
                 "lipt+importance/every=1", "lipt+importance/every=5", "lipt+glister/every=5",
             ),
-            terms={"equal": "critical-path", "budget": 50_000},
+            terms={"equal": "critical-path", "budget": 40_000},
         ),
     ],
     "selectors": [
