@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lipt_cords.data import Inputs
+from lipt_cords.randomness import preserved_rng
 from lipt_cords.subnetwork_options import SubnetworkConfig
 from lipt_cords.ticket_options import EarlyBirdConfig
+from lipt_cords.warmstart.averaging import all_finite
 from lipt_cords.warmstart.channels import ChannelGroups, scaled_batchnorms
 from lipt_cords.warmstart.cost import flops_per_sample
 from lipt_cords.warmstart.objective import LossFunction
-from lipt_cords.warmstart.subnetwork import Paths, PathSchedule, block_shares
+from lipt_cords.warmstart.path_schedule import PathSchedule
+from lipt_cords.warmstart.subnetwork import Paths, block_shares
 from lipt_cords.warmstart.tickets import Ticket, TicketSearch, penalise_scales
 
 
@@ -54,16 +57,17 @@ class CheaperSteps:
     ) -> None:
         self.given = self.net = model
         self.ticket: Ticket | None = None
-        self.step = 0
+        self.step, self.passes = 0, 0
         self._batch, self._loss, self._steps, self._seed = batch, loss, steps, seed
         self._subnetwork = subnetwork
         self._whole = flops_per_sample(model, *batch, loss)[0]
         self._hooks = ExitStack()
-        self._spent = 0.0  # steps of the given net, before the paths that are drawn now
-        self._counted_from = 0
+        self._spent = 0.0  # operations in passes of the given net, before the present net and paths
+        self._counted_from = 0  # passes
         self._search: TicketSearch | None = None
         if early_bird is not None and early_bird.ratio > 0:
             self._search = TicketSearch(early_bird, ChannelGroups(model, batch[0]))
+            self._search.rehearse(model, batch[0])
             self._layers = scaled_batchnorms(model)
             self._every = early_bird.every or epoch_steps
             self._latest = max(1, round(early_bird.latest * steps))
@@ -71,16 +75,27 @@ class CheaperSteps:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Blocks are hooked inside; outside every net is as it was."""
+        """Blocks are hooked inside; outside every net is as it was, and the given one trained."""
         try:
             yield
         finally:
             self._hooks.close()
+            self.finish()
 
-    def before_step(self) -> None:
-        """Draw the path of the next step."""
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """The given net is as it would be if the training ended here, without hooks."""
+        self._hooks.close()
+        self.finish()
+        yield
         if self._paths is not None:
-            self._paths.choose(self.step)
+            self._hooks.enter_context(self._paths.applied())
+
+    def before_step(self, samples: int) -> None:
+        """Draw the path of the next step, on a batch of so many samples."""
+        self.passes += samples
+        if self._paths is not None:
+            self._paths.choose(self.step, samples)
 
     def after_backward(self) -> None:
         """Penalise scales while a ticket is searched."""
@@ -96,6 +111,8 @@ class CheaperSteps:
         last = self.step >= self._latest
         if not last and self.step % self._every:
             return False
+        if not all_finite(dict(self.net.named_parameters())):
+            return False  # the training says that it diverged
         if not search.look(self.net.state_dict()) and not last:
             return False
         self._draw(*search.choose())
@@ -113,8 +130,8 @@ class CheaperSteps:
 
     @property
     def work(self) -> float:
-        """Operations of the steps so far over those of as many steps of the given net."""
-        return self._work_now() / self.step if self.step else 1.0
+        """Operations so far over those of as many passes of the given net."""
+        return self._work_now() / self.passes if self.passes else 1.0
 
     def told(self) -> dict[str, Any] | None:
         """What is told of the ticket; None without one."""
@@ -129,6 +146,7 @@ class CheaperSteps:
         """All that decides the following steps."""
         return {
             "step": self.step,
+            "passes": self.passes,
             "work": self._work_now(),
             "masks": [] if self._search is None else self._search.masks,
             "ticket": None
@@ -143,8 +161,8 @@ class CheaperSteps:
         if state["ticket"] is not None:
             self.step = state["ticket"]["at"]
             self._draw(state["ticket"]["kept"], state["ticket"]["rescued"])
-        self.step = self._counted_from = state["step"]
-        self._spent = state["work"]
+        self.step, self._spent = state["step"], state["work"]
+        self.passes = self._counted_from = state["passes"]
 
     def move_momentum(self, optimizer: Optimizer, before: nn.Module) -> None:
         """Let an optimizer go on with the smaller net: what it knows of the weights that stay.
@@ -174,10 +192,11 @@ class CheaperSteps:
         if search is None:
             raise ValueError("the checkpoint has an Early-Bird ticket, but early_bird is not set")
         self._hooks.close()  # a copy of a hooked block would run the original
-        self._spent, self._counted_from = self._work_now(), self.step
-        self.ticket = Ticket.cut(self.net, search.groups, self._batch[0], kept, rescued)
-        self._drawn_at = self.step
-        self._settle_on(self.ticket.build(self.net))
+        self._spent, self._counted_from = self._work_now(), self.passes
+        with preserved_rng():
+            self.ticket = Ticket.cut(self.net, search.groups, self._batch[0], kept, rescued)
+            self._drawn_at = self.step
+            self._settle_on(self.ticket.build(self.net))
 
     def _settle_on(self, net: nn.Module) -> None:
         """Take a net, and hook its blocks."""
@@ -191,8 +210,9 @@ class CheaperSteps:
             self._hooks.enter_context(self._paths.applied())
 
     def _work_now(self) -> float:
-        share = 1.0 if self._paths is None else self._paths.work(self._shares)
-        return self._spent + (self.step - self._counted_from) * share * self._net_work
+        if self._paths is None:
+            return self._spent + (self.passes - self._counted_from) * self._net_work
+        return self._spent + self._paths.spent(self._shares) * self._net_work
 
 
 def parse_cheaper(
@@ -210,7 +230,9 @@ def parse_cheaper(
     ):
         if value is not None and not isinstance(value, kind | Mapping):
             raise ValueError(f"{name}: expected options by name, such as {{}}, received {value!r}")
-        found.append(kind(**value) if isinstance(value, Mapping) else value)
+        if isinstance(value, Mapping):
+            value = kind(**{str(key): one for key, one in value.items()})
+        found.append(value)
     if found[1] is not None and found[1].vote:
         raise ValueError(
             "early_bird.vote is of a warm start's workers, and this training has none: leave it out"

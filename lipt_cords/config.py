@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -197,7 +198,9 @@ class WarmStartConfig(StrictModel):
     @classmethod
     def _parts_by_name(cls, value: Any, info: Any) -> Any:
         kind, what, example = _BY_NAME[info.field_name]
-        if isinstance(value, kind | dict) or value is None:
+        if isinstance(value, Mapping):
+            return {str(key): one for key, one in value.items()}
+        if isinstance(value, kind) or value is None:
             return value
         raise ValueError(f"expected {what} by name, such as {example}, received {value!r}")
 

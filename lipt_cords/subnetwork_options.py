@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
@@ -53,7 +54,11 @@ class SubnetworkConfig(StrictModel):
     @field_validator("lengths", "shares", "always", "blocks", mode="before")
     @classmethod
     def _a_list(cls, value: Any) -> Any:
-        return value if value is None or isinstance(value, tuple) else tuple(value)
+        if value is None or isinstance(value, tuple):
+            return value
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise ValueError(f"expected a list, received {value!r}")
+        return tuple(value)
 
     @field_validator("lengths")
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,6 @@ class Trainer:
             if plan is not None and (last or self.epoch % plan.every == 0):
                 save_checkpoint(plan.path, self.state_dict(), identity=plan.identity)
         if self.cheaper is not None:
-            self.cheaper.finish()
             self.result.work, self.result.ticket = self.cheaper.work, self.cheaper.told()
         return self.result
 
@@ -232,7 +232,7 @@ class Trainer:
         cheaper = self.cheaper
         if cheaper is None:
             return self._step(inputs, labels, weights)
-        cheaper.before_step()
+        cheaper.before_step(len(labels))
         loss = self._step(inputs, labels, weights, cheaper.after_backward)
         if cheaper.after_step():
             self._take_on(cheaper)
@@ -263,7 +263,8 @@ class Trainer:
         )
         self.result.curve.append(point)
         if on_point is not None:
-            on_point(point)
+            with nullcontext() if self.cheaper is None else self.cheaper.shown():
+                on_point(point)
 
     def _clock(self) -> float:
         if self.device.type == "cuda":

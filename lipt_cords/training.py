@@ -19,7 +19,7 @@ from lipt_cords.errors import unknown_name
 from lipt_cords.files import output_directory
 from lipt_cords.losses import PerSampleLoss
 from lipt_cords.optimization import build_optimizer, build_scheduler
-from lipt_cords.randomness import isolated_rng
+from lipt_cords.randomness import isolated_rng, preserved_rng
 from lipt_cords.records import CurvePoint
 from lipt_cords.run_sections import OptimizerConfig, SchedulerConfig
 from lipt_cords.selectors import Selection
@@ -140,19 +140,21 @@ def train_on_subset(
     with isolated_rng(seed, "train on subset"):
         per_sample = loss or nn.CrossEntropyLoss(reduction="none")
         cheaper = None
-        if paths is not None or ticket is not None:
-            epoch_steps = math.ceil(len(selection.indices) / batch_size)
-            some = BatchSource(train_dataset, selection.indices[:2].tolist(), device=target)
-            cheaper = CheaperSteps(
-                model,
-                next(some.batches(batch_size=2)),
-                lambda logits, labels: per_sample(logits, labels).mean(),
-                steps=epochs * epoch_steps,
-                epoch_steps=epoch_steps,
-                seed=seed,
-                subnetwork=paths,
-                early_bird=ticket,
-            )
+        if paths is not None or (ticket is not None and ticket.ratio > 0):
+            epoch_steps = math.ceil(len(selection.indices) / max(1, batch_size))
+            # What is tried out first draws nothing from the training's random numbers.
+            with preserved_rng():
+                some = BatchSource(train_dataset, selection.indices[:2].tolist(), device=target)
+                cheaper = CheaperSteps(
+                    model,
+                    next(some.batches(batch_size=2)),
+                    lambda logits, labels: per_sample(logits, labels).mean(),
+                    steps=epochs * epoch_steps,
+                    epoch_steps=epoch_steps,
+                    seed=seed,
+                    subnetwork=paths,
+                    early_bird=ticket,
+                )
         steps = build_optimizer(model.parameters(), optimizer_config)
         source = SelectorSource(
             train_dataset,

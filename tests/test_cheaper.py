@@ -70,7 +70,7 @@ def test_paths_cost_what_was_counted() -> None:
     whole = counter.get_total_flops()
     with steps.applied(), FlopCounterMode(display=False) as counter:
         for _ in range(20):
-            steps.before_step()
+            steps.before_step(12)
             loss(model(IMAGES[:12]), LABELS[:12]).backward()
             assert not steps.after_step()
     assert steps.work == pytest.approx(counter.get_total_flops() / (20 * whole), rel=0.01)
@@ -143,6 +143,92 @@ def test_momentum_of_what_stays_is_kept() -> None:
         assert torch.equal(sgd.state[parameter]["momentum_buffer"], wanted[name])
 
 
+class Dropping(nn.Module):
+    """A small net with BatchNorm, dropout and a residual block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = build_model("resnet20", 4, image_size=8, seed=0)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(self.drop(x))
+
+
+@pytest.mark.parametrize(
+    "options", [{"early_bird": {"ratio": 0}}, {"subnetwork": {"lengths": [7]}}]
+)
+def test_what_is_tried_out_first_draws_nothing_from_the_training(options: Any) -> None:
+    nets = [Dropping(), Dropping()]
+    for net, more in zip(nets, ({}, options), strict=True):
+        train_on_subset(net, DATA, SUBSET, epochs=2, batch_size=12, device="cpu", **more)
+    assert same(*nets)
+
+
+@pytest.mark.parametrize("options", [{"subnetwork": {"lengths": [3, 7]}}, {"early_bird": TICKET}])
+def test_a_caller_sees_the_net_as_it_stands(options: Any) -> None:
+    model, seen = net(), []
+
+    def look(point: Any) -> None:
+        copied = copy.deepcopy(model).eval()
+        with torch.no_grad():
+            right = (copied(IMAGES).argmax(1) == LABELS).float().mean()
+        seen.append((float(right), point.val_accuracy))
+
+    given = {"val_dataset": DATA, "epochs": 4, "batch_size": 12, "device": "cpu"}
+    train_on_subset(model, DATA, SUBSET, on_point=look, **given, **options)
+    assert len(seen) == 5 and all(mine == pytest.approx(told) for mine, told in seen)
+
+
+def test_an_interrupt_loses_nothing() -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(point: Any) -> None:
+        if point.epoch == 3:  # the ticket is drawn in the second
+            raise Enough
+
+    model = net()
+    with pytest.raises(Enough):
+        train_on_subset(model, DATA, SUBSET, epochs=4, batch_size=12, device="cpu",
+                        early_bird=TICKET, on_point=stop)  # fmt: skip
+    gone = model.blocks[0].branch[1].weight == 0
+    assert gone.any() and not gone.all()
+
+
+def test_short_batches_count_for_what_they_are() -> None:
+    subset = Selection(torch.arange(33), torch.ones(33))
+    ticket = {"ratio": 0.5, "every": 1, "latest": 0.01}
+    result = train_on_subset(net(), DATA, subset, epochs=1, batch_size=32, device="cpu",
+                             early_bird=ticket)  # fmt: skip
+    assert result.ticket["steps"] == 1
+    assert result.work == pytest.approx((32 + result.ticket["work"]) / 33)
+
+
+def test_a_forward_of_ones_own_is_called_and_kept() -> None:
+    model, calls = net(), []
+    block = model.blocks[1]
+    plain = block.forward
+    block.forward = lambda x: calls.append(1) or plain(x)
+    train_on_subset(model, DATA, SUBSET, epochs=1, device="cpu", subnetwork={"lengths": [7]})
+    assert calls and "forward" in block.__dict__
+
+
+def test_divergence_is_called_by_its_name() -> None:
+    with pytest.raises(ValueError, match="training diverged"):
+        trained(early_bird=TICKET | {"latest": 0.25}, lr=1e8)
+
+
+def test_equal_scales_are_no_ticket() -> None:
+    model = net()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.requires_grad_(False)
+    with pytest.raises(ValueError, match="BatchNorm's scales are equal"):
+        train_on_subset(model, DATA, SUBSET, epochs=4, device="cpu", early_bird=TICKET)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -152,6 +238,13 @@ def test_momentum_of_what_stays_is_kept() -> None:
         ({"subnetwork": {"lengths": [3, 5]}}, "must train the whole net"),
         ({"subnetwork": {"lengths": [1, 7]}}, "expected from 2"),
         ({"subnetwork": {"length": [7]}}, "Did you mean 'lengths'"),
+        ({"subnetwork": {"lengths": 3}}, "expected a list, received 3"),
+        ({"subnetwork": {"blocks": "blocks.1"}}, "expected a list, received 'blocks.1'"),
+        ({"subnetwork": {"blocks": []}}, "must name different blocks"),
+        ({"subnetwork": {"blocks": ["blocks.1", "blocks.1"]}}, "must name different blocks"),
+        ({"subnetwork": {"blocks": ["blocks.3"]}}, "block 'blocks.3' cannot be left out"),
+        ({"early_bird": {1: 2}}, "unknown EarlyBirdConfig option '1'"),
+        ({"early_bird": {}, "batch_size": 0}, "batch_size"),
     ],
 )
 def test_bad_options_are_refused(options, words) -> None:

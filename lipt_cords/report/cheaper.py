@@ -19,16 +19,16 @@ def stages_text(report: Mapping[str, Any]) -> list[str]:
         return []
     parts = [
         f"paths of {stage['length']:g} blocks, {stage['steps']:g} steps: "
-        f"{_share(stage['planned'] / stage['steps'])} planned, "
-        f"{_share(stage['counted'] / stage['steps'])} counted"
+        f"{_share(stage['planned'] / stage['passes'])} planned, "
+        f"{_share(stage['counted'] / stage['passes'])} counted"
         for stage in stages
     ]
-    steps = sum(stage["steps"] for stage in stages)
+    passes = sum(stage["passes"] for stage in stages)
     planned, counted = (sum(stage[key] for stage in stages) for key in ("planned", "counted"))
     return [
-        "Progressive subnetworks, operations of a worker's step over those of the whole net: "
-        f"{'; '.join(parts)}. In all: {_share(planned / steps)} planned, "
-        f"{_share(counted / steps)} counted."
+        "Progressive subnetworks, operations of a worker's step over those of the given net: "
+        f"{'; '.join(parts)}. In all: {_share(planned / passes)} planned, "
+        f"{_share(counted / passes)} counted."
     ]
 
 

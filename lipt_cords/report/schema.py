@@ -109,6 +109,7 @@ class Stage(Part):
 
     length: Count
     steps: Annotated[float, Field(gt=0)]
+    passes: Annotated[float, Field(gt=0)]
     planned: Amount
     counted: Amount
 

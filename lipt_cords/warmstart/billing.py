@@ -55,7 +55,7 @@ def over_stages(parts: Iterable[dict[str, float]]) -> list[dict[str, float]]:
         if before is None:
             found[part["end"]] = dict(part)
         else:
-            for name in ("steps", "planned", "counted"):
+            for name in ("steps", "passes", "planned", "counted"):
                 before[name] += part[name]
     return [found[end] for end in sorted(found)]
 
@@ -69,7 +69,8 @@ def make_report(
     finish: Finish,
     *,
     flops: int,
-    forward_flops: int,
+    forward_flops: tuple[int, int],
+    dense_forward_passes: int,
     common_work: float,
     ticket: dict[str, Any] | None,
     ranks: int,
@@ -90,7 +91,9 @@ def make_report(
         judge: what it evaluated and refreshed.
         finish: the outcome.
         flops: of one sample in a training step of the given net.
-        forward_flops: of one sample in a forward pass of the net that was evaluated.
+        forward_flops: of one sample in a forward pass of the given net, and of the one that was
+            merged in the end.
+        dense_forward_passes: of all forward passes, those of the given net before a ticket.
         common_work: the common start's passes, each as dear as the net that it trained.
         ticket: what is told of an Early-Bird ticket, or None.
         ranks: processes that took part.
@@ -112,7 +115,8 @@ def make_report(
         refresh_passes=judge.refresh_passes,
         flops=round((common_work + sum(one.work for one in rounds)) * flops),
         critical_path_flops=round(rounds[-1].critical_path_work * flops),
-        forward_flops=(evaluation_passes + judge.refresh_passes) * forward_flops,
+        forward_flops=dense_forward_passes * forward_flops[0]
+        + (evaluation_passes + judge.refresh_passes - dense_forward_passes) * forward_flops[1],
         bytes_communicated=sent,
         seconds=seconds,
         workers=list(summaries),

@@ -159,7 +159,14 @@ class ChannelGroups:
             present = here[part].nonzero().flatten()
             gone = (~stays[part][present]).nonzero().flatten().tolist()
             if gone:
-                _group(graph, layers[name], gone).prune()
+                try:
+                    _group(graph, layers[name], gone).prune()
+                except Exception as error:  # grouped convolutions, parametrised weights
+                    raise ValueError(
+                        f"torch-pruning cannot remove channels of layer {name!r} "
+                        f"({type(error).__name__}: {str(error).splitlines()[0]}): leave "
+                        "early_bird out"
+                    ) from error
                 here &= ~torch.isin(self.group_of, self.group_of[part][present[gone]])
 
 

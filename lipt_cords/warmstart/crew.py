@@ -92,7 +92,11 @@ class Crew:
 
     def take(self, result: WorkerResult, net_work: float = 1.0) -> Finished:
         """Hold a worker that was trained just now."""
-        return self._holding.keep(replace(result, work=result.work * net_work))
+        stages = [
+            stage | {key: stage[key] * net_work for key in ("planned", "counted")}
+            for stage in result.stages
+        ]
+        return self._holding.keep(replace(result, work=result.work * net_work, stages=stages))
 
     def take_up(self, summary: WorkerSummary, state: State | None) -> Finished:
         """Hold a worker that was trained before; None for one whose weights are not finite."""

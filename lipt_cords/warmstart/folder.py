@@ -199,6 +199,6 @@ def digest(state: Mapping[str, Tensor]) -> str:
     total = hashlib.sha256()
     for name, value in state.items():
         total.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
+        flat = value.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
         total.update(flat.view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

@@ -32,6 +32,8 @@ class History:
         self.common_work = common_passes if common_work is None else common_work
         self.drawn: Drawn | None = None
         """The ticket that the workers voted for, once they have."""
+        self.dense_forward_passes = 0
+        """Of the samples run forward, those on the given net, before a vote."""
         self.masks: list[Tensor] = []
         """What they said before, merge by merge."""
         self.rounds: list[RoundReport] = []
@@ -160,6 +162,7 @@ class History:
         counted: dict[str, Any] = {
             "common_passes": self.common_passes,
             "common_work": self.common_work,
+            "dense_forward_passes": self.dense_forward_passes,
             "drawn": None if self.drawn is None else asdict(self.drawn),
             "forward_passes": self.forward_passes,
             "judged_passes": list(self.judged_passes),
@@ -180,6 +183,7 @@ class History:
             return None
         details = stored.details
         history = cls(details["common_passes"], details["common_work"])
+        history.dense_forward_passes = details["dense_forward_passes"]
         history.drawn = None if details["drawn"] is None else Drawn(**details["drawn"])
         if "masks" in stored.groups:
             history.masks = list(stored.groups["masks"]["masks"].bool())

@@ -23,12 +23,13 @@ from lipt_cords.warmstart.interrupt import stoppable
 from lipt_cords.warmstart.launch import local_processes, open_ranks, threads_of
 from lipt_cords.warmstart.material import Material, OnRound
 from lipt_cords.warmstart.objective import LossFunction, mean_loss
+from lipt_cords.warmstart.path_schedule import PathSchedule
 from lipt_cords.warmstart.preparation import prepare, read_data
 from lipt_cords.warmstart.processes import fit_in_processes
 from lipt_cords.warmstart.ranks import Ranks
 from lipt_cords.warmstart.result import WarmStartResult
 from lipt_cords.warmstart.rounds import Rounds
-from lipt_cords.warmstart.subnetwork import PathSchedule, block_shares
+from lipt_cords.warmstart.subnetwork import block_shares
 from lipt_cords.warmstart.unlearn import Origins
 
 logger = logging.getLogger(__name__)

@@ -100,8 +100,9 @@ class WarmStartReport:
         rounds: one entry a merge.
         stopped_early: whether ``stop_when`` ended the rounds.
         stages: with ``subnetwork``, for every stage over all workers: the share of the steps after
-            which it ``end``s, ``length`` of its paths, ``steps``, and their operations in steps of
-            the whole net, as ``planned`` from the schedule and as ``counted`` of the drawn paths.
+            which it ``end``s, ``length`` of its paths, ``steps``, ``passes``, and their operations
+            in passes of the given net, ``planned`` by the schedule and ``counted`` of the drawn
+            paths.
         ticket: with ``early_bird``: ``ratio``, after how many ``steps`` or ``rounds`` it was drawn,
             whether the masks had ``settled``, their number (``masks``) and pairwise ``distances``,
             the ``share_kept`` of all channels, those kept and had by ``layers``, the ``rescued``

@@ -173,7 +173,8 @@ class WarmStartResult:
         """
         if self.ticket is None:
             raise ValueError(
-                "this warm start drew no ticket: set early_bird={'ratio': 0.3}, or take model()"
+                "this warm start drew no ticket (report.notes say why if it searched one): set "
+                "early_bird={'ratio': 0.3}, or take model()"
             )
         return self.ticket.build(self.model())
 

@@ -49,6 +49,7 @@ class Rounds:
         self._config, self._ranks, self._material = config, ranks, material
         self._folder, self._clock = folder, clock
         self._resumed_after = 0  # rounds
+        self._dense_forward_flops = material.forward_flops
         self._smaller: SmallerNet | None = None
         if config.early_bird is not None and config.early_bird.ratio > 0:
             self._smaller = SmallerNet(config, config.early_bird, material)
@@ -103,8 +104,9 @@ class Rounds:
                 self._judge,
                 finish,
                 flops=self._material.flops,
-                forward_flops=self._material.forward_flops,
+                forward_flops=(self._dense_forward_flops, self._material.forward_flops),
                 common_work=history.common_work,
+                dense_forward_passes=history.dense_forward_passes,
                 ticket=self._told_of_ticket(),
                 ranks=ranks.size,
                 sent=ranks.bytes_communicated,
@@ -182,6 +184,12 @@ class Rounds:
         history.masks = smaller.search.masks
         if not settled and number < smaller.latest_round:
             return start
+        if number >= history.planned(self._config):
+            return start  # stopped early: nothing would train the ticket
+        judge = self._judge
+        history.dense_forward_passes = (
+            history.forward_passes + judge.evaluation_passes + judge.refresh_passes
+        )
         history.drawn = smaller.draw({"rounds": number})
         self._adopt(history.drawn)
         return smaller.gather(start)
@@ -326,6 +334,8 @@ class Rounds:
 
     def _notes(self, loaded: Sequence[int]) -> list[str]:
         notes = []
+        if self._smaller is not None and self._smaller.ticket is None:
+            notes.append("the rounds ended before an Early-Bird ticket was drawn: there is none")
         if self._resumed_after:
             notes.append(f"went on from the merge of round {self._resumed_after} in work_dir")
         if loaded:

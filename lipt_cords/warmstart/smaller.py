@@ -57,7 +57,8 @@ class SmallerNet:
             source = BatchSource(material.dataset, some, device=device, cache_bytes=0)
             self._example, self._labels = next(source.batches(batch_size=2))
             self.groups = ChannelGroups(material.model, self._example)
-        self.search = TicketSearch(options, self.groups)
+            self.search = TicketSearch(options, self.groups)
+            self.search.rehearse(material.model, self._example)
         self.ticket: Ticket | None = None
         self.drawn: Drawn | None = None
 

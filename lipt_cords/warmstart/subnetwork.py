@@ -10,25 +10,19 @@ training.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lipt_cords.data import Inputs
 from lipt_cords.nets import ResidualBlock, WideBlock
-from lipt_cords.randomness import generator
 from lipt_cords.subnetwork_options import SubnetworkConfig
 from lipt_cords.warmstart.cost import flops_per_sample
 from lipt_cords.warmstart.objective import LossFunction
-
-STAGES = (1 / 2, 2 / 3, 5 / 6, 1)
-"""Path lengths of the stages over the number of blocks: 6-8-10-12 of 12, as published."""
-
+from lipt_cords.warmstart.path_schedule import PathSchedule, Stage
 
 TORCHVISION = {
     "torchvision.models.resnet.BasicBlock": "bn2",
@@ -68,6 +62,10 @@ def residual_blocks(model: nn.Module, names: Sequence[str] | None = None) -> lis
     """
     modules = dict(model.named_modules())
     if names is not None:
+        if len(set(names)) < len(names) or not names:
+            raise ValueError(
+                f"subnetwork.blocks must name different blocks, at least one, received {names!r}"
+            )
         unknown = [name for name in names if name not in modules]
         if unknown:
             raise ValueError(
@@ -102,123 +100,24 @@ def _ends(module: nn.Module) -> tuple[nn.Module, ...] | None:
     return None
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of steps with one expected path length.
-
-    Attributes:
-        end: the share of all steps after which it ends.
-        length: blocks of a path, those always kept included.
-    """
-
-    end: float
-    length: int
-
-
-class PathSchedule:
-    """Which blocks run at a step: a function of the step, the seed and the names alone.
-
-    Args:
-        config: the options.
-        blocks: how many blocks can be left out, L.
-        steps: of the whole schedule.
-
-    Raises:
-        ValueError: stages that do not end at full length, or a path shorter than what is kept.
-    """
-
-    def __init__(self, config: SubnetworkConfig, blocks: int, steps: int) -> None:
-        self.config, self.blocks, self.steps = config, blocks, steps
-        self.always = self._always()
-        self.stages = self._stages()
-
-    def _always(self) -> tuple[int, ...]:
-        given = self.config.always
-        kept = tuple(sorted({0, self.blocks - 1})) if given is None else tuple(sorted(set(given)))
-        beyond = [number for number in kept if not 0 <= number < self.blocks]
-        if beyond:
-            raise ValueError(
-                f"subnetwork.always keeps block {beyond[0]}, but the net has {self.blocks} that "
-                f"can be left out: expected numbers from 0 to {self.blocks - 1}"
-            )
-        return kept
-
-    def _stages(self) -> tuple[Stage, ...]:
-        config, most = self.config, self.blocks
-        lengths = config.lengths
-        if lengths is None:
-            lengths = tuple(max(len(self.always), round(share * most)) for share in STAGES)
-        shares = config.shares or (1 / len(lengths),) * len(lengths)
-        if len(shares) != len(lengths):
-            raise ValueError(
-                f"subnetwork.shares has {len(shares)} stages and lengths {len(lengths)}: give one "
-                "share of the steps for each length"
-            )
-        for length in lengths:
-            if not len(self.always) <= length <= most:
-                raise ValueError(
-                    f"subnetwork.lengths has {length}, expected from {len(self.always)} (blocks "
-                    f"always kept) to {most} (blocks that can be left out)"
-                )
-        if config.control == "none" and lengths[-1] != most:
-            raise ValueError(
-                f"subnetwork.lengths ends at {lengths[-1]} of {most} blocks: the last stage must "
-                "train the whole net (or set control='constant' for the control that does not)"
-            )
-        ends = torch.tensor(shares, dtype=torch.float64).cumsum(0).tolist()
-        return tuple(Stage(end, length) for end, length in zip(ends, lengths, strict=True))
-
-    def stage(self, step: int) -> Stage:
-        """The stage of a step, counted from 0."""
-        done = (step + 0.5) / self.steps
-        return next((stage for stage in self.stages if done < stage.end), self.stages[-1])
-
-    def chances(self, step: int) -> list[float]:
-        """The probability of every block to run at a step."""
-        if self.config.control == "stochastic-depth":
-            last, count = self.config.survival, max(1, self.blocks)
-            return [1 - (number + 1) / count * (1 - last) for number in range(self.blocks)]
-        free = self.blocks - len(self.always)
-        chance = (self.stage(step).length - len(self.always)) / free if free else 1.0
-        return [1.0 if number in self.always else chance for number in range(self.blocks)]
-
-    def path(self, step: int, seed: int, *names: str | int) -> list[bool]:
-        """Which blocks run at a step."""
-        draws = generator(seed, *names, "path", step)
-        drawn = torch.rand(self.blocks, generator=draws).tolist()
-        if self.config.paths == "bernoulli" or self.config.control == "stochastic-depth":
-            chances = self.chances(step)
-            return [value < chance for value, chance in zip(drawn, chances, strict=True)]
-        free = [number for number in range(self.blocks) if number not in self.always]
-        wanted = self.stage(step).length - len(self.always)
-        chosen = {*self.always, *sorted(free, key=lambda number: drawn[number])[:wanted]}
-        return [number in chosen for number in range(self.blocks)]
-
-    def scales(self, step: int) -> list[float]:
-        """The factor of every block's residual branches when it runs."""
-        if self.config.control == "stochastic-depth":
-            return [1 / chance for chance in self.chances(step)]
-        ratio = self.blocks / self.stage(step).length
-        power = {"none": 0.0, "sqrt": 0.5, "inverse": 1.0}[self.config.scaling]
-        return [math.pow(ratio, power)] * self.blocks
-
-
 class _Tally:
-    """Paths of one stage: how often each block was expected to run, and ran."""
+    """Paths of one stage: how many samples each block was expected to see, and saw."""
 
     def __init__(self, blocks: int) -> None:
-        self.steps = 0
+        self.steps, self.samples = 0, 0
         self.expected, self.ran = [0.0] * blocks, [0.0] * blocks
 
-    def add(self, runs: Sequence[bool], chances: Sequence[float]) -> None:
+    def add(self, runs: Sequence[bool], chances: Sequence[float], samples: int) -> None:
         self.steps += 1
-        self.expected = [had + one for had, one in zip(self.expected, chances, strict=True)]
-        self.ran = [had + one for had, one in zip(self.ran, runs, strict=True)]
+        self.samples += samples
+        for block, (chance, runs_now) in enumerate(zip(chances, runs, strict=True)):
+            self.expected[block] += chance * samples
+            self.ran[block] += runs_now * samples
 
     def work(self, ran: Sequence[float], shares: Sequence[float]) -> float:
-        """Operations, in steps of the whole net."""
-        left_out = (share * (self.steps - had) for share, had in zip(shares, ran, strict=True))
-        return self.steps - sum(left_out)
+        """Operations, in sample-passes of the whole net."""
+        left_out = (share * (self.samples - had) for share, had in zip(shares, ran, strict=True))
+        return self.samples - sum(left_out)
 
 
 class Paths:
@@ -243,20 +142,19 @@ class Paths:
         self._seed, self._names = seed, names
         self._runs = [True] * len(self.found)
         self._scales = [1.0] * len(self.found)
-        self.steps = 0
-        """Paths drawn so far."""
-        self.ran = [0] * len(self.found)
-        """How often each block was on one."""
         self._stages: dict[Stage, _Tally] = {}
 
-    def choose(self, step: int) -> list[bool]:
-        """Draw the path of a step, which the next forward passes take."""
+    def choose(self, step: int, samples: int = 1) -> list[bool]:
+        """Draw the path of a step, which the next forward passes take.
+
+        Args:
+            step: counted from 0.
+            samples: of its batch, for the bill.
+        """
         self._runs = self.schedule.path(step, self._seed, *self._names)
         self._scales = self.schedule.scales(step)
-        self.steps += 1
-        self.ran = [had + runs for had, runs in zip(self.ran, self._runs, strict=True)]
         tally = self._stages.setdefault(self.schedule.stage(step), _Tally(len(self.found)))
-        tally.add(self._runs, self.schedule.chances(step))
+        tally.add(self._runs, self.schedule.chances(step), samples)
         return self._runs
 
     def stages(self, shares: Sequence[float]) -> list[dict[str, float]]:
@@ -270,24 +168,20 @@ class Paths:
                 "end": stage.end,
                 "length": stage.length,
                 "steps": tally.steps,
+                "passes": tally.samples,
                 "planned": tally.work(tally.expected, shares),
                 "counted": tally.work(tally.ran, shares),
             }
             for stage, tally in self._stages.items()
         ]
 
-    def work(self, shares: Sequence[float]) -> float:
-        """Operations of the drawn paths over those of the whole net.
+    def spent(self, shares: Sequence[float]) -> float:
+        """Operations of the drawn paths, in sample-passes of the whole net.
 
         Args:
             shares: each block's share of the whole net's operations.
         """
-        if self.steps == 0:
-            return 1.0
-        left_out = sum(
-            share * (1 - ran / self.steps) for share, ran in zip(shares, self.ran, strict=True)
-        )
-        return 1.0 - left_out
+        return sum(tally.work(tally.ran, shares) for tally in self._stages.values())
 
     def everything(self) -> None:
         """Let every block run unscaled, as in evaluation."""
@@ -297,22 +191,21 @@ class Paths:
     @contextmanager
     def applied(self) -> Iterator[Paths]:
         """Hook the blocks; every block runs until a path is chosen."""
-        handles = []
+        handles, own = [], []
         self.everything()
         for number, block in enumerate(self.found):
-            block.module.__dict__["forward"] = self._skipping(number, block.module)
+            own.append(block.module.__dict__.get("forward"))
+            block.module.__dict__["forward"] = self._skipping(number, block.module.forward)
             handles += [end.register_forward_hook(self._scaling(number)) for end in block.ends]
         try:
             yield self
         finally:
             for handle in handles:
                 handle.remove()
-            for block in self.found:
-                del block.module.__dict__["forward"]
+            for block, forward in zip(self.found, own, strict=True):
+                _put_back(block.module, forward)
 
-    def _skipping(self, number: int, module: nn.Module) -> Callable[..., Any]:
-        plain = type(module).forward.__get__(module)
-
+    def _skipping(self, number: int, plain: Callable[..., Any]) -> Callable[..., Any]:
         def forward(x: Any, *others: Any, **more: Any) -> Any:
             return plain(x, *others, **more) if self._runs[number] else x
 
@@ -343,8 +236,23 @@ def block_shares(
     whole, _ = flops_per_sample(copied, inputs, labels, loss)
     shares = []
     for block in blocks:
+        own = block.module.__dict__.get("forward")
         block.module.__dict__["forward"] = lambda x, *others, **more: x
-        without, _ = flops_per_sample(copied, inputs, labels, loss)
-        del block.module.__dict__["forward"]
+        try:
+            without, _ = flops_per_sample(copied, inputs, labels, loss)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"block {block.name!r} cannot be left out: the net does not run without it. It "
+                "must take its input first, by place, and give out the same shape "
+                f"({str(error).splitlines()[0]}): take it out of subnetwork.blocks"
+            ) from error
+        _put_back(block.module, own)
         shares.append((whole - without) / whole)
     return tuple(shares)
+
+
+def _put_back(module: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """The forward that a module had of its own, or its class's."""
+    del module.__dict__["forward"]
+    if forward is not None:
+        module.__dict__["forward"] = forward

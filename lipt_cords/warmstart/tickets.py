@@ -68,12 +68,13 @@ class Ticket:
                 with those channels at zero.
         """
         # A copy whose every element is its own place: what the surgery leaves of it is the map.
+        # On the CPU, for there are devices without float64, which holds every place exactly.
+        model, example = copy.deepcopy(model).cpu(), _on_cpu(example)
         net, state = copy.deepcopy(model), tensor_state(model, clone=False)
         with undisturbed(net):
             graph = dependency_graph(net, example)
         for tensor in _tensors(net, state).values():
-            order = torch.arange(tensor.numel(), dtype=torch.float64, device=tensor.device)
-            tensor.data = order.view(tensor.shape)
+            tensor.data = torch.arange(tensor.numel(), dtype=torch.float64).view(tensor.shape)
         groups.remove(net, graph, kept)
         left = _tensors(net, state)
         ticket = cls(
@@ -103,7 +104,7 @@ class Ticket:
         """A state of the given net that computes what a state of the smaller one does.
 
         Everything that is not in the ticket is zero (a running variance one), and stays so in
-        training: a channel without scale, shift and weights has no gradient.
+        training where activations are zero at zero: such a channel has no gradient.
         """
         return {name: self._expanded(name, value) for name, value in state.items()}
 
@@ -159,31 +160,50 @@ class Ticket:
         return flat.view(self.shapes[name])
 
     def _prove(self, model: nn.Module, example: Inputs) -> None:
-        """Run both nets on a batch: a net that counts its channels itself is found out here."""
+        """Run both nets on a batch: a net that counts its channels itself is found out here.
+
+        With random weights, for a head of zeros would prove nothing.
+        """
         dense, small = copy.deepcopy(model), self.build(model)
-        dense.load_state_dict(self.expand(tensor_state(small, clone=False)))
-        dense.eval()
-        small.eval()
+        draws = torch.Generator().manual_seed(0)
+        for parameter in small.parameters():
+            if parameter.is_floating_point():
+                size = 0.5 / math.sqrt(max(1, parameter[0].numel() if parameter.ndim else 1))
+                noise = torch.randn(parameter.shape, generator=draws, dtype=torch.float32)
+                parameter.data += size * noise.to(parameter.dtype)
+        name = type(model).__name__
         try:
-            with torch.no_grad():
+            dense.load_state_dict(self.expand(tensor_state(small, clone=False)))
+            with undisturbed(dense), undisturbed(small):
                 expected, given = call_model(dense, example), call_model(small, example)
         except Exception as error:
             raise ValueError(
-                f"{type(model).__name__} does not run without some of its channels "
-                f"({type(error).__name__}: {error}): leave early_bird out"
+                f"{name} does not run without some of its channels ({type(error).__name__}: "
+                f"{str(error).splitlines()[0]}): leave early_bird out"
             ) from error
-        largest = float(expected.abs().max().clamp_min(1.0))
-        if not bool((expected - given).abs().max() <= 1e-3 * largest):
+        if expected.shape != given.shape:
             raise ValueError(
-                f"{type(model).__name__} does not compute the same with channels at zero as without"
-                " them (an activation that is not zero at zero, or a softmax over channels): "
-                "leave early_bird out"
+                f"{name} has a BatchNorm layer whose channels are its outputs, which cannot be "
+                "removed: leave early_bird out, or end the net in a linear head"
             )
+        if not bool((expected - given).abs().max() <= 1e-3 * expected.abs().max()):
+            raise ValueError(
+                f"{name} does not compute the same with channels at zero as without them (a "
+                "softmax or a normalisation over channels, a shuffle): leave early_bird out"
+            )
+
+
+def _on_cpu(inputs: Inputs) -> Inputs:
+    if isinstance(inputs, Tensor):
+        return inputs.cpu()
+    return {name: value.cpu() for name, value in inputs.items()}
 
 
 def _tensors(net: nn.Module, state: Mapping[str, Tensor]) -> State:
     """The entries of a net's state that lose elements with a channel, as they lie in it."""
-    entries = (*net.named_parameters(), *net.named_buffers())
+    entries = (
+        *net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False),
+    )  # fmt: skip
     return {name: tensor for name, tensor in entries if name in state and tensor.ndim > 0}
 
 
@@ -229,10 +249,33 @@ class TicketSearch:
             return False
         return all(distance(window[-1], old) <= self.config.epsilon for old in window[:-1])
 
+    def rehearse(self, model: nn.Module, example: Inputs) -> None:
+        """Cut a net by random scales, to find out before any work whether it can be cut.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        draws = torch.Generator().manual_seed(0)
+        sizes = torch.rand(len(self.groups.size_of_group), generator=draws, dtype=torch.float64)
+        scales = sizes[self.groups.group_of]
+        kept, rescued = self.groups.kept(ticket_mask(scales, self.config.ratio), scales)
+        Ticket.cut(model, self.groups, example, kept, rescued)
+
     def choose(self) -> tuple[dict[str, Tensor], list[str]]:
-        """Channels that stay by the newest mask, and the layers that would have vanished."""
+        """Channels that stay by the newest mask, and the layers that would have vanished.
+
+        Raises:
+            ValueError: scales that do not differ, so that they tell nothing.
+        """
         if self._scales is None:
             raise ValueError("a ticket is drawn from scales: look at a net first")
+        stays = float(self.masks[-1].double().mean())
+        if stays < 0.5 * (1 - self.config.ratio):
+            raise ValueError(
+                f"most of BatchNorm's scales are equal, so that they rank no channels: the mask "
+                f"keeps {100 * stays:.0f} % where {100 * (1 - self.config.ratio):.0f} % are asked "
+                "for. Train the scales (requires_grad, lr), or search longer"
+            )
         return self.groups.kept(self.masks[-1], self._scales)
 
     def distances(self) -> list[list[float]]:

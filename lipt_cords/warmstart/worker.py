@@ -183,9 +183,12 @@ def run_worker(task: WorkerTask) -> WorkerResult:
             paths = Paths(model, config.subnetwork, task.all_steps, seed, *names)
 
         def before_step(step: int, inputs: Inputs, labels: Tensor) -> int:
-            if paths is not None:
-                paths.choose(task.first_step + step)
-            return pruning.before(step, inputs, labels)
+            if paths is None:
+                return pruning.before(step, inputs, labels)
+            paths.everything()  # SNIP asks all weights what they are worth
+            taken = pruning.before(step, inputs, labels)
+            paths.choose(task.first_step + step, len(labels))
+            return taken
 
         def after_step() -> None:
             pruning.keep()
@@ -236,9 +239,16 @@ def run_worker(task: WorkerTask) -> WorkerResult:
         evaluation_seconds=time.perf_counter() - trained,
         reading=reading,
         forward_passes=forward,
-        work=1.0 if paths is None else paths.work(task.block_shares),
+        work=1.0 if paths is None else _work(paths, descent.passes, task.block_shares),
         stages=[] if paths is None else paths.stages(task.block_shares),
     )
+
+
+def _work(paths: Paths, passes: int, shares: tuple[float, ...]) -> float:
+    """Operations of all passes over those of the whole net, on which SNIP's batch ran."""
+    stages = paths.stages(shares)
+    on_paths = sum(stage["passes"] for stage in stages)
+    return (paths.spent(shares) + passes - on_paths) / passes
 
 
 def held_out(task: WorkerTask, model: nn.Module) -> tuple[float | None, Reading | None, int]:

@@ -173,6 +173,54 @@ def test_bad_options_are_refused(options, words) -> None:
         fit(**options)
 
 
+def test_a_stop_before_the_draw_leaves_no_ticket_and_says_so() -> None:
+    vote = SEARCH | {"vote": True, "window": 9, "epsilon": 0.0, "latest": 0.9}
+    result = fit(
+        rounds=12, local_steps=24, probe_every=1, stop_when={"benefit": 0.99}, early_bird=vote,
+        keep_workers=True,
+    )  # fmt: skip
+    assert result.report.stopped_early and result.ticket is None and result.report.ticket is None
+    assert any("before an Early-Bird ticket was drawn" in note for note in result.report.notes)
+    with pytest.raises(ValueError, match="drew no ticket"):
+        result.ticket_model()
+
+
+def test_snip_asks_every_block() -> None:
+    options = {"sparsity": "snip", "density": 0.5, "local_steps": 16, "keep_workers": True}
+    warm_start = LiPTWarmStart(**{**SMALL, **options}, subnetwork={"lengths": [3, 7]})
+    net = build_model("resnet20", 4, in_channels=1, image_size=8, seed=0)
+    result = warm_start.fit(net, make_images(160), make_images(80, seed=1))
+    for state in result.worker_states:
+        dead = [n for n, v in state.items() if v.ndim == 4 and (v == 0).float().mean() > 0.99]
+        assert dead == []
+
+
+def test_evaluation_before_a_vote_is_billed_at_the_given_nets_cost(voted, plain) -> None:
+    whole = plain.report.forward_flops / (
+        plain.report.evaluation_passes + plain.report.refresh_passes
+    )
+    report = voted.report
+    passes = report.evaluation_passes + report.refresh_passes
+    assert whole * passes * 0.3 < report.forward_flops < 0.9 * whole * passes
+
+
+def test_stages_are_in_the_given_nets_operations() -> None:
+    options = {"subnetwork": {"blocks": ["blocks.0"], "lengths": [1]}}
+    report = fit(early_bird=SEARCH, **options).report
+    counted = sum(stage["counted"] for stage in report.stages)
+    assert counted == pytest.approx(sum(one.passes * one.work for one in report.workers))
+
+
+def test_a_net_that_cannot_be_cut_is_refused_before_any_work(monkeypatch) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.GroupNorm(1, 8), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+    monkeypatch.setattr("lipt_cords.warmstart.common.descend", None)
+    with pytest.raises(ValueError, match="does not compute the same"):
+        LiPTWarmStart(**SMALL, early_bird=SEARCH).fit(net, make_images(160))
+
+
 def test_a_net_without_batchnorm_is_refused_before_any_work() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4))
     with pytest.raises(ValueError, match="BatchNorm layers, and Sequential has none"):

@@ -196,7 +196,7 @@ def test_counted_operations_are_those_of_the_plan() -> None:
             paths.choose(number)
             LOSS(model(inputs), labels).backward()
     counted = counter.get_total_flops() / (steps * whole)
-    assert counted == pytest.approx(paths.work(shares), rel=1e-9)
+    assert counted == pytest.approx(paths.spent(shares) / steps, rel=1e-9)
     stages = paths.stages(shares)
     assert sum(stage["steps"] for stage in stages) == steps
     assert counted == pytest.approx(sum(s["counted"] for s in stages) / steps, rel=1e-9)
@@ -224,7 +224,7 @@ def test_workers_train_paths_of_their_own_with_the_same_bits_everywhere() -> Non
         assert one.work == pytest.approx(1 - 0.5 * 4 / 7 * sum(shares), abs=0.03)
     told = paths.report.stages
     assert [(s["length"], s["steps"]) for s in told] == [(3, 8), (7, 8)]  # two workers, four each
-    assert told[1]["planned"] == told[1]["counted"] == 8
+    assert told[1]["planned"] == told[1]["counted"] == told[1]["passes"] == 8 * 8
     assert told[0]["planned"] == pytest.approx(told[0]["counted"], rel=0.1)
     assert paths.report.passes == whole.report.passes
     assert paths.report.flops < whole.report.flops

@@ -217,6 +217,51 @@ def test_a_net_that_counts_its_channels_itself_is_refused() -> None:
         ticket_of(scattered(Reshapes()), images(), 0.5)
 
 
+class Shared(nn.Module):
+    """A net with its layers under two names, and with a bound of its own on every channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.features = nn.Sequential(self.conv, self.bn, nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.features(x).flatten(1))
+        return logits
+
+
+def test_layers_under_two_names_are_cut_once() -> None:
+    model = scattered(Shared())
+    small = ticket_of(model, images(), 0.5).build(model)
+    assert small.features[0] is small.conv and small.conv.out_channels == 4
+    assert small.state_dict()["features.0.weight"].shape == (4, 3, 3, 3)
+
+
+def test_a_head_of_zeros_hides_nothing() -> None:
+    model = between(nn.GroupNorm(1, 8))
+    nn.init.zeros_(model[-1].weight)
+    with pytest.raises(ValueError, match="does not compute the same with channels at zero"):
+        ticket_of(model, images(), 0.5)
+
+
+def test_outputs_are_not_removed() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 4), nn.BatchNorm1d(4))
+    with pytest.raises(ValueError, match="whose channels are its outputs"):
+        ticket_of(scattered(model), images(), 0.5)
+
+
+def test_grouped_convolutions_are_cut_or_refused_in_words() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, groups=4)]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
+    for seed in range(4):
+        try:
+            ticket_of(scattered(model, seed), images(), 0.5)
+        except ValueError as error:
+            assert "early_bird" in str(error)
+
+
 def test_states_of_different_tickets_are_not_averaged() -> None:
     model = scattered(build_model("resnet8", 10, seed=0))
     states = [tensor_state(ticket_of(model, images(), ratio).build(model)) for ratio in (0.3, 0.5)]

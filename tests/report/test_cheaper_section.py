@@ -41,8 +41,8 @@ def test_the_page_tells_of_stages_and_ticket(fitted, tmp_path) -> None:
 def test_words_follow_the_numbers(fitted) -> None:
     report = fitted.report.to_dict()
     stages = [
-        {"length": 2, "steps": 10, "planned": 5.0, "counted": 6.0},
-        {"length": 4, "steps": 10, "planned": 10.0, "counted": 10.0},
+        {"length": 2, "steps": 10, "passes": 10, "planned": 5.0, "counted": 6.0},
+        {"length": 4, "steps": 10, "passes": 10, "planned": 10.0, "counted": 10.0},
     ]
     assert (
         "2 blocks, 10 steps: 50.0 % planned, 60.0 % counted" in stages_text({"stages": stages})[0]
