@@ -7,6 +7,7 @@ from typing import Any
 
 from evidence_tables import gains, signed
 from question_tables import asked, best_ratio, compared, mean, runs_of
+from search_tables import WARM_UPS
 from table_parts import RESULTS, load, markdown
 
 KINDS = {"glister": "GLISTER", "gradmatch": "GradMatch", "craig": "CRAIG"}
@@ -102,21 +103,24 @@ def _budget() -> list[list[str]]:
 def _selectors() -> list[list[str]]:
     rows = []
     for name, results in asked("selectors"):
-        runs = {method: some for (method, _), some in runs_of(results).items()}
+        full = {method: some for (method, _), some in runs_of(results).items()}
         cost = "warmup_critical_passes"
-        shorter = statistics.fmean(
-            mean(runs[f"full=8+{kind}"], cost) / mean(runs[f"lipt+{kind}"], cost) for kind in KINDS
-        )
-        parts = [
-            f"{label} {compared(runs[f'lipt+{kind}'], runs[f'full=8+{kind}'])}"
-            for kind, label in KINDS.items()
-        ]
-        rows.append(
-            [
-                f"Re-selected after LiPT, against after 8 full epochs ({shorter:.1f} times the "
-                "critical path), points",
-                _where(name, _seeds(results)),
-                "; ".join(parts),
+        for part, (warm, words) in enumerate(WARM_UPS.items()):
+            lipt = {method: some for (method, _), some in runs_of(results, part).items()}
+            shorter = statistics.fmean(
+                mean(full[f"full=8+{kind}"], cost) / mean(lipt[f"{warm}+{kind}"], cost)
+                for kind in KINDS
+            )
+            parts = [
+                f"{label} {compared(lipt[f'{warm}+{kind}'], full[f'full=8+{kind}'])}"
+                for kind, label in KINDS.items()
             ]
-        )
+            rows.append(
+                [
+                    f"Re-selected after LiPT ({words}), against after 8 full epochs of "
+                    f"{shorter:.1f} times the critical path, points",
+                    _where(name, _seeds(results)),
+                    "; ".join(parts),
+                ]
+            )
     return rows

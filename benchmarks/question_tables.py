@@ -226,67 +226,6 @@ def equal_total_reading() -> str:
     return " ".join(sentences) + "\n"
 
 
-def search() -> str:
-    """Fractions by methods at one critical path, then how often to select at a tenth."""
-    text = ""
-    for name, results in asked("search"):
-        found = runs_of(results)
-        fractions = sorted({fraction for _, fraction in found})
-        methods = list(dict.fromkeys(method for method, _ in found))
-        labels = {method: runs[0]["label"] for (method, _), runs in found.items()}
-        rows = [
-            [labels[method]]
-            + [
-                spread(accuracies(found[method, fraction])) if (method, fraction) in found else "-"
-                for fraction in fractions
-            ]
-            for method in methods
-        ]
-        for part in range(1, len(results["parts"])):
-            for (_, fraction), runs in runs_of(results, part).items():
-                cells = ["-"] * len(fractions)
-                cells[fractions.index(fraction)] = spread(accuracies(runs))
-                rows.append([runs[0]["label"], *cells])
-        head = ("Method", *(f"{100 * fraction:g} %" for fraction in fractions))
-        text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
-    return text
-
-
-def reselected() -> str:
-    """GLISTER, GradMatch and CRAIG re-selected, after LiPT and after full epochs."""
-    text = ""
-    for name, results in asked("selectors"):
-        runs = {method: rows for (method, _), rows in runs_of(results).items()}
-        rows = []
-        for kind in ("glister", "gradmatch", "craig"):
-            full, lipt = runs[f"full=8+{kind}"], runs[f"lipt+{kind}"]
-            rows.append(
-                [
-                    full[0]["label"].partition(" ")[0],
-                    spread(accuracies(full)),
-                    spread(accuracies(lipt)),
-                    compared(lipt, full),
-                    f"{mean(full, 'warmup_critical_passes'):,.0f}",
-                    f"{mean(lipt, 'warmup_critical_passes'):,.0f}",
-                ]
-            )
-        for kind in ("random", "rs2"):
-            plain, lipt = runs[kind], runs[f"lipt+{kind}"]
-            critical = f"{mean(lipt, 'warmup_critical_passes'):,.0f}"
-            rows.append(
-                [
-                    plain[0]["label"] + " (no warm-up)", spread(accuracies(plain)),
-                    spread(accuracies(lipt)), compared(lipt, plain), "0", critical,
-                ]
-            )  # fmt: skip
-        head = (
-            "Selector", "After 8 full epochs, %", "After LiPT, %", "Difference, points",
-            "Critical path, full", "LiPT",
-        )  # fmt: skip
-        text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
-    return text
-
-
 def report_build() -> str:
     """Time and size of a whole report."""
     results = load("report_build")
@@ -300,7 +239,6 @@ def report_build() -> str:
 
 
 QUESTIONS = (
-    report_build,
-    tax, tax_reading, end_to_end_passes, end_to_end_passes_reading, equal_total,
-    equal_total_reading, search, reselected,
+    report_build, tax, tax_reading, end_to_end_passes, end_to_end_passes_reading, equal_total,
+    equal_total_reading,
 )  # fmt: skip

@@ -22,6 +22,7 @@ from evidence_tables import EVIDENCE
 from headline_table import headline
 from paper_tables import PAPER
 from question_tables import QUESTIONS
+from search_tables import SEARCHES
 from table_parts import load, markdown, origin, spread
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,7 +149,7 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         end_to_end, end_to_end_reading, ablation, throughput, selection, selection_growth,
-        selection_imagenet, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, *PAPER, *CHEAPER, headline,
+        selection_imagenet, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, *SEARCHES, *PAPER, *CHEAPER, headline,
     )
 }  # fmt: skip
 

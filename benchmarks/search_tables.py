@@ -1,0 +1,89 @@
+"""Tables of benchmarks/evidence.py's search, and of selectors that are run again and again."""
+
+from __future__ import annotations
+
+from question_tables import accuracies, asked, compared, heading, mean, runs_of
+from table_parts import markdown, origin, spread
+
+WARM_UPS = {"lipt": "one merge", "lipt-rounds": "40 rounds"}
+"""Warm starts of the question about selectors, part by part."""
+
+
+def search() -> str:
+    """Fractions by methods at one critical path, then how often to select at a tenth."""
+    text = ""
+    for name, results in asked("search"):
+        found = runs_of(results)
+        fractions = sorted({fraction for _, fraction in found})
+        methods = list(dict.fromkeys(method for method, _ in found))
+        labels = {method: runs[0]["label"] for (method, _), runs in found.items()}
+        rows = [
+            [labels[method]]
+            + [
+                spread(accuracies(found[method, fraction])) if (method, fraction) in found else "-"
+                for fraction in fractions
+            ]
+            for method in methods
+        ]
+        for part in range(1, len(results["parts"])):
+            for (_, fraction), runs in runs_of(results, part).items():
+                cells = ["-"] * len(fractions)
+                cells[fractions.index(fraction)] = spread(accuracies(runs))
+                rows.append([runs[0]["label"], *cells])
+        head = ("Method", *(f"{100 * fraction:g} %" for fraction in fractions))
+        text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
+    return text
+
+
+def search_reading() -> str:
+    """At which fractions something with LiPT is ahead of everything without it."""
+    sentences = []
+    for name, results in asked("search"):
+        found = runs_of(results)
+        parts = []
+        for fraction in sorted({fraction for _, fraction in found}):
+            here = {method: runs for (method, f), runs in found.items() if f == fraction}
+            mine = max((r for m, r in here.items() if m.startswith("lipt")), key=mean)
+            rival = max((r for m, r in here.items() if not m.startswith("lipt")), key=mean)
+            parts.append(
+                f"{100 * fraction:g} %: {mine[0]['label']} {compared(mine, rival)} points from "
+                f"{rival[0]['label']}"
+            )
+        sentences.append(
+            f"{name}, the best with LiPT against the best without. {'; '.join(parts)}."
+        )
+    return " ".join(sentences) + "\n"
+
+
+def reselected() -> str:
+    """GLISTER, GradMatch and CRAIG re-selected, after LiPT and after full epochs."""
+    text = ""
+    for name, results in asked("selectors"):
+        rows = []
+        full = {method: runs for (method, _), runs in runs_of(results).items()}
+        for part, (warm, words) in enumerate(WARM_UPS.items()):
+            lipt = {method: runs for (method, _), runs in runs_of(results, part).items()}
+            for kind in ("glister", "gradmatch", "craig", "random", "rs2"):
+                plain = kind in ("random", "rs2")
+                rival, mine = full[kind if plain else f"full=8+{kind}"], lipt[f"{warm}+{kind}"]
+                costs = [mean(runs, "warmup_critical_passes") for runs in (rival, mine)]
+                rows.append(
+                    [
+                        rival[0]["label"].partition(" ")[0] + (" (no warm-up)" if plain else ""),
+                        words,
+                        spread(accuracies(rival)),
+                        spread(accuracies(mine)),
+                        compared(mine, rival),
+                        f"{costs[0]:,.0f}",
+                        f"{costs[1]:,.0f}",
+                    ]
+                )
+        head = (
+            "Selector", "LiPT", "After 8 full epochs, %", "After LiPT, %", "Difference, points",
+            "Critical path, full", "LiPT",
+        )  # fmt: skip
+        text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
+    return text
+
+
+SEARCHES = (search, search_reading, reselected)
