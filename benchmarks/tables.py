@@ -149,7 +149,8 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         end_to_end, end_to_end_reading, ablation, throughput, selection, selection_growth,
-        selection_imagenet, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, *SEARCHES, *PAPER, *CHEAPER, headline,
+        selection_imagenet, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, *SEARCHES, *PAPER,
+        *CHEAPER, headline,
     )
 }  # fmt: skip
 

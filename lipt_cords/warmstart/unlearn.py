@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from lipt_cords.batches import item_indices
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import BatchSource, labels_of
 from lipt_cords.randomness import isolated_rng, preserved_rng
@@ -23,6 +22,7 @@ from lipt_cords.warmstart.averaging import State, on_cpu
 from lipt_cords.warmstart.common import common_samples
 from lipt_cords.warmstart.cost import flops_per_sample
 from lipt_cords.warmstart.crew import Crew
+from lipt_cords.warmstart.deltagrad_checks import check_indices
 from lipt_cords.warmstart.forecast import common_passes, passes_of
 from lipt_cords.warmstart.launch import open_ranks, threads_of
 from lipt_cords.warmstart.objective import LossFunction, mean_loss
@@ -73,7 +73,7 @@ def forget(result: WarmStartResult, indices: Any) -> WarmStartResult:
     """The warm start without some samples; see :meth:`WarmStartResult.forget`."""
     origins = _origins(result)
     samples, forgotten = data_length(origins.dataset, "training"), result.forgotten
-    gone = _checked(indices, samples)
+    gone = check_indices(indices, samples)
     if bool((again := torch.isin(gone, torch.tensor(forgotten, dtype=torch.int64))).any()):
         raise ValueError(
             f"sample {int(gone[again][0])} was forgotten already: forget each sample once"
@@ -94,7 +94,7 @@ def forget(result: WarmStartResult, indices: Any) -> WarmStartResult:
 def add(result: WarmStartResult, indices: Any) -> WarmStartResult:
     """The warm start with some samples more; see :meth:`WarmStartResult.add`."""
     origins = _origins(result)
-    new = _checked(indices, data_length(origins.dataset, "training"))
+    new = check_indices(indices, data_length(origins.dataset, "training"))
     if bool((present := torch.isin(new, torch.cat(result.shards))).any()):
         raise ValueError(
             f"sample {int(new[present][0])} is in a worker's shard already: add new samples alone"
@@ -105,19 +105,6 @@ def add(result: WarmStartResult, indices: Any) -> WarmStartResult:
     shards[smallest] = torch.cat([shards[smallest], new]).sort().values
     left = [one for one in result.forgotten if one not in set(new.tolist())]
     return _retrained(result, origins, shards, left)
-
-
-def _checked(indices: Any, samples: int) -> Tensor:
-    try:
-        wanted = item_indices(indices, samples)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"indices must be whole numbers, received {indices!r}") from error
-    if len(wanted) == 0:
-        raise ValueError("expected at least one sample, received none")
-    counts = torch.bincount(wanted)
-    if int(counts.max()) > 1:
-        raise ValueError(f"sample {int(counts.argmax())} is named twice: name each sample once")
-    return wanted
 
 
 def _origins(result: WarmStartResult) -> Origins:
