@@ -72,7 +72,8 @@ class DeltaGrad:
         start_with: indices to train on first; None: all.
         epochs: over them.
         batch_size: samples in a step; large ones make the approximation good.
-        lr: constant learning rate of plain SGD.
+        lr: constant learning rate of plain SGD; times the largest curvature it must stay below 2, or
+            training anew and replaying drift apart.
         l2: of the penalty l2 / 2 |w|^2, explicit in the gradient.
         period: T0, steps between two whose gradients are computed; 1 computes all.
         burn_in: j0, first steps whose gradients are all computed.
@@ -92,7 +93,7 @@ class DeltaGrad:
     def __init__(
         self, model: nn.Module, dataset: Dataset[Any], *, start_with: Any = None,
         epochs: int = 10, batch_size: int = 16_384, lr: float = 0.1, l2: float = 1e-3,
-        period: int = 5, burn_in: int = 20, memory: int = 2, tolerance: float = 0.5,
+        period: int = 5, burn_in: int = 20, memory: int = 2, tolerance: float = 1.0,
         max_cache: int | None = None, seed: int = 0, optimizer: str = "sgd", momentum: float = 0.0,
     ) -> None:  # fmt: skip
         check_net(model)

@@ -144,7 +144,7 @@ def test_a_head_on_frozen_embeddings() -> None:
     delta = DeltaGrad.on_head(gradients, **options).remove([1, 2])
     fitted, untrained = delta.apply_to(nn.Linear(6, 3)), nn.Linear(6, 3)
     losses = [nn.functional.cross_entropy(h(gradients.embeddings), Y) for h in (fitted, untrained)]
-    assert losses[0] < 0.8 * losses[1]
+    assert losses[0] < 0.9 * losses[1]
     assert delta.distance().to_retraining < delta.distance().of_change / 10
 
 

@@ -1,0 +1,169 @@
+"""Forgetting: exact worker by worker, and DeltaGrad on heads, against doing it all again.
+
+    python benchmarks/unlearning.py --data DIR
+
+Exact: 16 workers on 4,000 images of Fashion-MNIST, one sample goes; and 50 random deletions
+compared bit by bit with a warm start that never had them. DeltaGrad: a logistic head on the pixels
+of Fashion-MNIST and on embeddings of a ResNet-8, samples that go, that come, and a hundred that go
+one after the other, with the time of training anew in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Subset, TensorDataset
+
+from lipt_cords import LiPTWarmStart
+from lipt_cords.allocation import keep_freed_memory
+from lipt_cords.data import BatchSource, load_dataset
+from lipt_cords.files import output_directory, write_json
+from lipt_cords.gradients import last_layer_gradients
+from lipt_cords.models import build_model
+from lipt_cords.provenance import provenance
+from lipt_cords.randomness import generator
+from lipt_cords.warmstart.deltagrad import DeltaGrad
+
+EXACT: dict[str, Any] = {
+    "common_steps": 0, "epochs": 2, "batch_size": 32, "keep_workers": True, "threads": 1,
+    "launch": "serial",
+}  # fmt: skip
+HEAD: dict[str, Any] = {"epochs": 50, "batch_size": 4_096, "lr": 0.01, "l2": 5e-3}
+
+
+def tensors(dataset: Any, flat: bool = False) -> TensorDataset:
+    """A data set in memory."""
+    images, labels = next(BatchSource(dataset).batches(batch_size=len(dataset)))
+    return TensorDataset(images.flatten(1) if flat else images, labels)
+
+
+def exact(data: str, cases: int) -> dict[str, Any]:
+    """What forgetting one sample costs, and how often the bits are those of never having had it."""
+    splits = load_dataset("fashion-mnist", data, limit=5_000, val_fraction=0.2)
+    train, val = tensors(splits.train), tensors(splits.val)
+    net = build_model("resnet8", 10, in_channels=1, image_size=28, seed=0)
+    started = time.perf_counter()
+    result = LiPTWarmStart(num_workers=16, **EXACT).fit(net, train, val)
+    whole = time.perf_counter() - started
+    ratios, shares = [], []
+    for number in range(5):
+        started = time.perf_counter()
+        left = result.forget([int(result.shards[3 * number][0])])
+        ratios.append((time.perf_counter() - started) / whole)
+        shares.append(left.unlearning.share)
+    small = Subset(train, range(320))
+    little = {**EXACT, "num_workers": 8}
+    cnn = build_model("cnn", 10, in_channels=1, image_size=28, seed=0)
+    base, equal = LiPTWarmStart(**little).fit(cnn, small, val), 0
+    for case in range(cases):
+        gone = torch.randperm(320, generator=generator(0, "case", case))[: 1 + case % 4]
+        stays = torch.ones(320, dtype=torch.bool)
+        stays[gone] = False
+        place = stays.cumsum(0) - 1
+        shards = [place[shard[stays[shard]]] for shard in base.shards]
+        never = LiPTWarmStart(**little).fit(
+            cnn, Subset(small, stays.nonzero().flatten().tolist()), val, shards=shards
+        )
+        mine = base.forget(gone).state_dict
+        equal += all(torch.equal(mine[name], value) for name, value in never.state_dict.items())
+    return {
+        "workers": 16, "samples": len(train), "share_of_passes": statistics.fmean(shares),
+        "share_of_seconds": ratios, "cases": cases, "bit_equal": equal,
+    }  # fmt: skip
+
+
+def replay(
+    name: str, make: Callable[..., DeltaGrad], samples: int, in_a_row: int
+) -> list[dict[str, Any]]:
+    """Samples that go and come, against training anew in the same run."""
+    rows = []
+    few, many = max(1, round(5e-5 * samples)), round(0.01 * samples)
+    order = torch.randperm(samples, generator=generator(0, "unlearning"))
+    jobs: list[tuple[str, int, bool]] = [
+        ("remove", few, False), ("remove", many, False), ("add", few, True), ("add", many, True),
+    ]  # fmt: skip
+    for kind, count, adds in jobs:
+        delta = make(start_with=order[count:] if adds else None)
+        started = time.perf_counter()
+        (delta.add if adds else delta.remove)(order[:count])
+        seconds = time.perf_counter() - started
+        rows.append(measured(name, kind, count, 1, delta, seconds))
+    delta, started = make(), time.perf_counter()
+    for sample in order[:in_a_row].tolist():
+        delta.remove([sample])
+    seconds = (time.perf_counter() - started) / in_a_row
+    rows.append(measured(name, "remove, one by one", 1, in_a_row, delta, seconds))
+    return rows
+
+
+def measured(
+    name: str, kind: str, count: int, times: int, delta: DeltaGrad, seconds: float
+) -> dict[str, Any]:
+    """A row, with training anew in turn."""
+    started = time.perf_counter()
+    delta.retrained()
+    anew = time.perf_counter() - started
+    distance, last = delta.distance(), delta.last
+    if last is None:
+        raise ValueError("nothing was replayed")
+    row = {
+        "head": name, "change": kind, "samples": count, "times": times,
+        "faster": anew / seconds, "to_retraining": distance.to_retraining,
+        "of_change": distance.of_change, "explicit": last.explicit, "steps": last.steps,
+        "gradients": last.sample_gradients / last.retraining_gradients,
+    }  # fmt: skip
+    print({k: round(v, 8) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", required=True, help="directory of Fashion-MNIST")
+    parser.add_argument("--cases", type=int, default=50)
+    parser.add_argument("--in-a-row", type=int, default=100)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    found = exact(args.data, args.cases)
+    print(found, flush=True)
+    train = load_dataset("fashion-mnist", args.data, limit=15_000, val_fraction=0.1).train
+    pixels = tensors(train, flat=True)
+    net = build_model("resnet8", 10, in_channels=1, image_size=28, seed=0)
+    warm = LiPTWarmStart(
+        num_workers=1, common_steps=300, local_steps=1, sparsity="none", precision="bf16",
+        batchnorm_refresh="never",
+    ).fit(net, train)  # fmt: skip
+    gradients = last_layer_gradients(warm.model(), train)
+    rows = replay(
+        "pixels, 784", lambda **o: DeltaGrad(head(784), pixels, **HEAD, **o), len(train),
+        args.in_a_row,
+    )  # fmt: skip
+    rows += replay(
+        f"ResNet-8 embeddings, {gradients.embedding_dim}",
+        lambda **o: DeltaGrad.on_head(gradients, **HEAD, **o), len(train), args.in_a_row,
+    )  # fmt: skip
+    payload = {
+        "kind": "unlearning", "command": "python benchmarks/unlearning.py --data DIR",
+        "exact": found, "deltagrad": HEAD, "rows": rows, "provenance": provenance(),
+    }  # fmt: skip
+    print(write_json(output_directory(args.output) / "unlearning.json", payload))
+
+
+def head(inputs: int) -> nn.Linear:
+    """A linear head of zeros."""
+    made = nn.Linear(inputs, 10)
+    nn.init.zeros_(made.weight)
+    nn.init.zeros_(made.bias)
+    return made
+
+
+if __name__ == "__main__":
+    main()
