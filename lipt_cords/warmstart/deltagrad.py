@@ -72,8 +72,8 @@ class DeltaGrad:
         start_with: indices to train on first; None: all.
         epochs: over them.
         batch_size: samples in a step; large ones make the approximation good.
-        lr: constant learning rate of plain SGD; times the largest curvature it must stay below 2, or
-            training anew and replaying drift apart.
+        lr: constant learning rate of plain SGD; times the largest curvature it must stay below 2,
+            or training anew and replaying drift apart.
         l2: of the penalty l2 / 2 |w|^2, explicit in the gradient.
         period: T0, steps between two whose gradients are computed; 1 computes all.
         burn_in: j0, first steps whose gradients are all computed.

@@ -140,7 +140,7 @@ def test_a_head_on_frozen_embeddings() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3))
     gradients = last_layer_gradients(net, DATA)
-    options = {"epochs": 100, "batch_size": 600, "lr": 1.0}
+    options = {"epochs": 100, "batch_size": 600, "lr": 0.5}
     delta = DeltaGrad.on_head(gradients, **options).remove([1, 2])
     fitted, untrained = delta.apply_to(nn.Linear(6, 3)), nn.Linear(6, 3)
     losses = [nn.functional.cross_entropy(h(gradients.embeddings), Y) for h in (fitted, untrained)]
