@@ -24,6 +24,7 @@ from paper_tables import PAPER
 from question_tables import QUESTIONS
 from search_tables import SEARCHES
 from table_parts import load, markdown, origin, spread
+from unlearning_tables import UNLEARNING
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -150,7 +151,7 @@ TABLES: dict[str, Callable[[], str]] = {
     for table in (
         end_to_end, end_to_end_reading, ablation, throughput, selection, selection_growth,
         selection_imagenet, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, *SEARCHES, *PAPER,
-        *CHEAPER, headline,
+        *CHEAPER, *UNLEARNING, headline,
     )
 }  # fmt: skip
 

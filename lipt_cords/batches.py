@@ -190,6 +190,24 @@ def item_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:
     return chosen
 
 
+def different_indices(indices: Any, length: int) -> Tensor:
+    """Indices of items as :func:`item_indices`, at least one and none twice.
+
+    Raises:
+        ValueError: others.
+    """
+    try:
+        chosen = item_indices(indices, length)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"indices must be whole numbers, received {indices!r}") from error
+    if len(chosen) == 0:
+        raise ValueError("expected at least one sample, received none")
+    counts = torch.bincount(chosen)
+    if int(counts.max()) > 1:
+        raise ValueError(f"sample {int(counts.argmax())} is named twice: name each sample once")
+    return chosen
+
+
 def subset_indices(subset: Subset[Any]) -> Tensor:
     """The indices of a Subset as int64; negative ones count from the end, as in a list.
 

@@ -16,6 +16,7 @@ from lipt_cords.config import WarmStartConfig
 from lipt_cords.cords_plugin.checks import check_subset
 from lipt_cords.cords_plugin.fast import SelectionReport
 from lipt_cords.cords_plugin.fast_loader import FastPlan, with_dicts
+from lipt_cords.cords_plugin.forgetting import forgettable, warm_start_without, without
 from lipt_cords.cords_plugin.importing import kept_settings
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class PluggedIn:
     """The latest selection with ``selector: fast``; None before one, and with CORDS's own."""
     _warm_start_plan: WarmStartPlan | None = None
     _fast_plan: FastPlan | None = None
+    forgotten: frozenset[int] = frozenset()
+    """Samples that :meth:`forget` has removed."""
     _dict_samples = False
     _first_epoch = 0
 
@@ -61,6 +64,8 @@ class PluggedIn:
         train_loader: Any
         val_loader: Any
         subset_loader: Any
+        subset_indices: Any
+        subset_weights: Any
         wtdataloader: Any
         train_model: nn.Module
         budget: int
@@ -82,17 +87,7 @@ class PluggedIn:
         if plan is None or self.warm_start_result is not None:
             return self.warm_start_report
         result = plan.fitted or self._fitted(plan)
-        initial = None
-        if plan.config.start_from == "initial":
-            initial = copy.deepcopy(plan.model.state_dict())
-        result.apply_to(plan.model)
-        if "selected_idxs" in vars(self):  # CORDS's main counts the samples that were trained on
-            vars(self).update(selected_idxs={}, selection_count=0)
-        try:
-            self.resample()
-        finally:
-            if initial is not None:
-                plan.model.load_state_dict(initial)
+        self._select_with(plan, result)
         if plan.note:
             if plan.fitted is not None:  # others may share it
                 result = replace(result, report=copy.deepcopy(result.report))
@@ -104,6 +99,69 @@ class PluggedIn:
             result.report.critical_path_passes,
         )
         return self.warm_start_report
+
+    def forget(self, indices: Any) -> list[str]:
+        """Take samples out of the subset, out of all later ones, and out of the warm start.
+
+        The warm start forgets as :meth:`WarmStartResult.forget` does, which needs
+        ``keep_workers`` and one round. Before the first epoch its new weights go into the model,
+        and the subset is selected again; later the subset loses the samples, and the model stays
+        as it is. Later selections lose what they choose of them.
+
+        Args:
+            indices: of samples of the training set, or a mask.
+
+        Returns:
+            Where traces are left all the same, in words.
+
+        Raises:
+            ValueError: samples outside of the data, named or forgotten twice; a warm start that
+                has not run, or that cannot forget; a subset that would be empty.
+        """
+        gone = forgettable(indices, len(self.train_loader.dataset), self.forgotten)
+        plan, result, owner = self._warm_start_plan, self.warm_start_result, type(self).__name__
+        if plan is not None and result is None:
+            raise ValueError(
+                "the warm start has not run yet, and would train on these samples: build the "
+                "loader on data without them"
+            )
+        everyone = self.forgotten.union(gone)
+        epochs = self.cur_epoch - self._first_epoch
+        fresh = epochs <= 0 and plan is not None
+        uncovered: list[str] = []
+        if result is not None:
+            changed = warm_start_without(result, gone)
+            if changed.unlearning is not None and changed is not result:
+                uncovered += changed.unlearning.uncovered
+        if not fresh:
+            kept = without(self.subset_indices, self.subset_weights, everyone, owner)
+            uncovered.append(
+                f"the model has trained for {epochs} epochs, on subsets that may have held them: "
+                "train it again from the warm start"
+            )
+        self.forgotten = everyone
+        if result is not None:
+            self.warm_start_result, self.warm_start_report = changed, changed.report
+        if fresh and plan is not None:
+            self._select_with(plan, changed)
+        else:
+            self.subset_indices, self.subset_weights = kept
+            self._refresh_subset_loader()
+        return uncovered
+
+    def _select_with(self, plan: WarmStartPlan, result: WarmStartResult) -> None:
+        """Select the first subset by a warm start; its weights stay in the model, or do not."""
+        initial = None
+        if plan.config.start_from == "initial":
+            initial = copy.deepcopy(plan.model.state_dict())
+        result.apply_to(plan.model)
+        if "selected_idxs" in vars(self):  # CORDS's main counts the samples that were trained on
+            vars(self).update(selected_idxs={}, selection_count=0)
+        try:
+            self.resample()
+        finally:
+            if initial is not None:
+                plan.model.load_state_dict(initial)
 
     def _fitted(self, plan: WarmStartPlan) -> WarmStartResult:
         from lipt_cords.warmstart import LiPTWarmStart
@@ -145,12 +203,17 @@ class PluggedIn:
             with_dicts(self.subset_loader)
 
     def _resample_subset_indices(self) -> tuple[Any, Any]:
+        owner = type(self).__name__
         if self._fast_plan is not None:
-            return self._select_fast(self._fast_plan)
-        # CORDS asks numpy to raise on underflow, which a nearly converged model brings about.
-        with kept_settings(), np.errstate(all="ignore"):
-            indices, weights = super()._resample_subset_indices()  # type: ignore[misc]
-        return indices, check_subset(indices, weights, type(self).__name__)
+            indices, weights = self._select_fast(self._fast_plan)
+        else:
+            # CORDS asks numpy to raise on underflow, which a nearly converged model brings about.
+            with kept_settings(), np.errstate(all="ignore"):
+                indices, weights = super()._resample_subset_indices()  # type: ignore[misc]
+            weights = check_subset(indices, weights, owner)
+        if self.forgotten:
+            return without(indices, weights, self.forgotten, owner)
+        return indices, weights
 
     def _select_fast(self, plan: FastPlan) -> tuple[list[int], Tensor]:
         indices, weights, report = plan.select(

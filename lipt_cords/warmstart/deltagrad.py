@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import Dataset
 
-from lipt_cords.batches import item_indices
+from lipt_cords.batches import different_indices, item_indices
 from lipt_cords.data import BatchSource, labels_of
 from lipt_cords.gradients import LastLayerGradients
 from lipt_cords.randomness import generator
 from lipt_cords.warmstart.deltagrad_checks import (
     check_cache,
-    check_indices,
     check_net,
     check_options,
 )
@@ -210,7 +209,7 @@ class DeltaGrad:
         )
 
     def _checked(self, indices: Any, *, present: bool) -> Tensor:
-        wanted = check_indices(indices, len(self.present))
+        wanted = different_indices(indices, len(self.present))
         wrong = self.present[wanted] != present
         if bool(wrong.any()):
             what = "is not trained on, or is gone already" if present else "is trained on already"

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-
-from lipt_cords.batches import item_indices
 
 
 def check_net(model: nn.Module) -> None:
@@ -56,24 +53,6 @@ def check_options(
     for name, number in real.items():
         if not number >= 0 or (name == "lr" and number == 0):
             raise ValueError(f"{name} must be a number of at least 0, received {number!r}")
-
-
-def check_indices(indices: object, samples: int) -> Tensor:
-    """Different indices of samples, at least one.
-
-    Raises:
-        ValueError: others.
-    """
-    try:
-        wanted = item_indices(indices, samples)  # type: ignore[arg-type]
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"indices must be whole numbers, received {indices!r}") from error
-    if len(wanted) == 0:
-        raise ValueError("expected at least one sample, received none")
-    counts = torch.bincount(wanted)
-    if int(counts.max()) > 1:
-        raise ValueError(f"sample {int(counts.argmax())} is named twice: name each sample once")
-    return wanted
 
 
 def check_cache(steps: int, weights: int, limit: int | None) -> None:

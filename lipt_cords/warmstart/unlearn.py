@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from lipt_cords.batches import different_indices
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import BatchSource, labels_of
 from lipt_cords.randomness import isolated_rng, preserved_rng
@@ -22,7 +23,6 @@ from lipt_cords.warmstart.averaging import State, on_cpu
 from lipt_cords.warmstart.common import common_samples
 from lipt_cords.warmstart.cost import flops_per_sample
 from lipt_cords.warmstart.crew import Crew
-from lipt_cords.warmstart.deltagrad_checks import check_indices
 from lipt_cords.warmstart.forecast import common_passes, passes_of
 from lipt_cords.warmstart.launch import open_ranks, threads_of
 from lipt_cords.warmstart.objective import LossFunction, mean_loss
@@ -73,7 +73,7 @@ def forget(result: WarmStartResult, indices: Any) -> WarmStartResult:
     """The warm start without some samples; see :meth:`WarmStartResult.forget`."""
     origins = _origins(result)
     samples, forgotten = data_length(origins.dataset, "training"), result.forgotten
-    gone = check_indices(indices, samples)
+    gone = different_indices(indices, samples)
     if bool((again := torch.isin(gone, torch.tensor(forgotten, dtype=torch.int64))).any()):
         raise ValueError(
             f"sample {int(gone[again][0])} was forgotten already: forget each sample once"
@@ -94,7 +94,7 @@ def forget(result: WarmStartResult, indices: Any) -> WarmStartResult:
 def add(result: WarmStartResult, indices: Any) -> WarmStartResult:
     """The warm start with some samples more; see :meth:`WarmStartResult.add`."""
     origins = _origins(result)
-    new = check_indices(indices, data_length(origins.dataset, "training"))
+    new = different_indices(indices, data_length(origins.dataset, "training"))
     if bool((present := torch.isin(new, torch.cat(result.shards))).any()):
         raise ValueError(
             f"sample {int(new[present][0])} is in a worker's shard already: add new samples alone"

@@ -1,0 +1,48 @@
+"""Tables of benchmarks/unlearning.py."""
+
+from __future__ import annotations
+
+import statistics
+
+from table_parts import RESULTS, load, markdown, origin
+
+
+def unlearning() -> str:
+    """Exact forgetting, in a sentence."""
+    if not (RESULTS / "unlearning.json").exists():
+        return ""
+    results = load("unlearning")
+    exact = results["exact"]
+    return (
+        f"Exact: one sample of {exact['samples']:,} among {exact['workers']} workers takes "
+        f"{100 * exact['share_of_passes']:.1f} % of the passes of a full redo, and "
+        f"{100 * statistics.median(exact['share_of_seconds']):.0f} % of its seconds, evaluation "
+        f"and refresh included. In {exact['bit_equal']} of {exact['cases']} random deletions the "
+        "bits were those of a warm start that never had the samples.\n" + origin(results)
+    )
+
+
+def deltagrad() -> str:
+    """DeltaGrad against training anew."""
+    if not (RESULTS / "unlearning.json").exists():
+        return ""
+    results = load("unlearning")
+    rows = [
+        [
+            row["head"],
+            row["change"],
+            f"{row['samples']:,}" + (f", {row['times']} times" if row["times"] > 1 else ""),
+            f"{row['faster']:.1f}x",
+            f"{100 * row['gradients']:.0f} %",
+            f"{row['of_change'] / row['to_retraining']:.0f}x",
+        ]
+        for row in results["rows"]
+    ]
+    head = (
+        "Head", "Change", "Samples", "Faster than training anew", "Sample gradients computed",
+        "Closer to it than the change is large",
+    )  # fmt: skip
+    return markdown(head, rows) + origin(results)
+
+
+UNLEARNING = (unlearning, deltagrad)

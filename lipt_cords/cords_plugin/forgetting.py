@@ -1,0 +1,62 @@
+"""A loader of CORDS that forgets samples: out of the subset, out of later ones, out of the soup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lipt_cords.batches import different_indices
+
+if TYPE_CHECKING:
+    from lipt_cords.warmstart import WarmStartResult
+
+
+def forgettable(indices: Any, samples: int, forgotten: Iterable[int]) -> list[int]:
+    """Different samples of the data that were not forgotten before, ascending.
+
+    Raises:
+        ValueError: others.
+    """
+    wanted: list[int] = sorted(different_indices(indices, samples).tolist())
+    if again := sorted(set(forgotten).intersection(wanted)):
+        raise ValueError(f"sample {again[0]} was forgotten already: forget each sample once")
+    return wanted
+
+
+def warm_start_without(result: WarmStartResult, indices: Sequence[int]) -> WarmStartResult:
+    """A warm start whose workers never had some samples; those in no shard need nothing."""
+    held = set(torch.cat(result.shards).tolist())
+    mine = [index for index in indices if index in held]
+    return result.forget(mine) if mine else result
+
+
+def without(
+    indices: Sequence[Any], weights: Any, forgotten: Iterable[int], owner: str
+) -> tuple[list[int], Any]:
+    """A selection without forgotten samples.
+
+    Args:
+        indices: of the selected samples.
+        weights: one each: a tensor, an array or a list.
+        forgotten: samples that must not be in it.
+        owner: whose selection, for the error.
+
+    Raises:
+        ValueError: nothing else was selected.
+    """
+    gone = set(forgotten)
+    stays = [place for place, index in enumerate(indices) if int(index) not in gone]
+    if not stays:
+        raise ValueError(
+            f"{owner} selected forgotten samples alone: raise fraction, or build the loader on "
+            "data without them"
+        )
+    if len(stays) == len(indices):
+        return list(indices), weights
+    kept = [int(indices[place]) for place in stays]
+    if isinstance(weights, list):
+        return kept, [weights[place] for place in stays]
+    return kept, weights[torch.tensor(stays) if isinstance(weights, Tensor) else stays]
