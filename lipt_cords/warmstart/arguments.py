@@ -1,43 +1,58 @@
-"""The arguments of a fit that are wrong at first sight."""
+"""The arguments of a fit, and those that are wrong at first sight."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.warmstart.material import OnRound
+from lipt_cords.warmstart.objective import LossFunction
 
 
-def check_arguments(
-    loss: Any, num_classes: Any, shards: Sequence[Tensor] | None, on_round: Any
-) -> None:
-    """Refuse what no process could work with.
+@dataclass(frozen=True)
+class Request:
+    """The arguments of one fit, as :meth:`LiPTWarmStart.fit` describes them."""
 
-    Raises:
-        ValueError: what was expected, what came, and what to do.
-    """
-    if torch.is_inference_mode_enabled():
-        raise ValueError(
-            "a warm start trains, which torch.inference_mode() does not allow: call fit outside "
-            "of it (torch.no_grad() does no harm)"
-        )
-    if loss is not None and not callable(loss):
-        raise ValueError(
-            f"loss must be None, a torch loss or a callable of (logits, labels), received {loss!r}"
-        )
-    if num_classes is not None and (
-        isinstance(num_classes, bool) or not isinstance(num_classes, int)
-    ):
-        raise ValueError(f"num_classes must be a whole number or None, received {num_classes!r}")
-    if on_round is not None and not callable(on_round):
-        raise ValueError(
-            "on_round must be a function of (RoundReport, state dict), or None, received "
-            f"{on_round!r}"
-        )
-    if shards is not None:
-        _check_indices(shards)
+    model: nn.Module
+    dataset: Dataset[Any]
+    val_dataset: Dataset[Any] | None = None
+    loss: LossFunction | None = None
+    num_classes: int | None = None
+    shards: Sequence[Tensor] | None = None
+    on_round: OnRound | None = None
+
+    def check(self) -> None:
+        """Refuse what no process could work with.
+
+        Raises:
+            ValueError: what was expected, what came, and what to do.
+        """
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                "a warm start trains, which torch.inference_mode() does not allow: call fit "
+                "outside of it (torch.no_grad() does no harm)"
+            )
+        loss, classes, on_round = self.loss, self.num_classes, self.on_round
+        if loss is not None and not callable(loss):
+            raise ValueError(
+                "loss must be None, a torch loss or a callable of (logits, labels), received "
+                f"{loss!r}"
+            )
+        if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int)):
+            raise ValueError(f"num_classes must be a whole number or None, received {classes!r}")
+        if on_round is not None and not callable(on_round):
+            raise ValueError(
+                "on_round must be a function of (RoundReport, state dict), or None, received "
+                f"{on_round!r}"
+            )
+        if self.shards is not None:
+            _check_indices(self.shards)
 
 
 def copied(model: nn.Module) -> nn.Module:

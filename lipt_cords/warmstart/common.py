@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -13,10 +13,12 @@ from torch.utils.data import Dataset
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import Inputs
 from lipt_cords.randomness import generator, isolated_rng
-from lipt_cords.warmstart.averaging import all_finite, tensor_state
+from lipt_cords.warmstart.averaging import State, all_finite, tensor_state
 from lipt_cords.warmstart.channels import scaled_batchnorms
 from lipt_cords.warmstart.descent import Descent, descend, deterministic_convolutions
 from lipt_cords.warmstart.feed import Feed, Pool, steps_per_epoch
+from lipt_cords.warmstart.folder import RunFolder
+from lipt_cords.warmstart.material import Material
 from lipt_cords.warmstart.objective import LossFunction
 from lipt_cords.warmstart.shards import balanced_order
 from lipt_cords.warmstart.smaller import Drawn, SmallerNet
@@ -44,6 +46,40 @@ class CommonStart:
             net_work: operations of the ticket's net over those of the given one.
         """
         return self.searched + (self.passes - self.searched) * net_work
+
+
+def find_or_train(
+    config: WarmStartConfig,
+    material: Material,
+    folder: RunFolder | None,
+    smaller: SmallerNet | None,
+    tick: Callable[[], None],
+) -> tuple[CommonStart, State]:
+    """theta* on rank 0: read from its folder if it is there, else trained, and kept there.
+
+    Returns:
+        What it did, and its weights: the ticket's net's if one was drawn.
+    """
+    stored = None if folder is None else folder.find("theta_star")
+    if stored is not None:
+        passes, searched, drawn = (stored.details[key] for key in ("passes", "searched", "drawn"))
+        found = None if drawn is None else Drawn(**drawn)
+        return CommonStart(passes, searched, found), stored.groups["state"]
+    searches = config.early_bird is not None and not config.early_bird.vote
+    done, net = train_common_start(
+        material.model,
+        material.dataset,
+        material.labels,
+        config=config,
+        loss=material.loss,
+        pool=material.pool,
+        smaller=smaller if searches else None,
+        tick=tick,
+    )
+    state = tensor_state(net)
+    if folder is not None:
+        folder.keep("theta_star", {"state": state}, asdict(done))
+    return done, state
 
 
 def train_common_start(

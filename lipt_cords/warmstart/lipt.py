@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import BatchSource
 from lipt_cords.randomness import isolated_rng, preserved_rng
-from lipt_cords.warmstart.arguments import check_arguments, copied
+from lipt_cords.warmstart.arguments import Request, copied
 from lipt_cords.warmstart.control import Excluded
 from lipt_cords.warmstart.cost import Clock, flops_per_sample
 from lipt_cords.warmstart.interrupt import stoppable
@@ -128,26 +128,25 @@ class LiPTWarmStart:
             LostContact: another process or the network is lost, and ``min_workers`` does not
                 let the others go on.
         """
-        arguments = (model, train_dataset, val_dataset, loss, num_classes, shards, on_round)
+        request = Request(model, train_dataset, val_dataset, loss, num_classes, shards, on_round)
         processes = local_processes(self.config)
         if processes is not None:
-            check_arguments(loss, num_classes, shards, on_round)
-            result = fit_in_processes(self.config, processes, *arguments)
+            request.check()
+            result = fit_in_processes(self.config, processes, request)
         else:
-            result = fit_on_this_rank(self.config, *arguments)
+            result = fit_on_this_rank(self.config, request)
         result.origins = Origins(train_dataset, val_dataset, loss)
         return result
 
 
 def fit_on_this_rank(
-    config: WarmStartConfig, model: nn.Module, *arguments: Any, temporary: bool = False
+    config: WarmStartConfig, request: Request, *, temporary: bool = False
 ) -> WarmStartResult:
     """Fit in this process, alone or as one of the ranks.
 
     Args:
         config: the options.
-        model: the module to fit.
-        *arguments: the others of ``LiPTWarmStart.fit``, in order.
+        request: the arguments of the fit.
         temporary: ``work_dir`` is not the user's, who need not hear of it.
     """
     with (
@@ -158,10 +157,10 @@ def fit_on_this_rank(
         torch.enable_grad(),
     ):
         try:
-            result = _fit(config, ranks, model, *arguments)
+            result = _fit(config, ranks, request)
         except Excluded as gone:
             logger.warning("%s: it waits for their result", gone)
-            return WarmStartResult.from_bytes(ranks.inherit(), model)
+            return WarmStartResult.from_bytes(ranks.inherit(), request.model)
         if ranks.is_main and len(ranks.live) < ranks.size:
             ranks.leave_behind(result.to_bytes())
         if config.work_dir is not None and not temporary:
@@ -169,25 +168,14 @@ def fit_on_this_rank(
     return result
 
 
-def _fit(
-    config: WarmStartConfig,
-    ranks: Ranks,
-    given: nn.Module,
-    dataset: Dataset[Any],
-    val_dataset: Dataset[Any] | None,
-    user_loss: LossFunction | None,
-    num_classes: int | None,
-    shards: Sequence[Tensor] | None,
-    on_round: OnRound | None,
-) -> WarmStartResult:
+def _fit(config: WarmStartConfig, ranks: Ranks, request: Request) -> WarmStartResult:
     """One fit on one rank: everything is checked and read, then the rounds run."""
+    given, dataset, val_dataset = request.model, request.dataset, request.val_dataset
     clock = Clock(ranks.device)
     with clock.phase("prepare"):
         model = copied(given)  # first: a forward pass without gradients can hide that it fails
-        plan, labels, folder = prepare(
-            config, ranks, given, dataset, val_dataset, user_loss, num_classes, shards, on_round
-        )
-        loss = mean_loss(user_loss, ranks.device)
+        plan, labels, folder = prepare(config, ranks, request)
+        loss = mean_loss(request.loss, ranks.device)
         model.to(ranks.device)
         (flops, forward_flops), shares = ranks.on_main(
             partial(_flops, config, model, dataset, loss)
@@ -205,7 +193,7 @@ def _fit(
         flops=flops,
         forward_flops=forward_flops,
         block_shares=shares,
-        on_round=on_round,
+        on_round=request.on_round,
     )
     outcome = Rounds(config, ranks, material, folder, clock).run()
     return WarmStartResult(

@@ -2,51 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import BatchSource
 from lipt_cords.randomness import isolated_rng
-from lipt_cords.warmstart.arguments import check_arguments
+from lipt_cords.warmstart.arguments import Request
 from lipt_cords.warmstart.feed import Pool
 from lipt_cords.warmstart.fingerprint import fingerprint, require_alike
 from lipt_cords.warmstart.folder import RunFolder, first_difference
 from lipt_cords.warmstart.identity import complete_description, describe_loss, describe_run, hash_of
-from lipt_cords.warmstart.material import OnRound
-from lipt_cords.warmstart.objective import LossFunction
 from lipt_cords.warmstart.plan import Plan, check_model, data_length, make_plan
 from lipt_cords.warmstart.probe import Probe
 from lipt_cords.warmstart.ranks import Ranks
 
 
 def prepare(
-    config: WarmStartConfig,
-    ranks: Ranks,
-    model: nn.Module,
-    dataset: Dataset[Any],
-    val_dataset: Dataset[Any] | None,
-    user_loss: LossFunction | None,
-    num_classes: int | None,
-    shards: Sequence[Tensor] | None,
-    on_round: OnRound | None,
+    config: WarmStartConfig, ranks: Ranks, request: Request
 ) -> tuple[Plan, Tensor, RunFolder | None]:
     """The plan and the folder on every rank; the labels, which rank 0 alone has read, there."""
+    model, dataset, val_dataset = request.model, request.dataset, request.val_dataset
 
     def checked() -> dict[str, Any]:
         check_model(model)
-        check_arguments(user_loss, num_classes, shards, on_round)
+        request.check()
         samples = data_length(dataset, "training")
         held_out = 0 if val_dataset is None else data_length(val_dataset, "validation")
         return {
             **describe_run(config, model, samples, ranks.device),
-            "loss": describe_loss(user_loss),
+            "loss": describe_loss(request.loss),
             "size of the held-out data": held_out,
         }
 
@@ -62,13 +52,15 @@ def prepare(
     def plan_on_main() -> Plan:
         nonlocal labels
         with isolated_rng(config.seed, "prepare"):
-            plan, labels = make_plan(config, model, dataset, val_dataset, num_classes, shards)
+            plan, labels = make_plan(
+                config, model, dataset, val_dataset, request.num_classes, request.shards
+            )
         return plan
 
     plan = ranks.on_main(plan_on_main)
     classes = int(model.get_submodule(plan.head).out_features)  # type: ignore[arg-type]
     look = partial(
-        fingerprint, model, dataset, val_dataset, user_loss,
+        fingerprint, model, dataset, val_dataset, request.loss,
         classes=classes, seed=config.seed, device=ranks.device,
     )  # fmt: skip
     found = ranks.everywhere(look)

@@ -15,18 +15,20 @@ import signal
 import sys
 import tempfile
 import uuid
+from collections.abc import Sequence
+from dataclasses import fields
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from lipt_cords.allocation import keep_freed_memory
 from lipt_cords.config import WarmStartConfig
+from lipt_cords.warmstart.arguments import Request
 from lipt_cords.warmstart.control import LostContact
 from lipt_cords.warmstart.interrupt import Interrupted
 from lipt_cords.warmstart.ranks import portable
@@ -38,9 +40,7 @@ LOADED_LATE = ("torch._dynamo", "torch.utils.flop_counter", "torchvision.transfo
 """What torch would import at the first step of every process, for seconds."""
 
 
-def fit_in_processes(
-    config: WarmStartConfig, processes: int, model: nn.Module, *arguments: Any
-) -> WarmStartResult:
+def fit_in_processes(config: WarmStartConfig, processes: int, request: Request) -> WarmStartResult:
     """Fit in processes of this machine, and give their result.
 
     They are clean Python processes: data in memory is shared with them, not copied, and data in
@@ -49,8 +49,7 @@ def fit_in_processes(
     Args:
         config: the options.
         processes: how many.
-        model: the module to fit.
-        *arguments: the others of ``LiPTWarmStart.fit``, in order.
+        request: the arguments of the fit.
 
     Raises:
         ValueError: an argument cannot be handed to another process; or what the fit raised.
@@ -69,8 +68,8 @@ def fit_in_processes(
                 "progress": False if config.progress is None else config.progress,
             }
         )
-        handed = (inner, threads, scratch, model, *arguments)
-        _require_script(handed[3:])
+        handed = (inner, threads, scratch, request)
+        _require_script([getattr(request, field.name) for field in fields(request)])
         _require_picklable(handed)
         try:
             launched = elastic_launch(_launch_config(config, processes), _fit_as_rank)
@@ -82,10 +81,10 @@ def fit_in_processes(
         answer, raised = pickle.loads(outcomes[0])
         if raised is not None:
             raise raised
-        return WarmStartResult.from_bytes(Path(answer).read_bytes(), model)
+        return WarmStartResult.from_bytes(Path(answer).read_bytes(), request.model)
 
 
-def _require_script(handed: tuple[Any, ...]) -> None:
+def _require_script(handed: Sequence[Any]) -> None:
     """New processes import the main module: it must be a file that can be imported twice."""
     main = sys.modules["__main__"]
     path, alone = getattr(main, "__file__", None), "or set launch='serial'"
@@ -141,9 +140,7 @@ def _launch_config(config: WarmStartConfig, processes: int) -> LaunchConfig:
     )
 
 
-def _fit_as_rank(
-    config: WarmStartConfig, threads: int, scratch: str, model: nn.Module, *arguments: Any
-) -> bytes:
+def _fit_as_rank(config: WarmStartConfig, threads: int, scratch: str, request: Request) -> bytes:
     """What each process runs; its error is an answer, since only a crash is worth a restart."""
     from lipt_cords.warmstart.lipt import fit_on_this_rank
 
@@ -152,7 +149,7 @@ def _fit_as_rank(
     # The caller has never heard of a temporary work_dir, which is gone when the processes are.
     temporary = config.work_dir is not None and config.work_dir.parent == Path(scratch)
     try:
-        result = fit_on_this_rank(config, model, *arguments, temporary=temporary)
+        result = fit_on_this_rank(config, request, temporary=temporary)
     except LostContact as error:
         return pickle.dumps((None, error))
     except Exception as error:

@@ -47,7 +47,8 @@ class WarmStartResult:
             weights are zeros here.
         forgotten: samples that :meth:`forget` has removed, ascending.
         unlearning: what the last :meth:`forget` or :meth:`add` cost and does not reach, or None.
-        origins: the data and the loss that it was fitted on; None for one loaded from files.
+        origins: the data and the loss that it was fitted on; None for one loaded from files, and
+            left behind when a result is pickled or deeply copied.
         template: a copy of the fitted module; None for a result loaded from files.
         device: where it was fitted, and where gradients are computed by default.
     """
@@ -74,6 +75,9 @@ class WarmStartResult:
             f"{report.critical_path_passes:,} passes on the critical path, "
             f"{report.passes:,} in all)"
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "origins": None}  # data sets are large, and often cannot be pickled
 
     def apply_to(self, model: M) -> M:
         """Load the merged weights into a model, in place, so that its optimizer keeps working.
@@ -248,7 +252,7 @@ class WarmStartResult:
 
     def to_bytes(self) -> bytes:
         """Everything but the module, as bytes for another process of this run."""
-        return pickle.dumps(replace(self, template=None, origins=None))
+        return pickle.dumps(replace(self, template=None))
 
     @classmethod
     def from_bytes(cls, payload: bytes, template: nn.Module | None = None) -> WarmStartResult:

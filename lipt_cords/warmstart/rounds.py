@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any
 
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.warmstart.averaging import State, on_cpu, tensor_state
 from lipt_cords.warmstart.billing import make_report, over_rounds, seconds_by_phase
-from lipt_cords.warmstart.common import CommonStart, train_common_start
+from lipt_cords.warmstart.common import CommonStart, find_or_train
 from lipt_cords.warmstart.cost import Clock
 from lipt_cords.warmstart.crew import Crew
 from lipt_cords.warmstart.folder import RunFolder
@@ -107,7 +105,7 @@ class Rounds:
                 forward_flops=(self._dense_forward_flops, self._material.forward_flops),
                 common_work=history.common_work,
                 dense_forward_passes=history.dense_forward_passes,
-                ticket=self._told_of_ticket(),
+                ticket=None if self._smaller is None else self._smaller.summary(),
                 ranks=ranks.size,
                 sent=ranks.bytes_communicated,
                 weight_bytes=ranks.weight_bytes,
@@ -129,31 +127,13 @@ class Rounds:
 
     def _common_start(self, tick: Callable[[], None]) -> tuple[CommonStart, State]:
         """theta* on every rank: trained by rank 0, or read from its folder."""
-        given, config = self._material, self._config
         trained: State = {}
-        searches = config.early_bird is not None and not config.early_bird.vote
 
         def train() -> CommonStart:
-            stored = None if self._folder is None else self._folder.find("theta_star")
-            if stored is not None:
-                trained.update(stored.groups["state"])
-                passes, searched, drawn = (
-                    stored.details[key] for key in ("passes", "searched", "drawn")
-                )
-                return CommonStart(passes, searched, None if drawn is None else Drawn(**drawn))
-            done, net = train_common_start(
-                given.model,
-                given.dataset,
-                given.labels,
-                config=config,
-                loss=given.loss,
-                pool=given.pool,
-                smaller=self._smaller if searches else None,
-                tick=tick,
+            done, state = find_or_train(
+                self._config, self._material, self._folder, self._smaller, tick
             )
-            trained.update(tensor_state(net))
-            if self._folder is not None:
-                self._folder.keep("theta_star", {"state": trained}, asdict(done))
+            trained.update(state)
             return done
 
         done = self._ranks.on_main(train)
@@ -197,10 +177,6 @@ class Rounds:
     def _expanded(self, state: State) -> State:
         """A state in the given net's shapes."""
         return state if self._smaller is None else self._smaller.expand(state)
-
-    def _told_of_ticket(self) -> dict[str, Any] | None:
-        told = None if self._smaller is None else self._smaller.summary()
-        return None if told is None else {**told, "work": self._material.net_work}
 
     def _resumed(self, theta_star: State, common: CommonStart) -> tuple[State, History]:
         """Where to go on: after the last merge in rank 0's folder, or at theta*."""

@@ -61,6 +61,7 @@ class SmallerNet:
             self.search.rehearse(material.model, self._example)
         self.ticket: Ticket | None = None
         self.drawn: Drawn | None = None
+        self._net_work = 1.0
 
     @property
     def every(self) -> int:
@@ -105,6 +106,7 @@ class SmallerNet:
             net = self.ticket.build(model)
             batch = (self._example, self._labels, given.loss)
             flops = flops_per_sample(net, *batch)
+            self._net_work = flops[0] / given.flops
             shares = given.block_shares
             if config.subnetwork is not None:
                 shares = block_shares(net, *batch, config.subnetwork)
@@ -113,7 +115,7 @@ class SmallerNet:
             model=net,
             block_shares=shares,
             forward_flops=flops[1],
-            net_work=flops[0] / given.flops,
+            net_work=self._net_work,
         )
 
     def summary(self) -> dict[str, Any] | None:
@@ -123,6 +125,7 @@ class SmallerNet:
         shapes = self.ticket.shapes
         return {
             **self.drawn.found,
+            "work": self._net_work,
             "share_kept": self.ticket.share_kept,
             "layers": {
                 name: [len(some), shapes[f"{name}.weight"][0]]

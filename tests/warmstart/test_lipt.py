@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from warmstart_material import Dicts, Streamed, make_images, make_net
 
 from lipt_cords.data import BatchSource
-from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, average_weights, crew, rounds
+from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, average_weights, common, crew
 from lipt_cords.warmstart.common import train_common_start
 from lipt_cords.warmstart.objective import mean_loss
 
@@ -371,7 +371,7 @@ def test_autograd_switched_off_by_the_caller_does_not_matter(net, train):
 def test_nan_inputs_of_any_shard_are_found_before_anyone_trains(net, train, monkeypatch):
     train.tensors[0][150] = float("nan")
     monkeypatch.setattr(crew, "run_workers", lambda tasks: pytest.fail("a worker was started"))
-    monkeypatch.setattr(rounds, "train_common_start", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(common, "train_common_start", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(ValueError, match="sample 150 of the training data holds NaN"):
         warm().fit(net, train)
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 from warmstart_material import make_images, make_net
 
-from lipt_cords.warmstart import LiPTWarmStart, crew, rounds
+from lipt_cords.warmstart import LiPTWarmStart, common, crew
 from lipt_cords.warmstart.soup import Judge
 from lipt_cords.warmstart.worker import run_worker
 
@@ -80,7 +80,7 @@ def test_the_common_start_is_read_and_not_trained_again(whole, tmp_path, monkeyp
     with monkeypatch.context() as patch, pytest.raises(Killed):
         crash_after(patch, 0)
         fit(tmp_path)
-    monkeypatch.setattr(rounds, "train_common_start", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(common, "train_common_start", lambda *_, **__: pytest.fail("trained"))
     assert same(fit(tmp_path).state_dict, whole.state_dict)
 
 
