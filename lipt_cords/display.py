@@ -41,12 +41,12 @@ class Display:
             line = (record.error or "").splitlines()[0]
             self.console.print(name + f"failed: {line}", style="red", markup=False)
         else:
-            self.console.print(name + _outcome(record), markup=False, highlight=False)
+            self.console.print(name + _reached(record), markup=False, highlight=False)
 
     def strategy(self, name: str, record: RunRecord | None) -> None:
         """One line for every other strategy that the demo passes through."""
         if record is not None:
-            line = f"  {name} after LiPT: {_outcome(record)}"
+            line = f"  {name} after LiPT: {_reached(record)}"
             self.console.print(line, markup=False, highlight=False)
 
     @contextmanager
@@ -252,4 +252,9 @@ def _outcome(record: RunRecord) -> str:
         critical, total = count(costs.warmup_critical_passes), count(costs.warmup_passes)
         warm = f", warm-up {total} passes"
         warm += f", {critical} critical" if critical != total else ""
-    return f"test {_percent(record.test_accuracy)} in {seconds(costs.seconds)} s{warm}"
+    return _reached(record) + warm
+
+
+def _reached(record: RunRecord) -> str:
+    """What a table of all runs tells the rest of, in a line of 80 columns."""
+    return f"test {_percent(record.test_accuracy)} in {seconds(record.costs.seconds)} s"
