@@ -113,7 +113,7 @@ def local_steps(task: Any) -> int:
 
 def layers(data: str, seed: int) -> Iterator[Row]:
     """A 12-block transformer encoder on 16 patches of every image."""
-    task = load_task("fashion-mnist", data, 4_000)
+    task = load_task("fashion-mnist", data, 3_000)
     subset = Selection(torch.arange(len(task.train)), torch.ones(len(task.train)))
     test = torch.utils.data.TensorDataset(*task.held_out)
     methods: dict[str, Row] = {
@@ -175,7 +175,7 @@ class RandomTicket(TicketSearch):
 
 def ticket(data: str, seed: int) -> Iterator[Row]:
     """Early-Bird training against the given net and a random ticket."""
-    task = load_task("fashion-mnist", data, 4_000)
+    task = load_task("fashion-mnist", data, 3_000)
     subset = Selection(torch.arange(len(task.train)), torch.ones(len(task.train)))
     test = torch.utils.data.TensorDataset(*task.held_out)
     epochs = 16

@@ -83,7 +83,7 @@ def cheaper_layers() -> str:
     ]
     head = ("Training", "Held-out accuracy, %", "Held-out loss", "FLOPs", "Seconds")
     return (
-        f"Transformer of 12 blocks, stages 6-8-10-12, {_seeds(results)}.\n\n"
+        f"Transformer of 12 blocks, stages 6-8-10-12, 3,000 images, {_seeds(results)}.\n\n"
         + markdown(head, rows)
         + origin(results)
     )
@@ -113,7 +113,7 @@ def cheaper_ticket() -> str:
         "Training", "Held-out accuracy, %", "FLOPs", "Seconds", "Drawn after", "Masks had settled",
     )  # fmt: skip
     return (
-        f"ResNet-8 of width 32, 4,000 images, 16 epochs, {_seeds(results)}.\n\n"
+        f"ResNet-8 of width 32, 3,000 images, 16 epochs, {_seeds(results)}.\n\n"
         + markdown(head, rows)
         + origin(results)
     )
