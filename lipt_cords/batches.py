@@ -196,6 +196,8 @@ def different_indices(indices: Any, length: int) -> Tensor:
     Raises:
         ValueError: others.
     """
+    if isinstance(indices, set | frozenset):
+        indices = sorted(indices)
     try:
         chosen = item_indices(indices, length)
     except (TypeError, RuntimeError) as error:

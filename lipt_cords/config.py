@@ -162,7 +162,7 @@ class WarmStartConfig(StrictModel):
     """Directory for the result and for every finished worker, from which an interrupted run goes
     on; nothing is written without it."""
     keep_workers: bool = False
-    """Keep every worker's weights in the result, for held-out difficulty scores."""
+    """Keep every worker's weights in the result, for held-out difficulty scores and ``forget``."""
     progress: bool | None = None
     """Show a progress bar; None: on a terminal, on rank 0 alone."""
     seed: int = Field(0, ge=0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, field_validator
 
 from lipt_cords.strict import StrictModel
 
@@ -23,7 +25,7 @@ class EarlyBirdConfig(StrictModel):
     """Masks that are compared, the newest included."""
     every: int | None = Field(None, ge=1)
     """Steps between two masks. None: an epoch, as published; a warm start's common start, which
-    is seldom five epochs long, takes a tenth of its steps where that is less."""
+    is seldom ten epochs long, takes a twentieth of its steps where that is less."""
     l1: float = Field(1e-4, ge=0)
     """L1 penalty on BatchNorm's scales during the search, so that channels part into those that
     matter and those that do not."""
@@ -33,3 +35,10 @@ class EarlyBirdConfig(StrictModel):
     vote: bool = False
     """In a warm start: workers search on their shards, and the merge of their scales is looked at
     after every round; needs ``rounds`` of 2 or more. Else the common start searches."""
+
+    @field_validator("ratio", mode="before")
+    @classmethod
+    def _a_share(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and not 0 <= value < 1:
+            raise ValueError(f"ratio is a share from 0 to below 1, such as 0.3, received {value!r}")
+        return value

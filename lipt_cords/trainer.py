@@ -35,6 +35,7 @@ from lipt_cords.sources import EpochSource
 from lipt_cords.steps import Step
 from lipt_cords.subset_history import SubsetHistory
 from lipt_cords.warmstart.evaluation import accuracy
+from lipt_cords.warmstart.tickets import ticket_notes
 
 
 @dataclass
@@ -69,6 +70,10 @@ class TrainingResult:
     ticket: dict[str, Any] | None = None
     """With ``early_bird``, what is told of the ticket: ``share_kept`` of the channels, ``work`` of
     its net, ``steps`` after which it was drawn, whether its masks had ``settled``."""
+    ticket_net: nn.Module | None = None
+    """With ``early_bird``, the smaller net that was trained."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know: a ticket that was drawn before its masks had settled."""
 
     @property
     def val_accuracy(self) -> float | None:
@@ -152,7 +157,11 @@ class Trainer:
             if plan is not None and (last or self.epoch % plan.every == 0):
                 save_checkpoint(plan.path, self.state_dict(), identity=plan.identity)
         if self.cheaper is not None:
-            self.result.work, self.result.ticket = self.cheaper.work, self.cheaper.told()
+            self.cheaper.finish()
+            told, net = self.cheaper.told(), self.cheaper.net
+            self.result.work, self.result.ticket = self.cheaper.work, told
+            self.result.ticket_net = None if told is None else net
+            self.result.notes = ticket_notes(told)
         return self.result
 
     def state_dict(self) -> dict[str, Any]:

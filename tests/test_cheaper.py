@@ -234,7 +234,7 @@ def test_equal_scales_are_no_ticket() -> None:
     [
         ({"subnetwork": 3}, "subnetwork: expected options by name"),
         ({"early_bird": {"vote": True}}, "workers, and this training has none"),
-        ({"early_bird": {"ratio": 1}}, "less than 1"),
+        ({"early_bird": {"ratio": 30}}, "a share from 0 to below 1, such as 0.3, received 30"),
         ({"subnetwork": {"lengths": [3, 5]}}, "must train the whole net"),
         ({"subnetwork": {"lengths": [1, 7]}}, "expected from 2"),
         ({"subnetwork": {"length": [7]}}, "Did you mean 'lengths'"),

@@ -7,7 +7,7 @@ gradient depend on the batch that it was read in, and the statistics of its copy
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ class FastPlan:
         val_loader: DataLoader[Any],
         budget: int,
         epoch: int,
+        forgotten: Collection[int] = (),
     ) -> tuple[list[int], Tensor, SelectionReport]:
         """Select for a loader of CORDS.
 
@@ -55,6 +56,7 @@ class FastPlan:
             val_loader: its data set is the validation set.
             budget: samples to choose.
             epoch: the loader's count.
+            forgotten: samples that are not even read.
 
         Returns:
             Indices, one float32 weight an index on CORDS's scale, and the report.
@@ -71,7 +73,11 @@ class FastPlan:
                 device=device,
             )
 
-        train = source_of(train_loader, device)
+        samples = len(train_loader.dataset)  # type: ignore[arg-type]
+        stays = torch.ones(samples, dtype=torch.bool)
+        stays[sorted(forgotten)] = False
+        pool = stays.nonzero().flatten()
+        train = source_of(train_loader, device, pool if forgotten else None)
         val = source_of(val_loader, device) if options.needs_validation else None
         selection, report = fast_selection(options, budget, train, val, read, epoch=epoch)
         if report.warning:
@@ -82,7 +88,7 @@ class FastPlan:
                 f"{options.strategy}, selector='fast': the validation data has no sample of class "
                 f"{', '.join(map(str, absent))}; there all of it decides"
             )
-        indices = selection.indices
+        indices = pool[selection.indices.cpu()] if forgotten else selection.indices
         weights = cords_weights(selection, options.strategy, report.pool)
         if options.strategy != "GLISTER" and options.selection_type.startswith("PerClass"):
             # As CORDS does: a loader that does not shuffle must not see class after class.
@@ -92,11 +98,20 @@ class FastPlan:
         return indices.tolist(), weights, report
 
 
-def source_of(loader: DataLoader[Any], device: torch.device) -> BatchSource:
-    """The data set of a loader by index, batched by its own collate function if it has one."""
+def source_of(
+    loader: DataLoader[Any], device: torch.device, indices: Tensor | None = None
+) -> BatchSource:
+    """The data set of a loader by index, batched by its own collate function if it has one.
+
+    Args:
+        loader: whose data set.
+        device: where batches go.
+        indices: of the samples to read; None: all.
+    """
     own = loader.collate_fn is not default_collate
     return BatchSource(
         loader.dataset,
+        indices,
         device=device,
         cache_bytes=0,  # one pass gains nothing from keeping what it reads
         num_workers=loader.num_workers,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lipt_cords.batches import different_indices
-
-if TYPE_CHECKING:
-    from lipt_cords.warmstart import WarmStartResult
 
 
 def forgettable(indices: Any, samples: int, forgotten: Iterable[int]) -> list[int]:
@@ -24,13 +21,6 @@ def forgettable(indices: Any, samples: int, forgotten: Iterable[int]) -> list[in
     if again := sorted(set(forgotten).intersection(wanted)):
         raise ValueError(f"sample {again[0]} was forgotten already: forget each sample once")
     return wanted
-
-
-def warm_start_without(result: WarmStartResult, indices: Sequence[int]) -> WarmStartResult:
-    """A warm start whose workers never had some samples; those in no shard need nothing."""
-    held = set(torch.cat(result.shards).tolist())
-    mine = [index for index in indices if index in held]
-    return result.forget(mine) if mine else result
 
 
 def without(

@@ -16,7 +16,7 @@ from lipt_cords.config import WarmStartConfig
 from lipt_cords.cords_plugin.checks import check_subset
 from lipt_cords.cords_plugin.fast import SelectionReport
 from lipt_cords.cords_plugin.fast_loader import FastPlan, with_dicts
-from lipt_cords.cords_plugin.forgetting import forgettable, warm_start_without, without
+from lipt_cords.cords_plugin.forgetting import forgettable, without
 from lipt_cords.cords_plugin.importing import kept_settings
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class PluggedIn:
         The warm start forgets as :meth:`WarmStartResult.forget` does, which needs
         ``keep_workers`` and one round. Before the first epoch its new weights go into the model,
         and the subset is selected again; later the subset loses the samples, and the model stays
-        as it is. Later selections lose what they choose of them.
+        as it is. Later selections are among the others.
 
         Args:
             indices: of samples of the training set, or a mask.
@@ -123,21 +123,26 @@ class PluggedIn:
         if plan is not None and result is None:
             raise ValueError(
                 "the warm start has not run yet, and would train on these samples: build the "
-                "loader on data without them"
+                "loader on data without them, or call loader.warm_start() first"
             )
         everyone = self.forgotten.union(gone)
         epochs = self.cur_epoch - self._first_epoch
         fresh = epochs <= 0 and plan is not None
         uncovered: list[str] = []
         if result is not None:
-            changed = warm_start_without(result, gone)
-            if changed.unlearning is not None and changed is not result:
-                uncovered += changed.unlearning.uncovered
+            changed = result.forget(gone)
+            uncovered += changed.unlearning.uncovered if changed.unlearning is not None else []
         if not fresh:
             kept = without(self.subset_indices, self.subset_weights, everyone, owner)
+            if epochs > 0:
+                uncovered.append(
+                    f"the model was trained on subsets that may have held them ({epochs} epochs so "
+                    "far): train it anew"
+                )
+        if self._fast_plan is None:
             uncovered.append(
-                f"the model has trained for {epochs} epochs, on subsets that may have held them: "
-                "train it again from the warm start"
+                "CORDS's own strategy reads all samples, so that forgotten ones steer what it "
+                "selects, though it does not select them: selector='fast' reads the others alone"
             )
         self.forgotten = everyone
         if result is not None:
@@ -217,7 +222,12 @@ class PluggedIn:
 
     def _select_fast(self, plan: FastPlan) -> tuple[list[int], Tensor]:
         indices, weights, report = plan.select(
-            self.train_model, self.train_loader, self.val_loader, self.budget, self.cur_epoch
+            self.train_model,
+            self.train_loader,
+            self.val_loader,
+            self.budget,
+            self.cur_epoch,
+            self.forgotten,
         )
         self.selection_report = report
         self.logger.info(

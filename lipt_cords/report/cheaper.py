@@ -18,7 +18,8 @@ def stages_text(report: Mapping[str, Any]) -> list[str]:
     if not stages:
         return []
     parts = [
-        f"paths of {stage['length']:g} blocks, {stage['steps']:g} steps: "
+        f"paths of {stage['length']:g} block{'s' * (stage['length'] != 1)}, "
+        f"{stage['steps']:g} steps: "
         f"{_share(stage['planned'] / stage['passes'])} planned, "
         f"{_share(stage['counted'] / stage['passes'])} counted"
         for stage in stages
@@ -26,7 +27,8 @@ def stages_text(report: Mapping[str, Any]) -> list[str]:
     passes = sum(stage["passes"] for stage in stages)
     planned, counted = (sum(stage[key] for stage in stages) for key in ("planned", "counted"))
     return [
-        "Progressive subnetworks, operations of a worker's step over those of the given net: "
+        f"Progressive subnetworks, operations of a worker's step over those of the given net"
+        f"{', the ticket included' if report.get('ticket') else ''}: "
         f"{'; '.join(parts)}. In all: {_share(planned / passes)} planned, "
         f"{_share(counted / passes)} counted."
     ]

@@ -10,6 +10,7 @@ from lipt_cords.warmstart.cost import Clock
 from lipt_cords.warmstart.plan import Plan
 from lipt_cords.warmstart.report import RoundReport, WarmStartReport, WorkerSummary
 from lipt_cords.warmstart.soup import Finish, Judge
+from lipt_cords.warmstart.tickets import ticket_notes
 
 
 def seconds_by_phase(
@@ -131,7 +132,7 @@ def make_report(
         stopped_early=stopped_early,
         stages=over_stages(stage for one in summaries for stage in one.stages),
         ticket=ticket,
-        notes=[*plan.notes(), *_notes(summaries), *_ticket_notes(ticket), *notes],
+        notes=[*plan.notes(), *_notes(summaries), *ticket_notes(ticket), *notes],
     )
 
 
@@ -139,18 +140,3 @@ def _notes(summaries: Sequence[WorkerSummary]) -> list[str]:
     return [
         f"worker {one.worker} is not in the soup: {one.reason}" for one in summaries if not one.kept
     ]
-
-
-def _ticket_notes(ticket: dict[str, Any] | None) -> list[str]:
-    if ticket is None:
-        return []
-    notes = []
-    if not ticket["settled"]:
-        notes.append(
-            f"the Early-Bird ticket was drawn before its masks settled ({ticket['masks']} looked "
-            "at): search longer, look more often, or raise early_bird.epsilon"
-        )
-    if ticket["rescued"]:
-        named = ", ".join(ticket["rescued"])
-        notes.append(f"the ticket would have removed these layers, which keep one group: {named}")
-    return notes

@@ -10,6 +10,7 @@ frozen embeddings or on inputs, and small nets without BatchNorm.
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ from lipt_cords.warmstart.deltagrad_checks import (
 )
 from lipt_cords.warmstart.lbfgs import CompactHessian
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -40,12 +43,15 @@ class Replay:
         steps: all steps that were replayed.
         sample_gradients: gradients of samples that were computed.
         retraining_gradients: as many as training anew would compute.
+        curvature: the largest that was seen: the gradient's change over the distance. Times ``lr``
+            it must stay below 2.
     """
 
     explicit: int
     steps: int
     sample_gradients: int
     retraining_gradients: int
+    curvature: float
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,9 @@ class DeltaGrad:
         batch_size: samples in a step; large ones make the approximation good.
         lr: constant learning rate of plain SGD; times the largest curvature it must stay below 2,
             or training anew and replaying drift apart.
-        l2: of the penalty l2 / 2 |w|^2, explicit in the gradient.
+        l2: times the weights, explicit in the gradient.
         period: T0, steps between two whose gradients are computed; 1 computes all.
-        burn_in: j0, first steps whose gradients are all computed.
+        burn_in: j0, first steps whose gradients are all computed; it pays with many more steps.
         memory: m, pairs of the quasi-Newton Hessian.
         tolerance: relative error of its prediction at a computed step from which the steps up to
             the next one are computed too.
@@ -190,7 +196,8 @@ class DeltaGrad:
         trained = self._unflat(self._final)
         if not all(name in own and own[name].shape == v.shape for name, v in trained.items()):
             raise ValueError(
-                f"the weights do not fit {type(model).__name__}: pass a model like the one given"
+                f"the weights do not fit {type(model).__name__}: pass a model like the one that "
+                "was trained, which is the head alone for on_head"
             )
         with torch.no_grad():
             for name, value in trained.items():
@@ -238,7 +245,7 @@ class DeltaGrad:
         """
         hessian, now = CompactHessian(self.memory), self._start.clone()
         explicit = computed = 0
-        trusted = True
+        trusted, curvature = True, 0.0
         for step, (batch, some) in enumerate(zip(self.batches, changed, strict=True)):
             before, count = len(batch), len(batch) + sign * len(some)
             if before == 0 and len(some):
@@ -259,6 +266,8 @@ class DeltaGrad:
                 explicit += 1
                 change = whole - self._gradients[step] + self.l2 * moved
                 trusted = self._agrees(hessian, moved, change)
+                if float(moved.norm()) > 0:
+                    curvature = max(curvature, float(change.norm() / moved.norm()))
                 hessian.add(moved, change)
             else:
                 whole = hessian.product(moved) + self._gradients[step] - self.l2 * moved
@@ -271,7 +280,13 @@ class DeltaGrad:
             now = now - self.lr * (data + self.l2 * now)
         self._final = now
         total = sum(map(len, self.batches)) + sign * sum(map(len, changed))
-        self.last = Replay(explicit, len(self.batches), computed, total)
+        self.last = Replay(explicit, len(self.batches), computed, total, curvature)
+        if self.lr * curvature > 2:
+            logger.warning(
+                "lr x curvature = %.1f, above 2: steps overshoot, and the replay drifts away from "
+                "training anew; lower lr (received %g), or standardise the inputs",
+                self.lr * curvature, self.lr,
+            )  # fmt: skip
 
     def _agrees(self, hessian: CompactHessian, moved: Tensor, change: Tensor) -> bool:
         """Whether the Hessian predicts how the gradient has changed."""

@@ -58,6 +58,13 @@ class PathSchedule:
     def _stages(self) -> tuple[Stage, ...]:
         config, most = self.config, self.blocks
         lengths = config.lengths
+        if lengths is None and len(self.always) == most:
+            raise ValueError(
+                f"subnetwork would leave nothing out: all of the net's {most} blocks with an "
+                "identity shortcut are always kept (the first and the last, unless "
+                "subnetwork.always says otherwise); take a deeper net, set always, or leave "
+                "subnetwork out"
+            )
         if lengths is None:
             lengths = tuple(max(len(self.always), round(share * most)) for share in STAGES)
         shares = config.shares or (1 / len(lengths),) * len(lengths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from lipt_cords.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.warmstart.averaging import State
 from lipt_cords.warmstart.folder import checksum
 from lipt_cords.warmstart.objective import LossFunction
+from lipt_cords.warmstart.plan import data_length
 from lipt_cords.warmstart.report import WarmStartReport
 from lipt_cords.warmstart.tickets import Ticket
 from lipt_cords.warmstart.unlearn import Origins, Unlearning, add, forget
@@ -130,8 +131,8 @@ class WarmStartResult:
 
         Raises:
             ValueError: several rounds, workers that were not kept (``keep_workers``), a result
-                from files without :meth:`on`; samples outside of the data or the shards, named or
-                forgotten twice; a shard that would be empty.
+                from files without :meth:`on`; samples outside of the data, named or forgotten
+                twice; a shard that would be empty.
 
         Source: Bourtoule et al., Machine Unlearning (SISA), IEEE S&P 2021.
         """
@@ -165,6 +166,12 @@ class WarmStartResult:
             val_dataset: the held-out data of the fit.
             loss: the loss of the fit.
         """
+        held, samples = int(torch.cat(self.shards).max()), data_length(train_dataset, "training")
+        if samples <= held:
+            raise ValueError(
+                f"the shards hold sample {held}, and this training set has {samples}: pass the one "
+                "of the fit, or a longer one that begins with it"
+            )
         template = copy.deepcopy(model).cpu()
         self.apply_to(copy.deepcopy(template))
         return replace(self, template=template, origins=Origins(train_dataset, val_dataset, loss))
@@ -244,6 +251,7 @@ class WarmStartResult:
             "report": self.report.to_dict(),
             "keeps_workers": self.worker_states is not None,
             "forgotten": self.forgotten,
+            "unlearning": None if self.unlearning is None else asdict(self.unlearning),
             "ticket": None if self.ticket is None else self.ticket.details(),
             "sha256": sums,
         }
@@ -295,6 +303,7 @@ class WarmStartResult:
             shards=[shard for _, shard in sorted(parts[SHARDS].items())],
             worker_states=workers,
             forgotten=list(record.get("forgotten", [])),
+            unlearning=Unlearning(**record["unlearning"]) if record.get("unlearning") else None,
             ticket=Ticket.parse(parts[TICKET], record["ticket"]) if TICKET in parts else None,
         )
 

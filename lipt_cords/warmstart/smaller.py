@@ -68,7 +68,7 @@ class SmallerNet:
         """Steps of the common start between two masks."""
         steps, batch = self._config.common_steps, self._config.batch_size
         epoch = steps_per_epoch(len(self._given.dataset), batch)  # type: ignore[arg-type]
-        return self.options.every or max(1, min(epoch, steps // 10))
+        return self.options.every or max(1, min(epoch, steps // 20))
 
     @property
     def latest_step(self) -> int:

@@ -303,3 +303,20 @@ def penalise_scales(layers: Mapping[str, nn.Module], strength: float) -> None:
         scale = layer.weight
         if isinstance(scale, Tensor) and scale.grad is not None:
             scale.grad.add_(scale.detach().sign(), alpha=strength)
+
+
+def ticket_notes(ticket: Mapping[str, Any] | None) -> list[str]:
+    """What a reader must know of a ticket, as its search told it; nothing without one."""
+    if ticket is None:
+        return []
+    notes = []
+    if not ticket["settled"]:
+        notes.append(
+            f"the Early-Bird ticket was drawn before its masks settled ({ticket['masks']} looked "
+            "at): search longer (early_bird.latest, common_steps), look more often "
+            "(early_bird.every), or raise early_bird.epsilon"
+        )
+    if ticket["rescued"]:
+        named = ", ".join(ticket["rescued"])
+        notes.append(f"the ticket would have removed these layers, which keep one group: {named}")
+    return notes

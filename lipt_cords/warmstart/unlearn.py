@@ -78,11 +78,6 @@ def forget(result: WarmStartResult, indices: Any) -> WarmStartResult:
         raise ValueError(
             f"sample {int(gone[again][0])} was forgotten already: forget each sample once"
         )
-    if bool((absent := ~torch.isin(gone, torch.cat(result.shards))).any()):
-        raise ValueError(
-            f"sample {int(gone[absent][0])} is in no worker's shard (shard_fraction below 1 leaves "
-            "some out), so no worker has to forget it: leave it out"
-        )
     shards = [shard[~torch.isin(shard, gone)] for shard in result.shards]
     if empty := [worker for worker, shard in enumerate(shards) if len(shard) == 0]:
         raise ValueError(
@@ -113,8 +108,8 @@ def _origins(result: WarmStartResult) -> Origins:
     if config.rounds > 1:
         raise ValueError(
             f"rounds={config.rounds}: after the first merge every worker has learned from all "
-            "samples, so that each would have to be trained again: fit anew with shards=... "
-            "without them. A warm start of one round forgets worker by worker"
+            "samples, so that each would have to be trained again: fit anew on a data set without "
+            "them (torch.utils.data.Subset). A warm start of one round forgets worker by worker"
         )
     if result.worker_states is None:
         raise ValueError(
@@ -123,8 +118,8 @@ def _origins(result: WarmStartResult) -> Origins:
         )
     if result.origins is None or result.template is None:
         raise ValueError(
-            "a result loaded from files does not hold the model and the data that it was fitted "
-            "on: call result.on(model, train_dataset, val_dataset) first"
+            "a result that was loaded, pickled or deeply copied does not hold the model and the "
+            "data that it was fitted on: call result.on(model, train_dataset, val_dataset) first"
         )
     return result.origins
 
@@ -201,7 +196,7 @@ class _Retraining:
             before,
             passes=before.passes + passes,
             critical_path_passes=before.critical_path_passes
-            + max(one.passes for one in trained.values()),
+            + max((one.passes for one in trained.values()), default=0),
             flops=before.flops + round(work * flops),
             workers=summaries,
             merged_accuracy=finish.accuracy,
@@ -267,7 +262,7 @@ class _Retraining:
         count = int(seen.sum())
         if self.config.common_steps == 0 or count == 0:
             return []
-        what = f"{count} of the forgotten samples were in the common start's training"
+        what = f"{count} of all samples forgotten so far were in the common start's training"
         found = [f"theta*: {what}, which was not repeated (common_steps=0 has none)"]
         if self.result.ticket is not None:
             found.append(f"the Early-Bird ticket: {what}, by which its channels were chosen")

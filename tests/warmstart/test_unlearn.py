@@ -112,7 +112,9 @@ def test_theta_star_that_has_seen_a_sample_is_told() -> None:
     seen = common_samples(result.config, TRAIN.tensors[1])
     assert len(seen) == 24
     told = result.forget([int(seen[0]), int(seen[1])]).unlearning.uncovered
-    assert len(told) == 1 and "2 of the forgotten samples were in the common start" in told[0]
+    assert (
+        len(told) == 1 and "2 of all samples forgotten so far were in the common start" in told[0]
+    )
     unseen = next(one for one in range(96) if one not in set(seen.tolist()))
     left = result.forget([unseen])
     assert left.unlearning.uncovered == []
@@ -143,6 +145,24 @@ def test_files_hold_what_was_forgotten(whole: WarmStartResult, tmp_path: Any) ->
     assert same(standing.forget([5]).state_dict, whole.forget([4, 5]).state_dict)
     with pytest.raises(ValueError, match="do not fit"):
         loaded.on(nn.Linear(2, 2), TRAIN)
+
+
+def test_traces_in_theta_star_are_told_of_samples_in_no_shard_too() -> None:
+    result = fit(common_steps=12, shard_fraction=0.5)
+    outside = next(one for one in range(96) if one not in set(torch.cat(result.shards).tolist()))
+    told = result.forget([outside]).unlearning.uncovered
+    assert len(told) == 1 and "common start" in told[0]
+
+
+def test_a_shorter_data_set_is_refused_and_a_record_survives_files(
+    whole: Any, tmp_path: Any
+) -> None:
+    left = whole.forget({4, 5})
+    left.save(tmp_path)
+    loaded = WarmStartResult.load(tmp_path)
+    assert loaded.unlearning == left.unlearning
+    with pytest.raises(ValueError, match="the shards hold sample 95, and this training set has 50"):
+        loaded.on(make_net(), make_images(50))
 
 
 def test_nothing_else_is_touched(whole: WarmStartResult) -> None:
@@ -177,6 +197,6 @@ def test_what_cannot_be_forgotten_is_refused(whole: WarmStartResult) -> None:
         fit(rounds=2).forget([4])
     half = fit(shard_fraction=0.5)
     outside = next(one for one in range(96) if one not in set(torch.cat(half.shards).tolist()))
-    with pytest.raises(ValueError, match="is in no worker's shard"):
-        half.forget([outside])
+    left = half.forget([outside])  # in no shard: only the refresh may have read it
+    assert left.unlearning.retrained == [] and left.unlearning.passes == 0
     assert half.add([outside]).unlearning.retrained
