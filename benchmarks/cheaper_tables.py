@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
@@ -152,4 +153,53 @@ def cheaper_exact() -> str:
     return markdown(head, rows) + origin(results)
 
 
-CHEAPER = (cheaper_warm_start, cheaper_layers, cheaper_ticket, cheaper_exact)
+def _apart(one: Rows, other: Rows, key: str, scale: float, digits: int) -> str:
+    """A difference of means, and whether it is more than one pooled deviation."""
+    mine, theirs = ([scale * row[key] for row in rows] for rows in (one, other))
+    difference = statistics.fmean(mine) - statistics.fmean(theirs)
+    if min(len(mine), len(theirs)) < 2:
+        return f"{difference:+.{digits}f} (one seed)"
+    pooled = math.sqrt((statistics.variance(mine) + statistics.variance(theirs)) / 2)
+    beyond = "beyond" if abs(difference) > pooled else "within"
+    return f"{difference:+.{digits}f} ({beyond} one pooled deviation, {pooled:.{digits}f})"
+
+
+def cheaper_reading() -> str:
+    """Each method against the control that would expose it."""
+    lines = []
+    if (results := _part("warm-start")) is not None:
+        found = _methods(results)
+        for one, cut in (("paths", "plain, cut"), ("ticket, paths", "plain, cut more")):
+            rank, accuracy = "held_out_rank_correlation", "held_out_accuracy"
+            line = (
+                f"- Warm start, {one}, against plain training of as many FLOPs: rank correlation "
+                f"{_apart(found[one], found[cut], rank, 1, 3)}, accuracy "
+                f"{_apart(found[one], found[cut], accuracy, 100, 1)} points"
+            )
+            if one == "paths":
+                constant = _apart(found[one], found["paths, constant"], accuracy, 100, 1)
+                line += f"; {constant} points from constant paths"
+            lines.append(line + ".")
+    if (results := _part("layers")) is not None:
+        found = _methods(results)
+        parts = [
+            f"{_apart(found['paths'], found[other], 'accuracy', 100, 1)} points from {other}"
+            for other in ("plain", "plain, cut", "paths, constant", "stochastic depth")
+        ]
+        lines.append(f"- Transformer of 12 blocks, paths: {'; '.join(parts)}.")
+    if (results := _part("ticket")) is not None:
+        found = _methods(results)
+        for ratio in ("30%", "50%"):
+            rivals = ("dense", f"random ticket, {ratio}", f"dense, cut, {ratio}")
+            parts = [
+                f"{_apart(found[f'ticket, {ratio}'], found[other], 'accuracy', 100, 1)} points "
+                f"from {other}"
+                for other in rivals
+            ]
+            lines.append(
+                f"- Training a ticket without {ratio} of the channels: {'; '.join(parts)}."
+            )
+    return "\n".join(lines) + ("\n" if lines else "")
+
+
+CHEAPER = (cheaper_reading, cheaper_warm_start, cheaper_layers, cheaper_ticket, cheaper_exact)
