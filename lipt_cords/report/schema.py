@@ -161,6 +161,8 @@ class WarmStartAlone(WarmStart):
     passes: Amount
     critical_path_passes: Amount
     bytes_communicated: Count
+    flops: Amount = 0.0
+    critical_path_flops: Amount = 0.0
     seconds: Clock
     workers: list[Worker]
     merged_accuracy: Accuracy = None

@@ -177,6 +177,8 @@ def warm_start_section(results: Results) -> Section:
          f"{len(report['workers'])}"),
         ("Sample-passes, critical path", count(report["critical_path_passes"])),
         ("Sample-passes in all", count(report["passes"])),
+        ("FLOPs of training, critical path", f"{report['critical_path_flops']:.3g}"),
+        ("FLOPs of training in all", f"{report['flops']:.3g}"),
         ("Seconds", seconds(report["seconds"]["total"])),
         ("Bytes exchanged", f"{report['bytes_communicated']:,}"),
     ]  # fmt: skip
