@@ -113,19 +113,19 @@ def local_steps(task: Any) -> int:
 
 def layers(data: str, seed: int) -> Iterator[Row]:
     """A 12-block transformer encoder on 16 patches of every image."""
-    task = load_task("fashion-mnist", data, 3_000)
+    task = load_task("fashion-mnist", data, 2_000)
     subset = Selection(torch.arange(len(task.train)), torch.ones(len(task.train)))
     test = torch.utils.data.TensorDataset(*task.held_out)
     methods: dict[str, Row] = {
-        "plain": {"epochs": 12},
-        "paths": {"epochs": 12, "subnetwork": {"lengths": PAPER}},
+        "plain": {"epochs": 8},
+        "paths": {"epochs": 8, "subnetwork": {"lengths": PAPER}},
         "paths, constant": {
-            "epochs": 12, "subnetwork": {"lengths": (9,), "control": "constant"},
+            "epochs": 8, "subnetwork": {"lengths": (9,), "control": "constant"},
         },
         "stochastic depth": {
-            "epochs": 12, "subnetwork": {"control": "stochastic-depth", "survival": 0.5},
+            "epochs": 8, "subnetwork": {"control": "stochastic-depth", "survival": 0.5},
         },
-        "plain, cut": {"epochs": 9},
+        "plain, cut": {"epochs": 6},
     }  # fmt: skip
     for name, options in methods.items():
         model = PatchEncoder(seed=seed)
