@@ -84,7 +84,8 @@ def cheaper_layers() -> str:
     ]
     head = ("Training", "Held-out accuracy, %", "Held-out loss", "FLOPs", "Seconds")
     return (
-        f"Transformer of 12 blocks, stages 6-8-10-12, 2,000 images, 8 epochs, {_seeds(results)}.\n\n"
+        "Transformer of 12 blocks, stages 6-8-10-12, 2,000 images, 8 epochs, "
+        f"{_seeds(results)}.\n\n"
         + markdown(head, rows)
         + origin(results)
     )
