@@ -85,9 +85,7 @@ def cheaper_layers() -> str:
     head = ("Training", "Held-out accuracy, %", "Held-out loss", "FLOPs", "Seconds")
     return (
         "Transformer of 12 blocks, stages 6-8-10-12, 2,000 images, 8 epochs, "
-        f"{_seeds(results)}.\n\n"
-        + markdown(head, rows)
-        + origin(results)
+        f"{_seeds(results)}.\n\n" + markdown(head, rows) + origin(results)
     )
 
 
