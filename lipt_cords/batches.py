@@ -7,7 +7,7 @@ and labels.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -208,6 +208,29 @@ def different_indices(indices: Any, length: int) -> Tensor:
     if int(counts.max()) > 1:
         raise ValueError(f"sample {int(counts.argmax())} is named twice: name each sample once")
     return chosen
+
+
+def forgettable(indices: Any, length: int, forgotten: Iterable[int]) -> list[int]:
+    """Different items, ascending, that were not forgotten before.
+
+    Raises:
+        ValueError: others.
+    """
+    wanted: list[int] = sorted(different_indices(indices, length).tolist())
+    if again := sorted(set(forgotten).intersection(wanted)):
+        raise ValueError(f"sample {again[0]} was forgotten already: forget each sample once")
+    return wanted
+
+
+def remaining(length: int, forgotten: Iterable[int]) -> Tensor:
+    """Ascending indices of the items that are not forgotten.
+
+    >>> remaining(4, {1})
+    tensor([0, 2, 3])
+    """
+    stays = torch.ones(length, dtype=torch.bool)
+    stays[list(forgotten)] = False
+    return stays.nonzero().flatten()
 
 
 def subset_indices(subset: Subset[Any]) -> Tensor:

@@ -21,7 +21,6 @@ from lipt_cords.warmstart.averaging import all_finite
 from lipt_cords.warmstart.channels import ChannelGroups, scaled_batchnorms
 from lipt_cords.warmstart.cost import flops_per_sample
 from lipt_cords.warmstart.objective import LossFunction
-from lipt_cords.warmstart.path_schedule import PathSchedule
 from lipt_cords.warmstart.subnetwork import Paths, block_shares
 from lipt_cords.warmstart.tickets import Ticket, TicketSearch, penalise_scales
 
@@ -105,7 +104,7 @@ class CheaperSteps:
     def after_step(self) -> bool:
         """Count the step; whether ``net`` is a smaller one from now on."""
         self.step += 1
-        search, last = self._search, False
+        search = self._search
         if search is None or self.ticket is not None:
             return False
         last = self.step >= self._latest
@@ -205,7 +204,6 @@ class CheaperSteps:
         self._paths: Paths | None = None
         if config is not None:
             self._shares = block_shares(net, *self._batch, self._loss, config)
-            PathSchedule(config, len(self._shares), self._steps)
             self._paths = Paths(net, config, self._steps, self._seed, "train on subset")
             self._hooks.enter_context(self._paths.applied())
 

@@ -157,7 +157,6 @@ class Trainer:
             if plan is not None and (last or self.epoch % plan.every == 0):
                 save_checkpoint(plan.path, self.state_dict(), identity=plan.identity)
         if self.cheaper is not None:
-            self.cheaper.finish()
             told, net = self.cheaper.told(), self.cheaper.net
             self.result.work, self.result.ticket = self.cheaper.work, told
             self.result.ticket_net = None if told is None else net

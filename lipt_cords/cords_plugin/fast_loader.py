@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from lipt_cords.batches import remaining
 from lipt_cords.cords_plugin.checks import warn_user
 from lipt_cords.cords_plugin.fast import (
     FastOptions,
@@ -73,10 +74,7 @@ class FastPlan:
                 device=device,
             )
 
-        samples = len(train_loader.dataset)  # type: ignore[arg-type]
-        stays = torch.ones(samples, dtype=torch.bool)
-        stays[sorted(forgotten)] = False
-        pool = stays.nonzero().flatten()
+        pool = remaining(len(train_loader.dataset), forgotten)  # type: ignore[arg-type]
         train = source_of(train_loader, device, pool if forgotten else None)
         val = source_of(val_loader, device) if options.needs_validation else None
         selection, report = fast_selection(options, budget, train, val, read, epoch=epoch)

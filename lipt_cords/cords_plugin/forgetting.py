@@ -8,20 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipt_cords.batches import different_indices
-
-
-def forgettable(indices: Any, samples: int, forgotten: Iterable[int]) -> list[int]:
-    """Different samples of the data that were not forgotten before, ascending.
-
-    Raises:
-        ValueError: others.
-    """
-    wanted: list[int] = sorted(different_indices(indices, samples).tolist())
-    if again := sorted(set(forgotten).intersection(wanted)):
-        raise ValueError(f"sample {again[0]} was forgotten already: forget each sample once")
-    return wanted
-
 
 def without(
     indices: Sequence[Any], weights: Any, forgotten: Iterable[int], owner: str

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lipt_cords.batches import forgettable
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.cords_plugin.checks import check_subset
 from lipt_cords.cords_plugin.fast import SelectionReport
 from lipt_cords.cords_plugin.fast_loader import FastPlan, with_dicts
-from lipt_cords.cords_plugin.forgetting import forgettable, without
+from lipt_cords.cords_plugin.forgetting import without
 from lipt_cords.cords_plugin.importing import kept_settings
 
 if TYPE_CHECKING:
@@ -208,14 +209,13 @@ class PluggedIn:
             with_dicts(self.subset_loader)
 
     def _resample_subset_indices(self) -> tuple[Any, Any]:
-        owner = type(self).__name__
         if self._fast_plan is not None:
-            indices, weights = self._select_fast(self._fast_plan)
-        else:
-            # CORDS asks numpy to raise on underflow, which a nearly converged model brings about.
-            with kept_settings(), np.errstate(all="ignore"):
-                indices, weights = super()._resample_subset_indices()  # type: ignore[misc]
-            weights = check_subset(indices, weights, owner)
+            return self._select_fast(self._fast_plan)
+        owner = type(self).__name__
+        # CORDS asks numpy to raise on underflow, which a nearly converged model brings about.
+        with kept_settings(), np.errstate(all="ignore"):
+            indices, weights = super()._resample_subset_indices()  # type: ignore[misc]
+        weights = check_subset(indices, weights, owner)
         if self.forgotten:
             return without(indices, weights, self.forgotten, owner)
         return indices, weights

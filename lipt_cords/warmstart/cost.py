@@ -7,12 +7,15 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from lipt_cords.data import Inputs
+from lipt_cords.batches import dataset_length
+from lipt_cords.data import BatchSource, Inputs
 from lipt_cords.models import call_model
 from lipt_cords.warmstart.objective import LossFunction
 
@@ -40,6 +43,18 @@ def flops_per_sample(
         torch.autograd.backward(value)
         total = counter.get_total_flops()
     return total // len(labels), forward // len(labels)
+
+
+def few_samples(dataset: Dataset[Any], device: torch.device) -> tuple[Inputs, Tensor]:
+    """The first two samples as a batch, or the only one, to trace a net and count its operations.
+
+    Args:
+        dataset: a map-style data set.
+        device: where the batch goes.
+    """
+    some = torch.arange(min(2, dataset_length(dataset)))
+    source = BatchSource(dataset, some, device=device, cache_bytes=0)
+    return next(source.batches(batch_size=2))
 
 
 class Clock:

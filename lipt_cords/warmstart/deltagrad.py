@@ -248,10 +248,6 @@ class DeltaGrad:
         trusted, curvature = True, 0.0
         for step, (batch, some) in enumerate(zip(self.batches, changed, strict=True)):
             before, count = len(batch), len(batch) + sign * len(some)
-            if before == 0 and len(some):
-                raise ValueError(
-                    "a batch that lost all its samples cannot be filled again: fit anew"
-                )
             if count == 0:
                 self.weights[step] = now
                 continue

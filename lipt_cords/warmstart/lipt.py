@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lipt_cords.config import WarmStartConfig
-from lipt_cords.data import BatchSource
 from lipt_cords.randomness import isolated_rng, preserved_rng
 from lipt_cords.warmstart.arguments import Request, copied
 from lipt_cords.warmstart.control import Excluded
-from lipt_cords.warmstart.cost import Clock, flops_per_sample
+from lipt_cords.warmstart.cost import Clock, few_samples, flops_per_sample
 from lipt_cords.warmstart.interrupt import stoppable
 from lipt_cords.warmstart.launch import local_processes, open_ranks, threads_of
 from lipt_cords.warmstart.material import Material, OnRound
@@ -215,9 +214,7 @@ def _flops(
     """Operations of one sample, and the share of every block that may be left out."""
     with isolated_rng(config.seed, "flops"):
         device = next(model.parameters()).device
-        some = torch.arange(min(2, len(dataset)))  # type: ignore[arg-type]
-        source = BatchSource(dataset, some, device=device, cache_bytes=0)
-        inputs, labels = next(source.batches(batch_size=2))
+        inputs, labels = few_samples(dataset, device)
         shares: tuple[float, ...] = ()
         if config.subnetwork is not None:
             shares = block_shares(model, inputs, labels, loss, config.subnetwork)

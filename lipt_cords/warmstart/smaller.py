@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lipt_cords.config import WarmStartConfig
-from lipt_cords.data import BatchSource
 from lipt_cords.randomness import isolated_rng
 from lipt_cords.ticket_options import EarlyBirdConfig
 from lipt_cords.warmstart.averaging import State
 from lipt_cords.warmstart.channels import ChannelGroups
-from lipt_cords.warmstart.cost import flops_per_sample
+from lipt_cords.warmstart.cost import few_samples, flops_per_sample
 from lipt_cords.warmstart.feed import steps_per_epoch
 from lipt_cords.warmstart.material import Material
 from lipt_cords.warmstart.subnetwork import block_shares
@@ -53,9 +52,7 @@ class SmallerNet:
         self._config, self._given = config, material
         device = next(material.model.parameters()).device
         with isolated_rng(config.seed, "ticket"):
-            some = torch.arange(min(2, len(material.dataset)))  # type: ignore[arg-type]
-            source = BatchSource(material.dataset, some, device=device, cache_bytes=0)
-            self._example, self._labels = next(source.batches(batch_size=2))
+            self._example, self._labels = few_samples(material.dataset, device)
             self.groups = ChannelGroups(material.model, self._example)
             self.search = TicketSearch(options, self.groups)
             self.search.rehearse(material.model, self._example)

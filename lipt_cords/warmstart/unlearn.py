@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from lipt_cords.batches import different_indices
+from lipt_cords.batches import different_indices, forgettable, remaining
 from lipt_cords.config import WarmStartConfig
 from lipt_cords.data import BatchSource, labels_of
 from lipt_cords.randomness import isolated_rng, preserved_rng
 from lipt_cords.warmstart.averaging import State, on_cpu
 from lipt_cords.warmstart.common import common_samples
-from lipt_cords.warmstart.cost import flops_per_sample
+from lipt_cords.warmstart.cost import few_samples, flops_per_sample
 from lipt_cords.warmstart.crew import Crew
 from lipt_cords.warmstart.forecast import common_passes, passes_of
 from lipt_cords.warmstart.launch import open_ranks, threads_of
@@ -72,18 +72,14 @@ class Unlearning:
 def forget(result: WarmStartResult, indices: Any) -> WarmStartResult:
     """The warm start without some samples; see :meth:`WarmStartResult.forget`."""
     origins = _origins(result)
-    samples, forgotten = data_length(origins.dataset, "training"), result.forgotten
-    gone = different_indices(indices, samples)
-    if bool((again := torch.isin(gone, torch.tensor(forgotten, dtype=torch.int64))).any()):
-        raise ValueError(
-            f"sample {int(gone[again][0])} was forgotten already: forget each sample once"
-        )
-    shards = [shard[~torch.isin(shard, gone)] for shard in result.shards]
+    samples = data_length(origins.dataset, "training")
+    gone = forgettable(indices, samples, result.forgotten)
+    shards = [shard[~torch.isin(shard, torch.tensor(gone))] for shard in result.shards]
     if empty := [worker for worker, shard in enumerate(shards) if len(shard) == 0]:
         raise ValueError(
             f"worker {empty[0]} would have no sample left: fit a new warm start with fewer workers"
         )
-    return _retrained(result, origins, shards, sorted([*forgotten, *gone.tolist()]))
+    return _retrained(result, origins, shards, sorted([*result.forgotten, *gone]))
 
 
 def add(result: WarmStartResult, indices: Any) -> WarmStartResult:
@@ -185,13 +181,9 @@ class _Retraining:
         finish = judge.finish(merged)
         passes = sum(one.passes for one in trained.values())
         work = sum(one.passes * one.work * net_work for one in trained.values())
-        states = [
-            self._whole(on_cpu(trained[worker].state)) if worker in trained else state
-            for worker, state in enumerate(self.result.worker_states or [])
-        ]
+        states = list(self.result.worker_states or [])
         for worker, one in trained.items():
-            if not one.finite:
-                states[worker] = None
+            states[worker] = self._whole(on_cpu(one.state)) if one.finite else None
         report = replace(
             before,
             passes=before.passes + passes,
@@ -226,21 +218,15 @@ class _Retraining:
 
     def _judge(self) -> Judge:
         """Judges soups, and refreshes BatchNorm on samples that are not forgotten."""
-        dataset, stays = self.origins.dataset, torch.ones(len(self.labels), dtype=torch.bool)
-        stays[self.forgotten] = False
-        kept = stays.nonzero().flatten()
+        kept = remaining(len(self.labels), self.forgotten)
+        others = Subset(self.origins.dataset, kept.tolist())
         scratch = copy.deepcopy(self.model)
-        return Judge(
-            scratch, Subset(dataset, kept.tolist()), self.labels[kept], self.config,
-            self.validation,
-        )  # fmt: skip
+        return Judge(scratch, others, self.labels[kept], self.config, self.validation)
 
     def _operations(self) -> tuple[int, float, tuple[float, ...]]:
         """FLOPs of a step of the given net, of the trained net over it, and of its blocks."""
         with isolated_rng(self.config.seed, "flops"):
-            some = torch.arange(min(2, len(self.labels)))
-            source = BatchSource(self.origins.dataset, some, device=self.ranks.device)
-            batch = (*next(source.batches(batch_size=2)), self.loss)
+            batch = (*few_samples(self.origins.dataset, self.ranks.device), self.loss)
             flops, _ = flops_per_sample(self.given.to(self.ranks.device), *batch)
             trained, _ = flops_per_sample(self.model, *batch)
             shares: tuple[float, ...] = ()
