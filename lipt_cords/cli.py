@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 
 from lipt_cords.allocation import keep_freed_memory
+from lipt_cords.cli_options import AsJson, ConfigFile, Data, Download, Output, Overrides, Seed
+from lipt_cords.cli_plan import plan
 from lipt_cords.cli_support import (
     TUTORIAL,
     command_line,
@@ -40,16 +42,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-ConfigFile = Annotated[Path, typer.Argument(help="A .yaml, or a CORDS .py with config = dict(...)")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key; repeatable")
-]
-Seed = Annotated[int | None, typer.Option(min=0, help="Seed of every draw")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text")]
-Output = Annotated[Path | None, typer.Option(help="Directory for everything that is written")]
-Data = Annotated[Path | None, typer.Option(help="Directory that holds the data")]
-Download = Annotated[bool, typer.Option("--download", help="Fetch the data if it is not there")]
 
 
 @app.command()
@@ -279,6 +271,9 @@ def report(
         console.print(line, markup=False, highlight=False)
     for path in written:
         console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+app.command()(plan)
 
 
 @app.command()

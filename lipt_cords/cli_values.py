@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import get_args
 
+from lipt_cords.byte_sizes import parse_bytes
 from lipt_cords.contenders import Equal
 from lipt_cords.errors import unknown_name
+from lipt_cords.warmstart.memory.planning import Policy
 
 
 def words(text: str) -> list[str]:
@@ -68,3 +70,29 @@ def parse_equal(text: str | None) -> Equal | None:
         if text == known:
             return known  # type: ignore[no-any-return]
     raise unknown_name("--equal", text, get_args(Equal))
+
+
+def parse_bandwidth(text: str | None) -> float | None:
+    """Bytes a second, if any are given.
+
+    >>> parse_bandwidth("12GB"), parse_bandwidth("12 GB/s")
+    (12000000000.0, 12000000000.0)
+
+    Raises:
+        ValueError: no size.
+    """
+    if text is None:
+        return None
+    return float(parse_bytes(text.strip().removesuffix("/s"), "--bandwidth, a second"))
+
+
+def parse_policy(text: str) -> Policy:
+    """What a memory plan may do.
+
+    Raises:
+        ValueError: an unknown policy.
+    """
+    for known in get_args(Policy):
+        if text == known:
+            return known  # type: ignore[no-any-return]
+    raise unknown_name("--policy", text, get_args(Policy))

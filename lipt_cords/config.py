@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from lipt_cords.byte_sizes import parse_bytes
 from lipt_cords.errors import unknown_name
 from lipt_cords.stop_rule import StopRule
 from lipt_cords.strict import StrictModel
@@ -149,6 +150,13 @@ class WarmStartConfig(StrictModel):
     """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU that has it."""
     memory_format: MemoryFormat = "auto"
     """Layout of images and convolutions while training; ``auto``: channels_last."""
+    memory_budget: int | None = None
+    """Bytes that a training step may have in memory, or a size such as ``"2GiB"``: activations
+    are then kept, sent to the host and back, or made again, as a plan says, with the same bits.
+    None plans nothing."""
+    memory_bandwidth: float | None = Field(None, gt=0)
+    """Bytes a second to the host, each way, for ``memory_budget``; None measures it on a GPU, and
+    takes 12e9 on a CPU, where the device is simulated."""
     compile: bool = False
     """Train through ``torch.compile``: pays for long local runs."""
     together: int | Literal["auto"] = 1
@@ -186,6 +194,11 @@ class WarmStartConfig(StrictModel):
         if value != "auto" and value.split(":")[0] not in ("cpu", "cuda", "mps"):
             raise unknown_name("device", value, ("auto", "cpu", "cuda", "cuda:0", "mps"))
         return value
+
+    @field_validator("memory_budget", mode="before")
+    @classmethod
+    def _a_size(cls, value: Any) -> Any:
+        return None if value is None else parse_bytes(value)
 
     @field_validator("together")
     @classmethod
@@ -247,6 +260,7 @@ class WarmStartConfig(StrictModel):
                 "them out, or subnetwork"
             )
         self._check_ticket()
+        self._check_memory()
         if self.launch == "serial" and (self.processes or 1) > 1:
             raise ValueError(
                 f"launch='serial' is one process, received processes={self.processes}: set "
@@ -272,6 +286,21 @@ class WarmStartConfig(StrictModel):
             raise ValueError(
                 "early_bird searches in the common start, and common_steps=0 leaves it out: set "
                 "common_steps, or early_bird.vote with several rounds"
+            )
+
+    def _check_memory(self) -> None:
+        if self.memory_budget is None:
+            if self.memory_bandwidth is not None:
+                raise ValueError(
+                    "memory_bandwidth does nothing without memory_budget: set one, or leave it out"
+                )
+            return
+        changed = {"compile": self.compile, "together": self.together != 1,
+                   "subnetwork": self.subnetwork is not None}  # fmt: skip
+        for name in (name for name, is_set in changed.items() if is_set):
+            raise ValueError(
+                f"memory_budget plans the step of one net, the same each time, and {name} trains "
+                "another one: leave one of the two out"
             )
 
     @classmethod

@@ -35,6 +35,7 @@ from lipt_cords.sources import EpochSource
 from lipt_cords.steps import Step
 from lipt_cords.subset_history import SubsetHistory
 from lipt_cords.warmstart.evaluation import accuracy
+from lipt_cords.warmstart.memory import MemoryReport
 from lipt_cords.warmstart.tickets import ticket_notes
 
 
@@ -72,6 +73,8 @@ class TrainingResult:
     its net, ``steps`` after which it was drawn, whether its masks had ``settled``."""
     ticket_net: nn.Module | None = None
     """With ``early_bird``, the smaller net that was trained."""
+    memory: MemoryReport | None = None
+    """With ``memory_budget``, the plan of the last step and what it took."""
     notes: list[str] = field(default_factory=list)
     """What a reader must know: a ticket that was drawn before its masks had settled."""
 
@@ -103,6 +106,7 @@ class Trainer:
             that has it. Losses, steps and evaluation are in full precision.
         memory_format: layout of images and convolutions; ``auto`` is channels_last.
         cheaper: what the steps leave out, or None; ``run`` is then called inside its ``applied``.
+        memory: (bytes that a step may take, bytes a second to the host or None), or None.
     """
 
     def __init__(
@@ -119,6 +123,7 @@ class Trainer:
         precision: Precision = "fp32",
         memory_format: MemoryFormat = "auto",
         cheaper: CheaperSteps | None = None,
+        memory: tuple[int, float | None] | None = None,
     ) -> None:
         self.model, self.source = model, source
         self.optimizer, self.scheduler = optimizer, scheduler
@@ -126,7 +131,7 @@ class Trainer:
         self.schedule_over = schedule_over
         self.eval_every = eval_every
         self.device = model_device(model)
-        self._loss, self._how = loss, (precision, memory_format)
+        self._loss, self._how = loss, (precision, memory_format, memory)
         self._step = Step(model, optimizer, loss, *self._how)
         self.cheaper = cheaper
         self.result = TrainingResult()
@@ -161,6 +166,9 @@ class Trainer:
             self.result.work, self.result.ticket = self.cheaper.work, told
             self.result.ticket_net = None if told is None else net
             self.result.notes = ticket_notes(told)
+        if self._step.planner is not None:
+            self.result.memory = self._step.planner.report()
+            self.result.notes += self.result.memory.notes
         return self.result
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lipt_cords.byte_sizes import parse_bytes
 from lipt_cords.cheaper import CheaperSteps, parse_cheaper
 from lipt_cords.config import MemoryFormat, Precision
 from lipt_cords.data import BatchSource, resolve_device
@@ -51,6 +52,8 @@ def train_on_subset(
     memory_format: MemoryFormat = "auto",
     subnetwork: SubnetworkConfig | Mapping[str, Any] | None = None,
     early_bird: EarlyBirdConfig | Mapping[str, Any] | None = None,
+    memory_budget: int | str | None = None,
+    memory_bandwidth: float | None = None,
     seed: int = 0,
     device: str = "auto",
     checkpoint_dir: str | Path | None = None,
@@ -87,6 +90,11 @@ def train_on_subset(
         early_bird: an Early-Bird ticket: options of
             :class:`~lipt_cords.ticket_options.EarlyBirdConfig`. The model ends with the weights of
             the smaller net that was trained, and zeros elsewhere.
+        memory_budget: bytes that a step may have in memory, or a size such as ``"2GiB"``; a plan
+            then keeps, swaps or recomputes activations, with the same bits
+            (:class:`~lipt_cords.warmstart.memory.MemoryPlanner`).
+        memory_bandwidth: bytes a second to the host for it; None measures it on a GPU, and takes
+            12e9 on a CPU, where the device is simulated.
         seed: of the shuffling, of the paths, and of dropout and random transforms.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:0``.
         checkpoint_dir: directory for ``checkpoint.pt``; None writes nothing.
@@ -112,6 +120,14 @@ def train_on_subset(
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs the checkpoint_dir of the interrupted run")
     paths, ticket = parse_cheaper(subnetwork, early_bird)
+    memory = None
+    if memory_budget is not None:
+        memory = parse_bytes(memory_budget), memory_bandwidth
+        if paths is not None:
+            raise ValueError(
+                "memory_budget plans the step of one net, the same each time, and subnetwork "
+                "trains another one: leave one of the two out"
+            )
     target = resolve_device(device)
     optimizer_config = OptimizerConfig(
         type=optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
@@ -174,6 +190,7 @@ def train_on_subset(
             precision=precision,
             memory_format=memory_format,
             cheaper=cheaper,
+            memory=memory,
         )
         with nullcontext() if cheaper is None else cheaper.applied():
             if resume and plan is not None:

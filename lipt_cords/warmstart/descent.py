@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lipt_cords.config import MemoryFormat, Precision, Schedule, WarmStartConfig
 from lipt_cords.data import Inputs
 from lipt_cords.models import call_model
+from lipt_cords.warmstart.memory.planner import MemoryPlanner, Plans
 from lipt_cords.warmstart.objective import LossFunction
 
 Batches = Iterator[tuple[Inputs, Tensor]]
+
+PLANS = Plans()
+"""Memory plans of this process: its workers' nets are built alike, and measured once."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,15 @@ def descend(
     half = autocast_dtype(config.precision, device)
     layout = memory_layout(config.memory_format, device)
     lay_out(model, layout)
+    planner = None
+    if config.memory_budget is not None:
+        planner = MemoryPlanner(
+            model,
+            budget=config.memory_budget,
+            optimizer=optimizer,
+            bandwidth=config.memory_bandwidth,
+            plans=PLANS,
+        )
     network: Any = torch.compile(model) if config.compile else model
     total, passes, counted, taken = torch.zeros((), device=device), 0, 0, 0
     for step in range(steps):
@@ -183,11 +196,13 @@ def descend(
         if schedule != "constant":
             factor = rate_factor(schedule, first_step + step, all_steps or steps, decay)
             optimizer.param_groups[0]["lr"] = config.lr * factor
-        with torch.autocast(device.type, dtype=half, enabled=half is not None):
-            logits = call_model(network, inputs)
-        value = loss(logits.float() if half is not None else logits, labels)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(value)
+        optimizer.zero_grad(set_to_none=True)  # before the forward pass: there is room then
+        with planner or nullcontext():
+            with torch.autocast(device.type, dtype=half, enabled=half is not None):
+                logits = call_model(network, inputs)
+            value = loss(logits.float() if half is not None else logits, labels)
+            torch.autograd.backward(value)
+            value = value.detach()
         if after_backward is not None:
             after_backward()
         optimizer.step()
@@ -195,7 +210,7 @@ def descend(
             after_step()
         passes += len(labels)
         if step >= steps - last_epoch:
-            total += value.detach() * len(labels)
+            total += value * len(labels)
             counted += len(labels)
         taken = step + 1
         if enough is not None and enough(taken):

@@ -24,7 +24,8 @@ from lipt_cords.warmstart.objective import LossFunction
 
 UNRELATED = {
     "device", "progress", "work_dir", "launch", "processes", "max_restarts", "min_workers",
-    "worker_timeout", "join_timeout", "keep_workers", "start_from",
+    "worker_timeout", "join_timeout", "keep_workers", "start_from", "memory_budget",
+    "memory_bandwidth",
 }  # fmt: skip
 """Options that change how or where a run is made, but not its weights."""
 

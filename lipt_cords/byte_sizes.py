@@ -1,0 +1,43 @@
+"""Sizes of memory, as people write and read them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+         "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}  # fmt: skip
+
+
+def parse_bytes(value: object, name: str = "memory_budget") -> int:
+    """Bytes from a number or a text such as ``2GiB`` or ``500 MB``.
+
+    Raises:
+        ValueError: anything else, or a size that is not positive.
+
+    >>> parse_bytes("1.5 GiB"), parse_bytes(2048)
+    (1610612736, 2048)
+    """
+    told = f"expected bytes as a number, or a size such as '2GiB' or '500MB', received {value!r}"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{name}: {told}")
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*)\s*", value)
+        if found is None or found[2].lower() not in UNITS:
+            raise ValueError(f"{name}: {told}")
+        value = float(found[1]) * UNITS[found[2].lower()]
+    if not math.isfinite(value) or value < 1:
+        raise ValueError(f"{name}: {told}")
+    return int(value)
+
+
+def show_bytes(size: float) -> str:
+    """A size for people, rounded up so that it can be given back as a budget.
+
+    >>> show_bytes(1610612736), show_bytes(1000), show_bytes(12_345_678)
+    ('1.50 GiB', '1000 B', '11.78 MiB')
+    """
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= scale:
+            return f"{math.ceil(size / scale * 100) / 100:.2f} {unit}"
+    return f"{size:.0f} B"

@@ -1,0 +1,101 @@
+"""``lipt-cords plan``: what a training step takes, and how it fits into less."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipt_cords.byte_sizes import parse_bytes
+from lipt_cords.cli_options import ConfigFile, Data, Download, Overrides, Seed
+from lipt_cords.cli_support import display_for, load_configuration
+from lipt_cords.cli_values import parse_bandwidth, parse_policy
+from lipt_cords.display_memory import show_measured, show_memory_plan
+from lipt_cords.files import output_directory, write_atomic
+from lipt_cords.runs import is_main_process
+
+STDOUT = Path("-")
+
+
+def plan(
+    config: ConfigFile,
+    budget: Annotated[
+        str, typer.Option(metavar="SIZE", help="Memory of a step, such as 2GiB or 500MB")
+    ],
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples; the configuration's without it")
+    ] = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="To the host, a second; a GPU is asked, a CPU has 12GB"),
+    ] = None,
+    policy: Annotated[str, typer.Option(help="both, swap or recompute")] = "both",
+    speed: Annotated[
+        float, typer.Option(help="Plan for a device so many times faster than this one")
+    ] = 1.0,
+    largest: Annotated[
+        bool, typer.Option("--largest", help="Search for the largest batch that fits")
+    ] = False,
+    at_most: Annotated[
+        int | None, typer.Option(min=1, help="Samples at which --largest ends; 4096 without it")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the step's memory, an .svg")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write JSON; - prints it")
+    ] = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    data: Data = None,
+    download: Download = False,
+) -> None:
+    """Plan a training step within a memory budget, and take it once.
+
+    \b
+    lipt-cords plan mine.yaml --budget 2GiB --plot step.svg
+    lipt-cords plan mine.yaml --budget 2GiB --largest       how large can a batch be?
+    """
+    from lipt_cords.memory_run import AT_MOST, plan_memory
+    from lipt_cords.report.memory import memory_timeline
+    from lipt_cords.report.svg import as_file
+
+    if at_most is not None and not largest:
+        raise ValueError("--at-most ends the search of --largest: add that, or leave it out")
+    if not is_main_process():  # a step is planned by one process
+        return
+    files = [path for path in (plot, json_file) if path is not None and path != STDOUT]
+    for path in files:  # now, not after all the work
+        _check_file(path)
+    as_json = json_file == STDOUT
+    console = display_for(as_json).console
+    made = plan_memory(
+        load_configuration(config, overrides, seed, data, download),
+        parse_bytes(budget, "--budget"),
+        batch_size=batch_size,
+        bandwidth=parse_bandwidth(bandwidth),
+        policy=parse_policy(policy),
+        speed=speed,
+        largest=largest,
+        at_most=AT_MOST if at_most is None else at_most,
+        on_measured=lambda samples, trace: show_measured(console, samples, trace),
+    )
+    if not as_json:
+        show_memory_plan(console, made)
+    if plot is not None:
+        write_atomic(plot, as_file(memory_timeline(made.plan)))
+    if json_file is not None:
+        text = json.dumps(made.to_dict(), indent=2, allow_nan=False) + "\n"
+        sys.stdout.write(text) if as_json else write_atomic(json_file, text)
+    for path in files:
+        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_file(path: Path) -> None:
+    """Make a file's directory, and see that the file can be written there."""
+    output_directory(path.parent)
+    if path.is_dir():
+        raise ValueError(f"expected a file at {path}, found a directory: name a file in it")

@@ -1,0 +1,25 @@
+"""An activation-memory planner: training steps within a budget, with the bits of plain ones.
+
+After Capuchin (Peng et al., "Capuchin: Tensor-based GPU Memory Management for Deep Learning",
+ASPLOS 2020): one step is measured, then each activation is kept, swapped to the host and back, or
+made again.
+"""
+
+from lipt_cords.byte_sizes import parse_bytes, show_bytes
+from lipt_cords.warmstart.memory.planner import MemoryPlanner, MemoryReport, Plans
+from lipt_cords.warmstart.memory.planning import Plan, least_budget, plan_activations
+from lipt_cords.warmstart.memory.trace import Op, Storage, Trace
+
+__all__ = [
+    "MemoryPlanner",
+    "MemoryReport",
+    "Op",
+    "Plan",
+    "Plans",
+    "Storage",
+    "Trace",
+    "least_budget",
+    "parse_bytes",
+    "plan_activations",
+    "show_bytes",
+]

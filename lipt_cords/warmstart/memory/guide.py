@@ -1,0 +1,326 @@
+"""The guided step: it follows a plan, as long as it does what the measured step did.
+
+The forward pass is compared with the trace operation by operation, and every storage that a
+recomputation touches by identity, so a step that does something else is noticed before anything
+of it is lost. From there on activations go to the host and come back on demand.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+
+from lipt_cords.warmstart.memory.handles import Handle, Kept, Packed, PackedHere, Remade, Swapped
+from lipt_cords.warmstart.memory.link import Arrival, Link
+from lipt_cords.warmstart.memory.planning import Plan
+from lipt_cords.warmstart.memory.saved import Geometry, plain, shape_of, whole_storage
+from lipt_cords.warmstart.memory.timeline import Course, Recipe
+from lipt_cords.warmstart.memory.trace import RECOMPUTE, SWAP
+from lipt_cords.warmstart.memory.watch import Recording
+
+
+class Route:
+    """A plan with what a guided step looks up: made once, followed many times.
+
+    Args:
+        recording: the measured step.
+        course: of its trace.
+        plan: for it.
+    """
+
+    def __init__(self, recording: Recording, course: Course, plan: Plan) -> None:
+        self.recording, self.plan = recording, plan
+        self.swapped = {one for one, what in plan.decisions.items() if what == SWAP}
+        self.recipes: dict[int, Recipe] = {}
+        for one, what in plan.decisions.items():
+            recipe = course.recipes.get(one)
+            if what == RECOMPUTE and recipe is not None:
+                self.recipes[one] = recipe
+        self.replayed = {op for recipe in self.recipes.values() for op in recipe.ops}
+        self.saved = {
+            number for number, storage in enumerate(plan.trace.storages)
+            if storage.saved is not None and storage.movable
+        }  # fmt: skip
+        self.starts: dict[int, list[int]] = {}
+        self.leaves: dict[int, list[int]] = {}
+        for one, op in plan.timeline.left.items():
+            if one in self.swapped:
+                self.leaves.setdefault(op, []).append(one)
+        self.retime(plan.triggers)
+
+    def retime(self, triggers: dict[int, int] | Any) -> None:
+        """Take other triggers."""
+        self.starts = {}
+        for one, event in triggers.items():
+            self.starts.setdefault(event, []).append(one)
+
+
+@dataclass
+class _Call:
+    """An operation of this step that may be called again."""
+
+    function: Any
+    leaves: list[Any]
+    spec: TreeSpec
+    results: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Here:
+    """A tensor among a call's arguments that is there all the time."""
+
+    tensor: Tensor
+    copied: bool
+    """Whether the operation gets a copy: BatchNorm must not move its statistics twice."""
+
+
+@dataclass(frozen=True)
+class _There:
+    """A tensor among a call's arguments: a view into a storage of the step."""
+
+    number: int
+    geometry: Geometry
+
+
+@dataclass
+class Spent:
+    """What following a plan took.
+
+    Attributes:
+        waited: seconds that each swapped storage came late.
+        recomputed: seconds of making each recomputed storage again.
+        held_up: seconds that the step waited for storages to leave.
+        changed: how the step differed from the trace, if it did.
+    """
+
+    waited: dict[int, float] = field(default_factory=dict)
+    recomputed: dict[int, float] = field(default_factory=dict)
+    held_up: float = 0.0
+    changed: str | None = None
+
+
+class Guide:
+    """Follows one step.
+
+    Args:
+        route: what to do.
+        link: where activations go.
+    """
+
+    def __init__(self, route: Route, link: Link) -> None:
+        self._route, self._link = route, link
+        self._trace = route.plan.trace
+        self._at, self._packed, self._event = 0, 0, 0
+        self._backward = False
+        self._calls: dict[int, _Call] = {}
+        self._alive: dict[int, weakref.ref[Any]] = {}
+        self._handles: dict[int, weakref.ref[Handle]] = {}
+        self._sources: list[Handle] = []
+        self._arrivals: dict[int, Arrival] = {}
+        self._on_demand: dict[int, tuple[weakref.ref[Any], weakref.ref[Swapped]]] = {}
+        self.spent = Spent()
+
+    def run(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """Call an operation; of the forward pass, compare it with the trace and note it."""
+        if self.spent.changed is not None:
+            return function(*args, **kwargs)
+        number, functions = self._at, self._route.recording.functions
+        if number in self._route.leaves:
+            self._see_off(self._route.leaves[number])
+        if self._backward:
+            self._at += 1
+            return function(*args, **kwargs)
+        if number >= len(functions) or functions[number] is not function:
+            self._change(f"operation {number} is {function}", self._expected(number))
+            return function(*args, **kwargs)
+        self._at += 1
+        if number not in self._route.replayed:
+            return function(*args, **kwargs)
+        call = self._note(number, function, args, kwargs)
+        result = function(*args, **kwargs)
+        if call is not None:
+            made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            for one, tensor in zip(call.results, made, strict=True):
+                if one >= 0 and one not in self._alive:
+                    self._alive[one] = weakref.ref(tensor.untyped_storage())
+            self._calls[number] = call
+        return result
+
+    def pack(self, tensor: Tensor) -> Packed | PackedHere:
+        """Keep, send away or let go of a saved tensor, as planned."""
+        if self._backward or not plain(tensor):
+            # A second forward pass of the same step: nothing was planned for it.
+            self._packed += not self._backward
+            return PackedHere(-1, tensor.detach())
+        number, packs = self._packed, self._trace.packs
+        self._packed += 1
+        if self.spent.changed is None and (
+            number >= len(packs) or self._trace.shapes[number] != shape_of(tensor)
+        ):
+            expected = self._trace.shapes[number][:2] if number < len(packs) else "nothing"
+            self._change(f"saved tensor {number} is {shape_of(tensor)[:2]}", f"{expected}")
+        if self.spent.changed is not None:
+            return self._send_away(tensor)
+        one = packs[number]
+        if one < 0 or not self._same(one, tensor):
+            if one >= 0:
+                self._change(f"saved tensor {number} is another one", "that of the measured step")
+                return self._send_away(tensor)
+            return PackedHere(one, tensor.detach())
+        if one not in self._route.plan.decisions:
+            return PackedHere(one, tensor.detach())
+        return Packed(one, self._hold(one, tensor), Geometry.of(tensor))
+
+    def unpack(self, packed: Packed | PackedHere) -> Tensor:
+        """A saved tensor; what the plan says about this moment is begun first."""
+        if not self._backward:
+            self._backward = True
+            self._sources.clear()
+            if self.spent.changed is None and self._at < len(self._route.recording.functions):
+                self._change("the backward pass begins early", self._expected(self._at))
+        if packed.number >= 0 and self.spent.changed is None:
+            number, self._event = self._event, self._event + 1
+            for one in self._route.starts.get(number, ()):
+                handle = self._handles.get(one)
+                found = None if handle is None else handle()
+                if found is not None:
+                    found.prepare()
+        tensor = packed.tensor()
+        if isinstance(packed, Packed) and isinstance(packed.handle, Swapped):
+            self._arrivals.setdefault(packed.number, packed.handle.away.arrival)
+        return tensor
+
+    def finish(self) -> Spent:
+        """What the step took; call it when it is over."""
+        late = {number: arrival.late() for number, arrival in self._arrivals.items()}
+        self.spent.waited = {number: seconds for number, seconds in late.items() if seconds > 0}
+        return self.spent
+
+    def _see_off(self, leaving: list[int]) -> None:
+        """Wait for what the plan says has left by now, so that the budget holds."""
+        started = time.perf_counter()
+        for one in leaving:
+            known = self._handles.get(one)
+            handle = None if known is None else known()
+            if isinstance(handle, Swapped):
+                handle.away.settle()
+        self.spent.held_up += time.perf_counter() - started
+
+    def _expected(self, number: int) -> str:
+        functions = self._route.recording.functions
+        return str(functions[number]) if number < len(functions) else "the backward pass"
+
+    def _change(self, received: str, expected: str) -> None:
+        self.spent.changed = f"{received}, and was {expected} when the step was measured"
+
+    def _same(self, number: int, tensor: Tensor) -> bool:
+        """Whether a tensor is in the storage that has this number in this step."""
+        storage = tensor.untyped_storage()
+        known = self._alive.get(number)
+        if known is None:
+            self._alive[number] = weakref.ref(storage)
+            return True
+        return known() is storage
+
+    def _hold(self, number: int, tensor: Tensor) -> Handle:
+        """The handle of a storage, which is made when it is first met."""
+        known = self._handles.get(number)
+        handle = None if known is None else known()
+        if handle is not None:
+            return handle
+        recipe = self._route.recipes.get(number)
+        if recipe is not None:
+            sources = [self._handles[source]() for source in recipe.sources]
+            calls = [(op, self._calls[op]) for op in recipe.ops]
+            held = [source for source in sources if source is not None]
+            numbered = dict(zip(recipe.sources, held, strict=True))
+
+            def make() -> Tensor:
+                return _make(number, calls, numbered)
+
+            handle = Remade(held, make, self._note_remade(number))
+        elif number in self._route.swapped:
+            handle = Swapped(self._link.send(whole_storage(tensor)))
+        else:
+            handle = Kept(whole_storage(tensor))
+        self._handles[number] = weakref.ref(handle)
+        return handle
+
+    def _note_remade(self, number: int) -> Callable[[float], None]:
+        spent = self.spent.recomputed
+        return lambda seconds: spent.__setitem__(number, seconds)
+
+    def _note(self, number: int, function: Any, args: Any, kwargs: Any) -> _Call | None:
+        """An operation that may be called again, without holding what it reads."""
+        recording = self._route.recording
+        leaves, spec = tree_flatten((args, kwargs))
+        names, writes = iter(recording.arguments[number]), self._trace.ops[number].writes
+        statistics = "batch_norm" in str(function)
+        for place, leaf in enumerate(leaves):
+            if not isinstance(leaf, Tensor):
+                continue
+            one = next(names)
+            if one < 0:
+                own = statistics and not leaf.requires_grad and leaf.ndim == 1
+                leaves[place] = _Here(leaf.detach(), own)
+                continue
+            if not self._same(one, leaf):
+                self._change(f"operation {number} reads another tensor", "that of the measured one")
+                return None
+            if one in self._route.saved and one not in writes:
+                self._sources.append(self._hold(one, leaf))
+            leaves[place] = _There(one, Geometry.of(leaf))
+        return _Call(function, leaves, spec, recording.results[number])
+
+    def _send_away(self, tensor: Tensor) -> Packed | PackedHere:
+        """On demand, as in the measured step."""
+        storage = tensor.untyped_storage()
+        if isinstance(tensor, torch.nn.Parameter) or tensor.is_leaf:
+            return PackedHere(-1, tensor.detach())
+        known = self._on_demand.get(storage._cdata)
+        handle = known[1]() if known is not None and known[0]() is storage else None
+        if handle is None:
+            handle = Swapped(self._link.send(whole_storage(tensor)))
+            handle.away.settle()
+            self._on_demand[storage._cdata] = weakref.ref(storage), weakref.ref(handle)
+        return Packed(-1, handle, Geometry.of(tensor))
+
+
+def _make(number: int, calls: list[tuple[int, _Call]], sources: dict[int, Handle]) -> Tensor:
+    """Call operations again, on the same inputs: the same bits."""
+    there = {one: handle.get() for one, handle in sources.items()}
+    last = {}
+    for place, (_, call) in enumerate(calls):
+        for leaf in call.leaves:
+            if isinstance(leaf, _There):
+                last[leaf.number] = place
+    device = next(iter(there.values())).device if there else None
+    kind = "cpu" if device is None else device.type
+    with torch.no_grad(), torch.autocast(kind, enabled=False):
+        for place, (_, call) in enumerate(calls):
+            leaves = [_argument(leaf, there) for leaf in call.leaves]
+            args, kwargs = tree_unflatten(leaves, call.spec)
+            result = call.function(*args, **kwargs)
+            made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            for one, tensor in zip(call.results, made, strict=True):
+                if one >= 0 and one not in there:
+                    there[one] = whole_storage(tensor)
+            del leaves, args, kwargs, result, made
+            for one in [one for one in there if one != number and last.get(one, -1) <= place]:
+                del there[one]
+    return there[number]
+
+
+def _argument(leaf: Any, there: dict[int, Tensor]) -> Any:
+    if isinstance(leaf, _There):
+        return leaf.geometry.on(there[leaf.number])
+    if isinstance(leaf, _Here):
+        return leaf.tensor.clone() if leaf.copied else leaf.tensor
+    return leaf

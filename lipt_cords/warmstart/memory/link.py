@@ -1,0 +1,276 @@
+"""The way to the host and back: streams of copies on a GPU, paced threads on a CPU.
+
+On a CPU there is no second memory, so the device is a fiction: what is "on the host" is a copy in
+the same memory that is accounted for separately, and a transfer takes as long as a link of the
+given bandwidth would take. Everything else (who waits for whom, what is freed when) is real.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import defaultdict
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+DEFAULT_BANDWIDTH = 12e9
+"""Bytes a second of the simulated link: that of a PCIe 3.0 x16 slot, as Capuchin had."""
+
+
+class Away(Protocol):
+    """A storage on its way to the host, there, or back again."""
+
+    def fetch(self) -> None:
+        """Start to bring it back, if that has not been started."""
+
+    def get(self) -> Tensor:
+        """All its bytes on the device; waits for them."""
+
+    def settle(self) -> None:
+        """Wait until it has left."""
+
+    @property
+    def arrival(self) -> Arrival:
+        """When it came, compared with when it was wanted; holds none of its memory."""
+
+
+class Arrival:
+    """How late a storage came back."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+
+    def between(self, wanted: torch.cuda.Event, came: torch.cuda.Event) -> None:
+        """Read it from a GPU's clock, later."""
+        self._events = wanted, came
+
+    def late(self) -> float:
+        """Seconds that the step had to wait for it; ask after the step."""
+        if self._events is not None:
+            wanted, came = self._events
+            came.synchronize()
+            wanted.synchronize()
+            self.seconds = max(0.0, wanted.elapsed_time(came) / 1000)
+            self._events = None
+        return self.seconds
+
+
+class Link(Protocol):
+    """Transfers between the device and the host, one at a time in each direction."""
+
+    bandwidth: float
+    """Bytes a second, each way."""
+
+    def send(self, whole: Tensor) -> Away:
+        """Start to copy all bytes of a storage to the host, and let go of it then."""
+
+
+class PacedLink:
+    """A simulated link: two threads that copy for real, no faster than the bandwidth.
+
+    Args:
+        bandwidth: bytes a second, each way.
+    """
+
+    def __init__(self, bandwidth: float) -> None:
+        self.bandwidth = bandwidth
+        self.out, self.back = _Lane(bandwidth, "to-host"), _Lane(bandwidth, "from-host")
+        self._spare: defaultdict[int, list[Tensor]] = defaultdict(list)
+
+    def send(self, whole: Tensor) -> Away:
+        """Start to copy all bytes of a storage to the host, and let go of it then."""
+        return _PacedAway(self, whole)
+
+    def buffer(self, size: int) -> Tensor:
+        """A host buffer; its memory is used again after ``spare``."""
+        waiting = self._spare[size]
+        return waiting.pop() if waiting else torch.empty(size, dtype=torch.uint8)
+
+    def spare(self, buffer: Tensor) -> None:
+        """Give a host buffer back."""
+        self._spare[buffer.numel()].append(buffer)
+
+
+class _Lane:
+    """One direction: transfers in the order in which they are asked for."""
+
+    def __init__(self, bandwidth: float, name: str) -> None:
+        self._bandwidth, self._name, self._free = bandwidth, name, 0.0
+        self._pool: ThreadPoolExecutor | None = None
+
+    def submit(self, work: Any) -> Future[None]:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix=self._name)
+        return self._pool.submit(work)
+
+    def pace(self, started: float, size: int) -> None:
+        """Wait until a transfer that started then would be over."""
+        self._free = max(self._free, started) + size / self._bandwidth
+        rest = self._free - time.perf_counter()
+        if rest > 1e-4:  # shorter sleeps are longer than asked; the next transfer makes up for it
+            time.sleep(rest)
+
+
+class _PacedAway:
+    def __init__(self, link: PacedLink, whole: Tensor) -> None:
+        self._link, self._size, self.arrival = link, whole.numel(), Arrival()
+        self._here: Tensor | None = whole
+        self._host: Tensor | None = None
+        self._wanted = False
+        self._coming: Future[None] | None = None
+        self._lock = threading.Lock()
+        self._left = link.out.submit(self._leave)
+
+    def _leave(self) -> None:
+        started = time.perf_counter()
+        with self._lock:
+            here = None if self._wanted else self._here
+        if here is None:
+            return
+        # Allocated in this thread, which nobody watches: it is not the device's.
+        host = self._link.buffer(self._size)
+        weakref.finalize(self, self._link.spare, host).atexit = False
+        host.copy_(here)
+        del here
+        self._link.out.pace(started, self._size)
+        with self._lock:
+            self._host = host
+            if not self._wanted:
+                self._here = None
+
+    def fetch(self) -> None:
+        with self._lock:
+            if self._wanted:
+                return
+            self._wanted = True
+            if self._here is not None:  # it has not left, and stays
+                return
+            # Allocated in the step's own thread, where it is counted.
+            self._here = torch.empty(self._size, dtype=torch.uint8)
+        self._coming = self._link.back.submit(self._return)
+
+    def _return(self) -> None:
+        started = time.perf_counter()
+        if self._here is not None and self._host is not None:
+            self._here.copy_(self._host)
+        self._link.back.pace(started, self._size)
+
+    def get(self) -> Tensor:
+        self.fetch()
+        if self._coming is not None:
+            started = time.perf_counter()
+            waits = not self._coming.done()
+            self._coming.result()
+            self._coming = None
+            self.arrival.seconds = time.perf_counter() - started if waits else 0.0
+        if self._here is None:
+            raise RuntimeError("an activation was lost on its way to the host")
+        return self._here
+
+    def settle(self) -> None:
+        self._left.result()
+
+
+class StreamLink:
+    """A GPU's link: pinned buffers, and one stream of copies in each direction.
+
+    Args:
+        device: the GPU.
+        bandwidth: bytes a second, each way; None measures it.
+    """
+
+    def __init__(self, device: torch.device, bandwidth: float | None = None) -> None:
+        self.device = device
+        self.out = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.back = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.bandwidth = bandwidth or measured_bandwidth(device)
+
+    def send(self, whole: Tensor) -> Away:
+        """Start to copy all bytes of a storage to the host, and let go of it then."""
+        return _StreamAway(self, whole)
+
+
+class _StreamAway:
+    def __init__(self, link: StreamLink, whole: Tensor) -> None:
+        self._link, self.arrival = link, Arrival()
+        self._here: Tensor | None = None
+        self._host = torch.empty(whole.numel(), dtype=torch.uint8, pin_memory=True)
+        link.out.wait_stream(torch.cuda.current_stream(link.device))
+        with torch.cuda.stream(link.out):
+            self._host.copy_(whole, non_blocking=True)
+            self._left = link.out.record_event()
+        whole.record_stream(link.out)  # its memory is not used again before the copy is over
+        self._back: torch.cuda.Event | None = None
+        self._got = False
+
+    def fetch(self) -> None:
+        if self._here is not None:
+            return
+        self._here = torch.empty(self._host.numel(), dtype=torch.uint8, device=self._link.device)
+        # The memory may be that of a tensor which the stream of the step still reads.
+        self._link.back.wait_stream(torch.cuda.current_stream(self._link.device))
+        self._link.back.wait_event(self._left)
+        with torch.cuda.stream(self._link.back):
+            self._here.copy_(self._host, non_blocking=True)
+            self._back = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            self._back.record(self._link.back)
+        self._here.record_stream(self._link.back)
+
+    def get(self) -> Tensor:
+        self.fetch()
+        if self._here is None or self._back is None:
+            raise RuntimeError("an activation was lost on its way to the host")
+        current = torch.cuda.current_stream(self._link.device)
+        if not self._got:
+            self._got = True
+            wanted = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            wanted.record(current)
+            self.arrival.between(wanted, self._back)
+            current.wait_event(self._back)
+        return self._here
+
+    def settle(self) -> None:
+        self._left.synchronize()
+
+
+def measured_bandwidth(device: torch.device, size: int = 2**26) -> float:
+    """Bytes a second between a GPU and pinned memory, in the slower direction.
+
+    Args:
+        device: the GPU.
+        size: bytes of a trial copy.
+    """
+    host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    there = torch.empty(size, dtype=torch.uint8, device=device)
+    rates = []
+    for target, source in ((host, there), (there, host)):
+        best = 0.0
+        for _ in range(4):
+            torch.cuda.synchronize(device)
+            started = time.perf_counter()
+            target.copy_(source, non_blocking=True)
+            torch.cuda.synchronize(device)
+            best = max(best, size / (time.perf_counter() - started))
+        rates.append(best)
+    return min(rates)
+
+
+def build_link(device: torch.device, bandwidth: float | None) -> Link:
+    """The link of a device; on a CPU a simulated one.
+
+    Raises:
+        ValueError: a device that has none.
+    """
+    if device.type == "cuda":
+        return StreamLink(device, bandwidth)
+    if device.type == "cpu":
+        return PacedLink(bandwidth or DEFAULT_BANDWIDTH)
+    raise ValueError(
+        f"a memory budget needs a CUDA device or a CPU, received a model on {device}: leave the "
+        "budget out there"
+    )

@@ -1,0 +1,430 @@
+"""The memory planner: measures a training step, plans it, and guides those that follow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lipt_cords.byte_sizes import parse_bytes
+from lipt_cords.warmstart.memory.guide import Guide, Route, Spent
+from lipt_cords.warmstart.memory.link import Link, build_link
+from lipt_cords.warmstart.memory.live import LiveBytes
+from lipt_cords.warmstart.memory.planning import Plan, Policy, plan_activations
+from lipt_cords.warmstart.memory.timeline import Course, simulate, triggers
+from lipt_cords.warmstart.memory.trace import Trace
+from lipt_cords.warmstart.memory.watch import Recorder, Recording
+
+MEASURED = 2
+"""Steps of a kind that are measured: the first pays for what is set up once."""
+KINDS = 8
+"""Kinds of steps that are planned; a last, smaller batch is a kind of its own."""
+SIZES = 4
+"""Plans of a kind that are kept, for different bytes before the step."""
+CHANGES = 3
+"""Changed steps of a kind after which it is no longer planned."""
+FEEDBACK = 0.05
+"""By which share of its swap time a late trigger moves forward (Capuchin, section 4.4)."""
+
+
+@dataclass
+class MemoryReport:
+    """What a planner did so far.
+
+    Attributes:
+        plan: of the last guided step, or None before there is one.
+        steps: by how they ran: ``measured``, ``guided``, ``on_demand``.
+        measured_peak: bytes that the first step under the plan took at most, or None; a later
+            one may differ by what feedback moved.
+        step_seconds: of the last guided step.
+        waited: seconds of it that activations left or came late.
+        recomputed: seconds of it that activations were made again.
+        moved: triggers that feedback moved forward so far.
+        notes: what a reader must know, such as steps that change.
+    """
+
+    plan: Plan | None
+    steps: dict[str, int]
+    measured_peak: int | None
+    step_seconds: float
+    waited: float
+    recomputed: float
+    moved: int
+    notes: list[str]
+
+
+@dataclass
+class _Planned:
+    """A plan that is followed."""
+
+    course: Course
+    route: Route
+    earlier: dict[int, float] = field(default_factory=dict)
+    peak: int | None = None
+
+
+@dataclass
+class _Kind:
+    """Steps that begin alike."""
+
+    recording: Recording | None = None
+    measured: int = 0
+    changes: int = 0
+    plans: dict[int, _Planned] = field(default_factory=dict)
+    """By the bytes that are there before the step: an optimizer's state comes with its first."""
+
+
+@dataclass
+class Plans:
+    """What planners measured and planned; nets that are built alike may share it."""
+
+    kinds: dict[Any, _Kind] = field(default_factory=dict)
+
+
+class MemoryPlanner:
+    """Runs training steps within a memory budget, with the bits of plain ones.
+
+    A context manager around forward pass, loss and backward pass of a step::
+
+        planner = MemoryPlanner(model, budget="2GiB", optimizer=optimizer)
+        for images, labels in batches:
+            with planner:
+                loss = loss_function(model(images), labels)
+                loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    The first two steps are measured, with every activation sent to the host until the backward
+    pass asks for it; later ones follow a plan of what stays, what goes to the host and back
+    (``swap``), and what is made again by calling its operations once more (``recompute``). A step
+    that is not like the measured one falls back to moving activations on demand; a batch of
+    another size is a kind of step of its own.
+
+    On a CPU the device is simulated: copies "on the host" are accounted for separately, and the
+    way there and back is as slow as ``bandwidth`` says.
+
+    Args:
+        model: the net, on its device.
+        budget: bytes for all that a step has in memory, or a size such as ``"2GiB"``: weights,
+            gradients, the optimizer's state, inputs, activations and temporary tensors. What an
+            operation takes inside itself (a workspace) is not known.
+        optimizer: whose state counts; None: nothing does.
+        bandwidth: bytes a second to the host, each way; None measures it on a GPU, and takes
+            12e9 on a CPU.
+        policy: ``both``, or ``swap`` or ``recompute`` alone.
+        plans: where other planners left what they measured; None: of this planner alone.
+
+    Raises:
+        ValueError: a budget that is no size or that no plan reaches (on entering the third step;
+            it says the least that works), a compiled model, a device without a host link, a step
+            that saves nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        budget: int | str,
+        optimizer: Optimizer | None = None,
+        bandwidth: float | None = None,
+        policy: Policy = "both",
+        plans: Plans | None = None,
+    ) -> None:
+        self.budget = parse_bytes(budget, "memory_budget")
+        if policy not in ("both", "swap", "recompute"):
+            raise ValueError(f"policy must be 'both', 'swap' or 'recompute', received {policy!r}")
+        if bandwidth is not None and not bandwidth > 0:
+            raise ValueError(
+                f"bandwidth must be positive, in bytes a second, received {bandwidth!r}"
+            )
+        refuse_compiled(model)
+        first = next(iter(model.parameters()), None)
+        if first is None:
+            raise ValueError("the model has no parameters, so it has no training step to plan")
+        self.model, self.optimizer, self.policy = model, optimizer, policy
+        self.device = first.device
+        self._link: Link = build_link(self.device, bandwidth)
+        self._kinds = (plans or Plans()).kinds
+        self._net = _fingerprint(model, self.budget, self._link.bandwidth, policy)
+        self._steps = {"measured": 0, "guided": 0, "on_demand": 0}
+        self._last: tuple[_Planned, Spent, float] | None = None
+        self._moved = 0
+        self._notes: list[str] = []
+        self._stack: ExitStack | None = None
+        self._names = {id(module): name for name, module in model.named_modules()}
+
+    def __enter__(self) -> MemoryPlanner:
+        if self._stack is not None:
+            raise ValueError("a memory planner guides one step at a time: leave the first one")
+        self._running: list[str] = []
+        self._follower: Recorder | Guide | None = None
+        self._kind: _Kind | None = None
+        self._planned: _Planned | None = None
+        self._live: LiveBytes | None = None
+        with ExitStack() as stack:
+            if self._unseen():
+                self._live = stack.enter_context(LiveBytes())
+            hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+            stack.enter_context(hooks)
+            stack.enter_context(_Watch(self))
+            if all(kind.recording is None for kind in self._kinds.values()):
+                for remove in self._follow_modules():
+                    stack.callback(remove)
+            self._stack = stack.pop_all()
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        stack, self._stack = self._stack, None
+        seconds = time.perf_counter() - self._started
+        if stack is not None:
+            stack.close()
+        follower, self._follower = self._follower, None
+        if kind is None and follower is not None and self._kind is not None:
+            self._learn(self._kind, follower, seconds)
+
+    def plan_for(self, trace: Trace) -> Plan:
+        """Plan a trace within the budget."""
+        return plan_activations(
+            trace, self.budget, bandwidth=self._link.bandwidth, policy=self.policy
+        )
+
+    @property
+    def traces(self) -> list[Trace]:
+        """The steps that were measured, one of each kind."""
+        kinds = [kind for key, kind in self._kinds.items() if key[0] == self._net]
+        return [kind.recording.trace for kind in kinds if kind.recording is not None]
+
+    def report(self) -> MemoryReport:
+        """What was planned and what happened."""
+        if self._last is None:
+            return MemoryReport(None, dict(self._steps), None, 0.0, 0.0, 0.0, 0, list(self._notes))
+        planned, spent, seconds = self._last
+        return MemoryReport(
+            plan=planned.route.plan,
+            steps=dict(self._steps),
+            measured_peak=planned.peak,
+            step_seconds=seconds,
+            waited=sum(spent.waited.values()) + spent.held_up,
+            recomputed=sum(spent.recomputed.values()),
+            moved=self._moved,
+            notes=list(self._notes),
+        )
+
+    def _begin(self, function: Any, args: Any, kwargs: Any) -> Recorder | Guide:
+        """Decide, at its first operation, what kind of step this is."""
+        leaves = tree_leaves((args, kwargs))
+        shapes = [tuple(leaf.shape) if isinstance(leaf, Tensor) else None for leaf in leaves]
+        key = (self._net, function, *shapes, self.model.training)
+        kind = self._kinds.get(key)
+        if kind is None and len(self._kinds) < KINDS:
+            kind = self._kinds[key] = _Kind()
+        resident, size = self._resident()
+        if kind is None or kind.changes >= CHANGES or kind.measured < MEASURED:
+            self._kind = kind
+            return Recorder(self._link, resident, size, self._block, self._synchronize)
+        recording = kind.recording
+        if recording is None:
+            raise RuntimeError("a measured step left no trace")
+        planned = kind.plans.get(size)
+        if planned is None:
+            if len(kind.plans) == SIZES:
+                del kind.plans[next(iter(kind.plans))]
+            trace = replace(recording.trace, resident=size)
+            course = Course(trace)
+            route = Route(replace(recording, trace=trace), course, self.plan_for(trace))
+            planned = kind.plans[size] = _Planned(course, route)
+        self._kind, self._planned = kind, planned
+        return Guide(planned.route, self._link)
+
+    def _learn(self, kind: _Kind, follower: Recorder | Guide, seconds: float) -> None:
+        """Take what a step showed."""
+        if isinstance(follower, Guide):
+            spent, planned = follower.finish(), self._planned
+            if planned is None:
+                raise RuntimeError("a guided step has no plan")
+            self._last = planned, spent, seconds
+            if spent.changed is not None:
+                self._steps["on_demand"] += 1
+                self._forget(kind, spent.changed)
+                return
+            self._steps["guided"] += 1
+            if self._live is not None and planned.peak is None:
+                planned.peak = planned.course.trace.base + self._live.peak
+            self._feed_back(planned, spent)
+            return
+        if kind.changes >= CHANGES:
+            self._steps["on_demand"] += 1
+            return
+        self._steps["measured"] += 1
+        recording = follower.recording()
+        if not follower.complete:
+            self._note(
+                "the step ran forward again after its backward pass had begun: activations of a "
+                "second forward pass are not planned; enter the planner once for each"
+            )
+        known = kind.recording
+        if known is not None and known.functions == recording.functions:
+            recording = _faster(known, recording)
+        kind.recording = recording
+        kind.measured += 1
+
+    def _forget(self, kind: _Kind, what: str) -> None:
+        kind.changes += 1
+        kind.measured, kind.recording, kind.plans = 0, None, {}
+        again = (
+            "it is measured again" if kind.changes < CHANGES
+            else "such steps move their activations on demand from now on"
+        )  # fmt: skip
+        self._note(f"a step was not like the measured one ({what}): {again}")
+
+    def _note(self, note: str) -> None:
+        if note not in self._notes:
+            self._notes.append(note)
+
+    def _feed_back(self, planned: _Planned, spent: Spent) -> None:
+        """Move the triggers of what came late forward, while the plan still fits."""
+        if not spent.waited:
+            return
+        route, course, earlier = planned.route, planned.course, planned.earlier
+        plan = route.plan
+        for one in spent.waited:
+            share = FEEDBACK * course.trace.storages[one].size / plan.bandwidth
+            earlier[one] = earlier.get(one, 0.0) + share
+        starts = triggers(course, plan.decisions, plan.bandwidth, self.budget, earlier)
+        if starts == plan.triggers:
+            return
+        timeline = simulate(course, plan.decisions, plan.bandwidth, self.budget, starts)
+        if timeline.peak > self.budget:
+            return
+        self._moved += sum(starts[one] != plan.triggers[one] for one in starts)
+        route.plan = replace(plan, triggers=starts, timeline=timeline)
+        route.retime(starts)
+
+    def _unseen(self) -> bool:
+        """Whether a plan waits to be compared with what a step takes."""
+        kinds = [kind for kind in self._kinds.values() if kind.measured >= MEASURED]
+        return any(
+            not kind.plans or any(planned.peak is None for planned in kind.plans.values())
+            for kind in kinds
+        )
+
+    def _resident(self) -> tuple[list[Any], int]:
+        """Storages that are there before a step, and their bytes, each once."""
+        tensors: list[Tensor] = [*self.model.parameters(), *self.model.buffers()]
+        tensors += [p.grad for p in self.model.parameters() if p.grad is not None]
+        if self.optimizer is not None:
+            states = self.optimizer.state.values()
+            tensors += [leaf for leaf in tree_leaves(list(states)) if isinstance(leaf, Tensor)]
+        storages = {id(t.untyped_storage()): t.untyped_storage() for t in tensors}
+        size = sum(storage.nbytes() for storage in storages.values())
+        return list(storages.values()), size
+
+    def _follow_modules(self) -> Iterator[Any]:
+        """Know which module of the model runs."""
+
+        def entered(module: nn.Module, args: Any) -> None:
+            self._running.append(self._names.get(id(module), ""))
+
+        def left(module: nn.Module, args: Any, result: Any) -> None:
+            if self._running:
+                self._running.pop()
+
+        for module in self.model.modules():
+            yield module.register_forward_pre_hook(entered).remove
+            yield module.register_forward_hook(left).remove
+
+    def _block(self) -> str:
+        return self._running[-1] if self._running else ""
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _run(self, function: Any, args: Any, kwargs: Any) -> Any:
+        if self._quiet:
+            return function(*args, **kwargs)
+        if self._follower is None:
+            self._follower = self._begin(function, args, kwargs)
+        return self._follower.run(function, args, kwargs)
+
+    _quiet = False
+
+    def _pack(self, tensor: Tensor) -> Any:
+        if self._follower is None:
+            return tensor
+        self._quiet = True
+        try:
+            return self._follower.pack(tensor)
+        finally:
+            self._quiet = False
+
+    def _unpack(self, packed: Any) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        if self._follower is None:  # the backward pass runs after the step was left
+            tensor: Tensor = packed.tensor()
+            return tensor
+        self._quiet = True
+        try:
+            return self._follower.unpack(packed)
+        finally:
+            self._quiet = False
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Shows a planner every operation."""
+
+    def __init__(self, planner: MemoryPlanner) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._planner = planner
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._planner._run(func, args, kwargs or {})
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Refuse a model that torch.compile made.
+
+    Raises:
+        ValueError: it is one, or holds one.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
+            raise ValueError(
+                "a memory budget and torch.compile exclude each other: a compiled net decides by "
+                "itself what it saves; give the net as it was before torch.compile, or leave the "
+                "budget out and set torch._functorch.config.activation_memory_budget"
+            )
+
+
+def _fingerprint(model: nn.Module, *options: Any) -> int:
+    """What planners must have in common to share what they measured."""
+    layers = [(name, tuple(p.shape), p.dtype, p.requires_grad)
+              for name, p in model.named_parameters()]  # fmt: skip
+    return hash((repr(model), repr(layers), str(next(model.parameters()).device), *options))
+
+
+def _faster(one: Recording, other: Recording) -> Recording:
+    """The newer recording, with the shorter time of each operation."""
+    if len(one.trace.ops) != len(other.trace.ops):
+        return other
+    ops = tuple(
+        replace(new, seconds=min(new.seconds, old.seconds), block=new.block or old.block)
+        for old, new in zip(one.trace.ops, other.trace.ops, strict=True)
+    )
+    storages = tuple(
+        replace(new, block=new.block or old.block)
+        for old, new in zip(one.trace.storages, other.trace.storages, strict=False)
+    )
+    if len(one.trace.storages) != len(other.trace.storages):
+        storages = other.trace.storages
+    return replace(other, trace=replace(other.trace, ops=ops, storages=storages))

@@ -1,0 +1,242 @@
+"""The measured step: every activation goes to the host and back on demand, and all is recorded.
+
+So even this step fits where a plain one would not, and what is recorded is when the forward pass
+itself lets go of a tensor, which nobody sees in a plain step because autograd holds it.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lipt_cords.warmstart.memory.handles import Packed, PackedHere, Swapped
+from lipt_cords.warmstart.memory.link import Link
+from lipt_cords.warmstart.memory.saved import Geometry, plain, shape_of, whole_storage
+from lipt_cords.warmstart.memory.trace import Op, Storage, Trace
+
+
+@dataclass
+class Recording:
+    """A trace, and what of the step is not numbers."""
+
+    trace: Trace
+    functions: tuple[Any, ...]
+    """What was called, in the forward pass."""
+    arguments: tuple[tuple[int, ...], ...]
+    """The storage of each tensor among its arguments, in order."""
+    results: tuple[tuple[int, ...], ...]
+    """The storage of each tensor that it returned, in order."""
+
+
+@dataclass
+class _Made:
+    """A storage while it is recorded."""
+
+    size: int
+    born: int
+    block: str
+    movable: bool
+    released: int | None = None
+    saved: int | None = None
+    accesses: list[int] = field(default_factory=list)
+    done: int | None = None
+    handle: weakref.ref[Swapped] | None = None
+
+
+class Recorder:
+    """Follows one step.
+
+    Args:
+        link: where activations go.
+        resident: storages that are there before the step, by object; their bytes are known.
+        resident_bytes: of all of them.
+        block: tells which module runs.
+        synchronize: waits for the device, so that an operation's time is its own.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        resident: Collection[Any],
+        resident_bytes: int,
+        block: Callable[[], str],
+        synchronize: Callable[[], None],
+    ) -> None:
+        self._link, self._resident_bytes = link, resident_bytes
+        self._resident = {id(one): weakref.ref(one) for one in resident}
+        self._block, self._synchronize = block, synchronize
+        self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._made: list[_Made] = []
+        self._ops: list[Op] = []
+        self._functions: list[Any] = []
+        self._arguments: list[tuple[int, ...]] = []
+        self._results: list[tuple[int, ...]] = []
+        self._given, self._given_bytes, self._changed = 0, 0, set[int]()
+        self._packs: list[int] = []
+        self._shapes: list[tuple[Any, ...]] = []
+        self._events: list[tuple[int, int]] = []
+        self._forward: int | None = None
+        self.complete = True
+        """Whether the step was one forward pass and one backward pass."""
+
+    def run(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """Call an operation, and record it."""
+        number = len(self._ops)
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        read = tuple(self._number(tensor, None) for tensor in tensors)
+        written = self._written(function, args, kwargs)
+        self._ops.append(Op(str(function), 0.0))
+        self._synchronize()
+        started = time.perf_counter()
+        result = function(*args, **kwargs)
+        self._synchronize()
+        seconds = time.perf_counter() - started
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        results = tuple(self._number(tensor, number) for tensor in made)
+        fresh = tuple(
+            one for one in dict.fromkeys(results) if one >= 0 and self._made[one].born == number
+        )
+        self._changed.update(one for one in written if one < 0)
+        for one in written:
+            if one >= 0 and self._made[one].saved is not None:
+                self._made[one].movable = False
+        sound = all(plain(tensor) for tensor in (*tensors, *made))
+        self._ops[number] = Op(
+            name=str(function),
+            seconds=seconds,
+            reads=tuple(dict.fromkeys(read)),
+            writes=tuple(dict.fromkeys((*fresh, *(one for one in written if one >= 0)))),
+            repeatable=sound
+            and torch.Tag.nondeterministic_seeded not in getattr(function, "tags", ())
+            and not any(one < 0 for one in written),
+            block=self._block(),
+        )
+        self._functions.append(function)
+        self._arguments.append(read)
+        self._results.append(results)
+        return result
+
+    def pack(self, tensor: Tensor) -> Packed | PackedHere:
+        """Send a saved tensor's storage to the host."""
+        if self._forward is not None:
+            self.complete = False
+        if not plain(tensor):
+            self._packs.append(-1)
+            self._shapes.append(())
+            return PackedHere(-1, tensor.detach())
+        number = self._number(tensor, None)
+        self._packs.append(number)
+        self._shapes.append(shape_of(tensor))
+        if number < 0:
+            return PackedHere(number, tensor.detach())
+        made = self._made[number]
+        handle = None if made.handle is None else made.handle()
+        if made.saved is None:
+            made.saved = len(self._ops)
+        if handle is None:
+            away = self._link.send(whole_storage(tensor))
+            away.settle()
+            handle = Swapped(away)
+            made.handle = weakref.ref(handle)
+            weakref.finalize(handle, self._finish, made).atexit = False
+        return Packed(number, handle, Geometry.of(tensor))
+
+    def unpack(self, packed: Packed | PackedHere) -> Tensor:
+        """Bring a saved tensor back."""
+        if self._forward is None:
+            self._forward = len(self._ops)
+        if packed.number >= 0:
+            made = self._made[packed.number]
+            if not made.movable:
+                raise RuntimeError(
+                    f"an activation of {made.size} bytes, saved for the backward pass in "
+                    f"{made.block or 'the step'}, was written to afterwards: autograd could not "
+                    "compute its gradients without a memory budget either; find the in-place "
+                    "operation"
+                )
+            made.accesses.append(len(self._ops))
+            self._events.append((len(self._ops), packed.number))
+        tensor = packed.tensor()
+        if packed.number >= 0:
+            storage = tensor.untyped_storage()
+            self._known[storage._cdata] = (weakref.ref(storage), packed.number)
+        return tensor
+
+    def recording(self) -> Recording:
+        """What was recorded; call it when the step is over."""
+        forward = len(self._ops) if self._forward is None else self._forward
+        stale = self._changed
+        ops = tuple(
+            op if not stale.intersection(op.reads)
+            else Op(op.name, op.seconds, op.reads, op.writes, False, op.block)
+            for op in self._ops
+        )  # fmt: skip
+        end = len(ops)
+        storages = tuple(
+            Storage(
+                size=made.size,
+                born=made.born,
+                released=end if made.released is None else made.released,
+                saved=made.saved,
+                accesses=tuple(made.accesses),
+                done=end if made.saved is not None and made.done is None else made.done or 0,
+                movable=made.movable,
+                block=made.block,
+            )
+            for made in self._made
+        )
+        trace = Trace(
+            ops, forward, storages, self._resident_bytes, self._given_bytes,
+            tuple(self._packs), tuple(self._shapes), tuple(self._events),
+        )  # fmt: skip
+        return Recording(
+            trace, tuple(self._functions[:forward]), tuple(self._arguments[:forward]),
+            tuple(self._results[:forward]),
+        )  # fmt: skip
+
+    def _finish(self, made: _Made) -> None:
+        made.done = len(self._ops)
+
+    def _release(self, made: _Made) -> None:
+        made.released = len(self._ops)
+
+    def _number(self, tensor: Tensor, born: int | None) -> int:
+        """The number of a tensor's storage; one not seen before is given, or made by ``born``."""
+        if not plain(tensor):
+            return -1
+        storage = tensor.untyped_storage()
+        known = self._known.get(storage._cdata)
+        if known is not None and known[0]() is storage:
+            return known[1]
+        there = self._resident.get(id(storage), lambda: None)() is storage
+        if born is None or there:
+            self._given += 1
+            number = -1 - self._given
+            if not there:
+                self._given_bytes += storage.nbytes()
+            self._known[storage._cdata] = (weakref.ref(storage), number)
+            return number
+        number = len(self._made)
+        made = _Made(storage.nbytes(), born, self._block(), True)
+        self._made.append(made)
+        weakref.finalize(storage, self._release, made).atexit = False
+        self._known[storage._cdata] = (weakref.ref(storage), number)
+        return number
+
+    def _written(self, function: Any, args: Any, kwargs: Any) -> tuple[int, ...]:
+        """Storages that an operation says it writes to."""
+        schema = function._schema.arguments
+        values = [
+            args[place] if place < len(args) else kwargs.get(argument.name)
+            for place, argument in enumerate(schema)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ]
+        leaves = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+        return tuple(self._number(tensor, None) for tensor in leaves)
