@@ -41,3 +41,26 @@ def show_bytes(size: float) -> str:
         if size >= scale:
             return f"{math.ceil(size / scale * 100) / 100:.2f} {unit}"
     return f"{size:.0f} B"
+
+
+def parse_memory(budget: object, bandwidth: float | None) -> tuple[int, float | None] | None:
+    """A memory budget and the bandwidth that goes with it; None where no steps are planned.
+
+    Args:
+        budget: bytes or a size, or None.
+        bandwidth: bytes a second, or None.
+
+    Raises:
+        ValueError: a wrong budget, or a bandwidth that nothing would use.
+
+    >>> parse_memory("1KiB", None), parse_memory(None, None)
+    ((1024, None), None)
+    """
+    if budget is not None:
+        return parse_bytes(budget), bandwidth
+    if bandwidth is not None:
+        raise ValueError(
+            f"memory_bandwidth ({bandwidth:g}) does nothing without memory_budget: set that too, "
+            "or leave it out"
+        )
+    return None

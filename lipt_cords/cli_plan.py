@@ -10,14 +10,12 @@ from typing import Annotated
 import typer
 
 from lipt_cords.byte_sizes import parse_bytes
-from lipt_cords.cli_options import ConfigFile, Data, Download, Overrides, Seed
+from lipt_cords.cli_options import AsJson, ConfigFile, Data, Download, Overrides, Seed
 from lipt_cords.cli_support import display_for, load_configuration
 from lipt_cords.cli_values import parse_bandwidth, parse_policy
 from lipt_cords.display_memory import show_measured, show_memory_plan
 from lipt_cords.files import output_directory, write_atomic
 from lipt_cords.runs import is_main_process
-
-STDOUT = Path("-")
 
 
 def plan(
@@ -45,9 +43,7 @@ def plan(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the step's memory, an .svg")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write JSON; - prints it")
-    ] = None,
+    as_json: AsJson = False,
     overrides: Overrides = None,
     seed: Seed = None,
     data: Data = None,
@@ -67,10 +63,8 @@ def plan(
         raise ValueError("--at-most ends the search of --largest: add that, or leave it out")
     if not is_main_process():  # a step is planned by one process
         return
-    files = [path for path in (plot, json_file) if path is not None and path != STDOUT]
-    for path in files:  # now, not after all the work
-        _check_file(path)
-    as_json = json_file == STDOUT
+    if plot is not None:  # now, not after all the work
+        _check_file(plot)
     console = display_for(as_json).console
     made = plan_memory(
         load_configuration(config, overrides, seed, data, download),
@@ -85,13 +79,11 @@ def plan(
     )
     if not as_json:
         show_memory_plan(console, made)
+    else:
+        sys.stdout.write(json.dumps(made.to_dict(), indent=2, allow_nan=False) + "\n")
     if plot is not None:
         write_atomic(plot, as_file(memory_timeline(made.plan)))
-    if json_file is not None:
-        text = json.dumps(made.to_dict(), indent=2, allow_nan=False) + "\n"
-        sys.stdout.write(text) if as_json else write_atomic(json_file, text)
-    for path in files:
-        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {plot}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _check_file(path: Path) -> None:

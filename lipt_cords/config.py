@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from lipt_cords.byte_sizes import parse_bytes
+from lipt_cords.byte_sizes import parse_bytes, parse_memory
 from lipt_cords.errors import unknown_name
 from lipt_cords.stop_rule import StopRule
 from lipt_cords.strict import StrictModel
@@ -289,11 +289,7 @@ class WarmStartConfig(StrictModel):
             )
 
     def _check_memory(self) -> None:
-        if self.memory_budget is None:
-            if self.memory_bandwidth is not None:
-                raise ValueError(
-                    "memory_bandwidth does nothing without memory_budget: set one, or leave it out"
-                )
+        if parse_memory(self.memory_budget, self.memory_bandwidth) is None:
             return
         changed = {"compile": self.compile, "together": self.together != 1,
                    "subnetwork": self.subnetwork is not None}  # fmt: skip

@@ -122,8 +122,8 @@ def _next(made: MemoryRun) -> str:
         return "nothing: the plain step fits the budget"
     size, budget = made.batch_size, show_bytes(made.plan.budget)
     return (
-        f'train_on_subset(..., batch_size={size}, memory_budget="{budget}"), or in dss_args of '
-        f"the configuration warm_start: {{batch_size: {size}, memory_budget: {budget}}}"
+        f"in the configuration, dataloader.batch_size: {size} and train_args.memory_budget: "
+        f'{budget}; or train_on_subset(..., batch_size={size}, memory_budget="{budget}")'
     )
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from lipt_cords.byte_sizes import parse_bytes, parse_memory
 from lipt_cords.config import MemoryFormat, Precision, WarmStartConfig
 from lipt_cords.errors import unknown_name
 from lipt_cords.strategies import SELECTION_TYPES, split_strategy
@@ -255,6 +256,12 @@ class TrainConfig(Section):
     """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU that has it (not a key of CORDS)."""
     memory_format: MemoryFormat = "auto"
     """Layout of images and convolutions; ``auto``: channels_last (not a key of CORDS)."""
+    memory_budget: int | None = None
+    """Bytes that a training step may have in memory, or a size such as ``2GiB``: activations are
+    then kept, sent to the host and back, or made again, with the same bits (not a key of CORDS)."""
+    memory_bandwidth: float | None = Field(None, gt=0)
+    """Bytes a second to the host for it; None measures it on a GPU, and takes 12e9 on a CPU, where
+    the device is simulated (not a key of CORDS)."""
     tensorboard: bool = False
     """Write TensorBoard's logs beside ``metrics.jsonl`` (not a key of CORDS)."""
     print_every: int = Field(1, ge=1)
@@ -269,6 +276,21 @@ class TrainConfig(Section):
     """CORDS's measures to print; not needed here."""
     return_args: tuple[str, ...] = ()
     """CORDS's measures to return; not needed here."""
+
+    @property
+    def memory(self) -> tuple[int, float | None] | None:
+        """Budget and bandwidth, if steps are planned."""
+        return parse_memory(self.memory_budget, self.memory_bandwidth)
+
+    @model_validator(mode="after")
+    def _bandwidth_is_used(self) -> TrainConfig:
+        parse_memory(self.memory_budget, self.memory_bandwidth)
+        return self
+
+    @field_validator("memory_budget", mode="before")
+    @classmethod
+    def _a_size(cls, value: Any) -> Any:
+        return None if value is None else parse_bytes(value)
 
     @field_validator("device")
     @classmethod

@@ -163,6 +163,7 @@ def run(
             eval_every=config.train_args.eval_every,
             precision=config.train_args.precision,
             memory_format=config.train_args.memory_format,
+            memory=config.train_args.memory,
         )
         trainer.result.costs = assembled.costs
         if assembled.report is None:
@@ -181,6 +182,7 @@ def run(
             )
     record.test_accuracy, record.val_accuracy = result.test_accuracy, result.val_accuracy
     record.costs, record.curve = result.costs, result.curve
+    record.notes += result.notes
     record.warm_start = trainer.extra.get("warm_start")
     record.peak_memory_bytes = memory.read()
     with preserved_rng():  # a data set's own transforms may draw
@@ -253,7 +255,8 @@ def _plan(config: RunConfig, directory: Path | None) -> CheckpointPlan | None:
         return None
     identity: dict[str, Any] = config.to_dict()
     identity.pop("ckpt")
-    identity["train_args"].pop("tensorboard")
+    for unrelated in ("tensorboard", "memory_budget", "memory_bandwidth"):
+        identity["train_args"].pop(unrelated)
     for elsewhere in ("datadir", "download"):
         identity["dataset"].pop(elsewhere)
     return CheckpointPlan(directory / CHECKPOINT, identity, every=config.ckpt.save_every)

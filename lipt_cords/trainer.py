@@ -168,7 +168,7 @@ class Trainer:
             self.result.notes = ticket_notes(told)
         if self._step.planner is not None:
             self.result.memory = self._step.planner.report()
-            self.result.notes += self.result.memory.notes
+            self.result.notes += [self.result.memory.summary(), *self.result.memory.notes]
         return self.result
 
     def state_dict(self) -> dict[str, Any]:

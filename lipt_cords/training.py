@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lipt_cords.byte_sizes import parse_bytes
+from lipt_cords.byte_sizes import parse_memory
 from lipt_cords.cheaper import CheaperSteps, parse_cheaper
 from lipt_cords.config import MemoryFormat, Precision
 from lipt_cords.data import BatchSource, resolve_device
@@ -120,14 +120,12 @@ def train_on_subset(
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs the checkpoint_dir of the interrupted run")
     paths, ticket = parse_cheaper(subnetwork, early_bird)
-    memory = None
-    if memory_budget is not None:
-        memory = parse_bytes(memory_budget), memory_bandwidth
-        if paths is not None:
-            raise ValueError(
-                "memory_budget plans the step of one net, the same each time, and subnetwork "
-                "trains another one: leave one of the two out"
-            )
+    memory = parse_memory(memory_budget, memory_bandwidth)
+    if memory is not None and paths is not None:
+        raise ValueError(
+            "memory_budget plans the step of one net, the same each time, and subnetwork trains "
+            "another one: leave one of the two out"
+        )
     target = resolve_device(device)
     optimizer_config = OptimizerConfig(
         type=optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov

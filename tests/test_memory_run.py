@@ -20,7 +20,6 @@ from lipt_cords import memory_run
 from lipt_cords.cli import main
 from lipt_cords.data import DataSplits, load_dataset
 from lipt_cords.display_memory import show_memory_plan
-from lipt_cords.files import read_json
 from lipt_cords.memory_bench import MemoryBench, faster
 from lipt_cords.memory_run import MemoryRun, plan_memory
 from lipt_cords.run_config import RunConfig
@@ -232,14 +231,15 @@ def test_wrong_terms_of_a_search_are_named() -> None:
         largest_batch(lambda samples: Trace((Op("aten.add", 1.0),), 1, ()), 10)
 
 
-def test_plan_shows_files_and_json(
+def test_plan_shows_the_figure_and_json(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plot, record = tmp_path / "new" / "step.svg", tmp_path / "step.json"
+    plot = tmp_path / "new" / "step.svg"
     command = ["plan", config, "--budget", "2MiB", "--bandwidth", "12 GB/s"]
-    assert main([*command, "--plot", str(plot), "--json", str(record)]) == 0
+    assert main([*command, "--plot", str(plot)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    read = read_json(record)
+    assert main([*command, "--json"]) == 0
+    read = json.loads(capsys.readouterr().out)
     assert "resnet8 on cpu, a step on 64 samples, 12 GB a second to a simulated host" in shown
     for words in ("plain step's peak", "optimizer's state", "budget 2.00 MiB", "swapped",
                   "have the bits of the measured step", 'memory_budget="2.00 MiB"', str(plot),
@@ -252,7 +252,7 @@ def test_plan_shows_files_and_json(
 
 
 def test_plan_prints_json_alone(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["plan", config, "--budget", "64MiB", "--batch-size", "8", "--json", "-"]
+    command = ["plan", config, "--budget", "64MiB", "--batch-size", "8", "--json"]
     assert main([*command, "--largest", "--at-most", "16"]) == 0
     told = capsys.readouterr()
     read = json.loads(told.out)
@@ -299,7 +299,7 @@ def test_what_did_not_go_as_planned_is_told(
         (["--budget", "2MiB", "--at-most", "9"], "--at-most ends the search of --largest"),
         (["--budget", "2MiB", "--largest", "--at-most", "9"], "to start from and at most 9"),
         (["--budget", "2MiB", "--plot", "{folder}"], "found a directory"),
-        (["--budget", "2MiB", "--json", "{config}/x.json"], "found a file"),
+        (["--budget", "2MiB", "--plot", "{config}/x.svg"], "found a file"),
         ([], "Missing option '--budget'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lipt_cords.config import MemoryFormat, Precision, Schedule, WarmStartConfig
 from lipt_cords.data import Inputs
 from lipt_cords.models import call_model
-from lipt_cords.warmstart.memory.planner import MemoryPlanner, Plans
+from lipt_cords.warmstart.memory import MemoryPlanner, Plans
 from lipt_cords.warmstart.objective import LossFunction
 
 Batches = Iterator[tuple[Inputs, Tensor]]
@@ -215,4 +216,7 @@ def descend(
         taken = step + 1
         if enough is not None and enough(taken):
             break
+    if planner is not None:
+        for note in planner.report().notes:
+            warnings.warn(f"memory_budget: {note}", stacklevel=2)
     return Descent(passes, float(total) / counted if counted else math.nan, taken)

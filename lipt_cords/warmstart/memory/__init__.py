@@ -6,8 +6,10 @@ made again.
 """
 
 from lipt_cords.byte_sizes import parse_bytes, show_bytes
-from lipt_cords.warmstart.memory.planner import MemoryPlanner, MemoryReport, Plans
+from lipt_cords.warmstart.memory.kinds import Plans
+from lipt_cords.warmstart.memory.planner import MemoryPlanner
 from lipt_cords.warmstart.memory.planning import Plan, least_budget, plan_activations
+from lipt_cords.warmstart.memory.report import MemoryReport
 from lipt_cords.warmstart.memory.trace import Op, Storage, Trace
 
 __all__ = [

@@ -36,7 +36,7 @@ class Route:
     """
 
     def __init__(self, recording: Recording, course: Course, plan: Plan) -> None:
-        self.recording, self.plan = recording, plan
+        self.recording = recording
         self.swapped = {one for one, what in plan.decisions.items() if what == SWAP}
         self.recipes: dict[int, Recipe] = {}
         for one, what in plan.decisions.items():
@@ -48,17 +48,17 @@ class Route:
             number for number, storage in enumerate(plan.trace.storages)
             if storage.saved is not None and storage.movable
         }  # fmt: skip
-        self.starts: dict[int, list[int]] = {}
+        self.take(plan)
+
+    def take(self, plan: Plan) -> None:
+        """Go by the same decisions at other times."""
+        self.plan = plan
         self.leaves: dict[int, list[int]] = {}
         for one, op in plan.timeline.left.items():
             if one in self.swapped:
                 self.leaves.setdefault(op, []).append(one)
-        self.retime(plan.triggers)
-
-    def retime(self, triggers: dict[int, int] | Any) -> None:
-        """Take other triggers."""
-        self.starts = {}
-        for one, event in triggers.items():
+        self.starts: dict[int, list[int]] = {}
+        for one, event in plan.triggers.items():
             self.starts.setdefault(event, []).append(one)
 
 

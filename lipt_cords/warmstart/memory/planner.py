@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,12 +16,14 @@ from torch.utils._pytree import tree_leaves
 
 from lipt_cords.byte_sizes import parse_bytes
 from lipt_cords.warmstart.memory.guide import Guide, Route, Spent
+from lipt_cords.warmstart.memory.kinds import Kind, Planned, Plans, faster, fingerprint
 from lipt_cords.warmstart.memory.link import Link, build_link
 from lipt_cords.warmstart.memory.live import LiveBytes
 from lipt_cords.warmstart.memory.planning import Plan, Policy, plan_activations
-from lipt_cords.warmstart.memory.timeline import Course, simulate, triggers
+from lipt_cords.warmstart.memory.report import MemoryReport
+from lipt_cords.warmstart.memory.timeline import Course
 from lipt_cords.warmstart.memory.trace import Trace
-from lipt_cords.warmstart.memory.watch import Recorder, Recording
+from lipt_cords.warmstart.memory.watch import Recorder
 
 MEASURED = 2
 """Steps of a kind that are measured: the first pays for what is set up once."""
@@ -31,62 +33,6 @@ SIZES = 4
 """Plans of a kind that are kept, for different bytes before the step."""
 CHANGES = 3
 """Changed steps of a kind after which it is no longer planned."""
-FEEDBACK = 0.05
-"""By which share of its swap time a late trigger moves forward (Capuchin, section 4.4)."""
-
-
-@dataclass
-class MemoryReport:
-    """What a planner did so far.
-
-    Attributes:
-        plan: of the last guided step, or None before there is one.
-        steps: by how they ran: ``measured``, ``guided``, ``on_demand``.
-        measured_peak: bytes that the first step under the plan took at most, or None; a later
-            one may differ by what feedback moved.
-        step_seconds: of the last guided step.
-        waited: seconds of it that activations left or came late.
-        recomputed: seconds of it that activations were made again.
-        moved: triggers that feedback moved forward so far.
-        notes: what a reader must know, such as steps that change.
-    """
-
-    plan: Plan | None
-    steps: dict[str, int]
-    measured_peak: int | None
-    step_seconds: float
-    waited: float
-    recomputed: float
-    moved: int
-    notes: list[str]
-
-
-@dataclass
-class _Planned:
-    """A plan that is followed."""
-
-    course: Course
-    route: Route
-    earlier: dict[int, float] = field(default_factory=dict)
-    peak: int | None = None
-
-
-@dataclass
-class _Kind:
-    """Steps that begin alike."""
-
-    recording: Recording | None = None
-    measured: int = 0
-    changes: int = 0
-    plans: dict[int, _Planned] = field(default_factory=dict)
-    """By the bytes that are there before the step: an optimizer's state comes with its first."""
-
-
-@dataclass
-class Plans:
-    """What planners measured and planned; nets that are built alike may share it."""
-
-    kinds: dict[Any, _Kind] = field(default_factory=dict)
 
 
 class MemoryPlanner:
@@ -153,9 +99,9 @@ class MemoryPlanner:
         self.device = first.device
         self._link: Link = build_link(self.device, bandwidth)
         self._kinds = (plans or Plans()).kinds
-        self._net = _fingerprint(model, self.budget, self._link.bandwidth, policy)
+        self._net = fingerprint(model, self.budget, self._link.bandwidth, policy)
         self._steps = {"measured": 0, "guided": 0, "on_demand": 0}
-        self._last: tuple[_Planned, Spent, float] | None = None
+        self._last: tuple[Planned, Spent, float] | None = None
         self._moved = 0
         self._notes: list[str] = []
         self._stack: ExitStack | None = None
@@ -166,8 +112,8 @@ class MemoryPlanner:
             raise ValueError("a memory planner guides one step at a time: leave the first one")
         self._running: list[str] = []
         self._follower: Recorder | Guide | None = None
-        self._kind: _Kind | None = None
-        self._planned: _Planned | None = None
+        self._kind: Kind | None = None
+        self._planned: Planned | None = None
         self._live: LiveBytes | None = None
         with ExitStack() as stack:
             if self._unseen():
@@ -226,7 +172,7 @@ class MemoryPlanner:
         key = (self._net, function, *shapes, self.model.training)
         kind = self._kinds.get(key)
         if kind is None and len(self._kinds) < KINDS:
-            kind = self._kinds[key] = _Kind()
+            kind = self._kinds[key] = Kind()
         resident, size = self._resident()
         if kind is None or kind.changes >= CHANGES or kind.measured < MEASURED:
             self._kind = kind
@@ -241,11 +187,11 @@ class MemoryPlanner:
             trace = replace(recording.trace, resident=size)
             course = Course(trace)
             route = Route(replace(recording, trace=trace), course, self.plan_for(trace))
-            planned = kind.plans[size] = _Planned(course, route)
+            planned = kind.plans[size] = Planned(course, route)
         self._kind, self._planned = kind, planned
         return Guide(planned.route, self._link)
 
-    def _learn(self, kind: _Kind, follower: Recorder | Guide, seconds: float) -> None:
+    def _learn(self, kind: Kind, follower: Recorder | Guide, seconds: float) -> None:
         """Take what a step showed."""
         if isinstance(follower, Guide):
             spent, planned = follower.finish(), self._planned
@@ -259,7 +205,8 @@ class MemoryPlanner:
             self._steps["guided"] += 1
             if self._live is not None and planned.peak is None:
                 planned.peak = planned.course.trace.base + self._live.peak
-            self._feed_back(planned, spent)
+            if spent.waited:
+                self._moved += planned.feed_back(spent.waited)
             return
         if kind.changes >= CHANGES:
             self._steps["on_demand"] += 1
@@ -273,11 +220,11 @@ class MemoryPlanner:
             )
         known = kind.recording
         if known is not None and known.functions == recording.functions:
-            recording = _faster(known, recording)
+            recording = faster(known, recording)
         kind.recording = recording
         kind.measured += 1
 
-    def _forget(self, kind: _Kind, what: str) -> None:
+    def _forget(self, kind: Kind, what: str) -> None:
         kind.changes += 1
         kind.measured, kind.recording, kind.plans = 0, None, {}
         again = (
@@ -289,25 +236,6 @@ class MemoryPlanner:
     def _note(self, note: str) -> None:
         if note not in self._notes:
             self._notes.append(note)
-
-    def _feed_back(self, planned: _Planned, spent: Spent) -> None:
-        """Move the triggers of what came late forward, while the plan still fits."""
-        if not spent.waited:
-            return
-        route, course, earlier = planned.route, planned.course, planned.earlier
-        plan = route.plan
-        for one in spent.waited:
-            share = FEEDBACK * course.trace.storages[one].size / plan.bandwidth
-            earlier[one] = earlier.get(one, 0.0) + share
-        starts = triggers(course, plan.decisions, plan.bandwidth, self.budget, earlier)
-        if starts == plan.triggers:
-            return
-        timeline = simulate(course, plan.decisions, plan.bandwidth, self.budget, starts)
-        if timeline.peak > self.budget:
-            return
-        self._moved += sum(starts[one] != plan.triggers[one] for one in starts)
-        route.plan = replace(plan, triggers=starts, timeline=timeline)
-        route.retime(starts)
 
     def _unseen(self) -> bool:
         """Whether a plan waits to be compared with what a step takes."""
@@ -404,27 +332,3 @@ def refuse_compiled(model: nn.Module) -> None:
                 "itself what it saves; give the net as it was before torch.compile, or leave the "
                 "budget out and set torch._functorch.config.activation_memory_budget"
             )
-
-
-def _fingerprint(model: nn.Module, *options: Any) -> int:
-    """What planners must have in common to share what they measured."""
-    layers = [(name, tuple(p.shape), p.dtype, p.requires_grad)
-              for name, p in model.named_parameters()]  # fmt: skip
-    return hash((repr(model), repr(layers), str(next(model.parameters()).device), *options))
-
-
-def _faster(one: Recording, other: Recording) -> Recording:
-    """The newer recording, with the shorter time of each operation."""
-    if len(one.trace.ops) != len(other.trace.ops):
-        return other
-    ops = tuple(
-        replace(new, seconds=min(new.seconds, old.seconds), block=new.block or old.block)
-        for old, new in zip(one.trace.ops, other.trace.ops, strict=True)
-    )
-    storages = tuple(
-        replace(new, block=new.block or old.block)
-        for old, new in zip(one.trace.storages, other.trace.storages, strict=False)
-    )
-    if len(one.trace.storages) != len(other.trace.storages):
-        storages = other.trace.storages
-    return replace(other, trace=replace(other.trace, ops=ops, storages=storages))

@@ -1,0 +1,49 @@
+"""What a memory planner planned, and what its steps took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lipt_cords.byte_sizes import show_bytes
+from lipt_cords.warmstart.memory.planning import Plan
+from lipt_cords.warmstart.memory.trace import RECOMPUTE, SWAP
+
+
+@dataclass
+class MemoryReport:
+    """What a planner did so far.
+
+    Attributes:
+        plan: of the last guided step, or None before there is one.
+        steps: by how they ran: ``measured``, ``guided``, ``on_demand``.
+        measured_peak: bytes that the first step under the plan took at most, or None; a later
+            one may differ by what feedback moved.
+        step_seconds: of the last guided step.
+        waited: seconds of it that activations left or came late.
+        recomputed: seconds of it that activations were made again.
+        moved: triggers that feedback moved forward so far.
+        notes: what a reader must know, such as steps that change.
+    """
+
+    plan: Plan | None
+    steps: dict[str, int]
+    measured_peak: int | None
+    step_seconds: float
+    waited: float
+    recomputed: float
+    moved: int
+    notes: list[str]
+
+    def summary(self) -> str:
+        """A sentence for people."""
+        if self.plan is None:
+            return "memory budget: no step was planned yet; the first two of a kind are measured"
+        counts, measured = self.plan.counts(), self.measured_peak
+        return (
+            f"memory budget of {show_bytes(self.plan.budget)}: planned peak "
+            f"{show_bytes(self.plan.peak)}, measured "
+            f"{'not yet' if measured is None else show_bytes(measured)} "
+            f"(plain {show_bytes(self.plan.trace.peak)}); {counts[SWAP]} activations swapped, "
+            f"{counts[RECOMPUTE]} recomputed; {self.steps['guided']} steps guided, "
+            f"{self.steps['measured']} measured, {self.steps['on_demand']} on demand"
+        )
