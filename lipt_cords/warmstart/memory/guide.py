@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves
 
+from lipt_cords.warmstart.memory.course import Course, Recipe
 from lipt_cords.warmstart.memory.handles import Handle, Kept, Packed, PackedHere, Remade, Swapped
 from lipt_cords.warmstart.memory.link import Arrival, Link
 from lipt_cords.warmstart.memory.planning import Plan
+from lipt_cords.warmstart.memory.replay import Call, Here, There, make_again
 from lipt_cords.warmstart.memory.saved import Geometry, plain, shape_of, whole_storage
-from lipt_cords.warmstart.memory.timeline import Course, Recipe
 from lipt_cords.warmstart.memory.trace import RECOMPUTE, SWAP
 from lipt_cords.warmstart.memory.watch import Recording
 
@@ -63,33 +64,6 @@ class Route:
 
 
 @dataclass
-class _Call:
-    """An operation of this step that may be called again."""
-
-    function: Any
-    leaves: list[Any]
-    spec: TreeSpec
-    results: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Here:
-    """A tensor among a call's arguments that is there all the time."""
-
-    tensor: Tensor
-    copied: bool
-    """Whether the operation gets a copy: BatchNorm must not move its statistics twice."""
-
-
-@dataclass(frozen=True)
-class _There:
-    """A tensor among a call's arguments: a view into a storage of the step."""
-
-    number: int
-    geometry: Geometry
-
-
-@dataclass
 class Spent:
     """What following a plan took.
 
@@ -119,7 +93,7 @@ class Guide:
         self._trace = route.plan.trace
         self._at, self._packed, self._event = 0, 0, 0
         self._backward = False
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Call] = {}
         self._alive: dict[int, weakref.ref[Any]] = {}
         self._handles: dict[int, weakref.ref[Handle]] = {}
         self._sources: list[Handle] = []
@@ -238,12 +212,12 @@ class Guide:
         recipe = self._route.recipes.get(number)
         if recipe is not None:
             sources = [self._handles[source]() for source in recipe.sources]
-            calls = [(op, self._calls[op]) for op in recipe.ops]
+            calls = [self._calls[op] for op in recipe.ops]
             held = [source for source in sources if source is not None]
             numbered = dict(zip(recipe.sources, held, strict=True))
 
             def make() -> Tensor:
-                return _make(number, calls, numbered)
+                return make_again(number, calls, numbered)
 
             handle = Remade(held, make, self._note_remade(number))
         elif number in self._route.swapped:
@@ -257,7 +231,7 @@ class Guide:
         spent = self.spent.recomputed
         return lambda seconds: spent.__setitem__(number, seconds)
 
-    def _note(self, number: int, function: Any, args: Any, kwargs: Any) -> _Call | None:
+    def _note(self, number: int, function: Any, args: Any, kwargs: Any) -> Call | None:
         """An operation that may be called again, without holding what it reads."""
         recording = self._route.recording
         leaves, spec = tree_flatten((args, kwargs))
@@ -269,15 +243,15 @@ class Guide:
             one = next(names)
             if one < 0:
                 own = statistics and not leaf.requires_grad and leaf.ndim == 1
-                leaves[place] = _Here(leaf.detach(), own)
+                leaves[place] = Here(leaf.detach(), own)
                 continue
             if not self._same(one, leaf):
                 self._change(f"operation {number} reads another tensor", "that of the measured one")
                 return None
             if one in self._route.saved and one not in writes:
                 self._sources.append(self._hold(one, leaf))
-            leaves[place] = _There(one, Geometry.of(leaf))
-        return _Call(function, leaves, spec, recording.results[number])
+            leaves[place] = There(one, Geometry.of(leaf))
+        return Call(function, leaves, spec, recording.results[number])
 
     def _send_away(self, tensor: Tensor) -> Packed | PackedHere:
         """On demand, as in the measured step."""
@@ -291,36 +265,3 @@ class Guide:
             handle.away.settle()
             self._on_demand[storage._cdata] = weakref.ref(storage), weakref.ref(handle)
         return Packed(-1, handle, Geometry.of(tensor))
-
-
-def _make(number: int, calls: list[tuple[int, _Call]], sources: dict[int, Handle]) -> Tensor:
-    """Call operations again, on the same inputs: the same bits."""
-    there = {one: handle.get() for one, handle in sources.items()}
-    last = {}
-    for place, (_, call) in enumerate(calls):
-        for leaf in call.leaves:
-            if isinstance(leaf, _There):
-                last[leaf.number] = place
-    device = next(iter(there.values())).device if there else None
-    kind = "cpu" if device is None else device.type
-    with torch.no_grad(), torch.autocast(kind, enabled=False):
-        for place, (_, call) in enumerate(calls):
-            leaves = [_argument(leaf, there) for leaf in call.leaves]
-            args, kwargs = tree_unflatten(leaves, call.spec)
-            result = call.function(*args, **kwargs)
-            made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-            for one, tensor in zip(call.results, made, strict=True):
-                if one >= 0 and one not in there:
-                    there[one] = whole_storage(tensor)
-            del leaves, args, kwargs, result, made
-            for one in [one for one in there if one != number and last.get(one, -1) <= place]:
-                del there[one]
-    return there[number]
-
-
-def _argument(leaf: Any, there: dict[int, Tensor]) -> Any:
-    if isinstance(leaf, _There):
-        return leaf.geometry.on(there[leaf.number])
-    if isinstance(leaf, _Here):
-        return leaf.tensor.clone() if leaf.copied else leaf.tensor
-    return leaf

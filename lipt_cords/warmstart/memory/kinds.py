@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from lipt_cords.warmstart.memory.course import Course
 from lipt_cords.warmstart.memory.guide import Route
-from lipt_cords.warmstart.memory.timeline import Course, simulate, triggers
+from lipt_cords.warmstart.memory.timeline import simulate, triggers
 from lipt_cords.warmstart.memory.watch import Recording
 
 FEEDBACK = 0.05

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -15,13 +14,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lipt_cords.byte_sizes import parse_bytes
+from lipt_cords.warmstart.memory.course import Course
 from lipt_cords.warmstart.memory.guide import Guide, Route, Spent
 from lipt_cords.warmstart.memory.kinds import Kind, Planned, Plans, faster, fingerprint
 from lipt_cords.warmstart.memory.link import Link, build_link
 from lipt_cords.warmstart.memory.live import LiveBytes
+from lipt_cords.warmstart.memory.nets import (
+    RunningModule,
+    refuse_compiled,
+    resident_storages,
+)
 from lipt_cords.warmstart.memory.planning import Plan, Policy, plan_activations
 from lipt_cords.warmstart.memory.report import MemoryReport
-from lipt_cords.warmstart.memory.timeline import Course
 from lipt_cords.warmstart.memory.trace import Trace
 from lipt_cords.warmstart.memory.watch import Recorder
 
@@ -105,12 +109,11 @@ class MemoryPlanner:
         self._moved = 0
         self._notes: list[str] = []
         self._stack: ExitStack | None = None
-        self._names = {id(module): name for name, module in model.named_modules()}
+        self._running = RunningModule(model)
 
     def __enter__(self) -> MemoryPlanner:
         if self._stack is not None:
             raise ValueError("a memory planner guides one step at a time: leave the first one")
-        self._running: list[str] = []
         self._follower: Recorder | Guide | None = None
         self._kind: Kind | None = None
         self._planned: Planned | None = None
@@ -122,8 +125,7 @@ class MemoryPlanner:
             stack.enter_context(hooks)
             stack.enter_context(_Watch(self))
             if all(kind.recording is None for kind in self._kinds.values()):
-                for remove in self._follow_modules():
-                    stack.callback(remove)
+                stack.enter_context(self._running.followed())
             self._stack = stack.pop_all()
         self._started = time.perf_counter()
         return self
@@ -173,10 +175,12 @@ class MemoryPlanner:
         kind = self._kinds.get(key)
         if kind is None and len(self._kinds) < KINDS:
             kind = self._kinds[key] = Kind()
-        resident, size = self._resident()
+        resident, size = resident_storages(self.model, self.optimizer)
         if kind is None or kind.changes >= CHANGES or kind.measured < MEASURED:
             self._kind = kind
-            return Recorder(self._link, resident, size, self._block, self._synchronize)
+            return Recorder(
+                self._link, resident, size, lambda: self._running.name, self._synchronize
+            )
         recording = kind.recording
         if recording is None:
             raise RuntimeError("a measured step left no trace")
@@ -245,34 +249,6 @@ class MemoryPlanner:
             for kind in kinds
         )
 
-    def _resident(self) -> tuple[list[Any], int]:
-        """Storages that are there before a step, and their bytes, each once."""
-        tensors: list[Tensor] = [*self.model.parameters(), *self.model.buffers()]
-        tensors += [p.grad for p in self.model.parameters() if p.grad is not None]
-        if self.optimizer is not None:
-            states = self.optimizer.state.values()
-            tensors += [leaf for leaf in tree_leaves(list(states)) if isinstance(leaf, Tensor)]
-        storages = {id(t.untyped_storage()): t.untyped_storage() for t in tensors}
-        size = sum(storage.nbytes() for storage in storages.values())
-        return list(storages.values()), size
-
-    def _follow_modules(self) -> Iterator[Any]:
-        """Know which module of the model runs."""
-
-        def entered(module: nn.Module, args: Any) -> None:
-            self._running.append(self._names.get(id(module), ""))
-
-        def left(module: nn.Module, args: Any, result: Any) -> None:
-            if self._running:
-                self._running.pop()
-
-        for module in self.model.modules():
-            yield module.register_forward_pre_hook(entered).remove
-            yield module.register_forward_hook(left).remove
-
-    def _block(self) -> str:
-        return self._running[-1] if self._running else ""
-
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -317,18 +293,3 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self._planner._run(func, args, kwargs or {})
-
-
-def refuse_compiled(model: nn.Module) -> None:
-    """Refuse a model that torch.compile made.
-
-    Raises:
-        ValueError: it is one, or holds one.
-    """
-    for module in model.modules():
-        if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
-            raise ValueError(
-                "a memory budget and torch.compile exclude each other: a compiled net decides by "
-                "itself what it saves; give the net as it was before torch.compile, or leave the "
-                "budget out and set torch._functorch.config.activation_memory_budget"
-            )

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lipt_cords.byte_sizes import show_bytes
+from lipt_cords.warmstart.memory.course import Course
 from lipt_cords.warmstart.memory.search import Found, Search
-from lipt_cords.warmstart.memory.timeline import Course, Timeline, simulate, triggers
+from lipt_cords.warmstart.memory.timeline import Timeline, simulate, triggers
 from lipt_cords.warmstart.memory.trace import KEEP, RECOMPUTE, SWAP, Trace
 
 Policy = Literal["both", "swap", "recompute"]

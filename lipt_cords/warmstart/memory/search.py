@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lipt_cords.warmstart.memory.timeline import Course, Timeline, simulate
+from lipt_cords.warmstart.memory.course import Course
+from lipt_cords.warmstart.memory.timeline import Timeline, simulate
 from lipt_cords.warmstart.memory.trace import RECOMPUTE, SWAP
 
 GRID = 8

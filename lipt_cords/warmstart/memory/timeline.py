@@ -13,79 +13,12 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lipt_cords.warmstart.memory.trace import KEEP, RECOMPUTE, SWAP, Trace, lineage
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a storage is made again: the operations, what they read, and what they take.
-
-    Attributes:
-        ops: in order.
-        sources: saved storages that they read.
-        seconds: of all of them.
-        peak: the most bytes they have in memory at once, the result included.
-    """
-
-    ops: tuple[int, ...]
-    sources: tuple[int, ...]
-    seconds: float
-    peak: int
-
-
-class Course:
-    """A trace, and what is looked up in it again and again.
-
-    Args:
-        trace: the step.
-    """
-
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
-        self.candidates = tuple(
-            number for number, storage in enumerate(trace.storages) if storage.candidate
-        )
-        saved = {n for n, s in enumerate(trace.storages) if s.saved is not None and s.movable}
-        self.recipes = {one: self._recipe(one, saved) for one in self.candidates}
-        self.first_event: dict[int, int] = {}
-        for number, (_, storage) in enumerate(trace.events):
-            self.first_event.setdefault(storage, number)
-
-    @cached_property
-    def ends(self) -> NDArray[np.int64]:
-        """The operation before which each storage ends in a plain step."""
-        return np.array([storage.end for storage in self.trace.storages], dtype=np.int64)
-
-    @cached_property
-    def births(self) -> list[int]:
-        """Bytes that each operation makes."""
-        births = [0] * len(self.trace.ops)
-        for storage in self.trace.storages:
-            births[storage.born] += storage.size
-        return births
-
-    def _recipe(self, storage: int, saved: set[int]) -> Recipe | None:
-        found = lineage(self.trace, storage, saved - {storage})
-        if found is None:
-            return None
-        ops, sources = found
-        last_use = {}
-        for number in ops:
-            for touched in (*self.trace.ops[number].reads, *self.trace.ops[number].writes):
-                last_use[touched] = number
-        live, peak = dict[int, int](), 0
-        for number in ops:
-            for made in self.trace.ops[number].writes:
-                live[made] = self.trace.storages[made].size
-            peak = max(peak, sum(live.values()))
-            live = {one: size for one, size in live.items()
-                    if one == storage or last_use[one] > number}  # fmt: skip
-        return Recipe(ops, sources, sum(self.trace.ops[number].seconds for number in ops), peak)
+from lipt_cords.warmstart.memory.course import Course
+from lipt_cords.warmstart.memory.trace import KEEP, RECOMPUTE, SWAP
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from random import Random
 
 from hypothesis import strategies as st
 
-from lipt_cords.warmstart.memory.timeline import Course
+from lipt_cords.warmstart.memory.course import Course
 from lipt_cords.warmstart.memory.trace import KEEP, RECOMPUTE, SWAP, Op, Storage, Trace
 
 BANDWIDTHS = st.sampled_from([0.5, 1.0, 2.0, 4.0, 8.0, 64.0])

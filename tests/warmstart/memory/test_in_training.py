@@ -89,7 +89,7 @@ def test_training_on_a_subset_has_the_bits_of_one_without(extra: dict[str, Any])
         results.append(
             train_on_subset(
                 net, images(), selection, epochs=5, batch_size=25, memory_budget=budget, **extra
-            )  # fmt: skip
+            )
         )
         states.append(net.state_dict())
     assert same(*states)

@@ -52,6 +52,13 @@ def clock(monkeypatch):
     return clock
 
 
+def settled(link: PacedLink) -> None:
+    """Wait until the link's threads have let go of what they did last."""
+    for lane in (link.out, link.back):
+        lane.submit(lambda: None).result()
+    gc.collect()
+
+
 @pytest.mark.parametrize("size", [0, 1, 3, 4096, 1_000_003])
 def test_what_comes_back_has_the_bits_of_what_left(size):
     away = PacedLink(FAST).send(drawn_bytes(size))
@@ -82,13 +89,14 @@ def test_it_stays_for_those_that_hold_it():
 
 
 def test_its_memory_is_free_again_when_nobody_wants_it_any_more():
-    away = PacedLink(FAST).send(drawn_bytes(100))
+    link = PacedLink(FAST)
+    away = link.send(drawn_bytes(100))
     away.settle()
     came = weakref.ref(away.get().untyped_storage())
-    gc.collect()
+    settled(link)
     assert came() is not None
     del away
-    gc.collect()
+    settled(link)
     assert came() is None
 
 
@@ -160,7 +168,7 @@ def test_transfers_go_in_the_order_in_which_they_are_asked_for():
         one.fetch()
     gate.open()
     assert sent[0].get().equal(drawn_bytes(10))  # the last one that was asked for
-    for seed, one in enumerate(sent):
+    for seed, one in enumerate(sent[1:], 1):  # which came before it, and wait for nothing
         assert one.get().equal(drawn_bytes(10, seed)) and one.arrival.late() == 0
 
 
@@ -232,11 +240,14 @@ def test_what_is_waited_for_is_late_by_as_long(clock):
 
 
 def test_an_arrival_holds_none_of_the_memory():
-    away = PacedLink(FAST).send(drawn_bytes(100))
+    link = PacedLink(FAST)
+    away = link.send(drawn_bytes(100))
     away.settle()
+    away.fetch()
+    settled(link)
     arrival, storage = away.arrival, weakref.ref(away.get().untyped_storage())
     del away
-    gc.collect()
+    settled(link)
     assert storage() is None and arrival.late() == 0
     assert Arrival().late() == 0
 
@@ -247,9 +258,9 @@ def test_host_memory_is_used_again():
         away = link.send(drawn_bytes(64, seed))
         away.settle()
         assert away.get().equal(drawn_bytes(64, seed))
-        link.out.submit(lambda: None).result()  # the lane has let go of it too
+        settled(link)
         del away
-        gc.collect()
+        settled(link)
         host = link.buffer(64)
         assert host.equal(drawn_bytes(64, seed))  # where the last one was
         link.spare(host)

@@ -23,13 +23,14 @@ from memory_material import (
 )
 
 from lipt_cords.byte_sizes import parse_bytes
+from lipt_cords.warmstart.memory.course import Course
 from lipt_cords.warmstart.memory.planning import (
     Plan,
     free_time,
     least_budget,
     plan_activations,
 )
-from lipt_cords.warmstart.memory.timeline import Course, simulate
+from lipt_cords.warmstart.memory.timeline import simulate
 from lipt_cords.warmstart.memory.trace import KEEP, RECOMPUTE, SWAP, Op, Storage, Trace
 
 POLICIES = ("both", "swap", "recompute")
@@ -192,7 +193,11 @@ def test_units_change_nothing(request, bytes_power, seconds_power):
     ops = tuple(replace(op, seconds=op.seconds * slower) for op in trace.ops)
     storages = tuple(replace(one, size=one.size * scale) for one in trace.storages)
     scaled = replace(
-        trace, ops=ops, storages=storages, resident=trace.resident * scale, given=trace.given * scale
+        trace,
+        ops=ops,
+        storages=storages,
+        resident=trace.resident * scale,
+        given=trace.given * scale,
     )
     options = {**options, "bandwidth": options["bandwidth"] * scale / slower}
     after = plan_or_none(scaled, budget * scale, **options)

@@ -63,7 +63,9 @@ def test_sizes_that_people_write(value, size):
     ],
 )  # fmt: skip
 def test_what_is_no_size_is_refused_by_name_and_with_an_example(value):
-    with pytest.raises(ValueError, match="expected bytes as a number, or a size such as '2GiB'") as e:
+    with pytest.raises(
+        ValueError, match="expected bytes as a number, or a size such as '2GiB'"
+    ) as e:
         parse_bytes(value, "room")
     assert str(e.value).startswith("room: ") and str(e.value).endswith(f"received {value!r}")
 
@@ -80,8 +82,13 @@ def test_a_whole_number_beyond_all_floats_is_refused_or_read():
     [
         (1, "1 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (1025, "1.01 KiB"),
         (2**20 - 1, "1024.00 KiB"), (2**20, "1.00 MiB"), (2**30 + 1, "1.01 GiB"),
-        (3 * 2**40, "3072.00 GiB"), (1.2, "2 B"), (1023.2, "1024 B"),
+        (3 * 2**40, "3072.00 GiB"), (2048.5, "2.01 KiB"),
     ],
 )  # fmt: skip
 def test_sizes_are_shown_rounded_up(size, shown):
+    assert show_bytes(size) == shown
+
+
+@pytest.mark.parametrize(("size", "shown"), [(1.2, "2 B"), (1023.2, "1024 B")])
+def test_parts_of_a_byte_are_rounded_up_too(size, shown):
     assert show_bytes(size) == shown

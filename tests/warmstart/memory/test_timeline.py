@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from memory_material import BANDWIDTHS, RANDOMS, drawn_decisions, nets, traces
 from memory_reference import SlowSimulator
 
-from lipt_cords.warmstart.memory.timeline import Course, Timeline, needs, simulate, triggers
+from lipt_cords.warmstart.memory.course import Course
+from lipt_cords.warmstart.memory.timeline import Timeline, needs, simulate, triggers
 from lipt_cords.warmstart.memory.trace import KEEP, RECOMPUTE, SWAP, Op, Storage, Trace
 
 STEPS = st.one_of(traces, nets)
@@ -92,7 +93,7 @@ def test_without_decisions_a_step_is_the_plain_one(trace, bandwidth):
 @given(case=cases(budgets=False))
 def test_where_the_link_takes_no_time_swaps_cost_nothing_and_each_is_away_meanwhile(case):
     course, decisions, _, _ = case
-    swaps = {one: SWAP for one in decisions}
+    swaps = dict.fromkeys(decisions, SWAP)
     for budget in (math.inf, course.trace.base):
         found = simulate(course, swaps, math.inf, budget)
         assert found.seconds == 0
@@ -160,7 +161,7 @@ def test_triggers_are_the_latest_of_all_that_come_in_time(case, random):
     trace = course.trace
     swapped = random.sample(course.candidates, min(3, len(course.candidates)))
     needed = {one: course.first_event[one] for one in swapped}
-    assume(1 < len(swapped) and math.prod(need + 1 for need in needed.values()) <= 400)
+    assume(len(swapped) > 1 and math.prod(need + 1 for need in needed.values()) <= 400)
     swapped.sort(key=lambda one: (needed[one], trace.writers[one][-1]))
     ways = itertools.product(*(range(needed[one] + 1) for one in swapped))
     good = [way for way in ways if list(way) == sorted(way)
@@ -219,7 +220,7 @@ def test_the_one_needed_first_is_the_first_to_come(case):
 def test_what_is_triggered_in_time_is_not_waited_for(case):
     course, decisions, bandwidth, _ = case
     trace = course.trace
-    swaps = {one: SWAP for one in decisions}
+    swaps = dict.fromkeys(decisions, SWAP)
     found = triggers(course, swaps, bandwidth)
     first = {one: course.first_event[one] for one in swaps}
     if in_time(trace, first, found, bandwidth):

@@ -1,0 +1,77 @@
+"""What a planner asks of a net: what is there before a step, and which module runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
+
+
+def resident_storages(model: nn.Module, optimizer: Optimizer | None) -> tuple[list[Any], int]:
+    """Storages that are there before a step, and their bytes, each once.
+
+    Args:
+        model: its weights, buffers and gradients.
+        optimizer: its state; None: nothing.
+    """
+    tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
+    tensors += [p.grad for p in model.parameters() if p.grad is not None]
+    if optimizer is not None:
+        states = tree_leaves(list(optimizer.state.values()))
+        tensors += [leaf for leaf in states if isinstance(leaf, Tensor)]
+    storages = {id(t.untyped_storage()): t.untyped_storage() for t in tensors}
+    return list(storages.values()), sum(storage.nbytes() for storage in storages.values())
+
+
+class RunningModule:
+    """The module of a net that runs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._stack: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """By name, the innermost; empty where none does."""
+        return self._stack[-1] if self._stack else ""
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Modules are hooked inside."""
+
+        def entered(module: nn.Module, args: Any) -> None:
+            self._stack.append(self._names.get(id(module), ""))
+
+        def left(module: nn.Module, args: Any, result: Any) -> None:
+            if self._stack:
+                self._stack.pop()
+
+        hooks = []
+        for module in self._model.modules():
+            hooks += [module.register_forward_pre_hook(entered), module.register_forward_hook(left)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self._stack.clear()
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Refuse a model that torch.compile made.
+
+    Raises:
+        ValueError: it is one, or holds one.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
+            raise ValueError(
+                "a memory budget and torch.compile exclude each other: a compiled net decides by "
+                "itself what it saves; give the net as it was before torch.compile, or leave the "
+                "budget out and set torch._functorch.config.activation_memory_budget"
+            )

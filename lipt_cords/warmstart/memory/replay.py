@@ -1,0 +1,83 @@
+"""Operations of a step that may be called again, on the same inputs: the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
+
+from lipt_cords.warmstart.memory.handles import Handle
+from lipt_cords.warmstart.memory.saved import Geometry, whole_storage
+
+
+@dataclass
+class Call:
+    """An operation of this step that may be called again."""
+
+    function: Any
+    leaves: list[Any]
+    spec: TreeSpec
+    results: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Here:
+    """A tensor among a call's arguments that is there all the time."""
+
+    tensor: Tensor
+    copied: bool
+    """Whether the operation gets a copy: BatchNorm must not move its statistics twice."""
+
+
+@dataclass(frozen=True)
+class There:
+    """A tensor among a call's arguments: a view into a storage of the step."""
+
+    number: int
+    geometry: Geometry
+
+
+def make_again(number: int, calls: Sequence[Call], sources: Mapping[int, Handle]) -> Tensor:
+    """Call operations again.
+
+    Args:
+        number: of the storage that is wanted.
+        calls: in order.
+        sources: handles of the storages that they read.
+
+    Returns:
+        All bytes of the storage, shape (bytes,).
+    """
+    there = {one: handle.get() for one, handle in sources.items()}
+    last = {}
+    for place, call in enumerate(calls):
+        for leaf in call.leaves:
+            if isinstance(leaf, There):
+                last[leaf.number] = place
+    device = next(iter(there.values())).device if there else None
+    kind = "cpu" if device is None else device.type
+    with torch.no_grad(), torch.autocast(kind, enabled=False):
+        for place, call in enumerate(calls):
+            leaves = [_argument(leaf, there) for leaf in call.leaves]
+            args, kwargs = tree_unflatten(leaves, call.spec)
+            result = call.function(*args, **kwargs)
+            made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            for one, tensor in zip(call.results, made, strict=True):
+                if one >= 0 and one not in there:
+                    there[one] = whole_storage(tensor)
+            del leaves, args, kwargs, result, made
+            for one in [one for one in there if one != number and last.get(one, -1) <= place]:
+                del there[one]
+    return there[number]
+
+
+def _argument(leaf: Any, there: dict[int, Tensor]) -> Any:
+    if isinstance(leaf, There):
+        return leaf.geometry.on(there[leaf.number])
+    if isinstance(leaf, Here):
+        return leaf.tensor.clone() if leaf.copied else leaf.tensor
+    return leaf
