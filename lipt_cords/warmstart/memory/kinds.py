@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,8 @@ from lipt_cords.warmstart.memory.timeline import simulate, triggers
 from lipt_cords.warmstart.memory.watch import Recording
 
 FEEDBACK = 0.05
-"""By which share of its swap time a late trigger moves forward (Capuchin, section 4.4)."""
+"""By which share of its swap time a late trigger moves forward at least (Capuchin, section 4.4);
+one that is later than that moves by half of its lateness, so that a slow link is met soon."""
 
 
 @dataclass
@@ -26,16 +27,19 @@ class Planned:
     earlier: dict[int, float] = field(default_factory=dict)
     peak: int | None = None
 
-    def feed_back(self, waited: Iterable[int]) -> int:
+    def feed_back(self, waited: Mapping[int, float]) -> int:
         """Move the triggers of what came late forward, while the plan still fits.
+
+        Args:
+            waited: seconds that each storage came late.
 
         Returns:
             How many were moved.
         """
         plan, course = self.route.plan, self.course
-        for one in waited:
+        for one, late in waited.items():
             share = FEEDBACK * course.trace.storages[one].size / plan.bandwidth
-            self.earlier[one] = self.earlier.get(one, 0.0) + share
+            self.earlier[one] = self.earlier.get(one, 0.0) + max(share, late / 2)
         starts = triggers(course, plan.decisions, plan.bandwidth, plan.budget, self.earlier)
         moved = sum(starts[one] != plan.triggers[one] for one in starts)
         if not moved:
