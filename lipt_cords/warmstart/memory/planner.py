@@ -120,7 +120,7 @@ class MemoryPlanner:
         self._live: LiveBytes | None = None
         with ExitStack() as stack:
             if self._unseen():
-                self._live = stack.enter_context(LiveBytes())
+                self._live = stack.enter_context(LiveBytes(self.device))
             hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
             stack.enter_context(hooks)
             stack.enter_context(_Watch(self))

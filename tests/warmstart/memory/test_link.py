@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 import weakref
@@ -56,7 +55,6 @@ def settled(link: PacedLink) -> None:
     """Wait until the link's threads have let go of what they did last."""
     for lane in (link.out, link.back):
         lane.submit(lambda: None).result()
-    gc.collect()
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4096, 1_000_003])
@@ -75,7 +73,6 @@ def test_a_whole_storage_goes_and_its_memory_is_free_once_it_has_left():
     assert storage() is not None
     del tensor
     away.settle()
-    gc.collect()
     assert storage() is None
     assert away.get().equal(expected)
 
@@ -161,7 +158,6 @@ def test_transfers_go_in_the_order_in_which_they_are_asked_for():
     gate.open()
     for number in (0, 20, 49):
         sent[number].settle()
-        gc.collect()
         assert all(one() is None for one in awaited[: number + 1])
     gate = Gate(link.back)
     for one in reversed(sent):
