@@ -243,7 +243,7 @@ class Guide:
             one = next(names)
             if one < 0:
                 own = statistics and not leaf.requires_grad and leaf.ndim == 1
-                leaves[place] = Here(leaf.detach(), own)
+                leaves[place] = Here(leaf, own, leaf._version)
                 continue
             if not self._same(one, leaf):
                 self._change(f"operation {number} reads another tensor", "that of the measured one")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
 
 from lipt_cords.warmstart.memory.handles import Handle
-from lipt_cords.warmstart.memory.saved import Geometry, whole_storage
+from lipt_cords.warmstart.memory.saved import Geometry, check_version, whole_storage
 
 
 @dataclass
@@ -31,6 +31,8 @@ class Here:
     tensor: Tensor
     copied: bool
     """Whether the operation gets a copy: BatchNorm must not move its statistics twice."""
+    version: int
+    """Of its content, when the operation read it."""
 
 
 @dataclass(frozen=True)
@@ -79,5 +81,8 @@ def _argument(leaf: Any, there: dict[int, Tensor]) -> Any:
     if isinstance(leaf, There):
         return leaf.geometry.on(there[leaf.number])
     if isinstance(leaf, Here):
-        return leaf.tensor.clone() if leaf.copied else leaf.tensor
+        if leaf.copied:
+            return leaf.tensor.clone()
+        check_version(leaf.tensor, leaf.version)
+        return leaf.tensor
     return leaf

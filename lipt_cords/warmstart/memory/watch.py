@@ -78,7 +78,8 @@ class Recorder:
         self._functions: list[Any] = []
         self._arguments: list[tuple[int, ...]] = []
         self._results: list[tuple[int, ...]] = []
-        self._given, self._given_bytes, self._changed = 0, 0, set[int]()
+        self._given, self._given_bytes = 0, 0
+        self._changed: dict[int, int] = {}
         self._packs: list[int] = []
         self._shapes: list[tuple[Any, ...]] = []
         self._events: list[tuple[int, int]] = []
@@ -103,7 +104,9 @@ class Recorder:
         fresh = tuple(
             one for one in dict.fromkeys(results) if one >= 0 and self._made[one].born == number
         )
-        self._changed.update(one for one in written if one < 0)
+        for one in written:
+            if one < 0:
+                self._changed.setdefault(one, number)
         for one in written:
             if one >= 0 and self._made[one].saved is not None:
                 self._made[one].movable = False
@@ -172,7 +175,9 @@ class Recorder:
     def recording(self) -> Recording:
         """What was recorded; call it when the step is over."""
         forward = len(self._ops) if self._forward is None else self._forward
-        stale = self._changed
+        # What an optimizer writes after the backward pass changes nothing that is made again.
+        last = self._events[-1][0] if self._events else 0
+        stale = {one for one, number in self._changed.items() if number < last}
         ops = tuple(
             op if not stale.intersection(op.reads)
             else Op(op.name, op.seconds, op.reads, op.writes, False, op.block)

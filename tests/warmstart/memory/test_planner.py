@@ -397,6 +397,53 @@ def test_an_in_place_write_to_what_is_saved_is_refused_as_without_a_plan() -> No
         step()
 
 
+@pytest.mark.parametrize("policy", ["swap", "recompute"])
+def test_weights_written_to_before_the_backward_pass_are_refused(policy: Any) -> None:
+    net = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh())
+    net.append(nn.Linear(64, 8))
+
+    def step(around: Any, change: bool) -> None:
+        net.zero_grad()
+        with around:
+            loss = net(torch.ones(64, 8)).sum()
+            if change:
+                with torch.no_grad():
+                    net[0].weight.add_(1)
+                    net[2].weight.add_(1)
+            loss.backward()
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        step(nullcontext(), change=True)
+    first = MemoryPlanner(net, budget="1GiB")
+    step(first, change=False)
+    step(first, change=False)
+    planner = MemoryPlanner(net, budget=least_budget(first.traces[0], policy=policy), policy=policy)
+    for _ in range(3):
+        step(planner, change=False)
+    assert planner.report().plan.decisions  # type: ignore[union-attr]
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        step(planner, change=True)
+
+
+def test_the_optimizer_may_step_inside() -> None:
+    pair = Pair(resnet("resnet8"), IMAGES)
+    trace = measured(pair)
+    for net in (pair.net, pair.twin):
+        pair.optimizers[id(net)].zero_grad()
+    low = least_budget(trace, policy="recompute")
+    planner = pair.plan((low + trace.peak) // 2, policy="recompute")
+    for _ in range(4):
+        for net, around in ((pair.net, planner), (pair.twin, nullcontext())):
+            with around:
+                nn.functional.cross_entropy(net(pair.inputs), pair.labels).backward()
+                pair.optimizers[id(net)].step()
+                pair.optimizers[id(net)].zero_grad()
+        for one, two in zip(pair.net.parameters(), pair.twin.parameters(), strict=True):
+            assert torch.equal(one, two)
+    plan = planner.report().plan
+    assert plan is not None and RECOMPUTE in plan.decisions.values()
+
+
 def test_too_small_a_budget_says_the_least_that_works() -> None:
     pair = Pair(resnet("resnet8"), IMAGES)
     planner = pair.plan("400KiB")
