@@ -21,12 +21,13 @@ def parse_bytes(value: object, name: str = "memory_budget") -> int:
     told = f"expected bytes as a number, or a size such as '2GiB' or '500MB', received {value!r}"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{name}: {told}")
+    text = isinstance(value, str)
     if isinstance(value, str):
         found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*)\s*", value)
         if found is None or found[2].lower() not in UNITS:
             raise ValueError(f"{name}: {told}")
         value = float(found[1]) * UNITS[found[2].lower()]
-    if not math.isfinite(value) or value < 1:
+    if not math.isfinite(value) or value < 1 or (not text and value != int(value)):
         raise ValueError(f"{name}: {told}")
     return int(value)
 
@@ -43,6 +44,22 @@ def show_bytes(size: float) -> str:
     return f"{size:.0f} B"
 
 
+def check_bandwidth(bandwidth: object) -> None:
+    """Refuse what is no speed of a link.
+
+    Raises:
+        ValueError: not None, and no positive, finite number of bytes a second.
+    """
+    if bandwidth is None:
+        return
+    number = isinstance(bandwidth, int | float) and not isinstance(bandwidth, bool)
+    if not number or not math.isfinite(bandwidth) or bandwidth <= 0:  # type: ignore[operator, arg-type]
+        raise ValueError(
+            "bandwidth must be a positive number of bytes a second, such as 12e9, received "
+            f"{bandwidth!r}"
+        )
+
+
 def parse_memory(budget: object, bandwidth: float | None) -> tuple[int, float | None] | None:
     """A memory budget and the bandwidth that goes with it; None where no steps are planned.
 
@@ -56,6 +73,7 @@ def parse_memory(budget: object, bandwidth: float | None) -> tuple[int, float | 
     >>> parse_memory("1KiB", None), parse_memory(None, None)
     ((1024, None), None)
     """
+    check_bandwidth(bandwidth)
     if budget is not None:
         return parse_bytes(budget), bandwidth
     if bandwidth is not None:

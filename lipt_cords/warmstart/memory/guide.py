@@ -22,7 +22,18 @@ from lipt_cords.warmstart.memory.handles import Handle, Kept, Packed, PackedHere
 from lipt_cords.warmstart.memory.link import Arrival, Link
 from lipt_cords.warmstart.memory.planning import Plan
 from lipt_cords.warmstart.memory.replay import Call, Here, There, make_again
-from lipt_cords.warmstart.memory.saved import Geometry, plain, shape_of, whole_storage
+from lipt_cords.warmstart.memory.saved import (
+    Geometry,
+    numbered,
+    plain,
+    shape_of,
+    whole_storage,
+)
+from lipt_cords.warmstart.memory.schemas import (
+    moved_statistics,
+    written_places,
+    written_tensors,
+)
 from lipt_cords.warmstart.memory.trace import RECOMPUTE, SWAP
 from lipt_cords.warmstart.memory.watch import Recording
 
@@ -97,12 +108,16 @@ class Guide:
         self._alive: dict[int, weakref.ref[Any]] = {}
         self._handles: dict[int, weakref.ref[Handle]] = {}
         self._sources: list[Handle] = []
+        self._readers: dict[int, list[tuple[weakref.ref[Any], weakref.ref[Remade]]]] = {}
         self._arrivals: dict[int, Arrival] = {}
         self._on_demand: dict[int, tuple[weakref.ref[Any], weakref.ref[Swapped]]] = {}
         self.spent = Spent()
 
     def run(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Call an operation; of the forward pass, compare it with the trace and note it."""
+        if self._readers and written_places(function):
+            for tensor in written_tensors(function, args, kwargs):
+                self._before_write(tensor)
         if self.spent.changed is not None:
             return function(*args, **kwargs)
         number, functions = self._at, self._route.recording.functions
@@ -121,6 +136,9 @@ class Guide:
         result = function(*args, **kwargs)
         if call is not None:
             made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            if len(made) != len(call.results):
+                self._change(f"operation {number} gives {len(made)} tensors", "another number")
+                return result
             for one, tensor in zip(call.results, made, strict=True):
                 if one >= 0 and one not in self._alive:
                     self._alive[one] = weakref.ref(tensor.untyped_storage())
@@ -132,7 +150,7 @@ class Guide:
         if self._backward or not plain(tensor):
             # A second forward pass of the same step: nothing was planned for it.
             self._packed += not self._backward
-            return PackedHere(-1, tensor.detach())
+            return PackedHere(-1, tensor)
         number, packs = self._packed, self._trace.packs
         self._packed += 1
         if self.spent.changed is None and (
@@ -147,10 +165,10 @@ class Guide:
             if one >= 0:
                 self._change(f"saved tensor {number} is another one", "that of the measured step")
                 return self._send_away(tensor)
-            return PackedHere(one, tensor.detach())
+            return PackedHere(one, tensor)
         if one not in self._route.plan.decisions:
-            return PackedHere(one, tensor.detach())
-        return Packed(one, self._hold(one, tensor), Geometry.of(tensor))
+            return PackedHere(one, tensor)
+        return Packed(one, self._hold(one, tensor), tensor)
 
     def unpack(self, packed: Packed | PackedHere) -> Tensor:
         """A saved tensor; what the plan says about this moment is begun first."""
@@ -220,12 +238,41 @@ class Guide:
                 return make_again(number, calls, numbered)
 
             handle = Remade(held, make, self._note_remade(number))
+            self._watch_sources(handle, recipe.sources, calls)
         elif number in self._route.swapped:
             handle = Swapped(self._link.send(whole_storage(tensor)))
         else:
             handle = Kept(whole_storage(tensor))
         self._handles[number] = weakref.ref(handle)
         return handle
+
+    def _watch_sources(self, handle: Remade, sources: tuple[int, ...], calls: list[Call]) -> None:
+        """Know what a storage is made from, in case that is written to before it is."""
+        storages = [self._alive[source]() for source in sources]
+        storages += [
+            leaf.tensor.untyped_storage()
+            for call in calls for leaf in call.leaves
+            if isinstance(leaf, Here) and not leaf.copied
+        ]  # fmt: skip
+        for storage in storages:
+            if storage is not None:
+                readers = self._readers.setdefault(storage._cdata, [])
+                readers.append((weakref.ref(storage), weakref.ref(handle)))
+
+    def _before_write(self, tensor: Tensor) -> None:
+        """Make again, now, what is made from a storage that is about to change.
+
+        The measured step does not do this, so the step has changed.
+        """
+        if not numbered(tensor):
+            return
+        storage = tensor.untyped_storage()
+        for known, reader in self._readers.get(storage._cdata, ()):
+            handle = reader()
+            if known() is storage and handle is not None and not handle.made:
+                handle.get()
+                if self.spent.changed is None:
+                    self._change("an activation's source is written to", "left as it is")
 
     def _note_remade(self, number: int) -> Callable[[float], None]:
         spent = self.spent.recomputed
@@ -235,15 +282,17 @@ class Guide:
         """An operation that may be called again, without holding what it reads."""
         recording = self._route.recording
         leaves, spec = tree_flatten((args, kwargs))
-        names, writes = iter(recording.arguments[number]), self._trace.ops[number].writes
-        statistics = "batch_norm" in str(function)
+        known, writes = recording.arguments[number], self._trace.ops[number].writes
+        if sum(isinstance(leaf, Tensor) for leaf in leaves) != len(known):
+            self._change(f"operation {number} reads other tensors", f"{len(known)} of them")
+            return None
+        names, moved = iter(known), {id(t) for t in moved_statistics(function, args, kwargs)}
         for place, leaf in enumerate(leaves):
             if not isinstance(leaf, Tensor):
                 continue
             one = next(names)
             if one < 0:
-                own = statistics and not leaf.requires_grad and leaf.ndim == 1
-                leaves[place] = Here(leaf, own, leaf._version)
+                leaves[place] = Here(leaf, id(leaf) in moved, leaf._version)
                 continue
             if not self._same(one, leaf):
                 self._change(f"operation {number} reads another tensor", "that of the measured one")
@@ -257,11 +306,11 @@ class Guide:
         """On demand, as in the measured step."""
         storage = tensor.untyped_storage()
         if isinstance(tensor, torch.nn.Parameter) or tensor.is_leaf:
-            return PackedHere(-1, tensor.detach())
+            return PackedHere(-1, tensor)
         known = self._on_demand.get(storage._cdata)
         handle = known[1]() if known is not None and known[0]() is storage else None
         if handle is None:
             handle = Swapped(self._link.send(whole_storage(tensor)))
             handle.away.settle()
             self._on_demand[storage._cdata] = weakref.ref(storage), weakref.ref(handle)
-        return Packed(-1, handle, Geometry.of(tensor))
+        return Packed(-1, handle, tensor)

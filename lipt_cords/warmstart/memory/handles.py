@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lipt_cords.warmstart.memory.link import Away
-from lipt_cords.warmstart.memory.saved import Geometry, check_version
+from lipt_cords.warmstart.memory.saved import Geometry, Version, check_version
 
 
 class Handle(Protocol):
@@ -41,12 +41,18 @@ class Swapped:
 
     def __init__(self, away: Away) -> None:
         self.away = away
+        self._kept: Tensor | None = None
+
+    def keep(self, whole: Tensor) -> None:
+        """Take what is on the device instead: it was written to."""
+        self._kept = whole
 
     def get(self) -> Tensor:
-        return self.away.get()
+        return self.away.get() if self._kept is None else self._kept
 
     def prepare(self) -> None:
-        self.away.fetch()
+        if self._kept is None:
+            self.away.fetch()
 
 
 class Remade:
@@ -66,6 +72,11 @@ class Remade:
     ) -> None:
         self.sources, self._make, self._spent = tuple(sources), make, spent
         self._whole: Tensor | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether it is there again."""
+        return self._whole is not None
 
     def get(self) -> Tensor:
         # Not by recursion: a net's whole depth may have to be made again in a row.
@@ -97,14 +108,23 @@ class Packed:
     Args:
         number: of the storage in the step's trace; negative for a given one.
         handle: of the storage.
-        geometry: of the view.
+        tensor: the view; its memory is not held.
     """
 
-    def __init__(self, number: int, handle: Handle, geometry: Geometry) -> None:
-        self.number, self.handle, self.geometry = number, handle, geometry
+    owner: object = None
+    """What packed it: the step that it is of."""
+
+    def __init__(self, number: int, handle: Handle, tensor: Tensor) -> None:
+        self.number, self.handle, self.geometry = number, handle, Geometry.of(tensor)
+        self._version = Version(tensor)
 
     def tensor(self) -> Tensor:
-        """The saved tensor."""
+        """The saved tensor.
+
+        Raises:
+            RuntimeError: it was written to meanwhile.
+        """
+        self._version.check(self.geometry)
         with torch.no_grad():
             return self.geometry.on(self.handle.get())
 
@@ -114,12 +134,16 @@ class PackedHere:
 
     Args:
         number: of the storage in the step's trace; negative for a given one.
-        tensor: detached, so that a result does not hold the operation that made it.
+        tensor: the saved tensor.
     """
+
+    owner: object = None
+    """What packed it: the step that it is of."""
 
     def __init__(self, number: int, tensor: Tensor) -> None:
         self.number = number
-        self._tensor, self._version = tensor, tensor._version
+        self._tensor = tensor.detach()  # a result must not hold the operation that made it
+        self._version = self._tensor._version
 
     def tensor(self) -> Tensor:
         """The saved tensor.
@@ -127,5 +151,5 @@ class PackedHere:
         Raises:
             RuntimeError: it was written to meanwhile.
         """
-        check_version(self._tensor, self._version)
+        check_version(self._tensor._version, self._version, self._tensor)
         return self._tensor

@@ -81,7 +81,12 @@ def faster(one: Recording, other: Recording) -> Recording:
     if len(one.trace.ops) != len(other.trace.ops):
         return other
     ops = tuple(
-        replace(new, seconds=min(new.seconds, old.seconds), block=new.block or old.block)
+        replace(
+            new,
+            seconds=min(new.seconds, old.seconds),
+            repeatable=new.repeatable and old.repeatable,
+            block=new.block or old.block,
+        )
         for old, new in zip(one.trace.ops, other.trace.ops, strict=True)
     )
     storages = tuple(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -80,7 +79,9 @@ class PacedLink:
     def __init__(self, bandwidth: float) -> None:
         self.bandwidth = bandwidth
         self.out, self.back = _Lane(bandwidth, "to-host"), _Lane(bandwidth, "from-host")
-        self._spare: defaultdict[int, list[Tensor]] = defaultdict(list)
+        self._spare: dict[int, list[Tensor]] = {}
+        self._lent, self._waiting, self._most = 0, 0, 0
+        self._lock = threading.RLock()  # a finaliser may give a buffer back while it is held
 
     def send(self, whole: Tensor) -> Away:
         """Start to copy all bytes of a storage to the host, and let go of it then."""
@@ -88,12 +89,31 @@ class PacedLink:
 
     def buffer(self, size: int) -> Tensor:
         """A host buffer; its memory is used again after ``spare``."""
-        waiting = self._spare[size]
-        return waiting.pop() if waiting else torch.empty(size, dtype=torch.uint8)
+        with self._lock:
+            self._lent += size
+            self._most = max(self._most, self._lent)
+            if self._spare.get(size):
+                self._waiting -= size
+                return self._spare[size].pop()
+            self._make_room()
+        return torch.empty(size, dtype=torch.uint8)
 
     def spare(self, buffer: Tensor) -> None:
         """Give a host buffer back."""
-        self._spare[buffer.numel()].append(buffer)
+        with self._lock:
+            self._lent -= buffer.numel()
+            self._waiting += buffer.numel()
+            self._spare.setdefault(buffer.numel(), []).append(buffer)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Hold no more bytes than were in use at once; sizes not seen for long go first."""
+        for size in list(self._spare):
+            while self._lent + self._waiting > self._most and self._spare[size]:
+                self._spare[size].pop()
+                self._waiting -= size
+            if not self._spare[size]:
+                del self._spare[size]
 
 
 class _Lane:

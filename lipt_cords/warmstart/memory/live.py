@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lipt_cords.warmstart.memory.saved import numbered
+
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storages that operations inside make, each from its birth to its end.
@@ -34,7 +36,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now, self.peak = 0, 0
         self._type = None if device is None else device.type
         self._known: dict[int, weakref.ref[Any]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finaliser may run while it is held
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = {
@@ -61,16 +63,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _counted(self, leaf: Any) -> bool:
         if not isinstance(leaf, Tensor) or self._type not in (None, leaf.device.type):
             return False
-        return type(leaf).__name__ != "FakeTensor" and _has_storage(leaf)
+        return type(leaf).__name__ != "FakeTensor" and numbered(leaf)
 
     def _gone(self, size: int) -> None:
         with self._lock:
             self.now -= size
-
-
-def _has_storage(tensor: Tensor) -> bool:
-    try:
-        tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):
-        return False
-    return True

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
+
+from lipt_cords.warmstart.memory.saved import numbered
 
 
 def resident_storages(model: nn.Module, optimizer: Optimizer | None) -> tuple[list[Any], int]:
@@ -23,7 +27,9 @@ def resident_storages(model: nn.Module, optimizer: Optimizer | None) -> tuple[li
     if optimizer is not None:
         states = tree_leaves(list(optimizer.state.values()))
         tensors += [leaf for leaf in states if isinstance(leaf, Tensor)]
-    storages = {id(t.untyped_storage()): t.untyped_storage() for t in tensors}
+    storages = {
+        id(t.untyped_storage()): t.untyped_storage() for one in tensors for t in _dense_parts(one)
+    }
     return list(storages.values()), sum(storage.nbytes() for storage in storages.values())
 
 
@@ -53,6 +59,8 @@ class RunningModule:
 
         hooks = []
         for module in self._model.modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
             hooks += [module.register_forward_pre_hook(entered), module.register_forward_hook(left)]
         try:
             yield
@@ -62,12 +70,51 @@ class RunningModule:
             self._stack.clear()
 
 
-def refuse_compiled(model: nn.Module) -> None:
-    """Refuse a model that torch.compile made.
+def _dense_parts(tensor: Tensor) -> list[Tensor]:
+    """What a tensor keeps in memory: itself, or the parts of a sparse one."""
+    if tensor.layout == torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    return [tensor] if numbered(tensor) else []
+
+
+def shapes_of(values: Any) -> tuple[Any, ...]:
+    """Shapes and types of tensors in anything nested, and plain numbers and texts."""
+    return tuple(
+        (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor)
+        else leaf if isinstance(leaf, bool | int | float | str) else type(leaf)
+        for leaf in tree_leaves(values)
+    )  # fmt: skip
+
+
+@contextmanager
+def inputs_noted(model: nn.Module, shapes: list[Any]) -> Iterator[None]:
+    """Note the shapes of what a model is first called with, inside."""
+
+    def called(module: nn.Module, args: Any, kwargs: Any) -> None:
+        if not shapes:
+            shapes.append(shapes_of((args, kwargs)))
+
+    if isinstance(model, torch.jit.ScriptModule):
+        yield
+        return
+    hook = model.register_forward_pre_hook(called, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def refuse_unplannable(model: nn.Module) -> None:
+    """Refuse a model that torch.compile made, and one whose weights have no shapes yet.
 
     Raises:
         ValueError: it is one, or holds one.
     """
+    if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
+        raise ValueError(
+            "the model has lazy parameters, whose shapes are not known yet: run one batch through "
+            "it first"
+        )
     for module in model.modules():
         if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
             raise ValueError(

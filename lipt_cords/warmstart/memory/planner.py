@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from lipt_cords.byte_sizes import parse_bytes
+from lipt_cords.byte_sizes import check_bandwidth, parse_bytes
 from lipt_cords.warmstart.memory.course import Course
 from lipt_cords.warmstart.memory.guide import Guide, Route, Spent
 from lipt_cords.warmstart.memory.kinds import Kind, Planned, Plans, faster, fingerprint
@@ -21,8 +21,10 @@ from lipt_cords.warmstart.memory.link import Link, build_link
 from lipt_cords.warmstart.memory.live import LiveBytes
 from lipt_cords.warmstart.memory.nets import (
     RunningModule,
-    refuse_compiled,
+    inputs_noted,
+    refuse_unplannable,
     resident_storages,
+    shapes_of,
 )
 from lipt_cords.warmstart.memory.planning import Plan, Policy, plan_activations
 from lipt_cords.warmstart.memory.report import MemoryReport
@@ -32,11 +34,17 @@ from lipt_cords.warmstart.memory.watch import Recorder
 MEASURED = 2
 """Steps of a kind that are measured: the first pays for what is set up once."""
 KINDS = 8
-"""Kinds of steps that are planned; a last, smaller batch is a kind of its own."""
+"""Kinds of steps of a net that are planned; a last, smaller batch is a kind of its own."""
+ALL_KINDS = 64
+"""Kinds of all nets that share plans; the oldest give way."""
 SIZES = 4
 """Plans of a kind that are kept, for different bytes before the step."""
 CHANGES = 3
 """Changed steps of a kind after which it is no longer planned."""
+
+
+ACTIVE = threading.local()
+"""Whether a step is under way, in each thread."""
 
 
 class MemoryPlanner:
@@ -91,11 +99,8 @@ class MemoryPlanner:
         self.budget = parse_bytes(budget, "memory_budget")
         if policy not in ("both", "swap", "recompute"):
             raise ValueError(f"policy must be 'both', 'swap' or 'recompute', received {policy!r}")
-        if bandwidth is not None and not bandwidth > 0:
-            raise ValueError(
-                f"bandwidth must be positive, in bytes a second, received {bandwidth!r}"
-            )
-        refuse_compiled(model)
+        check_bandwidth(bandwidth)
+        refuse_unplannable(model)
         first = next(iter(model.parameters()), None)
         if first is None:
             raise ValueError("the model has no parameters, so it has no training step to plan")
@@ -112,11 +117,16 @@ class MemoryPlanner:
         self._running = RunningModule(model)
 
     def __enter__(self) -> MemoryPlanner:
-        if self._stack is not None:
-            raise ValueError("a memory planner guides one step at a time: leave the first one")
+        if getattr(ACTIVE, "step", False):
+            raise ValueError(
+                "one memory planner guides one step at a time: leave the first step before the "
+                "next; for a step through several nets, give one planner a module that holds them"
+            )
         self._follower: Recorder | Guide | None = None
         self._kind: Kind | None = None
         self._planned: Planned | None = None
+        self._inputs: list[Any] = []
+        self._token = object()
         self._live: LiveBytes | None = None
         with ExitStack() as stack:
             if self._unseen():
@@ -124,9 +134,11 @@ class MemoryPlanner:
             hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
             stack.enter_context(hooks)
             stack.enter_context(_Watch(self))
+            stack.enter_context(inputs_noted(self.model, self._inputs))
             if all(kind.recording is None for kind in self._kinds.values()):
                 stack.enter_context(self._running.followed())
             self._stack = stack.pop_all()
+        ACTIVE.step = True
         self._started = time.perf_counter()
         return self
 
@@ -136,7 +148,8 @@ class MemoryPlanner:
         if stack is not None:
             stack.close()
         follower, self._follower = self._follower, None
-        if kind is None and follower is not None and self._kind is not None:
+        ACTIVE.step = False
+        if kind is None and follower is not None:
             self._learn(self._kind, follower, seconds)
 
     def plan_for(self, trace: Trace) -> Plan:
@@ -169,12 +182,17 @@ class MemoryPlanner:
 
     def _begin(self, function: Any, args: Any, kwargs: Any) -> Recorder | Guide:
         """Decide, at its first operation, what kind of step this is."""
-        leaves = tree_leaves((args, kwargs))
-        shapes = [tuple(leaf.shape) if isinstance(leaf, Tensor) else None for leaf in leaves]
-        key = (self._net, function, *shapes, self.model.training)
+        key = (self._net, function, shapes_of((args, kwargs)), *self._inputs, self.model.training)
         kind = self._kinds.get(key)
-        if kind is None and len(self._kinds) < KINDS:
+        if kind is None and sum(other[0] == self._net for other in self._kinds) < KINDS:
+            if len(self._kinds) >= ALL_KINDS:
+                del self._kinds[next(iter(self._kinds))]
             kind = self._kinds[key] = Kind()
+        if kind is None:
+            self._note(
+                f"more than {KINDS} kinds of steps, by the shapes of their inputs: further ones "
+                "move their activations on demand; pad or sort batches to fewer shapes"
+            )
         resident, size = resident_storages(self.model, self.optimizer)
         if kind is None or kind.changes >= CHANGES or kind.measured < MEASURED:
             self._kind = kind
@@ -195,8 +213,11 @@ class MemoryPlanner:
         self._kind, self._planned = kind, planned
         return Guide(planned.route, self._link)
 
-    def _learn(self, kind: Kind, follower: Recorder | Guide, seconds: float) -> None:
+    def _learn(self, kind: Kind | None, follower: Recorder | Guide, seconds: float) -> None:
         """Take what a step showed."""
+        if kind is None:
+            self._steps["on_demand"] += 1
+            return
         if isinstance(follower, Guide):
             spent, planned = follower.finish(), self._planned
             if planned is None:
@@ -267,15 +288,17 @@ class MemoryPlanner:
             return tensor
         self._quiet = True
         try:
-            return self._follower.pack(tensor)
+            packed = self._follower.pack(tensor)
+            packed.owner = self._token
+            return packed
         finally:
             self._quiet = False
 
     def _unpack(self, packed: Any) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        if self._follower is None:  # the backward pass runs after the step was left
-            tensor: Tensor = packed.tensor()
+        if self._follower is None or packed.owner is not self._token:
+            tensor: Tensor = packed.tensor()  # of a step that was left before its backward pass
             return tensor
         self._quiet = True
         try:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lipt_cords.byte_sizes import show_bytes
+from lipt_cords.byte_sizes import check_bandwidth, show_bytes
 from lipt_cords.warmstart.memory.course import Course
 from lipt_cords.warmstart.memory.search import Found, Search
 from lipt_cords.warmstart.memory.timeline import Timeline, simulate, triggers
@@ -87,8 +87,12 @@ def plan_activations(
     Raises:
         ValueError: a budget that no decision reaches; the message says the least that is.
     """
-    if not bandwidth > 0:
-        raise ValueError(f"bandwidth must be positive, in bytes a second, received {bandwidth}")
+    check_bandwidth(bandwidth)
+    if trace.activations and not trace.events:
+        raise ValueError(
+            "the step saved activations, and no backward pass asked for them: run the backward "
+            "pass inside the planner too"
+        )
     if not trace.activations:
         raise ValueError(
             "the step saved nothing for a backward pass, so there is nothing to plan: run forward "

@@ -62,7 +62,9 @@ def make_again(number: int, calls: Sequence[Call], sources: Mapping[int, Handle]
                 last[leaf.number] = place
     device = next(iter(there.values())).device if there else None
     kind = "cpu" if device is None else device.type
-    with torch.no_grad(), torch.autocast(kind, enabled=False):
+    # As below autograd in the forward pass, where gradients are enabled: kernels may look at that.
+    below = torch._C._AutoDispatchBelowAutograd()
+    with torch.enable_grad(), below, torch.autocast(kind, enabled=False):
         for place, call in enumerate(calls):
             leaves = [_argument(leaf, there) for leaf in call.leaves]
             args, kwargs = tree_unflatten(leaves, call.spec)
@@ -83,6 +85,6 @@ def _argument(leaf: Any, there: dict[int, Tensor]) -> Any:
     if isinstance(leaf, Here):
         if leaf.copied:
             return leaf.tensor.clone()
-        check_version(leaf.tensor, leaf.version)
+        check_version(leaf.tensor._version, leaf.version, leaf.tensor)
         return leaf.tensor
     return leaf

@@ -32,7 +32,7 @@ class Geometry:
     """A view into a storage."""
 
     dtype: torch.dtype
-    size: tuple[int, ...]
+    shape: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
 
@@ -44,7 +44,20 @@ class Geometry:
     def on(self, whole: Tensor) -> Tensor:
         """The view, in the storage of a tensor."""
         empty = torch.empty(0, dtype=self.dtype, device=whole.device)
-        return empty.set_(whole.untyped_storage(), self.offset, self.size, self.stride)
+        return empty.set_(whole.untyped_storage(), self.offset, self.shape, self.stride)
+
+
+def numbered(tensor: Tensor) -> bool:
+    """Whether a tensor has a storage; its conjugate and negative views have the same."""
+    return tensor.layout == torch.strided and tensor.device.type != "meta" and _has_storage(tensor)
+
+
+def _has_storage(tensor: Tensor) -> bool:
+    try:
+        tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return False
+    return True
 
 
 def whole_storage(tensor: Tensor) -> Tensor:
@@ -59,15 +72,40 @@ def shape_of(tensor: Tensor) -> tuple[Any, ...]:
     return (str(tensor.dtype), tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
 
 
-def check_version(tensor: Tensor, version: int) -> None:
+class Version:
+    """How often a tensor was written to, without holding its memory.
+
+    Args:
+        tensor: any.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        # A detached tensor shares the count of writes, and keeps it when it gets other memory.
+        self._counter = tensor.detach()
+        self._counter.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        self._saved = self._counter._version
+
+    def check(self, what: Any) -> None:
+        """Complain as autograd does if it was written to since.
+
+        Args:
+            what: has the ``dtype`` and ``shape`` of the tensor.
+
+        Raises:
+            RuntimeError: its content is not what the backward pass needs.
+        """
+        check_version(self._counter._version, self._saved, what)
+
+
+def check_version(now: int, saved: int, what: Any) -> None:
     """Complain as autograd does when a saved tensor was written to.
 
     Raises:
         RuntimeError: its content is not what the backward pass needs.
     """
-    if tensor._version != version:
+    if now != saved:
         raise RuntimeError(
             "one of the variables needed for gradient computation has been modified by an inplace "
-            f"operation: a {tensor.dtype} tensor of shape {list(tensor.shape)} is at version "
-            f"{tensor._version}; expected version {version} instead"
+            f"operation: a {what.dtype} tensor of shape {list(what.shape)} is at version {now}; "
+            f"expected version {saved} instead"
         )

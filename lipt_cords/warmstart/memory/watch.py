@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from lipt_cords.warmstart.memory.handles import Packed, PackedHere, Swapped
 from lipt_cords.warmstart.memory.link import Link
-from lipt_cords.warmstart.memory.saved import Geometry, plain, shape_of, whole_storage
+from lipt_cords.warmstart.memory.saved import numbered, plain, shape_of, whole_storage
+from lipt_cords.warmstart.memory.schemas import moved_statistics, written_tensors
 from lipt_cords.warmstart.memory.trace import Op, Storage, Trace
 
 
@@ -80,6 +81,7 @@ class Recorder:
         self._results: list[tuple[int, ...]] = []
         self._given, self._given_bytes = 0, 0
         self._changed: dict[int, int] = {}
+        self._own: dict[int, frozenset[int]] = {}
         self._packs: list[int] = []
         self._shapes: list[tuple[Any, ...]] = []
         self._events: list[tuple[int, int]] = []
@@ -92,7 +94,8 @@ class Recorder:
         number = len(self._ops)
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         read = tuple(self._number(tensor, None) for tensor in tensors)
-        written = self._written(function, args, kwargs)
+        writes = written_tensors(function, args, kwargs)
+        written = tuple(self._number(tensor, None) for tensor in writes)
         self._ops.append(Op(str(function), 0.0))
         self._synchronize()
         started = time.perf_counter()
@@ -104,12 +107,16 @@ class Recorder:
         fresh = tuple(
             one for one in dict.fromkeys(results) if one >= 0 and self._made[one].born == number
         )
-        for one in written:
+        statistics = tuple(
+            self._number(tensor, None) for tensor in moved_statistics(function, args, kwargs)
+        )
+        for one in (*written, *statistics):
             if one < 0:
                 self._changed.setdefault(one, number)
-        for one in written:
+        self._own[number] = frozenset(statistics)
+        for one, tensor in zip(written, writes, strict=True):
             if one >= 0 and self._made[one].saved is not None:
-                self._made[one].movable = False
+                self._stay(self._made[one], tensor)
         sound = all(plain(tensor) for tensor in (*tensors, *made))
         self._ops[number] = Op(
             name=str(function),
@@ -129,27 +136,30 @@ class Recorder:
     def pack(self, tensor: Tensor) -> Packed | PackedHere:
         """Send a saved tensor's storage to the host."""
         if self._forward is not None:
-            self.complete = False
+            self.complete = False  # nothing is planned for a second forward pass
+            return PackedHere(-1, tensor)
         if not plain(tensor):
             self._packs.append(-1)
             self._shapes.append(())
-            return PackedHere(-1, tensor.detach())
+            return PackedHere(-1, tensor)
         number = self._number(tensor, None)
         self._packs.append(number)
         self._shapes.append(shape_of(tensor))
         if number < 0:
-            return PackedHere(number, tensor.detach())
+            return PackedHere(number, tensor)
         made = self._made[number]
         handle = None if made.handle is None else made.handle()
         if made.saved is None:
             made.saved = len(self._ops)
+        if not made.movable:
+            return PackedHere(number, tensor)
         if handle is None:
             away = self._link.send(whole_storage(tensor))
             away.settle()
             handle = Swapped(away)
             made.handle = weakref.ref(handle)
             weakref.finalize(handle, self._finish, made).atexit = False
-        return Packed(number, handle, Geometry.of(tensor))
+        return Packed(number, handle, tensor)
 
     def unpack(self, packed: Packed | PackedHere) -> Tensor:
         """Bring a saved tensor back."""
@@ -157,13 +167,6 @@ class Recorder:
             self._forward = len(self._ops)
         if packed.number >= 0:
             made = self._made[packed.number]
-            if not made.movable:
-                raise RuntimeError(
-                    f"an activation of {made.size} bytes, saved for the backward pass in "
-                    f"{made.block or 'the step'}, was written to afterwards: autograd could not "
-                    "compute its gradients without a memory budget either; find the in-place "
-                    "operation"
-                )
             made.accesses.append(len(self._ops))
             self._events.append((len(self._ops), packed.number))
         tensor = packed.tensor()
@@ -179,9 +182,10 @@ class Recorder:
         last = self._events[-1][0] if self._events else 0
         stale = {one for one, number in self._changed.items() if number < last}
         ops = tuple(
-            op if not stale.intersection(op.reads)
+            op if not (stale - self._own[number]).intersection(op.reads)
+            and not self._left_empty(number, op)
             else Op(op.name, op.seconds, op.reads, op.writes, False, op.block)
-            for op in self._ops
+            for number, op in enumerate(self._ops)
         )  # fmt: skip
         end = len(ops)
         storages = tuple(
@@ -206,6 +210,21 @@ class Recorder:
             tuple(self._results[:forward]),
         )  # fmt: skip
 
+    def _left_empty(self, number: int, op: Op) -> bool:
+        """Whether an operation makes memory that only somebody outside of PyTorch fills."""
+        name = op.name.split(".")[1] if "." in op.name else op.name
+        if not name.startswith(("empty", "new_empty", "resize")):
+            return False
+        filled = {one for later in self._ops[number + 1 :] for one in later.writes}
+        return any(one not in filled for one in op.writes)
+
+    def _stay(self, made: _Made, tensor: Tensor) -> None:
+        """Hold a storage that is written to after it was saved; its users' versions tell if."""
+        handle = None if made.handle is None else made.handle()
+        if handle is not None:
+            handle.keep(whole_storage(tensor))
+        made.movable = False
+
     def _finish(self, made: _Made) -> None:
         made.done = len(self._ops)
 
@@ -214,7 +233,7 @@ class Recorder:
 
     def _number(self, tensor: Tensor, born: int | None) -> int:
         """The number of a tensor's storage; one not seen before is given, or made by ``born``."""
-        if not plain(tensor):
+        if not numbered(tensor):
             return -1
         storage = tensor.untyped_storage()
         known = self._known.get(storage._cdata)
@@ -234,14 +253,3 @@ class Recorder:
         weakref.finalize(storage, self._release, made).atexit = False
         self._known[storage._cdata] = (weakref.ref(storage), number)
         return number
-
-    def _written(self, function: Any, args: Any, kwargs: Any) -> tuple[int, ...]:
-        """Storages that an operation says it writes to."""
-        schema = function._schema.arguments
-        values = [
-            args[place] if place < len(args) else kwargs.get(argument.name)
-            for place, argument in enumerate(schema)
-            if argument.alias_info is not None and argument.alias_info.is_write
-        ]
-        leaves = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
-        return tuple(self._number(tensor, None) for tensor in leaves)

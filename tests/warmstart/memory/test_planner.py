@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from planner_pair import Pair, measured
 from torch import Tensor, nn
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn.utils.parametrizations import spectral_norm
@@ -16,7 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from lipt_cords.models import build_model
 from lipt_cords.warmstart.memory import MemoryPlanner, Plans, least_budget
 from lipt_cords.warmstart.memory.live import LiveBytes
-from lipt_cords.warmstart.memory.trace import RECOMPUTE, SWAP, Trace
+from lipt_cords.warmstart.memory.trace import RECOMPUTE, SWAP
 
 SLOW = 2e8
 """Bytes a second of a link so slow that making things again pays."""
@@ -91,69 +92,6 @@ def mixed() -> nn.Module:
 
 
 IMAGES, TOKENS = (8, 3, 16, 16), (8, 12, 32)
-
-
-class Pair:
-    """A net under a planner, and its twin that trains plainly."""
-
-    def __init__(
-        self, build: Callable[[], nn.Module], shape: tuple[int, ...], half: bool = False
-    ) -> None:
-        self.net, self.twin = build(), build()
-        generator = torch.Generator().manual_seed(1)
-        self.inputs = torch.randn(shape, generator=generator)
-        self.labels = torch.randint(0, 10, shape[:1], generator=generator)
-        self.half = half
-        self.optimizers = {
-            id(net): torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-            for net in (self.net, self.twin)
-        }
-        self.planner: MemoryPlanner | None = None
-        self.number = 0
-
-    def plan(self, budget: int | str, **options: Any) -> MemoryPlanner:
-        optimizer = self.optimizers[id(self.net)]
-        self.planner = MemoryPlanner(self.net, budget=budget, optimizer=optimizer, **options)
-        return self.planner
-
-    def take(self, net: nn.Module, inputs: Tensor, labels: Tensor, around: Any) -> Tensor:
-        torch.manual_seed(self.number)
-        self.optimizers[id(net)].zero_grad(set_to_none=True)
-        with around:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.half):
-                logits = net(inputs)
-            loss = nn.functional.cross_entropy(logits.float(), labels)
-            loss.backward()
-        after = torch.rand(1)
-        self.optimizers[id(net)].step()
-        return torch.cat([loss.detach().reshape(1), after])
-
-    def step(self, batch: int | None = None) -> None:
-        """One step of both; everything must be equal, the state of the random numbers too."""
-        inputs, labels = self.inputs[:batch], self.labels[:batch]
-        mine = self.take(self.net, inputs, labels, self.planner or nullcontext())
-        other = self.take(self.twin, inputs, labels, nullcontext())
-        assert torch.equal(mine, other)
-        for (name, one), two in zip(
-            self.net.named_parameters(), self.twin.parameters(), strict=True
-        ):
-            assert one.grad is not None and two.grad is not None
-            assert torch.equal(one.grad, two.grad), name
-        for (name, here), there in zip(
-            self.net.state_dict().items(), self.twin.state_dict().values(), strict=True
-        ):
-            assert torch.equal(here, there), name
-        self.number += 1
-
-
-def measured(pair: Pair) -> Trace:
-    """A pair's step, once its optimizer's state is there; the pair goes on with other budgets."""
-    planner = pair.plan(2**50)
-    for _ in range(3):
-        pair.step()
-    plan = planner.report().plan
-    assert plan is not None
-    return plan.trace
 
 
 CASES = [
@@ -393,7 +331,7 @@ def test_an_in_place_write_to_what_is_saved_is_refused_as_without_a_plan() -> No
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         step()
     planner = MemoryPlanner(weight, budget="1MiB")
-    with pytest.raises(RuntimeError, match="written to afterwards"), planner:
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"), planner:
         step()
 
 
@@ -477,7 +415,10 @@ def test_a_step_that_saves_nothing_is_named() -> None:
         ({"budget": "two"}, "memory_budget: expected bytes"),
         ({"budget": 0}, "memory_budget: expected bytes"),
         ({"budget": True}, "memory_budget: expected bytes"),
-        ({"budget": "1GiB", "bandwidth": 0}, "bandwidth must be positive"),
+        ({"budget": "1GiB", "bandwidth": 0}, "bandwidth must be a positive number"),
+        ({"budget": "1GiB", "bandwidth": "12GB"}, "bandwidth must be a positive number"),
+        ({"budget": "1GiB", "bandwidth": float("inf")}, "bandwidth must be a positive number"),
+        ({"budget": 1.5}, "memory_budget: expected bytes"),
         ({"budget": "1GiB", "policy": "swop"}, "policy must be"),
     ],
 )
