@@ -44,13 +44,13 @@ def _row(case: Case, trace: Trace, bits: list[Any], budget: int, options: Row) -
     report, made = planner.report(), planner.made
     if made is None or report.measured_peak is None:
         raise RuntimeError("no step followed a plan")
-    counts, activations = made.counts(), trace.peak - trace.base
+    counts, added = made.counts(), trace.peak - trace.base
     return {
         **options, "budget": budget, "base": trace.base, "plain_peak": trace.peak,
         "planned_peak": made.peak, "measured_peak": report.measured_peak,
         "measured_over_planned": report.measured_peak / made.peak,
-        "planned_activations": (made.peak - trace.base) / activations,
-        "measured_activations": (report.measured_peak - trace.base) / activations,
+        "planned_added": (made.peak - trace.base) / added,
+        "measured_added": (report.measured_peak - trace.base) / added,
         "swapped": counts["swap"], "recomputed": counts["recompute"],
         "steps": report.steps, "moved_triggers": report.moved, "notes": report.notes,
         "bit_equal": not differs, "differs": sorted(differs),

@@ -90,8 +90,8 @@ EXACT = (
     Case("ResNet-20", partial(resnet, "resnet20"), (8, 3, 32, 32)),
     Case("ResNet-20, bf16", partial(resnet, "resnet20"), (8, 3, 32, 32), True),
     Case("ResNet-56", partial(resnet, "resnet56"), (8, 3, 32, 32)),
-    Case("ResNet-50", partial(torchvision, "resnet50"), (8, 3, 32, 32)),
-    Case("VGG-16", partial(torchvision, "vgg16"), (8, 3, 32, 32)),
+    Case("ResNet-50", partial(torchvision, "resnet50"), (8, 3, 64, 64)),
+    Case("VGG-16", partial(torchvision, "vgg16"), (8, 3, 64, 64)),
     Case("Transformer", partial(encoder, 64, 4), (8, 32, 64)),
     Case("Transformer, bf16", partial(encoder, 64, 4), (8, 32, 64), True),
 )

@@ -23,7 +23,7 @@ from lipt_cords.warmstart.memory.link import build_link
 from lipt_cords.warmstart.memory.live import LiveBytes
 
 SHARES = (0.5, 0.75)
-"""Of the activation memory: the first one that any plan reaches is the budget."""
+"""Of the memory that a plain step adds: the first one that any plan reaches is the budget."""
 SPEEDS = (50, 200)
 """How much faster than this one a device is for which overheads are predicted."""
 DROPPED = 4
@@ -74,7 +74,7 @@ def row(case: Case, device: str, rounds: int) -> Row:
     seconds = _timed(training, ways, rounds)
     return {
         "net": case.name, "batch": list(training.inputs.shape), "base": trace.base,
-        "activations": trace.peak - trace.base, "share": share, "bandwidth": bandwidth,
+        "added": trace.peak - trace.base, "share": share, "bandwidth": bandwidth,
         "ways": [
             {"way": name, **peaks[name], **seconds[name], **_planned(way)}
             for name, way in ways.items()
@@ -84,7 +84,7 @@ def row(case: Case, device: str, rounds: int) -> Row:
 
 
 def _at(trace: Trace, share: float) -> int:
-    """The budget that leaves a share of the activation memory."""
+    """The budget that leaves a share of what a step adds to what is there before it."""
     return int(trace.base + share * (trace.peak - trace.base))
 
 

@@ -19,7 +19,7 @@ from lipt_cords.warmstart.memory import Trace, least_budget, plan_activations
 from lipt_cords.warmstart.memory.largest import largest_batch
 
 BUDGET, BANDWIDTH, SPEED = 16 * 2**30, 12e9, 200
-"""A P100's memory, its slot's bytes a second, and how much faster than this core it is taken for."""
+"""A P100's memory, its slot's bytes a second, and how much faster than a core it is taken for."""
 SIZES, CHECK = (4, 8), 12
 CAPUCHIN = {"vgg16": (228, 350), "resnet50": (190, 1014), "resnet152": (86, 798)}
 """Batches that TensorFlow and Capuchin hold on a P100 of 16 GB (ASPLOS 2020, table 2)."""

@@ -20,6 +20,7 @@ from cheaper_tables import CHEAPER
 from distributed_tables import DISTRIBUTED
 from evidence_tables import EVIDENCE
 from headline_table import headline
+from memory_tables import MEMORY
 from paper_tables import PAPER
 from question_tables import QUESTIONS
 from search_tables import SEARCHES
@@ -151,7 +152,7 @@ TABLES: dict[str, Callable[[], str]] = {
     for table in (
         end_to_end, end_to_end_reading, ablation, throughput, selection, selection_growth,
         selection_imagenet, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, *SEARCHES, *PAPER,
-        *CHEAPER, *UNLEARNING, headline,
+        *CHEAPER, *UNLEARNING, *MEMORY, headline,
     )
 }  # fmt: skip
 

@@ -55,7 +55,7 @@ def check_bandwidth(bandwidth: object) -> None:
     number = isinstance(bandwidth, int | float) and not isinstance(bandwidth, bool)
     if not number or not math.isfinite(bandwidth) or bandwidth <= 0:  # type: ignore[operator, arg-type]
         raise ValueError(
-            "bandwidth must be a positive number of bytes a second, such as 12e9, received "
+            "bandwidth must be positive, a finite number of bytes a second such as 12e9, received "
             f"{bandwidth!r}"
         )
 

@@ -107,7 +107,7 @@ REACH = {
             "overhead", [OVERHEAD],
             "| net: checkpoint every block | 1.30 (1.20 to 1.50) | 4 | 0.30 | buffers |",
         ),
-        ("overhead", [OVERHEAD], "| net, 50 times faster | 6.2 % | none fits |"),
+        ("overhead", [OVERHEAD], "| net, a device 50 times faster | 6.2 % | none fits |"),
         (
             "reach", [REACH],
             "| vgg16 | 200 | 300 | 1.50 | 350/228 = 1.54 | none fits | 50.0 % | 0.50 % |",

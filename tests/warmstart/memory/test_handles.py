@@ -9,7 +9,7 @@ import torch
 
 from lipt_cords.warmstart.memory.handles import Kept, Packed, PackedHere, Remade, Swapped
 from lipt_cords.warmstart.memory.link import PacedLink
-from lipt_cords.warmstart.memory.saved import Geometry, whole_storage
+from lipt_cords.warmstart.memory.saved import whole_storage
 
 
 class Maker:
@@ -98,17 +98,18 @@ def test_a_packed_view_is_the_same_view(view, dtype, swapped):
         handle = Swapped(away)
     else:
         handle = Kept(whole_storage(tensor))
-    found = Packed(3, handle, Geometry.of(tensor)).tensor()
+    found = Packed(3, handle, tensor).tensor()
     assert found.equal(expected) and found.dtype == dtype
     assert found.shape == tensor.shape and found.stride() == tensor.stride()
     assert found.storage_offset() == tensor.storage_offset()
     assert swapped == (found.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr())
 
 
-def test_what_is_kept_and_then_written_to_is_refused_as_autograd_does():
+@pytest.mark.parametrize("here", [True, False])
+def test_what_is_written_to_meanwhile_is_refused_as_autograd_does(here):
     tensor = torch.ones(3)
-    packed = PackedHere(2, tensor.detach())
+    packed = PackedHere(2, tensor) if here else Packed(2, Kept(whole_storage(tensor)), tensor)
     assert packed.tensor().data_ptr() == tensor.data_ptr()
-    tensor.add_(1)
+    tensor.view(3, 1)[1].add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         packed.tensor()

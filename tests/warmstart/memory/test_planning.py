@@ -34,7 +34,7 @@ from lipt_cords.warmstart.memory.timeline import simulate
 from lipt_cords.warmstart.memory.trace import KEEP, RECOMPUTE, SWAP, Op, Storage, Trace
 
 POLICIES = ("both", "swap", "recompute")
-STEPS = st.one_of(traces, nets).filter(lambda trace: trace.activations > 0)
+STEPS = st.one_of(traces, nets).filter(lambda trace: len(trace.events) > 0)
 
 
 @st.composite
@@ -125,11 +125,11 @@ def test_the_least_budget_can_be_planned_and_so_can_all_above_it(trace, bandwidt
 @settings(deadline=None, max_examples=60)
 @given(trace=STEPS)
 def test_where_the_link_takes_no_time_the_least_is_with_every_candidate_away(trace):
-    course = Course(trace)
+    course, fast = Course(trace), 2.0**80  # a transfer takes no more than a clock can tell
     away = simulate(course, dict.fromkeys(course.candidates, SWAP), math.inf)
-    assert least_budget(trace, bandwidth=math.inf, policy="swap") == away.peak
-    plan = plan_activations(trace, away.peak, bandwidth=math.inf)
-    assert plan.overhead == 0
+    assert least_budget(trace, bandwidth=fast, policy="swap") == away.peak
+    plan = plan_activations(trace, away.peak, bandwidth=fast)
+    assert plan.timeline.seconds < 1e-20
 
 
 @settings(deadline=None, max_examples=60)
@@ -303,9 +303,9 @@ def test_a_step_without_seconds_has_no_overhead():
     assert plan_activations(trace, 16, policy="recompute").overhead == 0.0
 
 
-@pytest.mark.parametrize("bandwidth", [0, -1.0, math.nan])
+@pytest.mark.parametrize("bandwidth", [0, -1.0, math.nan, math.inf, True, "12e9"])
 def test_a_bandwidth_that_is_none_is_refused(bandwidth):
-    with pytest.raises(ValueError, match="bandwidth must be positive, in bytes a second, received"):
+    with pytest.raises(ValueError, match="bandwidth must be positive, .*bytes a second"):
         plan_activations(small_step(), 16, bandwidth=bandwidth)
 
 
@@ -319,6 +319,12 @@ def test_a_step_that_saved_nothing_is_refused():
     trace = Trace((Op("f", 1.0, (-1,), (0,)),), 1, (Storage(4, 0, 1),))
     with pytest.raises(ValueError, match="saved nothing for a backward pass"):
         plan_activations(trace, 1)
+
+
+def test_a_step_without_a_backward_pass_is_refused():
+    trace = replace(small_step(), events=())
+    with pytest.raises(ValueError, match="no backward pass asked for them"):
+        plan_activations(trace, 16)
 
 
 def test_a_budget_that_is_too_small_is_told_what_there_is_and_what_would_do():
