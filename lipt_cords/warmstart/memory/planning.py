@@ -117,7 +117,16 @@ def plan_activations(
 
 
 def least_budget(trace: Trace, *, bandwidth: float = 12e9, policy: Policy = "both") -> int:
-    """The smallest peak, in bytes, that the planner reaches for a step."""
+    """The smallest peak that the planner reaches for a step.
+
+    Args:
+        trace: the measured step.
+        bandwidth: bytes a second of the link to the host, each way.
+        policy: ``both``, or one of the two alone.
+
+    Returns:
+        Bytes; a budget of so many can be planned.
+    """
     return _search(Course(trace), 0, bandwidth, policy).timeline.peak
 
 
