@@ -42,7 +42,11 @@ def search_reading() -> str:
         found = runs_of(results)
         parts = []
         for fraction in sorted({fraction for _, fraction in found}):
-            here = {method: runs for (method, f), runs in found.items() if f == fraction}
+            here = {
+                method: runs
+                for part in range(len(results["parts"]))
+                for (method, f), runs in runs_of(results, part).items() if f == fraction
+            }  # fmt: skip
             mine = max((r for m, r in here.items() if m.startswith("lipt")), key=mean)
             rival = max((r for m, r in here.items() if not m.startswith("lipt")), key=mean)
             parts.append(
