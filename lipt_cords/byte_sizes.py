@@ -21,6 +21,8 @@ def parse_bytes(value: object, name: str = "memory_budget") -> int:
     told = f"expected bytes as a number, or a size such as '2GiB' or '500MB', received {value!r}"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{name}: {told}")
+    if isinstance(value, int) and abs(value) > 2**62:  # more than any machine has
+        raise ValueError(f"{name}: {told}")
     text = isinstance(value, str)
     if isinstance(value, str):
         found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*)\s*", value)
@@ -41,7 +43,7 @@ def show_bytes(size: float) -> str:
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= scale:
             return f"{math.ceil(size / scale * 100) / 100:.2f} {unit}"
-    return f"{size:.0f} B"
+    return f"{math.ceil(size)} B"
 
 
 def check_bandwidth(bandwidth: object) -> None:

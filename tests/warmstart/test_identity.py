@@ -37,6 +37,7 @@ UNRELATED = {
     "device": "cpu", "progress": True, "work_dir": "elsewhere", "launch": "processes",
     "processes": 2, "max_restarts": 1, "min_workers": 2, "worker_timeout": 9.0,
     "join_timeout": 9.0, "keep_workers": True, "start_from": "initial",
+    "memory_budget": 2**30, "memory_bandwidth": 1e9,
 }  # fmt: skip
 
 

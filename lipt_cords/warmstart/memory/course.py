@@ -42,9 +42,15 @@ class Course:
         )
         saved = {n for n, s in enumerate(trace.storages) if s.saved is not None and s.movable}
         self.recipes = {one: self._recipe(one, saved) for one in self.candidates}
+        self.saved_as = {one: place for place, one in reversed([*enumerate(trace.packs)])}
+        """Which saved tensor was the first of each storage: in that order they leave."""
         self.first_event: dict[int, int] = {}
         for number, (_, storage) in enumerate(trace.events):
             self.first_event.setdefault(storage, number)
+
+    def done_at(self, one: int) -> int:
+        """The operation of the forward pass that last makes or changes a storage."""
+        return self.trace.writers.get(one, (self.trace.storages[one].born,))[-1]
 
     @cached_property
     def ends(self) -> NDArray[np.int64]:
@@ -73,6 +79,9 @@ class Course:
             for made in self.trace.ops[number].writes:
                 live[made] = self.trace.storages[made].size
             peak = max(peak, sum(live.values()))
-            live = {one: size for one, size in live.items()
-                    if one == storage or last_use[one] > number}  # fmt: skip
+            # A source that is made once more on the way is there already, and dropped.
+            live = {
+                one: size for one, size in live.items()
+                if one == storage or (one not in sources and last_use[one] > number)
+            }  # fmt: skip
         return Recipe(ops, sources, sum(self.trace.ops[number].seconds for number in ops), peak)

@@ -26,7 +26,7 @@ from lipt_cords.warmstart.memory.nets import (
     resident_storages,
     shapes_of,
 )
-from lipt_cords.warmstart.memory.planning import Plan, Policy, plan_activations
+from lipt_cords.warmstart.memory.planning import Plan, Policy, check_policy, plan_activations
 from lipt_cords.warmstart.memory.report import MemoryReport
 from lipt_cords.warmstart.memory.trace import Trace
 from lipt_cords.warmstart.memory.watch import Recorder
@@ -97,8 +97,7 @@ class MemoryPlanner:
         plans: Plans | None = None,
     ) -> None:
         self.budget = parse_bytes(budget, "memory_budget")
-        if policy not in ("both", "swap", "recompute"):
-            raise ValueError(f"policy must be 'both', 'swap' or 'recompute', received {policy!r}")
+        check_policy(policy)
         check_bandwidth(bandwidth)
         refuse_unplannable(model)
         first = next(iter(model.parameters()), None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from lipt_cords.byte_sizes import check_bandwidth, show_bytes
 from lipt_cords.warmstart.memory.course import Course
@@ -65,6 +65,16 @@ class Plan:
         return {SWAP: 0, RECOMPUTE: 0, **Counter(self.decisions.values())}
 
 
+def check_policy(policy: object) -> None:
+    """Refuse what is no policy.
+
+    Raises:
+        ValueError: another name.
+    """
+    if policy not in get_args(Policy):
+        raise ValueError(f"policy must be 'both', 'swap' or 'recompute', received {policy!r}")
+
+
 def free_time(course: Course, storage: int, bandwidth: float) -> float:
     """Seconds between its way out and its way back: (back - swap time) - (last + swap time)."""
     one, clock = course.trace.storages[storage], course.trace.clock
@@ -88,6 +98,7 @@ def plan_activations(
         ValueError: a budget that no decision reaches; the message says the least that is.
     """
     check_bandwidth(bandwidth)
+    check_policy(policy)
     if trace.activations and not trace.events:
         raise ValueError(
             "the step saved activations, and no backward pass asked for them: run the backward "
@@ -127,6 +138,8 @@ def least_budget(trace: Trace, *, bandwidth: float = 12e9, policy: Policy = "bot
     Returns:
         Bytes; a budget of so many can be planned.
     """
+    check_bandwidth(bandwidth)
+    check_policy(policy)
     return _search(Course(trace), 0, bandwidth, policy).timeline.peak
 
 

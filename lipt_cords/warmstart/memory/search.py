@@ -189,7 +189,7 @@ class Search:
         return sum(self._course.trace.storages[other].size for other in group)
 
     def _spared(self, found: Found) -> Found:
-        """Without decisions that turned out not to be needed, the dearest first."""
+        """The dearest decisions first: without them, or the other way, if that costs less."""
         decisions, now = dict(found.decisions), found.timeline
         costs = {
             one: now.recomputed.get(one, 0.0) + now.waited.get(one, 0.0) + now.held_up.get(one, 0.0)
@@ -200,4 +200,12 @@ class Search:
             after = self._follow(fewer)
             if after.peak <= self._budget and after.seconds <= now.seconds:
                 decisions, now = fewer, after
+                continue
+            other = RECOMPUTE if decisions[one] == SWAP else SWAP
+            allowed = self._swaps if other == SWAP else self._remakes and one in self._rank
+            if not allowed or not costs[one]:
+                continue
+            after = self._follow(decisions | {one: other})
+            if after.peak <= self._budget and after.seconds < now.seconds:
+                decisions, now = decisions | {one: other}, after
         return Found(decisions, now)

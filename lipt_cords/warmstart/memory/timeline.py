@@ -73,7 +73,7 @@ def needs(course: Course, decisions: Mapping[int, str]) -> tuple[dict[int, int],
     first = {one: course.first_event[one] for one, what in decisions.items() if what != KEEP}
     ends = dict[int, int]()
     recomputed = [one for one, what in decisions.items() if what == RECOMPUTE]
-    for one in sorted(recomputed, key=lambda number: -storages[number].born):
+    for one in sorted(recomputed, key=course.done_at, reverse=True):
         recipe, end = course.recipes[one], max(ends.get(one, 0), storages[one].done)
         ends[one] = end
         if recipe is None:
@@ -118,6 +118,7 @@ def triggers(
         start -= (earlier or {}).get(one, 0.0)
         found[one] = max(0, min(first[one], int(np.searchsorted(times, start, "right")) - 1))
         free = start
+    found = dict(reversed(found.items()))  # the one needed first is the first to come
     if budget == math.inf:
         return found
     late = {one: first[one] for one in swapped}
@@ -175,16 +176,15 @@ class _Run:
             self._ends[one] = max(self._ends[one], end)
         self._released = {one: trace.storages[one].released for one in self._first}
         self._saved: dict[int, list[int]] = {}
-        for one in sorted(self._swapped):
+        for one in sorted(self._swapped, key=lambda one: course.saved_as.get(one, one)):
             self._saved.setdefault(trace.storages[one].saved or 0, []).append(one)
         # What happens before an operation: a demand's triggers, then what it needs itself.
-        self._demands: dict[int, list[tuple[int, int, int]]] = {}
+        self._demands: dict[int, list[tuple[int, int, int, int]]] = {}
         for one, event in self._first.items():
-            born = trace.storages[one].born
-            self._at(event).append((event, 1 + born, one))
+            self._at(event).append((event, 1, course.done_at(one), one))
             if one in self._swapped:
                 start = min(starts[one], event)
-                self._at(start).append((start, 0, one))
+                self._at(start).append((start, 0, event, one))
         self._time, self._link_in, self._link_out = 0.0, 0.0, 0.0
         self._pending: deque[tuple[float, int]] = deque()
         self._sent: dict[int, float] = {}
@@ -213,8 +213,7 @@ class _Run:
             for one in self._saved.get(op, ()):
                 self._link_out = max(self._link_out, self._time) + self._size(one) / self._bandwidth
                 self._pending.append((self._link_out, one))
-            while self._pending and self._pending[0][0] <= self._time:
-                self._send(op)
+            self._depart(op)
             for one in ends.get(op, ()):
                 if one >= 0:
                     if one not in self.left or one in self.back:
@@ -228,6 +227,8 @@ class _Run:
                 self._make_room(0, op)
             live[op] = self._live
             self._time += lasts[op]
+        if ops in self._demands:
+            self._meet(ops)
         return Timeline(
             live, before, self.waited, self.held_up, self.recomputed,
             self.left, self.back, self._ends,
@@ -236,20 +237,26 @@ class _Run:
     def _meet(self, op: int) -> int:
         """Start and meet the demands of the backward pass; the most bytes meanwhile."""
         most = 0
-        for _, kind, one in sorted(self._demands[op]):
+        for _, kind, _, one in sorted(self._demands[op]):
             if kind == 0:
                 self._fetch(one, op)
             elif one in self._swapped:
                 self._wait_for(one)
             else:
                 most = max(most, self._make(one, op))
+        self._depart(op)  # in the time that this took
         return most
 
-    def _at(self, event: int) -> list[tuple[int, int, int]]:
+    def _at(self, event: int) -> list[tuple[int, int, int, int]]:
         return self._demands.setdefault(self._trace.events[event][0], [])
 
     def _size(self, one: int) -> int:
         return self._trace.storages[one].size
+
+    def _depart(self, op: int) -> None:
+        """Note what has arrived at the host by now."""
+        while self._pending and self._pending[0][0] <= self._time:
+            self._send(op)
 
     def _send(self, op: int) -> None:
         """The next storage on its way has arrived at the host."""
@@ -265,7 +272,9 @@ class _Run:
 
     def _make_room(self, more: int, op: int) -> None:
         """Wait for what is leaving, as long as there is too much in memory."""
-        while self._live + more > self._budget and self._pending:
+        while self._live + more > self._budget and any(
+            self._released[one] <= op and one not in self.back for _, one in self._pending
+        ):
             when, one = self._pending[0]
             if when > self._time:
                 self.held_up[one] = self.held_up.get(one, 0.0) + when - self._time
@@ -273,6 +282,7 @@ class _Run:
             self._send(op)
 
     def _fetch(self, one: int, op: int) -> None:
+        self._depart(op)
         if one not in self.left:  # it has not left, and stays
             self._arrives[one] = self._time
         else:
@@ -293,6 +303,7 @@ class _Run:
         recipe = self._course.recipes[one]
         if recipe is None:
             raise ValueError(f"storage {one} cannot be made again, so it cannot be recomputed")
+        self._depart(op)
         self._make_room(recipe.peak, op)
         most = self._live + recipe.peak
         self._live += self._size(one)

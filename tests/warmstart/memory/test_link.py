@@ -109,8 +109,10 @@ class Gate:
         self.passed.result()
 
 
-def test_what_is_wanted_before_its_turn_stays_and_is_not_copied():
-    link = PacedLink(FAST)
+def test_what_is_wanted_before_its_turn_stays_and_is_not_copied(monkeypatch):
+    link, copied = PacedLink(FAST), []
+    buffer = link.buffer
+    monkeypatch.setattr(link, "buffer", lambda size: copied.append(size) or buffer(size))
     gate = Gate(link.out)
     whole = drawn_bytes(100)
     place = whole.data_ptr()
@@ -121,7 +123,7 @@ def test_what_is_wanted_before_its_turn_stays_and_is_not_copied():
     gate.open()
     away.settle()
     assert away.get().data_ptr() == place and away.get().equal(drawn_bytes(100))
-    assert away.arrival.late() == 0
+    assert away.arrival.late() == 0 and not copied
     other = link.send(drawn_bytes(100, seed=1))  # the lane goes on after it
     other.settle()
     assert other.get().equal(drawn_bytes(100, seed=1))
@@ -228,7 +230,8 @@ def test_what_is_waited_for_is_late_by_as_long(clock):
     away.settle()
     away.fetch()
     away._coming.result()
-    away._coming = SimpleNamespace(done=lambda: False, result=lambda: clock.sleep(2.0))
+    takes = iter([2.0, 3.0])
+    away._coming = SimpleNamespace(done=lambda: False, result=lambda: clock.sleep(next(takes)))
     away.get()
     assert away.arrival.late() == 2.0
     away.get()

@@ -166,7 +166,6 @@ def assert_most_are_best(draw, depth: int) -> None:
     assert sum(gaps) / len(gaps) < 0.02
 
 
-@pytest.mark.xfail(strict=True, reason="no decision is exchanged for the other way")
 def test_most_plans_for_nets_are_the_best_that_there_are():
     assert_most_are_best(drawn_net, 8)
 
@@ -264,7 +263,6 @@ def test_a_slow_link_is_left_alone_where_making_it_again_costs_less():
     assert plan.counts() == {SWAP: 0, RECOMPUTE: 1}
 
 
-@pytest.mark.xfail(strict=True, reason="no decision is exchanged for the other way")
 def test_one_is_made_again_from_nothing_and_the_next_comes_over_a_slow_link():
     # Both over the link take twice as long; both made again take the room that there is not.
     trace = net_trace([Layer("conv", 32, 1.0), Layer("bn", 32, 2.0), Layer("relu", 32, 0.25)])
@@ -309,7 +307,6 @@ def test_a_bandwidth_that_is_none_is_refused(bandwidth):
         plan_activations(small_step(), 16, bandwidth=bandwidth)
 
 
-@pytest.mark.xfail(strict=True, reason="taken as both")
 def test_a_policy_that_is_none_is_refused():
     with pytest.raises(ValueError, match="policy must be 'both', 'swap' or 'recompute'"):
         plan_activations(small_step(), 16, policy="swaps")

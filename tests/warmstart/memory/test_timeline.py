@@ -48,7 +48,6 @@ def assert_same(found: Timeline, slow: SlowSimulator) -> None:
     assert found.ends.tolist() == [slow.until(one) for one in range(len(slow.storages))]
 
 
-@pytest.mark.xfail(strict=True, reason="transfers of one trigger go by number")
 @settings(deadline=None, max_examples=400)
 @given(case=cases())
 def test_a_step_under_any_decisions_is_that_of_the_slow_simulator(case):
@@ -58,7 +57,6 @@ def test_a_step_under_any_decisions_is_that_of_the_slow_simulator(case):
     assert_same(found, SlowSimulator(course.trace, decisions, bandwidth, budget, starts))
 
 
-@pytest.mark.xfail(strict=True, reason="transfers of one trigger go by number")
 @settings(deadline=None, max_examples=200)
 @given(case=cases(), random=RANDOMS)
 def test_so_it_is_with_any_triggers(case, random):
@@ -210,7 +208,6 @@ def test_triggers_wait_for_room(case):
         assert simulate(course, decisions, bandwidth, budget, found).peak <= budget
 
 
-@pytest.mark.xfail(strict=True, reason="triggers are listed last need first")
 @settings(deadline=None, max_examples=150)
 @given(case=cases())
 def test_the_one_needed_first_is_the_first_to_come(case):
@@ -222,7 +219,6 @@ def test_the_one_needed_first_is_the_first_to_come(case):
             assert first[one] <= first[other]
 
 
-@pytest.mark.xfail(strict=False, reason="transfers of one trigger go by number")
 @settings(deadline=None, max_examples=150)
 @given(case=cases(budgets=False))
 def test_what_is_triggered_in_time_is_not_waited_for(case):
@@ -262,7 +258,6 @@ def hand_step(storages, seconds, events, forward, reads=None, writes=None) -> Tr
     )
 
 
-@pytest.mark.xfail(strict=True, reason="transfers of one trigger go by number")
 def test_of_two_with_the_same_trigger_the_one_needed_first_is_not_held_back():
     storages = [
         Storage(8, 0, 2, saved=1, accesses=(5,), done=6),
@@ -276,7 +271,6 @@ def test_of_two_with_the_same_trigger_the_one_needed_first_is_not_held_back():
     assert simulate(course, swaps, 1.0, starts=starts).waited == {}
 
 
-@pytest.mark.xfail(strict=True, reason="by birth, not by last change")
 def test_what_is_changed_in_place_by_what_was_made_after_it_is_made_again_after_it():
     storages = [
         Storage(1, 0, 3, saved=1, accesses=(7,), done=8),
@@ -292,7 +286,6 @@ def test_what_is_changed_in_place_by_what_was_made_after_it_is_made_again_after_
     assert first == {0: 0, 1: 0, 2: 0}
 
 
-@pytest.mark.xfail(strict=True, reason="what is saved at once leaves by number")
 def test_what_is_saved_first_leaves_first():
     storages = [
         Storage(4, 0, 3, saved=3, accesses=(6,), done=7),
@@ -304,7 +297,6 @@ def test_what_is_saved_first_leaves_first():
     assert found.left == {1: 4, 0: 5}
 
 
-@pytest.mark.xfail(strict=True, reason="departures are looked at before an operation alone")
 def test_what_left_during_a_wait_has_to_come_back():
     storages = [
         Storage(4, 0, 2, saved=2, accesses=(3,), done=4),
@@ -317,7 +309,6 @@ def test_what_left_during_a_wait_has_to_come_back():
     assert found.left == {0: 2, 1: 3} and found.waited == {1: 8.0}
 
 
-@pytest.mark.xfail(strict=True, reason="waits for what the forward pass holds")
 def test_waiting_is_for_what_leaves_alone():
     storages = [
         Storage(4, 0, 3, saved=1, accesses=(4,), done=5),  # the forward pass holds it on
@@ -328,7 +319,6 @@ def test_waiting_is_for_what_leaves_alone():
     assert found.live.tolist() == [4, 8, 4, 0, 4] and found.held_up == {}
 
 
-@pytest.mark.xfail(strict=True, reason="a source that is made again is counted on")
 def test_a_source_that_is_there_is_not_made_again_beside_itself():
     storages = [
         Storage(8, 0, 2, saved=1, accesses=(6,), done=7),
@@ -342,7 +332,6 @@ def test_a_source_that_is_there_is_not_made_again_beside_itself():
     assert (recipe.ops, recipe.sources, recipe.peak) == ((0, 1, 2), (0,), 9)
 
 
-@pytest.mark.xfail(strict=True, reason="demands after the last operation are left out")
 def test_a_demand_after_the_last_operation_costs_what_it_costs():
     storages = [Storage(4, 0, 1, saved=1, accesses=(3,), done=3)]
     trace = hand_step(storages, [2, 1, 1], [(3, 0)], 3)
