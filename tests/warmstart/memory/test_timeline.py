@@ -48,7 +48,7 @@ def assert_same(found: Timeline, slow: SlowSimulator) -> None:
     assert found.ends.tolist() == [slow.until(one) for one in range(len(slow.storages))]
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 @given(case=cases())
 def test_a_step_under_any_decisions_is_that_of_the_slow_simulator(case):
     course, decisions, bandwidth, budget = case
@@ -57,7 +57,7 @@ def test_a_step_under_any_decisions_is_that_of_the_slow_simulator(case):
     assert_same(found, SlowSimulator(course.trace, decisions, bandwidth, budget, starts))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(case=cases(), random=RANDOMS)
 def test_so_it_is_with_any_triggers(case, random):
     course, decisions, bandwidth, budget = case
@@ -127,7 +127,7 @@ def event_times(trace: Trace) -> list[float]:
     return [float(trace.clock[op]) for op, _ in trace.events]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(case=cases(budgets=False), place=st.integers(0, 20), shift=st.integers(0, 12))
 def test_a_single_trigger_is_the_last_one_that_comes_in_time(case, place, shift):
     course, _, bandwidth, _ = case
