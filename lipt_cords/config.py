@@ -28,6 +28,19 @@ MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 StartFrom = Literal["merged", "initial"]
 
 
+def refuse_with_memory(**used: bool) -> None:
+    """Refuse what cannot be trained within a memory budget.
+
+    Raises:
+        ValueError: one of the options is used.
+    """
+    for name in (name for name, is_used in used.items() if is_used):
+        raise ValueError(
+            f"memory_budget plans the step of one net, the same each time, and {name} trains "
+            "another one: leave one of the two out"
+        )
+
+
 _BY_NAME: dict[str, tuple[type, str, str]] = {
     "stop_when": (StopRule, "conditions", "{'benefit': 0.05}"),
     "early_bird": (EarlyBirdConfig, "options", "{'ratio': 0.3}"),
@@ -291,13 +304,11 @@ class WarmStartConfig(StrictModel):
     def _check_memory(self) -> None:
         if parse_memory(self.memory_budget, self.memory_bandwidth) is None:
             return
-        changed = {"compile": self.compile, "together": self.together != 1,
-                   "subnetwork": self.subnetwork is not None}  # fmt: skip
-        for name in (name for name, is_set in changed.items() if is_set):
-            raise ValueError(
-                f"memory_budget plans the step of one net, the same each time, and {name} trains "
-                "another one: leave one of the two out"
-            )
+        refuse_with_memory(
+            compile=self.compile,
+            together=self.together != 1,
+            subnetwork=self.subnetwork is not None,
+        )
 
     @classmethod
     def parse(cls, value: Any) -> WarmStartConfig | None:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from lipt_cords.byte_sizes import parse_memory
 from lipt_cords.cheaper import CheaperSteps, parse_cheaper
-from lipt_cords.config import MemoryFormat, Precision
+from lipt_cords.config import MemoryFormat, Precision, refuse_with_memory
 from lipt_cords.data import BatchSource, resolve_device
 from lipt_cords.errors import unknown_name
 from lipt_cords.files import output_directory
@@ -121,11 +121,8 @@ def train_on_subset(
         raise ValueError("resume=True needs the checkpoint_dir of the interrupted run")
     paths, ticket = parse_cheaper(subnetwork, early_bird)
     memory = parse_memory(memory_budget, memory_bandwidth)
-    if memory is not None and paths is not None:
-        raise ValueError(
-            "memory_budget plans the step of one net, the same each time, and subnetwork trains "
-            "another one: leave one of the two out"
-        )
+    if memory is not None:
+        refuse_with_memory(subnetwork=paths is not None)
     target = resolve_device(device)
     optimizer_config = OptimizerConfig(
         type=optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov

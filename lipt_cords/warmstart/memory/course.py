@@ -85,3 +85,10 @@ class Course:
                 if one == storage or (one not in sources and last_use[one] > number)
             }  # fmt: skip
         return Recipe(ops, sources, sum(self.trace.ops[number].seconds for number in ops), peak)
+
+
+def free_time(course: Course, storage: int, bandwidth: float) -> float:
+    """Seconds between its way out and its way back: (back - swap time) - (last + swap time)."""
+    one, clock = course.trace.storages[storage], course.trace.clock
+    swap = one.size / bandwidth
+    return float(clock[one.accesses[0]] - swap - (clock[one.saved or 0] + swap))

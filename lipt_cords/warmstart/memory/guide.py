@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from lipt_cords.warmstart.memory.course import Course, Recipe
 from lipt_cords.warmstart.memory.handles import Handle, Kept, Packed, PackedHere, Remade, Swapped
@@ -23,10 +23,12 @@ from lipt_cords.warmstart.memory.link import Arrival, Link
 from lipt_cords.warmstart.memory.planning import Plan
 from lipt_cords.warmstart.memory.replay import Call, Here, There, make_again
 from lipt_cords.warmstart.memory.saved import (
+    ByStorage,
     Geometry,
     numbered,
     plain,
     shape_of,
+    tensors_of,
     whole_storage,
 )
 from lipt_cords.warmstart.memory.schemas import (
@@ -106,11 +108,11 @@ class Guide:
         self._backward = False
         self._calls: dict[int, Call] = {}
         self._alive: dict[int, weakref.ref[Any]] = {}
-        self._handles: dict[int, weakref.ref[Handle]] = {}
+        self._handles: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
         self._sources: list[Handle] = []
-        self._readers: dict[int, list[tuple[weakref.ref[Any], weakref.ref[Remade]]]] = {}
+        self._readers: ByStorage[weakref.WeakSet[Remade]] = ByStorage()
         self._arrivals: dict[int, Arrival] = {}
-        self._on_demand: dict[int, tuple[weakref.ref[Any], weakref.ref[Swapped]]] = {}
+        self._on_demand: ByStorage[weakref.ref[Swapped]] = ByStorage()
         self.spent = Spent()
 
     def run(self, function: Any, args: Any, kwargs: Any) -> Any:
@@ -135,7 +137,7 @@ class Guide:
         call = self._note(number, function, args, kwargs)
         result = function(*args, **kwargs)
         if call is not None:
-            made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            made = tensors_of(result)
             if len(made) != len(call.results):
                 self._change(f"operation {number} gives {len(made)} tensors", "another number")
                 return result
@@ -181,9 +183,8 @@ class Guide:
             number, self._event = self._event, self._event + 1
             for one in self._route.starts.get(number, ()):
                 handle = self._handles.get(one)
-                found = None if handle is None else handle()
-                if found is not None:
-                    found.prepare()
+                if handle is not None:
+                    handle.prepare()
         tensor = packed.tensor()
         if isinstance(packed, Packed) and isinstance(packed.handle, Swapped):
             self._arrivals.setdefault(packed.number, packed.handle.away.arrival)
@@ -199,8 +200,7 @@ class Guide:
         """Wait for what the plan says has left by now, so that the budget holds."""
         started = time.perf_counter()
         for one in leaving:
-            known = self._handles.get(one)
-            handle = None if known is None else known()
+            handle = self._handles.get(one)
             if isinstance(handle, Swapped):
                 handle.away.settle()
         self.spent.held_up += time.perf_counter() - started
@@ -223,27 +223,24 @@ class Guide:
 
     def _hold(self, number: int, tensor: Tensor) -> Handle:
         """The handle of a storage, which is made when it is first met."""
-        known = self._handles.get(number)
-        handle = None if known is None else known()
+        handle = self._handles.get(number)
         if handle is not None:
             return handle
         recipe = self._route.recipes.get(number)
         if recipe is not None:
-            sources = [self._handles[source]() for source in recipe.sources]
+            sources = {source: self._handles[source] for source in recipe.sources}
             calls = [self._calls[op] for op in recipe.ops]
-            held = [source for source in sources if source is not None]
-            numbered = dict(zip(recipe.sources, held, strict=True))
 
             def make() -> Tensor:
-                return make_again(number, calls, numbered)
+                return make_again(number, calls, sources)
 
-            handle = Remade(held, make, self._note_remade(number))
+            handle = Remade([*sources.values()], make, self._note_remade(number))
             self._watch_sources(handle, recipe.sources, calls)
         elif number in self._route.swapped:
             handle = Swapped(self._link.send(whole_storage(tensor)))
         else:
             handle = Kept(whole_storage(tensor))
-        self._handles[number] = weakref.ref(handle)
+        self._handles[number] = handle
         return handle
 
     def _watch_sources(self, handle: Remade, sources: tuple[int, ...], calls: list[Call]) -> None:
@@ -256,8 +253,11 @@ class Guide:
         ]  # fmt: skip
         for storage in storages:
             if storage is not None:
-                readers = self._readers.setdefault(storage._cdata, [])
-                readers.append((weakref.ref(storage), weakref.ref(handle)))
+                readers = self._readers.get(storage)
+                if readers is None:
+                    readers = weakref.WeakSet()
+                    self._readers.set(storage, readers)
+                readers.add(handle)
 
     def _before_write(self, tensor: Tensor) -> None:
         """Make again, now, what is made from a storage that is about to change.
@@ -266,10 +266,8 @@ class Guide:
         """
         if not numbered(tensor):
             return
-        storage = tensor.untyped_storage()
-        for known, reader in self._readers.get(storage._cdata, ()):
-            handle = reader()
-            if known() is storage and handle is not None and not handle.made:
+        for handle in self._readers.get(tensor.untyped_storage()) or ():
+            if not handle.made:
                 handle.get()
                 if self.spent.changed is None:
                     self._change("an activation's source is written to", "left as it is")
@@ -307,10 +305,10 @@ class Guide:
         storage = tensor.untyped_storage()
         if isinstance(tensor, torch.nn.Parameter) or tensor.is_leaf:
             return PackedHere(-1, tensor)
-        known = self._on_demand.get(storage._cdata)
-        handle = known[1]() if known is not None and known[0]() is storage else None
+        known = self._on_demand.get(storage)
+        handle = None if known is None else known()
         if handle is None:
             handle = Swapped(self._link.send(whole_storage(tensor)))
             handle.away.settle()
-            self._on_demand[storage._cdata] = weakref.ref(storage), weakref.ref(handle)
+            self._on_demand.set(storage, weakref.ref(handle))
         return Packed(-1, handle, tensor)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from lipt_cords.warmstart.memory.saved import numbered
+from lipt_cords.warmstart.memory.saved import ByStorage, numbered, tensors_of
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -35,35 +35,38 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.now, self.peak = 0, 0
         self._type = None if device is None else device.type
-        self._known: dict[int, weakref.ref[Any]] = {}
+        self._known: ByStorage[bool] = ByStorage()
         self._lock = threading.RLock()  # a finaliser may run while it is held
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = {
-            leaf.untyped_storage()._cdata
-            for leaf in tree_leaves((args, kwargs)) if self._counted(leaf)
-        }  # fmt: skip
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if self._counted(leaf):
-                storage = leaf.untyped_storage()
-                known = self._known.get(storage._cdata)
-                if storage._cdata not in before and (known is None or known() is not storage):
+        return self.around(lambda f, a, k: f(*a, **k), func, args, kwargs or {})
+
+    def around(
+        self, call: Callable[[Any, Any, Any], Any], func: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """Call an operation somehow, and count what it makes."""
+        given = [t for t in tensors_of((args, kwargs)) if self._counted(t)]
+        before = {tensor.untyped_storage()._cdata for tensor in given}
+        result = call(func, args, kwargs)
+        for tensor in tensors_of(result):
+            if self._counted(tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in before and not self._known.get(storage):
                     self._count(storage)
         return result
 
     def _count(self, storage: Any) -> None:
         size = storage.nbytes()
         with self._lock:
-            self._known[storage._cdata] = weakref.ref(storage)
+            self._known.set(storage, True)
             self.now += size
             self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._gone, size).atexit = False
 
-    def _counted(self, leaf: Any) -> bool:
-        if not isinstance(leaf, Tensor) or self._type not in (None, leaf.device.type):
+    def _counted(self, tensor: Tensor) -> bool:
+        if self._type not in (None, tensor.device.type):
             return False
-        return type(leaf).__name__ != "FakeTensor" and numbered(leaf)
+        return type(tensor).__name__ != "FakeTensor" and numbered(tensor)
 
     def _gone(self, size: int) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
-from lipt_cords.warmstart.memory.saved import numbered
+from lipt_cords.warmstart.memory.saved import numbered, tensors_of
 
 
 def resident_storages(model: nn.Module, optimizer: Optimizer | None) -> tuple[list[Any], int]:
@@ -25,8 +25,7 @@ def resident_storages(model: nn.Module, optimizer: Optimizer | None) -> tuple[li
     tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
     tensors += [p.grad for p in model.parameters() if p.grad is not None]
     if optimizer is not None:
-        states = tree_leaves(list(optimizer.state.values()))
-        tensors += [leaf for leaf in states if isinstance(leaf, Tensor)]
+        tensors += tensors_of(list(optimizer.state.values()))
     storages = {
         id(t.untyped_storage()): t.untyped_storage() for one in tensors for t in _dense_parts(one)
     }

@@ -128,8 +128,6 @@ class MemoryPlanner:
         self._token = object()
         self._live: LiveBytes | None = None
         with ExitStack() as stack:
-            if self._unseen():
-                self._live = stack.enter_context(LiveBytes(self.device))
             hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
             stack.enter_context(hooks)
             stack.enter_context(_Watch(self))
@@ -210,6 +208,8 @@ class MemoryPlanner:
             route = Route(replace(recording, trace=trace), course, self.plan_for(trace))
             planned = kind.plans[size] = Planned(course, route)
         self._kind, self._planned = kind, planned
+        if planned.peak is None:
+            self._live = LiveBytes(self.device)
         return Guide(planned.route, self._link)
 
     def _learn(self, kind: Kind | None, follower: Recorder | Guide, seconds: float) -> None:
@@ -227,7 +227,7 @@ class MemoryPlanner:
                 self._forget(kind, spent.changed)
                 return
             self._steps["guided"] += 1
-            if self._live is not None and planned.peak is None:
+            if self._live is not None:
                 planned.peak = planned.course.trace.base + self._live.peak
             if spent.waited:
                 self._moved += planned.feed_back(spent.waited)
@@ -261,23 +261,20 @@ class MemoryPlanner:
         if note not in self._notes:
             self._notes.append(note)
 
-    def _unseen(self) -> bool:
-        """Whether a plan waits to be compared with what a step takes."""
-        kinds = [kind for kind in self._kinds.values() if kind.measured >= MEASURED]
-        return any(
-            not kind.plans or any(planned.peak is None for planned in kind.plans.values())
-            for kind in kinds
-        )
-
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def _run(self, function: Any, args: Any, kwargs: Any) -> Any:
-        if self._quiet:
-            return function(*args, **kwargs)
-        if self._follower is None:
+        if self._follower is None and not self._quiet:
             self._follower = self._begin(function, args, kwargs)
+        if self._live is None:
+            return self._call(function, args, kwargs)
+        return self._live.around(self._call, function, args, kwargs)
+
+    def _call(self, function: Any, args: Any, kwargs: Any) -> Any:
+        if self._quiet or self._follower is None:
+            return function(*args, **kwargs)
         return self._follower.run(function, args, kwargs)
 
     _quiet = False

@@ -1,8 +1,7 @@
 """The plan: which storages stay, which go to the host and back, which are made again.
 
-Capuchin's policy (Peng et al., "Capuchin: Tensor-based GPU Memory Management for Deep Learning",
-ASPLOS 2020) on storages: swap what lies idle longest while that hides behind the computation, then
-take whichever of a late swap and a recomputation costs less, most bytes saved a second first.
+After Capuchin (Peng et al., "Capuchin: Tensor-based GPU Memory Management for Deep Learning",
+ASPLOS 2020), on storages; how decisions are searched for is in ``search``.
 """
 
 from __future__ import annotations
@@ -73,13 +72,6 @@ def check_policy(policy: object) -> None:
     """
     if policy not in get_args(Policy):
         raise ValueError(f"policy must be 'both', 'swap' or 'recompute', received {policy!r}")
-
-
-def free_time(course: Course, storage: int, bandwidth: float) -> float:
-    """Seconds between its way out and its way back: (back - swap time) - (last + swap time)."""
-    one, clock = course.trace.storages[storage], course.trace.clock
-    swap = one.size / bandwidth
-    return float(clock[one.accesses[0]] - swap - (clock[one.saved or 0] + swap))
 
 
 def plan_activations(

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_leaves, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from lipt_cords.warmstart.memory.handles import Handle
-from lipt_cords.warmstart.memory.saved import Geometry, check_version, whole_storage
+from lipt_cords.warmstart.memory.saved import Geometry, check_version, tensors_of, whole_storage
 
 
 @dataclass
@@ -69,7 +69,7 @@ def make_again(number: int, calls: Sequence[Call], sources: Mapping[int, Handle]
             leaves = [_argument(leaf, there) for leaf in call.leaves]
             args, kwargs = tree_unflatten(leaves, call.spec)
             result = call.function(*args, **kwargs)
-            made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+            made = tensors_of(result)
             for one, tensor in zip(call.results, made, strict=True):
                 if one >= 0 and one not in there:
                     there[one] = whole_storage(tensor)

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+T = TypeVar("T")
 
 
-def storage_key(tensor: Tensor) -> int:
-    """What tells the storage of a tensor from every other that is alive."""
-    key: int = tensor.untyped_storage()._cdata
-    return key
+def tensors_of(values: Any) -> list[Tensor]:
+    """The tensors in anything nested, in order."""
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+class ByStorage(Generic[T]):
+    """What is known of storages, while they live: an address is used again afterwards."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Any], T]] = {}
+
+    def get(self, storage: Any) -> T | None:
+        """What is known of a storage; None: nothing."""
+        known = self._known.get(storage._cdata)
+        return known[1] if known is not None and known[0]() is storage else None
+
+    def set(self, storage: Any, value: T) -> None:
+        """Know something of a storage, in place of what was known."""
+        self._known[storage._cdata] = weakref.ref(storage), value
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
 
 
 def plain(tensor: Tensor) -> bool:

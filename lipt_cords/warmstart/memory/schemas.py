@@ -6,7 +6,8 @@ import functools
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+
+from lipt_cords.warmstart.memory.saved import tensors_of
 
 
 @functools.cache
@@ -25,7 +26,7 @@ def written_tensors(function: Any, args: Any, kwargs: Any) -> list[Tensor]:
     if not places:
         return []
     values = [args[place] if place < len(args) else kwargs.get(name) for place, name in places]
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return tensors_of(values)
 
 
 def moved_statistics(function: Any, args: Any, kwargs: Any) -> list[Tensor]:
@@ -38,4 +39,4 @@ def moved_statistics(function: Any, args: Any, kwargs: Any) -> list[Tensor]:
     }
     training = named.get("training", named.get("train", True))
     values = [named.get("running_mean"), named.get("running_var")] if training else []
-    return [value for value in values if isinstance(value, Tensor)]
+    return tensors_of(values)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lipt_cords.warmstart.memory.course import Course
+from lipt_cords.warmstart.memory.course import Course, free_time
 from lipt_cords.warmstart.memory.timeline import Timeline, simulate
 from lipt_cords.warmstart.memory.trace import RECOMPUTE, SWAP
 
@@ -120,10 +120,7 @@ class Search:
         return storage.accesses[0] - (storage.saved or 0)
 
     def _idle_seconds(self, one: int) -> float:
-        clock, storage = self._course.trace.clock, self._course.trace.storages[one]
-        return float(clock[storage.accesses[0]] - clock[storage.saved or 0]) - 2 * (
-            storage.size / self._bandwidth
-        )
+        return free_time(self._course, one, self._bandwidth)
 
     def _try(self, number: int) -> None:
         """Swap the first ones, and make the rest again under each limit."""

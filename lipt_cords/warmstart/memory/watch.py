@@ -14,11 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from lipt_cords.warmstart.memory.handles import Packed, PackedHere, Swapped
 from lipt_cords.warmstart.memory.link import Link
-from lipt_cords.warmstart.memory.saved import numbered, plain, shape_of, whole_storage
+from lipt_cords.warmstart.memory.saved import (
+    ByStorage,
+    numbered,
+    plain,
+    shape_of,
+    tensors_of,
+    whole_storage,
+)
 from lipt_cords.warmstart.memory.schemas import moved_statistics, written_tensors
 from lipt_cords.warmstart.memory.trace import Op, Storage, Trace
 
@@ -73,7 +79,7 @@ class Recorder:
         self._link, self._resident_bytes = link, resident_bytes
         self._resident = {id(one): weakref.ref(one) for one in resident}
         self._block, self._synchronize = block, synchronize
-        self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._known: ByStorage[int] = ByStorage()
         self._made: list[_Made] = []
         self._ops: list[Op] = []
         self._functions: list[Any] = []
@@ -92,7 +98,7 @@ class Recorder:
     def run(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Call an operation, and record it."""
         number = len(self._ops)
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = tensors_of((args, kwargs))
         read = tuple(self._number(tensor, None) for tensor in tensors)
         writes = written_tensors(function, args, kwargs)
         written = tuple(self._number(tensor, None) for tensor in writes)
@@ -102,7 +108,7 @@ class Recorder:
         result = function(*args, **kwargs)
         self._synchronize()
         seconds = time.perf_counter() - started
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        made = tensors_of(result)
         results = tuple(self._number(tensor, number) for tensor in made)
         fresh = tuple(
             one for one in dict.fromkeys(results) if one >= 0 and self._made[one].born == number
@@ -171,8 +177,7 @@ class Recorder:
             self._events.append((len(self._ops), packed.number))
         tensor = packed.tensor()
         if packed.number >= 0:
-            storage = tensor.untyped_storage()
-            self._known[storage._cdata] = (weakref.ref(storage), packed.number)
+            self._known.set(tensor.untyped_storage(), packed.number)
         return tensor
 
     def recording(self) -> Recording:
@@ -181,9 +186,12 @@ class Recorder:
         # What an optimizer writes after the backward pass changes nothing that is made again.
         last = self._events[-1][0] if self._events else 0
         stale = {one for one, number in self._changed.items() if number < last}
+        last_write = {one: number for number, op in enumerate(self._ops) for one in op.writes}
         ops = tuple(
             op if not (stale - self._own[number]).intersection(op.reads)
-            and not self._left_empty(number, op)
+            and not (
+                _only_allocates(op.name) and any(last_write[one] == number for one in op.writes)
+            )
             else Op(op.name, op.seconds, op.reads, op.writes, False, op.block)
             for number, op in enumerate(self._ops)
         )  # fmt: skip
@@ -210,14 +218,6 @@ class Recorder:
             tuple(self._results[:forward]),
         )  # fmt: skip
 
-    def _left_empty(self, number: int, op: Op) -> bool:
-        """Whether an operation makes memory that only somebody outside of PyTorch fills."""
-        name = op.name.split(".")[1] if "." in op.name else op.name
-        if not name.startswith(("empty", "new_empty", "resize")):
-            return False
-        filled = {one for later in self._ops[number + 1 :] for one in later.writes}
-        return any(one not in filled for one in op.writes)
-
     def _stay(self, made: _Made, tensor: Tensor) -> None:
         """Hold a storage that is written to after it was saved; its users' versions tell if."""
         handle = None if made.handle is None else made.handle()
@@ -236,20 +236,25 @@ class Recorder:
         if not numbered(tensor):
             return -1
         storage = tensor.untyped_storage()
-        known = self._known.get(storage._cdata)
-        if known is not None and known[0]() is storage:
-            return known[1]
+        known = self._known.get(storage)
+        if known is not None:
+            return known
         there = self._resident.get(id(storage), lambda: None)() is storage
         if born is None or there:
             self._given += 1
             number = -1 - self._given
             if not there:
                 self._given_bytes += storage.nbytes()
-            self._known[storage._cdata] = (weakref.ref(storage), number)
+            self._known.set(storage, number)
             return number
         number = len(self._made)
         made = _Made(storage.nbytes(), born, self._block(), True)
         self._made.append(made)
         weakref.finalize(storage, self._release, made).atexit = False
-        self._known[storage._cdata] = (weakref.ref(storage), number)
+        self._known.set(storage, number)
         return number
+
+
+def _only_allocates(name: str) -> bool:
+    """Whether an operation makes memory without filling it: if no later one does, nobody knows."""
+    return name.removeprefix("aten.").startswith(("empty", "new_empty", "resize"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,14 +21,6 @@ from lipt_cords.warmstart.memory.trace import RECOMPUTE, SWAP
 
 SLOW = 2e8
 """Bytes a second of a link so slow that making things again pays."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Encoder(nn.Module):

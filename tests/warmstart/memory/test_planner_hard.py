@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,14 +14,6 @@ from torch import Tensor, nn
 from lipt_cords.warmstart.memory import MemoryPlanner, Plans, least_budget
 from lipt_cords.warmstart.memory.link import PacedLink
 from lipt_cords.warmstart.memory.trace import RECOMPUTE
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Around(nn.Module):

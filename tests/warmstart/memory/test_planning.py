@@ -23,10 +23,9 @@ from memory_material import (
 )
 
 from lipt_cords.byte_sizes import parse_bytes
-from lipt_cords.warmstart.memory.course import Course
+from lipt_cords.warmstart.memory.course import Course, free_time
 from lipt_cords.warmstart.memory.planning import (
     Plan,
-    free_time,
     least_budget,
     plan_activations,
 )
