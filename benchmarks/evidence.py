@@ -1,11 +1,12 @@
-"""Five questions to the warm start, each a comparison in which every cost is counted.
+"""Six questions to the warm start, each a comparison in which every cost is counted.
 
     python benchmarks/evidence.py --question tax --set fashion-mnist --data DIR
 
 tax: the critical path of a full-data warm-up and of LiPT, at equal final accuracy. end-to-end:
 passes until an accuracy, against training on all data. budget: everybody spends the same passes in
 all; RS2 is the rival. search: the same critical path for everybody, fractions from 1 to 50 %, and
-what selects, how often. selectors: GLISTER, GradMatch and CRAIG re-selected as in CORDS, after LiPT
+what selects, how often. importance: whether importance sampling, re-drawn every epoch, needs LiPT
+or only a warm model. selectors: GLISTER, GradMatch and CRAIG re-selected as in CORDS, after LiPT
 and after CORDS's own warm-up. ResNet-8, a pool of 20,000 images. Interrupted runs go on where they
 stopped.
 """
@@ -86,6 +87,15 @@ QUESTIONS: dict[str, list[Part]] = {
             ),
             terms={"equal": "critical-path", "budget": 40_000},
         ),
+    ],
+    "importance": [
+        Part(
+            (
+                "rs2", "lipt+rs2", "one-worker+rs2", "none+importance/every=1",
+                "one-worker+importance/every=1", "lipt+importance/every=1",
+            ),
+            terms={"equal": "critical-path", "budget": 40_000},
+        )
     ],
     "selectors": [
         Part(

@@ -6,8 +6,9 @@ ResNet-8, a pool of 20,000 images, one automatic setting for both data sets: dif
 under a LiPT soup, and how much of the hard tail is left out is decided by trial trainings on 5,000
 validation images, no cut (the random subset itself) being a candidate: the smallest cut within one
 standard error of the best. The chosen subset and the random one are then trained from scratch anew
-and compared on the test set. Beside them the same cut by the scores of a full-data warm-up of ten
-times LiPT's critical path. Everything is on the bill. An interrupted run goes on (--resume).
+and compared on the test set. Beside them the same cut by the scores of one worker that trains alone
+for LiPT's critical path, and of one that trains for ten times as long (a full-data warm-up).
+Everything is on the bill. An interrupted run goes on (--resume).
 """
 
 from __future__ import annotations
@@ -40,9 +41,13 @@ LIPT: dict[str, Any] = {
     "num_workers": 8, "common_steps": 200, "epochs": 4, "batch_size": 64, "lr": 0.05,
     "sparsity": "none", "augmentation": "none",
 }  # fmt: skip
-FULL_OVER_CRITICAL = 10
+ALONE = {"one-worker": 1, "full": 10}
+"""Warm-ups by one worker on all data, and their passes over LiPT's critical path."""
 TRAINING: dict[str, Any] = {"batch_size": 64, "lr": 0.1, "precision": "bf16", "device": "cpu"}
 PLACE: dict[str, Any] = {"device": "cpu", "launch": "serial", "precision": "bf16"}
+
+
+Row = dict[str, Any]
 
 
 def load(data: str, datadir: Path) -> DataSplits:
@@ -56,15 +61,19 @@ def net(splits: DataSplits, seed: int) -> nn.Module:
     return build_model("resnet8", 10, in_channels=channels, image_size=size, seed=seed)
 
 
-def warm_ups(splits: DataSplits, seed: int) -> dict[str, WarmStartResult]:
-    """LiPT, and one worker on all data at a constant rate for ten times its critical path."""
-    start = net(splits, seed)
-    lipt = LiPTWarmStart(**LIPT, **PLACE, seed=seed, progress=False).fit(start, splits.train)
-    passes = FULL_OVER_CRITICAL * lipt.report.critical_path_passes
-    alone = {**LIPT, "num_workers": 1, "common_steps": 0, "local_steps": passes // 64}
-    alone.pop("epochs")
-    full = LiPTWarmStart(**alone, **PLACE, seed=seed, progress=False).fit(start, splits.train)
-    return {"lipt": lipt, "full": full}
+def lipt(splits: DataSplits, seed: int) -> WarmStartResult:
+    """The warm start whose difficulty is asked for."""
+    return LiPTWarmStart(**LIPT, **PLACE, seed=seed, progress=False).fit(
+        net(splits, seed), splits.train
+    )
+
+
+def alone(splits: DataSplits, name: str, critical: int, seed: int) -> WarmStartResult:
+    """One worker on all data at a constant rate, for a multiple of LiPT's critical path."""
+    settings = {key: value for key, value in LIPT.items() if key != "epochs"}
+    settings |= {"num_workers": 1, "common_steps": 0, "local_steps": ALONE[name] * critical // 64}
+    warm = LiPTWarmStart(**settings, **PLACE, seed=seed, progress=False)
+    return warm.fit(net(splits, seed), splits.train)
 
 
 def difficulty(warm: WarmStartResult, splits: DataSplits) -> torch.Tensor:
@@ -83,13 +92,12 @@ def train(splits: DataSplits, subset: Selection, passes: int, seed: int) -> floa
     return float(trained.val_accuracy or 0.0)
 
 
-def one_seed(splits: DataSplits, seed: int, fractions: list[float]) -> list[dict[str, Any]]:
-    """All methods at some fractions, with one seed."""
-    warm, labels = warm_ups(splits, seed), labels_of(splits.train)
-    scores = {name: difficulty(result, splits) for name, result in warm.items()}
-    gradients = warm["lipt"].gradients(splits.train)
+def by_lipt(splits: DataSplits, seed: int, fractions: list[float]) -> list[Row]:
+    """The random subset and the one by LiPT's difficulty at some fractions, with one seed."""
+    warm, labels = lipt(splits, seed), labels_of(splits.train)
+    gradients, scores = warm.gradients(splits.train), difficulty(warm, splits)
     judges = Subset(splits.val, range(JUDGES))
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for fraction in fractions:
         began, budget, passes = time.perf_counter(), round(fraction * POOL), PASSES[fraction]
         epochs = max(1, round(passes / budget))
@@ -97,38 +105,55 @@ def one_seed(splits: DataSplits, seed: int, fractions: list[float]) -> list[dict
             net(splits, 2000 + seed), splits.train, judges, epochs=epochs, seed=seed, **TRAINING
         )
         chosen = select(
-            "stratified", gradients, budget, scores=scores["lipt"], pilot=pilot, pilot_cuts=CUTS,
-            seed=seed,
-        )  # fmt: skip
-        cut = chosen.info["cut"]
-        random = select("random", labels, budget, seed=seed)
-        reached = {"random": train(splits, random, passes, seed)}
-        reached["lipt"] = train(splits, chosen, passes, seed) if cut else reached["random"]
-        reached["full"] = reached["random"]
-        if cut:
-            by_full = select(
-                "stratified", gradients, budget, scores=scores["full"], cut=cut, seed=seed
-            )
-            reached["full"] = train(splits, by_full, passes, seed)
-        for method, accuracy in reached.items():
-            row = {
-                "seed": seed, "fraction": fraction, "method": method, "accuracy": accuracy,
-                "training_passes": budget * max(1, round(passes / budget)),
-            }  # fmt: skip
-            if method != "random":
-                report = warm[method].report
-                row |= {
-                    "cut": cut, "pilot": chosen.info["pilot"], "pilot_passes": pilot.passes,
-                    "warmup_passes": report.passes, "scoring_forward_passes": POOL,
-                    "warmup_critical_passes": report.critical_path_passes,
-                    "warmup_accuracy": report.merged_accuracy,
-                }  # fmt: skip
-            rows.append(row)
+            "stratified", gradients, budget, scores=scores, pilot=pilot, pilot_cuts=CUTS, seed=seed
+        )
+        plain = train(splits, select("random", labels, budget, seed=seed), passes, seed)
+        mine = train(splits, chosen, passes, seed) if chosen.info["cut"] else plain
+        row = {
+            "seed": seed, "fraction": fraction, "method": "random", "accuracy": plain,
+            "training_passes": budget * epochs,
+        }  # fmt: skip
+        trials = {
+            "cut": chosen.info["cut"], "pilot": chosen.info["pilot"], "pilot_passes": pilot.passes
+        }  # fmt: skip
+        rows += [row, row | {"method": "lipt", "accuracy": mine} | trials | _costs(warm)]
         print(
-            f"seed {seed} {fraction:4.0%}", {k: round(v, 4) for k, v in reached.items()},
-            f"cut {cut}", chosen.info["pilot"], f"{time.perf_counter() - began:.0f} s", flush=True,
+            f"seed {seed} {fraction:4.0%} random {plain:.4f} lipt {mine:.4f}",
+            trials, f"{time.perf_counter() - began:.0f} s", flush=True,
         )  # fmt: skip
     return rows
+
+
+def by_one_worker(splits: DataSplits, name: str, rows: list[Row]) -> list[Row]:
+    """What the same cut of the hard tail reaches by the scores of one worker.
+
+    Args:
+        rows: those of ``by_lipt`` for one seed.
+    """
+    seed, labels = rows[0]["seed"], labels_of(splits.train)
+    mine = {row["fraction"]: row for row in rows if row["method"] == "lipt"}
+    critical = next(iter(mine.values()))["warmup_critical_passes"]
+    warm = alone(splits, name, critical, seed)
+    scores, found = difficulty(warm, splits), []
+    for fraction, row in mine.items():
+        reached = row["accuracy"]  # with no cut: the random subset itself, whoever ranks
+        if row["cut"]:
+            theirs = select(
+                "stratified", labels, round(fraction * POOL), scores=scores, cut=row["cut"],
+                seed=seed,
+            )  # fmt: skip
+            reached = train(splits, theirs, PASSES[fraction], seed)
+        found.append(row | {"method": name, "accuracy": reached} | _costs(warm))
+        print(f"seed {seed} {fraction:4.0%} {name} {reached:.4f}", flush=True)
+    return found
+
+
+def _costs(warm: WarmStartResult) -> Row:
+    report = warm.report
+    return {
+        "warmup_passes": report.passes, "warmup_critical_passes": report.critical_path_passes,
+        "warmup_accuracy": report.merged_accuracy, "scoring_forward_passes": POOL,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -137,34 +162,39 @@ def main() -> None:
     parser.add_argument("--set", choices=SETS, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--fractions", type=float, nargs="+", default=list(PASSES))
-    parser.add_argument("--resume", action="store_true", help="keep the seeds that are there")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
     path = output_directory(args.output) / f"fixed_subset-{args.set}.json"
     torch.set_num_threads(1)
     keep_freed_memory()
     splits = load(args.set, args.data)
-    rows: list[dict[str, Any]] = []
-    if args.resume and path.exists():
-        rows = read_json(path)["rows"]
-    settings = {
-        "pool": POOL, "judges": JUDGES, "cuts": CUTS, "lipt": LIPT,
-        "full_over_critical": FULL_OVER_CRITICAL, "training": TRAINING, "net": "resnet8",
-        "passes": {str(fraction): PASSES[fraction] for fraction in args.fractions},
+    kept = read_json(path) if args.resume and path.exists() else {"rows": []}
+    rows: list[Row] = kept["rows"]
+    payload = {
+        "kind": "fixed_subset",
+        "command": f"python benchmarks/fixed_subset.py --data DIR --set {args.set}",
+        "data": args.set,
+        "settings": {
+            "pool": POOL, "judges": JUDGES, "cuts": CUTS, "lipt": LIPT, "alone": ALONE,
+            "training": TRAINING, "net": "resnet8",
+            "passes": {str(fraction): PASSES[fraction] for fraction in args.fractions},
+        },
+        "rows": rows,
+        "provenance": kept.get("provenance") or provenance(),
+        "resumed": [*kept.get("resumed", []), provenance()] if rows else [],
     }  # fmt: skip
     for seed in range(args.seeds):
-        if any(row["seed"] == seed for row in rows):
-            continue
-        rows += one_seed(splits, seed, args.fractions)
-        payload = {
-            "kind": "fixed_subset",
-            "command": f"python benchmarks/fixed_subset.py --data DIR --set {args.set}",
-            "data": args.set,
-            "settings": settings,
-            "rows": rows,
-            "provenance": provenance(),
-        }
-        write_json(path, payload)
+        for name in ("lipt", *ALONE):
+            here = [row for row in rows if row["seed"] == seed]
+            if any(row["method"] == name for row in here):
+                continue
+            rows += (
+                by_lipt(splits, seed, args.fractions)
+                if name == "lipt"
+                else by_one_worker(splits, name, here)
+            )
+            write_json(path, payload)
     print(path)
 
 
