@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import statistics
 
-from table_parts import RESULTS, load, markdown, origin
+from table_parts import load, markdown, origin
 
 
 def unlearning() -> str:
     """Exact forgetting, in a sentence."""
-    if not (RESULTS / "unlearning.json").exists():
-        return ""
-    results = load("unlearning")
-    exact = results["exact"]
+    exact = load("unlearning-exact")
     return (
         f"Exact: one sample of {exact['samples']:,} among {exact['workers']} workers takes "
         f"{100 * exact['share_of_passes']:.1f} % of the passes of a full redo, and "
         f"{100 * statistics.median(exact['share_of_seconds']):.0f} % of its seconds, evaluation "
         f"and refresh included. In {exact['bit_equal']} of {exact['cases']} random deletions the "
-        "bits were those of a warm start that never had the samples.\n" + origin(results)
+        "bits were those of a warm start that never had the samples.\n" + origin(exact)
     )
 
 
 def deltagrad() -> str:
     """DeltaGrad against training anew."""
-    if not (RESULTS / "unlearning.json").exists():
-        return ""
-    results = load("unlearning")
+    results = load("unlearning-deltagrad")
     rows = [
         [
             row["head"],
