@@ -162,7 +162,7 @@ class WarmStartConfig(StrictModel):
     precision: Precision = "auto"
     """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU that has it."""
     memory_format: MemoryFormat = "auto"
-    """Layout of images and convolutions while training; ``auto``: channels_last."""
+    """Layout of images and convolutions while training; ``auto``: channels_last where safe."""
     memory_budget: int | None = None
     """Bytes that a training step may have in memory, or a size such as ``"2GiB"``: activations
     are then kept, sent to the host and back, or made again, as a plan says, with the same bits.

@@ -255,7 +255,7 @@ class TrainConfig(Section):
     precision: Precision = "fp32"
     """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU that has it (not a key of CORDS)."""
     memory_format: MemoryFormat = "auto"
-    """Layout of images and convolutions; ``auto``: channels_last (not a key of CORDS)."""
+    """Layout of images and convolutions; ``auto``: channels_last if safe (not a key of CORDS)."""
     memory_budget: int | None = None
     """Bytes that a training step may have in memory, or a size such as ``2GiB``: activations are
     then kept, sent to the host and back, or made again, with the same bits (not a key of CORDS)."""

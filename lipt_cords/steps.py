@@ -41,7 +41,7 @@ class Step:
         self._model, self._optimizer, self._loss = model, optimizer, loss
         self._device = model_device(model)
         self._half = autocast_dtype(precision, self._device)
-        self._layout = memory_layout(memory_format, self._device)
+        self._layout = memory_layout(memory_format, model)
         lay_out(model, self._layout)
         self.planner: MemoryPlanner | None = None
         if memory is not None:

@@ -104,7 +104,8 @@ class Trainer:
         eval_every: epochs between two evaluations; the last epoch always is one.
         precision: ``bf16`` autocast of the forward pass, ``fp32``, or ``auto``: bf16 on a GPU
             that has it. Losses, steps and evaluation are in full precision.
-        memory_format: layout of images and convolutions; ``auto`` is channels_last.
+        memory_format: layout of images and convolutions; ``auto`` is channels_last where it is
+            safe.
         cheaper: what the steps leave out, or None; ``run`` is then called inside its ``applied``.
         memory: (bytes that a step may take, bytes a second to the host or None), or None.
     """

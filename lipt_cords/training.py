@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lipt_cords.batches import dataset_length, different_indices
 from lipt_cords.byte_sizes import parse_memory
 from lipt_cords.cheaper import CheaperSteps, parse_cheaper
 from lipt_cords.config import MemoryFormat, Precision, refuse_with_memory
@@ -35,7 +36,7 @@ CHECKPOINT = "checkpoint.pt"
 def train_on_subset(
     model: nn.Module,
     train_dataset: Dataset[Any],
-    selection: Selection,
+    selection: Selection | Tensor | Sequence[int],
     *,
     val_dataset: Dataset[Any] | None = None,
     epochs: int = 20,
@@ -69,7 +70,8 @@ def train_on_subset(
     Args:
         model: any module; it is moved to ``device``.
         train_dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels.
-        selection: which of its samples, and how much each counts.
+        selection: which of its samples, and how much each counts; or indices of samples that
+            all count alike.
         val_dataset: held-out data on which accuracy is measured, or None.
         epochs: epochs over the subset.
         batch_size: samples in a step.
@@ -84,7 +86,8 @@ def train_on_subset(
         precision: ``bf16`` autocast of the forward pass, ``fp32``, or ``auto``: bf16 on a GPU
             that has it.
         memory_format: layout of images and convolutions: ``channels_last``, ``contiguous``, or
-            ``auto``, which is channels_last.
+            ``auto``, which is channels_last, but on a CPU for nets whose backward pass torch
+            may crash in (strided 1x1 convolutions of fewer than 16 channels).
         subnetwork: progressive subnetworks (RaPTr): options of
             :class:`~lipt_cords.subnetwork_options.SubnetworkConfig`; ``{}`` takes its defaults.
         early_bird: an Early-Bird ticket: options of
@@ -106,8 +109,8 @@ def train_on_subset(
         The curve and the costs.
 
     Raises:
-        ValueError: a wrong option; a missing, truncated or foreign checkpoint; a loss that is
-            not finite.
+        ValueError: a wrong option; samples that are not there, or named twice; a missing,
+            truncated or foreign checkpoint; a loss that is not finite.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, received {epochs}")
@@ -117,6 +120,9 @@ def train_on_subset(
     ):
         if value not in known:
             raise unknown_name(name, value, known)
+    if not isinstance(selection, Selection):
+        chosen = different_indices(selection, dataset_length(train_dataset))
+        selection = Selection(chosen, torch.ones(len(chosen)))
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs the checkpoint_dir of the interrupted run")
     paths, ticket = parse_cheaper(subnetwork, early_bird)

@@ -231,3 +231,22 @@ def test_bf16_is_used_in_the_forward_pass_and_layouts_agree() -> None:
 def test_an_unknown_precision_or_layout_is_named(wrong: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=f"unknown {next(iter(wrong))}"):
         _train(_net(), **wrong)
+
+
+def test_plain_indices_are_a_subset_whose_samples_count_alike() -> None:
+    nets = [_net() for _ in range(3)]
+    even = torch.arange(0, 60, 2)
+    for net, subset in zip(
+        nets, (Selection(even, torch.ones(30)), even, even.tolist()), strict=True
+    ):
+        train_on_subset(net, DATA, subset, epochs=2, batch_size=8, lr=0.1, device="cpu")
+    assert _equal(nets[0], nets[1])
+    assert _equal(nets[0], nets[2])
+
+
+@pytest.mark.parametrize(
+    ("subset", "said"), [([3, 60], "60"), ([3, 3], "sample 3 is named twice"), ([], "sample")]
+)
+def test_indices_that_are_no_subset_are_refused(subset: list[int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        train_on_subset(_net(), DATA, subset)

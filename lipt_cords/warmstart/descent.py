@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lipt_cords.config import MemoryFormat, Precision, Schedule, WarmStartConfig
 from lipt_cords.data import Inputs
-from lipt_cords.models import call_model
+from lipt_cords.models import call_model, model_device
 from lipt_cords.warmstart.memory import MemoryPlanner, Plans
 from lipt_cords.warmstart.objective import LossFunction
 
@@ -69,11 +69,28 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
     return torch.bfloat16 if precision == "bf16" else None
 
 
-def memory_layout(choice: MemoryFormat, device: torch.device) -> torch.memory_format:
-    """The layout of images and convolution weights; ``auto`` is channels_last on CPU and CUDA."""
+def memory_layout(choice: MemoryFormat, model: nn.Module) -> torch.memory_format:
+    """The layout of images and convolution weights.
+
+    ``auto`` is channels_last on CPU and CUDA, but contiguous on a CPU for a net with a strided 1x1
+    convolution of fewer than 16 channels: with several threads torch 2.14 writes past the end of
+    its memory in that one's backward pass, and the process dies. Early-Bird tickets leave such.
+    """
+    device = model_device(model)
+    if choice == "auto" and device.type == "cpu" and any(map(_narrow_shortcut, model.modules())):
+        return torch.contiguous_format
     if choice == "channels_last" or (choice == "auto" and device.type in ("cpu", "cuda")):
         return torch.channels_last
     return torch.contiguous_format
+
+
+def _narrow_shortcut(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels // module.groups < 16
+    )
 
 
 def lay_out(model: nn.Module, layout: torch.memory_format) -> None:
@@ -174,7 +191,7 @@ def descend(
         for parameter in parameters:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     half = autocast_dtype(config.precision, device)
-    layout = memory_layout(config.memory_format, device)
+    layout = memory_layout(config.memory_format, model)
     lay_out(model, layout)
     planner = None
     if config.memory_budget is not None:

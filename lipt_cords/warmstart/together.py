@@ -239,7 +239,7 @@ class Lane:
         """
         started, task = time.perf_counter(), self.task
         with self._draws, deterministic_convolutions():
-            lay_out(self.model, memory_layout(task.config.memory_format, self._device))
+            lay_out(self.model, memory_layout(task.config.memory_format, self.model))
             state = tensor_state(self.model)
             finite = all_finite(state)
             accurate, reading, forward = held_out(task, self.model) if finite else (None, None, 0)

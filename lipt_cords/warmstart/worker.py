@@ -166,7 +166,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     device = next(task.model.parameters()).device
     started = time.perf_counter()
     with isolated_rng(seed, *task.names), deterministic_convolutions():
-        layout = memory_layout(config.memory_format, device)
+        layout = memory_layout(config.memory_format, task.model)
         # Before anything refers to its weights: another layout is other memory.
         model = copy.deepcopy(task.model)
         lay_out(model, layout)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -162,11 +164,17 @@ def test_layouts_train_alike_and_auto_is_channels_last(train):
 
 
 def test_layouts_of_devices_and_batches():
-    cpu, mps = torch.device("cpu"), torch.device("mps")
+    cpu, meta = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3, device="meta")
     assert memory_layout("auto", cpu) is torch.channels_last
-    assert memory_layout("auto", mps) is torch.contiguous_format
-    assert memory_layout("channels_last", mps) is torch.channels_last
+    assert memory_layout("auto", meta) is torch.contiguous_format
+    assert memory_layout("channels_last", meta) is torch.channels_last
     assert memory_layout("contiguous", cpu) is torch.contiguous_format
+    for narrow, grouped in ((15, 1), (30, 2)):
+        net = nn.Sequential(nn.Conv2d(narrow, 32, 1, stride=2, groups=grouped))
+        assert memory_layout("auto", net) is torch.contiguous_format
+        assert memory_layout("channels_last", net) is torch.channels_last
+    for safe in (nn.Conv2d(16, 32, 1, stride=2), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, stride=2)):
+        assert memory_layout("auto", nn.Sequential(safe)) is torch.channels_last
     images = torch.randn(2, 3, 4, 4)
     assert laid_out(images, torch.channels_last).is_contiguous(memory_format=torch.channels_last)
     assert laid_out(images, torch.channels_last).equal(images)
@@ -228,3 +236,25 @@ def test_mse_gets_one_hot_targets(reduction):
     loss = nn.MSELoss(reduction=reduction)
     torch.testing.assert_close(mean_loss(loss)(LOGITS, LABELS), expected)
     assert loss.reduction == reduction
+
+
+def test_narrow_strided_shortcuts_train_with_several_threads():
+    """In channels_last torch 2.14 writes past its memory there, and the process dies."""
+    code = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from lipt_cords import train_on_subset
+torch.set_num_threads(2)
+for channels in (6, 9, 11, 14):
+    net = nn.Sequential(
+        nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, channels + 3, 1, stride=2),
+        nn.Flatten(), nn.LazyLinear(2),
+    )
+    net(torch.randn(1, 3, 16, 16))
+    data = TensorDataset(torch.randn(100, 3, 16, 16), torch.arange(100) % 2)
+    train_on_subset(net, data, range(100), epochs=2, batch_size=25)
+print("trained")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "trained\n", done.stderr
