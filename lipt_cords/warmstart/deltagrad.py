@@ -3,14 +3,15 @@
 Plain SGD keeps, for every step, its weights and its gradient. When the data changes, most steps
 are not computed again: their gradient is the old one, corrected by a quasi-Newton Hessian times how
 far the weights have moved, and by the gradients of the changed samples. It is approximate, and
-:meth:`DeltaGrad.distance` measures how far it is from training anew. It serves linear heads, on
-frozen embeddings or on inputs, and small nets without BatchNorm.
+:meth:`DeltaGrad.distance` measures how far it is from training anew. The paper's
+online form corrects what was corrected before; here every request corrects the training itself, by
+all changes so far, so that errors do not add up. It serves linear heads, on frozen embeddings or on
+inputs, and small nets without BatchNorm.
 """
 
 from __future__ import annotations
 
 import copy
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,29 +30,7 @@ from lipt_cords.warmstart.deltagrad_checks import (
     check_net,
     check_options,
 )
-from lipt_cords.warmstart.lbfgs import CompactHessian
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Replay:
-    """What a change took.
-
-    Attributes:
-        explicit: steps whose gradients were computed.
-        steps: all steps that were replayed.
-        sample_gradients: gradients of samples that were computed.
-        retraining_gradients: as many as training anew would compute.
-        curvature: the largest that was seen: the gradient's change over the distance. Times ``lr``
-            it must stay below 2.
-    """
-
-    explicit: int
-    steps: int
-    sample_gradients: int
-    retraining_gradients: int
-    curvature: float
+from lipt_cords.warmstart.deltagrad_replay import Replay, Rule, replay, train
 
 
 @dataclass(frozen=True)
@@ -113,22 +92,23 @@ class DeltaGrad:
             raise ValueError("expected at least one sample to train on, received none")
         self.present = torch.zeros(samples, dtype=torch.bool)
         self.present[first] = True
-        self.lr, self.l2, self.period = lr, l2, period
-        self.burn_in, self.memory, self.tolerance = burn_in, memory, tolerance
+        self.rule = Rule(lr, l2, period, burn_in, memory, tolerance)
         self.epochs, self.seed = epochs, seed
         trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self._shapes = {name: parameter.shape for name, parameter in trained.items()}
-        self._start = torch.cat([p.detach().reshape(-1) for p in trained.values()])
+        start = torch.cat([p.detach().reshape(-1) for p in trained.values()])
         order = [
             first[torch.randperm(len(first), generator=generator(seed, "deltagrad", epoch))]
             for epoch in range(epochs)
         ]
-        self.batches = [part for epoch in order for part in torch.split(epoch, batch_size)]
-        self._epoch_steps = len(self.batches) // epochs
-        check_cache(len(self.batches), len(self._start), max_cache)
+        batches = [part for epoch in order for part in torch.split(epoch, batch_size)]
+        self._epoch_steps = len(batches) // epochs
+        check_cache(len(batches), len(start), max_cache)
         self.inputs = _read(dataset)
-        self.weights, self._gradients, self._final = self._train(self.batches, keep=True)
-        self._first_final = self._final.clone()
+        self._trained = train(start, batches, self._mean_gradient, self.rule, keep=True)
+        self._left = torch.zeros_like(self.present)
+        self._come = [batch[:0] for batch in batches]
+        self._final = self._trained.final
         self.last: Replay | None = None
         """What the last change took."""
 
@@ -150,6 +130,12 @@ class DeltaGrad:
             nn.init.zeros_(head.bias)
         return cls(head, data, **options)
 
+    @property
+    def batches(self) -> list[Tensor]:
+        """The samples of every step, as they are now."""
+        pairs = zip(self._trained.batches, self._come, strict=True)
+        return [torch.cat([batch[~self._left[batch]], come]) for batch, come in pairs]
+
     def remove(self, indices: Any) -> DeltaGrad:
         """Replay the training without some samples.
 
@@ -161,11 +147,10 @@ class DeltaGrad:
             raise ValueError("all samples would be gone: leave at least one")
         leaves = torch.zeros_like(self.present)
         leaves[gone] = True
-        changed = [batch[leaves[batch]] for batch in self.batches]
-        self._replay(changed, -1)
-        self.batches = [batch[~leaves[batch]] for batch in self.batches]
+        self._left |= leaves
+        self._come = [come[~leaves[come]] for come in self._come]
         self.present[gone] = False
-        return self
+        return self._replayed()
 
     def add(self, indices: Any) -> DeltaGrad:
         """Replay the training with some samples more, each in one batch of every epoch.
@@ -176,19 +161,12 @@ class DeltaGrad:
         new = self._checked(indices, present=False)
         draws = generator(self.seed, "deltagrad added", *new[:4].tolist(), len(new))
         places = torch.randint(self._epoch_steps, (self.epochs, len(new)), generator=draws)
-        changed = [
-            new[places[step // self._epoch_steps] == step % self._epoch_steps]
-            for step in range(len(self.batches))
+        self._come = [
+            torch.cat([come, new[places[step // self._epoch_steps] == step % self._epoch_steps]])
+            for step, come in enumerate(self._come)
         ]
-        if any(
-            len(some) and not len(batch) for batch, some in zip(self.batches, changed, strict=True)
-        ):
-            raise ValueError("a batch that lost all its samples cannot be filled again: fit anew")
-        self._replay(changed, 1)
-        pairs = zip(self.batches, changed, strict=True)
-        self.batches = [torch.cat(pair) for pair in pairs]
         self.present[new] = True
-        return self
+        return self._replayed()
 
     def apply_to(self, model: nn.Module) -> nn.Module:
         """Load the weights into a model of the architecture, in place."""
@@ -206,14 +184,22 @@ class DeltaGrad:
 
     def retrained(self) -> Tensor:
         """All weights, flat, of training anew on the present samples with the same batches."""
-        return self._train(self.batches, keep=False)[2]
+        start = self._trained.start
+        return train(start, self.batches, self._mean_gradient, self.rule, keep=False).final
 
     def distance(self) -> Distance:
         """Train anew, and measure; as dear as a training."""
         anew = self.retrained()
         return Distance(
-            float((self._final - anew).norm()), float((self._first_final - anew).norm())
+            float((self._final - anew).norm()), float((self._trained.final - anew).norm())
         )
+
+    def _replayed(self) -> DeltaGrad:
+        gone = [batch[self._left[batch]] for batch in self._trained.batches]
+        self._final, self.last = replay(
+            self._trained, gone, self._come, self.batches, self._mean_gradient, self.rule
+        )
+        return self
 
     def _checked(self, indices: Any, *, present: bool) -> Tensor:
         wanted = different_indices(indices, len(self.present))
@@ -222,74 +208,6 @@ class DeltaGrad:
             what = "is not trained on, or is gone already" if present else "is trained on already"
             raise ValueError(f"sample {int(wanted[wrong][0])} {what}")
         return wanted
-
-    def _train(self, batches: list[Tensor], *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights and data gradients of every step, if kept, and the weights in the end."""
-        weights = self._start.clone()
-        kept = torch.empty(len(batches) if keep else 0, len(weights), dtype=torch.float64)
-        gradients = torch.empty_like(kept)
-        for step, batch in enumerate(batches):
-            gradient = self._mean_gradient(weights, batch) if len(batch) else None
-            if keep and gradient is not None:
-                kept[step], gradients[step] = weights, gradient
-            if gradient is not None:  # a batch that lost all its samples is passed over
-                weights = weights - self.lr * (gradient + self.l2 * weights)
-        return kept, gradients, weights
-
-    def _replay(self, changed: list[Tensor], sign: int) -> None:
-        """Walk through the steps again, and keep what they are now.
-
-        Args:
-            changed: of every step, the samples that leave its batch or join it.
-            sign: -1 if they leave, 1 if they join.
-        """
-        hessian, now = CompactHessian(self.memory), self._start.clone()
-        explicit = computed = 0
-        trusted, curvature = True, 0.0
-        for step, (batch, some) in enumerate(zip(self.batches, changed, strict=True)):
-            before, count = len(batch), len(batch) + sign * len(some)
-            if count == 0:
-                self.weights[step] = now
-                continue
-            moved = now - self.weights[step]
-            due = step < self.burn_in or (step - self.burn_in) % self.period == 0
-            if due or not trusted or len(hessian) < self.memory:
-                rest = batch[~torch.isin(batch, some)] if sign < 0 else batch
-                theirs = self._mean_gradient(now, some) if len(some) else None
-                mine = self._mean_gradient(now, rest)
-                whole, data = _parts(mine, theirs, len(rest), len(some), sign)
-                computed += len(rest) + len(some)
-                explicit += 1
-                change = whole - self._gradients[step] + self.l2 * moved
-                trusted = self._agrees(hessian, moved, change)
-                if float(moved.norm()) > 0:
-                    curvature = max(curvature, float(change.norm() / moved.norm()))
-                hessian.add(moved, change)
-            else:
-                whole = hessian.product(moved) + self._gradients[step] - self.l2 * moved
-                data = whole
-                if len(some):
-                    theirs = self._mean_gradient(now, some)
-                    data = (before * whole + sign * len(some) * theirs) / count
-                    computed += len(some)
-            self.weights[step], self._gradients[step] = now, data
-            now = now - self.lr * (data + self.l2 * now)
-        self._final = now
-        total = sum(map(len, self.batches)) + sign * sum(map(len, changed))
-        self.last = Replay(explicit, len(self.batches), computed, total, curvature)
-        if self.lr * curvature > 2:
-            logger.warning(
-                "lr x curvature = %.1f, above 2: steps overshoot, and the replay drifts away from "
-                "training anew; lower lr (received %g), or standardise the inputs",
-                self.lr * curvature, self.lr,
-            )  # fmt: skip
-
-    def _agrees(self, hessian: CompactHessian, moved: Tensor, change: Tensor) -> bool:
-        """Whether the Hessian predicts how the gradient has changed."""
-        size = float(change.norm())
-        if len(hessian) < self.memory or size == 0.0:
-            return True
-        return float((hessian.product(moved) - change).norm()) <= self.tolerance * size
 
     def _mean_gradient(self, weights: Tensor, batch: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -302,24 +220,6 @@ class DeltaGrad:
         parts = torch.split(flat, [shape.numel() for shape in self._shapes.values()])
         pairs = zip(self._shapes.items(), parts, strict=True)
         return {name: part.view(shape) for (name, shape), part in pairs}
-
-
-def _parts(
-    mine: Tensor, theirs: Tensor | None, rest: int, some: int, sign: int
-) -> tuple[Tensor, Tensor]:
-    """Mean gradients of the batch as it was, and as it is now.
-
-    Args:
-        mine: mean gradient of the samples that it has before and after.
-        theirs: of those that leave or join, or None.
-        rest: how many the former are.
-        some: how many the latter are.
-        sign: -1 if they leave, 1 if they join.
-    """
-    if theirs is None:
-        return mine, mine
-    both = (rest * mine + some * theirs) / (rest + some)
-    return (both, mine) if sign < 0 else (mine, both)
 
 
 def _read(dataset: Dataset[Any]) -> Tensor:

@@ -81,12 +81,13 @@ def test_the_training_is_plain_sgd() -> None:
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.sets(st.integers(0, 1199), min_size=1, max_size=40))
+@given(st.sets(st.integers(0, 1189), min_size=1, max_size=40))
 def test_a_period_of_one_is_training_anew(gone: set[int]) -> None:
-    delta = trained(period=1, epochs=4).remove(sorted(gone))
+    delta = trained(period=1, epochs=4, start_with=range(1190)).remove(sorted(gone))
+    delta.add(range(1190, 1195))
     distance = delta.distance()
     assert distance.to_retraining == 0.0 < distance.of_change
-    assert delta.last.explicit == delta.last.steps == 8
+    assert 7 <= delta.last.explicit <= delta.last.steps == 8  # the first one may be as it was
 
 
 @pytest.mark.parametrize("count", [1, 12])
@@ -113,6 +114,24 @@ def test_many_requests_one_after_the_other() -> None:
     assert bool(delta.present[7])
 
 
+def test_errors_of_one_request_do_not_go_into_the_next() -> None:
+    nets = [head() for _ in range(2)]
+    trained().remove(range(30)).apply_to(nets[0])
+    delta = trained()
+    for sample in range(30):
+        delta.remove([sample])
+    delta.apply_to(nets[1])
+    assert torch.equal(nets[0].weight, nets[1].weight)
+
+
+def test_samples_that_came_can_go_again() -> None:
+    delta = trained(start_with=range(1000))
+    first = delta.apply_to(head()).weight.clone()
+    delta.add(range(1000, 1010)).remove(range(1000, 1010))
+    assert torch.equal(delta.apply_to(head()).weight, first)
+    assert delta.distance().to_retraining == 0.0 and delta.last.sample_gradients == 0
+
+
 def test_batches_that_lose_everything_are_passed_over() -> None:
     delta = trained(batch_size=3, epochs=1, start_with=range(9), burn_in=0)
     gone = delta.batches[1].clone()
@@ -120,6 +139,8 @@ def test_batches_that_lose_everything_are_passed_over() -> None:
     assert len(delta.batches[1]) == 0
     assert delta.distance().to_retraining < 0.1
     delta.remove(delta.batches[0][:1])
+    delta.add(gone)  # a batch that was empty can be filled again
+    assert delta.distance().to_retraining < 0.1
 
 
 def test_a_small_net_is_replayed_too() -> None:
@@ -173,11 +194,13 @@ def test_what_it_does_not_cover_is_refused(options: Any, words: str) -> None:
 )  # fmt: skip
 def test_bad_requests_change_nothing(indices: Any, words: str) -> None:
     delta = trained(epochs=2)
-    before = delta.weights.clone()
+    before = delta.retrained()
     with pytest.raises(ValueError, match=words):
         delta.remove(indices)
     with pytest.raises(ValueError, match="trained on already"):
         delta.add([3])
-    assert torch.equal(before, delta.weights) and bool(delta.present.all())
+    assert (
+        torch.equal(before, delta.retrained()) and delta.last is None and bool(delta.present.all())
+    )
     with pytest.raises(ValueError, match="do not fit"):
         delta.apply_to(nn.Linear(3, 3))
