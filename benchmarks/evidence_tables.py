@@ -18,15 +18,32 @@ def of(results: dict[str, Any], fraction: float, method: str) -> list[dict[str, 
     return sorted(rows, key=lambda row: row["seed"])
 
 
-def gains(results: dict[str, Any], fraction: float) -> list[float]:
-    """What LiPT's subset reaches above the random one, seed by seed."""
-    pairs = zip(of(results, fraction, "lipt"), of(results, fraction, "random"), strict=True)
+def gains(
+    results: dict[str, Any], fraction: float, method: str = "lipt", than: str = "random"
+) -> list[float]:
+    """What a subset by difficulty reaches above another one, seed by seed."""
+    pairs = zip(of(results, fraction, method), of(results, fraction, than), strict=True)
     return [one["accuracy"] - other["accuracy"] for one, other in pairs]
+
+
+def uncut(results: dict[str, Any], fraction: float) -> bool:
+    """Whether no seed's trials chose a cut, so that every subset is the random one."""
+    return not any(row["cut"] for row in of(results, fraction, "lipt"))
 
 
 def signed(values: list[float]) -> str:
     """Mean difference and its deviation over seeds, in points."""
     return f"{100 * statistics.fmean(values):+.1f} ± {100 * statistics.stdev(values):.1f}"
+
+
+def first_use(results: dict[str, Any]) -> tuple[float, float]:
+    """Passes of the first training with all that it takes, over the training's: least and most."""
+    found = [
+        (row["warmup_passes"] + row["pilot_passes"] + row["training_passes"])
+        / row["training_passes"]
+        for row in results["rows"] if row["method"] == "lipt"
+    ]  # fmt: skip
+    return min(found), max(found)
 
 
 def fixed_subset() -> str:
@@ -36,7 +53,7 @@ def fixed_subset() -> str:
         results = load(f"fixed_subset-{name}")
         rows = []
         for fraction in dict.fromkeys(row["fraction"] for row in results["rows"]):
-            parts = {m: of(results, fraction, m) for m in ("random", "lipt", "full")}
+            parts = {m: of(results, fraction, m) for m in ("random", "lipt", "one-worker", "full")}
             reached = {m: [row["accuracy"] for row in part] for m, part in parts.items()}
             gain = gains(results, fraction)
             cuts = ", ".join(f"{100 * row['cut']:.0f}" for row in parts["lipt"])
@@ -46,7 +63,8 @@ def fixed_subset() -> str:
                     f"{100 * fraction:.0f} %",
                     spread(reached["random"]),
                     spread(reached["lipt"]),
-                    signed(gain),
+                    "no cut: the random subset" if uncut(results, fraction) else signed(gain),
+                    spread(reached["one-worker"]),
                     spread(reached["full"]),
                     cuts,
                     f"{one['training_passes']:,}",
@@ -54,15 +72,21 @@ def fixed_subset() -> str:
                 ]
             )
         head = (
-            "Fraction", "Random, %", "LiPT's difficulty, %", "Difference", "Full data's, %",
-            "Cut, % by seed", "Training passes", "Passes of trials",
+            "Fraction", "Random, %", "LiPT's difficulty, %", "Difference", "One worker's, %",
+            "Full data's, %", "Cut, % by seed", "Training passes", "Passes of trials",
         )  # fmt: skip
-        lipt, full = (of(results, results["rows"][0]["fraction"], m)[0] for m in ("lipt", "full"))
+        lipt, alone, full = (
+            of(results, results["rows"][0]["fraction"], m)[0]
+            for m in ("lipt", "one-worker", "full")
+        )
         seeds = len({row["seed"] for row in results["rows"]})
         text += (
             f"{name}, {seeds} seeds. The warm start: {lipt['warmup_critical_passes']:,} passes on "
-            f"the critical path, {lipt['warmup_passes']:,} in all; the full-data warm-up: "
-            f"{full['warmup_passes']:,}.\n\n" + markdown(head, rows) + origin(results) + "\n"
+            f"the critical path, {lipt['warmup_passes']:,} in all; one worker: "
+            f"{alone['warmup_passes']:,}; the full-data warm-up: {full['warmup_passes']:,}.\n\n"
+            + markdown(head, rows)
+            + origin(results)
+            + "\n"
         )
     return text
 
@@ -74,9 +98,18 @@ def fixed_subset_headline() -> str:
         results = load(f"fixed_subset-{name}")
         parts = []
         for fraction in dict.fromkeys(row["fraction"] for row in results["rows"]):
-            parts.append(f"{signed(gains(results, fraction))} at {100 * fraction:.0f} %")
+            if not uncut(results, fraction):
+                parts.append(
+                    f"{signed(gains(results, fraction))} at {100 * fraction:.0f} %, which is "
+                    f"{signed(gains(results, fraction, than='one-worker'))} from one worker's"
+                )
         seeds = len({row["seed"] for row in results["rows"]})
-        sentences.append(f"On {name}, {seeds} seeds: " + ", ".join(parts) + ".")
+        few, many = first_use(results)
+        sentences.append(
+            f"On {name}, {seeds} seeds, LiPT's difficulty against random: {'; '.join(parts)}; "
+            f"elsewhere no cut was chosen. Warm start, trials and training together make {few:.1f} "
+            f"to {many:.1f} times the passes of training on the random subset."
+        )
     return " ".join(sentences) + "\n"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from evidence_tables import gains, signed
-from question_tables import asked, best_ratio, compared, mean, runs_of
+from evidence_tables import first_use, gains, signed, uncut
+from question_tables import Runs, asked, compared, mean, merges, ratios, runs_of
 from search_tables import WARM_UPS
 from table_parts import RESULTS, load, markdown
 
@@ -24,6 +24,17 @@ def _where(name: str, seeds: int) -> str:
     return f"{NAMES[name]}, {seeds}"
 
 
+def workers(runs: Runs) -> int:
+    """How many workers a warm start had."""
+    return len(runs[0]["warm_start"]["workers"])
+
+
+def between(values: list[float]) -> str:
+    """The least and the most, to a tenth."""
+    least, most = f"{min(values):.1f}", f"{max(values):.1f}"
+    return least if least == most else f"{least} to {most}"
+
+
 def _seeds(results: dict[str, Any]) -> int:
     return len({run["seed"] for run in results["parts"][0]["runs"]})
 
@@ -34,15 +45,22 @@ def _fixed() -> list[list[str]]:
         if not (RESULTS / f"fixed_subset-{name}.json").exists():
             continue
         results = load(f"fixed_subset-{name}")
-        parts = []
+        parts, random = [], []
         for fraction in dict.fromkeys(row["fraction"] for row in results["rows"]):
-            gain = gains(results, fraction)
-            same = all(value == 0 for value in gain)
-            parts.append(f"{100 * fraction:.0f} %: {'0' if same else signed(gain)}")
+            if uncut(results, fraction):
+                random.append(f"{100 * fraction:.0f}")
+                continue
+            parts.append(
+                f"{100 * fraction:.0f} %: {signed(gains(results, fraction))} (by one worker's: "
+                f"{signed(gains(results, fraction, 'one-worker'))})"
+            )
+        parts.append(f"{', '.join(random)} %: the trials chose the random subset itself")
         seeds = len({row["seed"] for row in results["rows"]})
+        few, many = first_use(results)
         rows.append(
             [
-                "A fixed subset chosen by LiPT's difficulty, against a random one, points",
+                "A fixed subset chosen by LiPT's difficulty, against a random one, points; first "
+                f"use at {few:.0f} to {many:.0f} times its passes",
                 _where(name, seeds),
                 "; ".join(parts),
             ]
@@ -60,8 +78,8 @@ def _tax() -> list[list[str]]:
             [
                 "Warm-up in 40 rounds against 10 full epochs, then RS2 on a tenth",
                 _where(name, _seeds(results)),
-                f"critical path {mean(full, cost) / mean(lipt, cost):.1f} times shorter; accuracy "
-                f"{compared(lipt, full)}",
+                f"critical path {mean(full, cost) / mean(lipt, cost):.1f} times shorter with "
+                f"{workers(lipt)} workers; accuracy {compared(lipt, full)}",
             ]
         )
     return rows
@@ -72,9 +90,19 @@ def _end_to_end() -> list[list[str]]:
     for name, results in asked("end-to-end"):
         parts = []
         for method, words in (("lipt-rounds+rs2", "LiPT in rounds, then RS2"), ("rs2", "RS2")):
-            best = best_ratio(results, method)
-            reached = "at no accuracy that both reach" if best is None else f"{best[0]:.1f} times"
-            parts.append(f"{words}: {reached}")
+            found = ratios(results, method)
+            if not found:
+                parts.append(f"{words}: less accurate than the shortest of these")
+                continue
+            paths = [ratio for ratio, _ in found]
+            totals = [
+                mean(runs, "passes") / (ratio * mean(runs, "critical_passes"))
+                for ratio, runs in found
+            ]
+            parts.append(
+                f"{words}: {between(paths)} times, with {between(totals)} times the passes in all"
+                + (f", {workers(found[0][1])} workers" if merges(found[0][1]) else "")
+            )
         rows.append(
             [
                 "Critical path shorter than that of training on all data to equal accuracy",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from question_tables import accuracies, asked, compared, heading, mean, runs_of
+from question_tables import accuracies, asked, compared, costs_of, heading, mean, runs_of
 from table_parts import markdown, origin, spread
 
 WARM_UPS = {"lipt": "one merge", "lipt-rounds": "40 rounds"}
@@ -59,6 +59,30 @@ def search_reading() -> str:
     return " ".join(sentences) + "\n"
 
 
+def importance() -> str:
+    """Importance sampling every epoch, after LiPT, after one worker, and from the first step."""
+    return costs_of("importance")
+
+
+def importance_reading() -> str:
+    """Whether importance sampling needs LiPT."""
+    sentences = []
+    for name, results in asked("importance"):
+        runs = {method: rows for (method, _), rows in runs_of(results).items()}
+        after = {
+            warm: runs[f"{warm}+importance/every=1"] for warm in ("lipt", "one-worker", "none")
+        }
+        fewer = mean(after["lipt"], "passes") / mean(after["one-worker"], "passes")
+        sentences.append(
+            f"{name}: importance sampling after LiPT is "
+            f"{compared(after['lipt'], runs['lipt+rs2'])} points from RS2 after LiPT, and "
+            f"{compared(after['lipt'], after['one-worker'])} from itself after one worker, which "
+            f"makes {fewer:.1f} times fewer passes in all. With no warm-up it is "
+            f"{compared(after['none'], runs['rs2'])} from RS2."
+        )
+    return " ".join(sentences) + "\n"
+
+
 def reselected() -> str:
     """GLISTER, GradMatch and CRAIG re-selected, after LiPT and after full epochs."""
     text = ""
@@ -90,4 +114,4 @@ def reselected() -> str:
     return text
 
 
-SEARCHES = (search, search_reading, reselected)
+SEARCHES = (search, search_reading, importance, importance_reading, reselected)

@@ -36,9 +36,11 @@ EXACT: dict[str, Any] = {
     "launch": "serial",
 }  # fmt: skip
 HEAD: dict[str, Any] = {
-    "epochs": 50, "batch_size": 16_384, "lr": 0.01, "l2": 5e-3, "period": 8, "burn_in": 10,
+    "epochs": 50, "batch_size": 16_384, "lr": 0.01, "l2": 5e-3, "period": 6, "burn_in": 10,
     "memory": 4,
 }  # fmt: skip
+ROUNDS = 5
+"""Times that a change is timed, in turns with training anew."""
 
 
 def tensors(dataset: Any, flat: bool = False) -> TensorDataset:
@@ -95,36 +97,49 @@ def replay(
     ]  # fmt: skip
     for kind, count, adds in jobs:
         delta = make(start_with=order[count:] if adds else None)
-        started = time.perf_counter()
-        (delta.add if adds else delta.remove)(order[:count])
-        seconds = time.perf_counter() - started
-        rows.append(measured(name, kind, count, 1, delta, seconds))
-    delta, started = make(), time.perf_counter()
-    for sample in order[:in_a_row].tolist():
-        delta.remove([sample])
-    seconds = (time.perf_counter() - started) / in_a_row
-    rows.append(measured(name, "remove, one by one", 1, in_a_row, delta, seconds))
+        change = delta.add if adds else delta.remove
+        seconds, anew = [timed(change, order[:count])], [timed(delta.retrained)]
+        for _ in range(ROUNDS - 1):  # the same replay again, in turns with training anew
+            seconds.append(timed(delta._replayed))
+            anew.append(timed(delta.retrained))
+        rows.append(measured(name, kind, count, 1, delta, seconds, anew))
+    delta, seconds, anew = make(), [], []
+    for number, sample in enumerate(order[:in_a_row].tolist()):
+        seconds.append(timed(delta.remove, [sample]))
+        if number % max(1, in_a_row // ROUNDS) == 0:
+            anew.append(timed(delta.retrained))
+    rows.append(measured(name, "remove, one by one", 1, in_a_row, delta, seconds, anew))
     return rows
 
 
-def measured(
-    name: str, kind: str, count: int, times: int, delta: DeltaGrad, seconds: float
-) -> dict[str, Any]:
-    """A row, with training anew in turn."""
+def timed(job: Callable[..., Any], *given: Any) -> float:
+    """Seconds of a call."""
     started = time.perf_counter()
-    delta.retrained()
-    again = time.perf_counter()
-    distance, last = delta.distance(), delta.last  # trains anew as well
-    anew = min(again - started, time.perf_counter() - again)
+    job(*given)
+    return time.perf_counter() - started
+
+
+def measured(
+    name: str,
+    kind: str,
+    count: int,
+    times: int,
+    delta: DeltaGrad,
+    seconds: list[float],
+    anew: list[float],
+) -> dict[str, Any]:
+    """A row."""
+    distance, last = delta.distance(), delta.last
     if last is None:
         raise ValueError("nothing was replayed")
     row = {
         "head": name, "change": kind, "samples": count, "times": times,
-        "faster": anew / seconds, "to_retraining": distance.to_retraining,
+        "faster": statistics.median(anew) / statistics.median(seconds), "seconds": seconds,
+        "seconds_anew": anew, "to_retraining": distance.to_retraining,
         "of_change": distance.of_change, "explicit": last.explicit, "steps": last.steps,
         "gradients": last.sample_gradients / last.retraining_gradients,
     }  # fmt: skip
-    print({k: round(v, 8) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+    print({k: v for k, v in row.items() if not isinstance(v, list)}, flush=True)
     return row
 
 

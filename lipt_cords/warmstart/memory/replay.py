@@ -60,8 +60,7 @@ def make_again(number: int, calls: Sequence[Call], sources: Mapping[int, Handle]
         for leaf in call.leaves:
             if isinstance(leaf, There):
                 last[leaf.number] = place
-    device = next(iter(there.values())).device if there else None
-    kind = "cpu" if device is None else device.type
+    kind = device_type(there, calls)
     # As below autograd in the forward pass, where gradients are enabled: kernels may look at that.
     below = torch._C._AutoDispatchBelowAutograd()
     with torch.enable_grad(), below, torch.autocast(kind, enabled=False):
@@ -77,6 +76,14 @@ def make_again(number: int, calls: Sequence[Call], sources: Mapping[int, Handle]
             for one in [one for one in there if one != number and last.get(one, -1) <= place]:
                 del there[one]
     return there[number]
+
+
+def device_type(there: Mapping[int, Tensor], calls: Sequence[Call]) -> str:
+    """Where the operations run, by what they read, or by what they are told."""
+    read = [leaf.tensor for call in calls for leaf in call.leaves if isinstance(leaf, Here)]
+    told = [leaf for call in calls for leaf in call.leaves if isinstance(leaf, torch.device)]
+    devices = [*(tensor.device for tensor in (*there.values(), *read)), *told]
+    return devices[0].type if devices else "cpu"
 
 
 def _argument(leaf: Any, there: dict[int, Tensor]) -> Any:

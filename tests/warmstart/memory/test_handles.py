@@ -6,9 +6,11 @@ import weakref
 
 import pytest
 import torch
+from torch.utils._pytree import tree_flatten
 
 from lipt_cords.warmstart.memory.handles import Kept, Packed, PackedHere, Remade, Swapped
 from lipt_cords.warmstart.memory.link import PacedLink
+from lipt_cords.warmstart.memory.replay import Call, Here, device_type
 from lipt_cords.warmstart.memory.saved import whole_storage
 
 
@@ -113,3 +115,13 @@ def test_what_is_written_to_meanwhile_is_refused_as_autograd_does(here):
     tensor.view(3, 1)[1].add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         packed.tensor()
+
+
+@pytest.mark.parametrize(
+    "leaf", [Here(torch.ones(2, device="meta"), False, 0), torch.device("meta")]
+)
+def test_what_is_made_from_weights_alone_is_made_on_their_device(leaf):
+    """A recomputation without saved sources: autocast is turned off where it runs."""
+    call = Call(None, [leaf], tree_flatten(0)[1], (5,))
+    assert device_type({}, [call]) == "meta"
+    assert device_type({1: torch.ones(1)}, [call]) == device_type({}, []) == "cpu"
