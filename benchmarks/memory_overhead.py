@@ -1,5 +1,6 @@
 """Of benchmarks/memory.py: what half of the activation memory costs, beside what people do today.
 
+Plans are also made for the least memory, near which save_on_cpu is, and for checkpointing's peak.
 Every way takes its steps on one net in turns with the others; a ratio is to the plain step of the
 same round. Seconds are those of forward pass, loss and backward pass: the optimizer's are the same.
 """
@@ -56,11 +57,14 @@ def row(case: Case, device: str, rounds: int) -> Row:
     share = next(one for one in SHARES if _at(trace, one) >= least)
     budget = _at(trace, share)
     net, sgd = training.net, training.sgd
+    every_block = Checkpointing(net)
+    _, theirs = _watched(training, every_block)
     ways: dict[str, AbstractContextManager[Any]] = {
         "plain": nullcontext(),
         "planned": Planner(net, budget=budget, optimizer=sgd),
         "planned, least": Planner(net, budget=least, optimizer=sgd),
-        "checkpoint every block": Checkpointing(net),
+        "planned, checkpointing's peak": Planner(net, budget=max(theirs, least), optimizer=sgd),
+        "checkpoint every block": every_block,
         "save_on_cpu": saved_on_host(training.device, bandwidth),
     }
     if least_budget(trace, bandwidth=bandwidth, policy="recompute") <= budget:
