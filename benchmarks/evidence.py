@@ -59,8 +59,9 @@ QUESTIONS: dict[str, list[Part]] = {
             Part(("full-data",), terms={"subset_passes": epochs * POOL // 10})
             for epochs in (3, 6, 12)
         ),
-        # 20 epochs: 10,000, 20,000 and 40,000 passes on subsets.
+        # 20 epochs: 10,000, 20,000 and 40,000 passes on subsets; RS2 alone also 80,000 and 120,000.
         Part(("rs2", "lipt-rounds+rs2"), fractions=(0.025, 0.05, 0.1)),
+        Part(("rs2",), fractions=(0.2, 0.3)),
     ],
     "budget": [
         Part(

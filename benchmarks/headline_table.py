@@ -51,8 +51,8 @@ def _fixed() -> list[list[str]]:
                 random.append(f"{100 * fraction:.0f}")
                 continue
             parts.append(
-                f"{100 * fraction:.0f} %: {signed(gains(results, fraction))} (by one worker's: "
-                f"{signed(gains(results, fraction, 'one-worker'))})"
+                f"{100 * fraction:.0f} %: {signed(gains(results, fraction))} (by one worker's "
+                f"scores: {signed(gains(results, fraction, 'one-worker'))})"
             )
         parts.append(f"{', '.join(random)} %: the trials chose the random subset itself")
         seeds = len({row["seed"] for row in results["rows"]})
@@ -139,14 +139,15 @@ def _selectors() -> list[list[str]]:
                 mean(full[f"full=8+{kind}"], cost) / mean(lipt[f"{warm}+{kind}"], cost)
                 for kind in KINDS
             )
+            count = workers(lipt[f"{warm}+glister"])
             parts = [
                 f"{label} {compared(lipt[f'{warm}+{kind}'], full[f'full=8+{kind}'])}"
                 for kind, label in KINDS.items()
             ]
             rows.append(
                 [
-                    f"Re-selected after LiPT ({words}), against after 8 full epochs of "
-                    f"{shorter:.1f} times the critical path, points",
+                    f"Re-selected after LiPT ({words}, {count} workers), against after 8 full "
+                    f"epochs of {shorter:.1f} times the critical path, points",
                     _where(name, _seeds(results)),
                     "; ".join(parts),
                 ]
