@@ -36,7 +36,7 @@ EXACT: dict[str, Any] = {
     "launch": "serial",
 }  # fmt: skip
 HEAD: dict[str, Any] = {
-    "epochs": 50, "batch_size": 16_384, "lr": 0.01, "l2": 5e-3, "period": 6, "burn_in": 10,
+    "epochs": 50, "batch_size": 16_384, "lr": 0.01, "l2": 5e-3, "period": 7, "burn_in": 10,
     "memory": 4,
 }  # fmt: skip
 ROUNDS = 5
