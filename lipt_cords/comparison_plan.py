@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lipt_cords.config import WarmStartConfig
@@ -152,7 +152,16 @@ def plan_comparison(
                 continue
             made = contest.configure(method, epochs)
             bill, warm = contest.bill(method, epochs), contest.warm_start(method)
-            runs += [PlannedRun(method, fraction, seed, made, bill, warm) for seed in seeds]
+            told = method
+            if method.warmup == "full" and bill.warmup != contest.wanted_epochs(method) * samples:
+                real = bill.warmup // samples
+                told = replace(method, epochs=real)
+                notes.append(
+                    f"{method.name} at fraction {fraction:g}: {real} full epochs, the nearest to "
+                    f"{contest.wanted_epochs(method)} after which CORDS selects (every "
+                    f"{made.dss_args.select_every} epochs)"
+                )
+            runs += [PlannedRun(told, fraction, seed, made, bill, warm) for seed in seeds]
     place = {method.name: number for number, method in enumerate(methods)}
     runs.sort(key=lambda one: (seeds.index(one.seed), one.fraction, place[one.method.name]))
     return ComparisonPlan(runs, notes)

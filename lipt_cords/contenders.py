@@ -30,6 +30,8 @@ IN_ROUNDS: dict[str, Any] = {
     "sparsity": "none", "augmentation": "none",
 }  # fmt: skip
 """``lipt-rounds``: the setting that benchmarks/frontier.py found for the best gradient signal."""
+PLAIN = ("random", "rs2", "full")
+"""Selections that need no model, and go through our own loader."""
 CRITICAL = "critical-path"
 Equal = Literal["critical-path", "total"]
 MATCHED: dict[str, Any] = {"cut": "auto", "pilot": 1, "pilot_cuts": [0.2, 0.5]}
@@ -47,6 +49,8 @@ class Calendar:
     """CORDS's kappa that gives this warm-up."""
     num_epochs: int
     """CORDS's num_epochs beside it, its skipped epochs included."""
+    select_every: int
+    """Epochs between two selections, in CORDS's counting."""
 
 
 @dataclass(frozen=True)
@@ -154,10 +158,13 @@ class Contest:
         """The configuration of one method, training on subsets for its own epochs or so many."""
         epochs = self.subset_epochs if subset_epochs is None else subset_epochs
         dss: dict[str, Any] = {"warm_start": self.warm_start(method), "kappa": 0.0}
+        if method.every is not None:
+            dss["select_every"] = method.every or epochs
         if method.warmup == "full":
             calendar = plan_calendar(self, method, epochs)
             dss["kappa"], epochs = calendar.kappa, calendar.num_epochs
-        if method.selection in ("random", "rs2", "full"):
+            dss["select_every"] = calendar.select_every
+        if method.selection in PLAIN:
             # One subset for all epochs; CORDS's own random loader draws a second one on the way.
             strategy = method.strategy(self.config.dss_args.type)
             dss.update(type=strategy, selection_type=None, selector="fast", options={})
@@ -171,8 +178,6 @@ class Contest:
             options = dss.get("options", self.config.dss_args.options)
             if strategy == "Stratified" and method.every == 0 and not options:
                 dss["options"] = dict(MATCHED)
-        if method.every is not None:
-            dss["select_every"] = method.every or epochs
         return self.config.updated(
             dss_args=dss,
             train_args={"num_epochs": epochs},
@@ -212,19 +217,29 @@ def plan_calendar(
 
     CORDS trains W = ceil(S fraction) of the first S = int(kappa num_epochs) epochs on full data,
     skips the others, and selects in the epochs that ``select_every`` divides: S must be one of
-    them, or the first epochs after the warm-up would read a random subset. Of the S that fit, the
-    one whose W is nearest to what was asked for is taken, the smaller W first.
+    them, or the first epochs after the warm-up would read a random subset. A selection that is
+    made once is made at S, whatever ``select_every`` was, as long as 2 S is not reached. Of the S
+    that fit, the one whose W is nearest to what was asked for is taken.
     """
     method = method or Method.parse("full")
     dss = contest.config.dss_args
     wanted = contest.wanted_epochs(method)
     epochs = contest.subset_epochs if subset_epochs is None else subset_epochs
-    step = dss.select_every if method.every is None else method.every or epochs
-    last = math.ceil(wanted / dss.fraction) + step
-    candidates = range(step, last + 1, step)
-    after = min(candidates, key=lambda s: (abs(math.ceil(s * dss.fraction) - wanted), s))
+    every = dss.select_every if method.every is None else method.every
+    once = every == 0 or every >= epochs
+    plain = method.selection in PLAIN  # no loader of CORDS, which would have to select at S
+    step = epochs if once else every
+    lowest, stride = (1, 1) if plain else (epochs, 1) if once else (step, step)
+    candidates = range(lowest, math.ceil(wanted / dss.fraction) + step + 1, stride)
+
+    def worth(after: int) -> tuple[int, bool, int]:
+        return abs(math.ceil(after * dss.fraction) - wanted), after % step != 0, after
+
+    after = min(candidates, key=worth)
     total = after + epochs
-    return Calendar(math.ceil(after * dss.fraction), epochs, (after + 0.5) / total, total)
+    select_every = (after if after >= epochs else total) if once else every
+    full = math.ceil(after * dss.fraction)
+    return Calendar(full, epochs, (after + 0.5) / total, total, select_every)
 
 
 def alone(lipt: WarmStartConfig, steps: int, *, schedule: str) -> dict[str, Any]:

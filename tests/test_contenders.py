@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipt_cords import LiPTWarmStart, WarmStartConfig
+from lipt_cords.comparison_plan import plan_comparison
 from lipt_cords.contenders import MATCHED, Contest, plan_calendar
+from lipt_cords.data import load_dataset
 from lipt_cords.methods import DEFAULT_METHODS, Method
 from lipt_cords.run_config import RunConfig
 from lipt_cords.warmstart.forecast import forecast
@@ -35,10 +37,30 @@ def contest(warm_epochs: int | None = 15, samples: int = 1000, **dss: object) ->
 def test_the_calendar_ends_in_a_fresh_selection(select_every: int, fraction: float) -> None:
     calendar = plan_calendar(contest(select_every=select_every, fraction=fraction))
     after = int(calendar.kappa * calendar.num_epochs)  # as CORDS computes it
-    assert after % select_every == 0
+    assert after % calendar.select_every == 0
+    assert calendar.select_every == (select_every if select_every < 20 else after)
     assert calendar.num_epochs - after == calendar.subset_epochs == 20
     assert math.ceil(after * fraction) == calendar.full_epochs
-    assert abs(calendar.full_epochs - 15) <= math.ceil(select_every * fraction)
+    step = select_every if select_every < 20 else 1
+    assert abs(calendar.full_epochs - 15) <= math.ceil(step * fraction)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.05, 0.1, 0.25])
+@pytest.mark.parametrize("name", ["full=5+craig", "full=5+craig/static", "full=5+random", "full=5"])
+def test_a_selection_made_once_comes_after_as_many_full_epochs_as_asked_for(
+    fraction: float, name: str
+) -> None:
+    """``select_every: 1000`` is how a file says once."""
+    base = contest(select_every=1000, fraction=fraction)
+    calendar = plan_calendar(base, Method.parse(name))
+    assert calendar.full_epochs == 5
+    config = base.configure(Method.parse(name))
+    after = int(config.dss_args.kappa * config.train_args.num_epochs)
+    every = config.dss_args.select_every
+    assert config.train_args.num_epochs - after == 20
+    if "random" not in name:
+        assert [e for e in range(after, after + 20) if e % every == 0] == [after]
+    assert base.bill(Method.parse(name)).warmup == 1000 * calendar.full_epochs
 
 
 def test_the_calendar_follows_the_files_kappa_and_the_methods_name() -> None:
@@ -134,3 +156,12 @@ def test_the_forecast_is_what_a_warm_start_spends(options, samples, rounds):
     assert expected.passes == spent.passes
     slack = 0 if rounds == 1 else rounds * options["batch_size"]
     assert 0 <= spent.critical_path_passes - expected.critical_passes <= slack
+
+
+def test_a_warm_up_that_the_calendar_cannot_give_is_told() -> None:
+    digits = load_dataset("digits")
+    config = contest(select_every=10, fraction=0.3).config
+    plan = plan_comparison(config, digits, [Method.parse("full=5+craig")], [0])
+    assert plan.runs[0].method.label("CRAIG") == "CRAIG after full data (6 epochs)"
+    assert "6 full epochs, the nearest to 5" in plan.notes[0]
+    assert plan.runs[0].key == ("full=5+craig", 0.3, 0)
