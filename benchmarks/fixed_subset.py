@@ -43,6 +43,8 @@ LIPT: dict[str, Any] = {
 }  # fmt: skip
 ALONE = {"one-worker": 1, "full": 10}
 """Warm-ups by one worker on all data, and their passes over LiPT's critical path."""
+AGAIN = "lipt-again"
+"""LiPT once more with the cut that it chose: on the machine that ran a rival, if not its own."""
 TRAINING: dict[str, Any] = {"batch_size": 64, "lr": 0.1, "precision": "bf16", "device": "cpu"}
 PLACE: dict[str, Any] = {"device": "cpu", "launch": "serial", "precision": "bf16"}
 
@@ -124,8 +126,8 @@ def by_lipt(splits: DataSplits, seed: int, fractions: list[float]) -> list[Row]:
     return rows
 
 
-def by_one_worker(splits: DataSplits, name: str, rows: list[Row]) -> list[Row]:
-    """What the same cut of the hard tail reaches by the scores of one worker.
+def by_other_scores(splits: DataSplits, name: str, rows: list[Row]) -> list[Row]:
+    """What the same cut of the hard tail reaches by the scores of one worker, or of LiPT anew.
 
     Args:
         rows: those of ``by_lipt`` for one seed.
@@ -133,7 +135,7 @@ def by_one_worker(splits: DataSplits, name: str, rows: list[Row]) -> list[Row]:
     seed, labels = rows[0]["seed"], labels_of(splits.train)
     mine = {row["fraction"]: row for row in rows if row["method"] == "lipt"}
     critical = next(iter(mine.values()))["warmup_critical_passes"]
-    warm = alone(splits, name, critical, seed)
+    warm = lipt(splits, seed) if name == AGAIN else alone(splits, name, critical, seed)
     scores, found = difficulty(warm, splits), []
     for fraction, row in mine.items():
         reached = row["accuracy"]  # with no cut: the random subset itself, whoever ranks
@@ -163,6 +165,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--fractions", type=float, nargs="+", default=list(PASSES))
     parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
+    parser.add_argument("--again", action="store_true", help=f"rows of {AGAIN} too")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
     path = output_directory(args.output) / f"fixed_subset-{args.set}.json"
@@ -185,14 +188,14 @@ def main() -> None:
         "resumed": [*kept.get("resumed", []), provenance()] if rows else [],
     }  # fmt: skip
     for seed in range(args.seeds):
-        for name in ("lipt", *ALONE):
+        for name in ("lipt", *ALONE, *((AGAIN,) if args.again else ())):
             here = [row for row in rows if row["seed"] == seed]
             if any(row["method"] == name for row in here):
                 continue
             rows += (
                 by_lipt(splits, seed, args.fractions)
                 if name == "lipt"
-                else by_one_worker(splits, name, here)
+                else by_other_scores(splits, name, here)
             )
             write_json(path, payload)
     print(path)

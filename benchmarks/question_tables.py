@@ -56,7 +56,8 @@ def compared(one: Runs, other: Runs) -> str:
         (statistics.variance(accuracies(one)) + statistics.variance(accuracies(other))) / 2
     )
     beyond = "beyond" if abs(difference) > pooled else "within"
-    return f"{difference:+.1f} ({beyond} one pooled deviation, {pooled:.1f})"
+    digits = 2 if f"{abs(difference):.1f}" == f"{pooled:.1f}" else 1  # which one is larger shows
+    return f"{difference:+.{digits}f} ({beyond} one pooled deviation, {pooled:.{digits}f})"
 
 
 def heading(name: str, results: dict[str, Any], part: int = 0) -> str:
@@ -149,12 +150,17 @@ def end_to_end_passes() -> str:
     return text
 
 
+def all_runs(results: dict[str, Any]) -> list[tuple[tuple[str, float], Runs]]:
+    """The runs of all parts by method and fraction."""
+    parts = range(len(results["parts"]))
+    return [found for part in parts for found in runs_of(results, part).items()]
+
+
 def full_ladder(results: dict[str, Any]) -> list[tuple[float, float]]:
     """(accuracy, passes) of training on all data, from short to long."""
     steps = [
         (mean(runs), mean(runs, "passes"))
-        for part in range(len(results["parts"]))
-        for (method, _), runs in runs_of(results, part).items()
+        for (method, _), runs in all_runs(results)
         if method == "full-data"
     ]
     return sorted(steps, key=lambda step: step[1])
@@ -178,11 +184,10 @@ def passes_for(ladder: list[tuple[float, float]], accuracy: float) -> float | No
 def ratios(results: dict[str, Any], method: str) -> list[tuple[float, Runs]]:
     """A method's savings of critical-path passes at equal accuracy, one for each length."""
     ladder, found = full_ladder(results), []
-    for part in range(len(results["parts"])):
-        for (name, _), runs in runs_of(results, part).items():
-            equal = passes_for(ladder, mean(runs))
-            if name == method and equal is not None:
-                found.append((equal / mean(runs, "critical_passes"), runs))
+    for (name, _), runs in all_runs(results):
+        equal = passes_for(ladder, mean(runs))
+        if name == method and equal is not None:
+            found.append((equal / mean(runs, "critical_passes"), runs))
     return found
 
 

@@ -35,7 +35,10 @@ def origin(results: dict[str, Any]) -> str:
     place = results.get("provenance", results)
     machine = place["machine"]
     threads = f"{machine['threads']} thread" + "s" * (machine["threads"] != 1)
-    later = "".join(f", completed at {one['revision']}" for one in results.get("resumed", []))
+    later = "".join(
+        f" (completed at {one['revision']}, on {one['machine']['processor']})"
+        for one in results.get("resumed", [])
+    )
     return (
         f"\n`{results['command']}`, revision {place['revision']}{later}, torch "
         f"{place['versions']['torch']}, {threads} of {machine['processor']}.\n"

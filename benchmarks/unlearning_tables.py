@@ -14,8 +14,9 @@ def unlearning() -> str:
         f"Exact: one sample of {exact['samples']:,} among {exact['workers']} workers takes "
         f"{100 * exact['share_of_passes']:.1f} % of the passes of a full redo, and "
         f"{100 * statistics.median(exact['share_of_seconds']):.0f} % of its seconds, evaluation "
-        f"and refresh included. In {exact['bit_equal']} of {exact['cases']} random deletions the "
-        "bits were those of a warm start that never had the samples.\n" + origin(exact)
+        f"and refresh included (ResNet-8). In {exact['bit_equal']} of {exact['cases']} random "
+        "deletions of 1 to 4 samples, from 320 images among 8 workers of a small net, the bits "
+        "were those of a warm start that never had them.\n" + origin(exact)
     )
 
 
@@ -29,7 +30,7 @@ def deltagrad() -> str:
             f"{row['samples']:,}" + (f", {row['times']} times" if row["times"] > 1 else ""),
             f"{row['faster']:.1f}x",
             f"{100 * row['gradients']:.0f} %",
-            f"{row['of_change'] / row['to_retraining']:.0f}x",
+            f"{row['of_change'] / row['to_retraining']:.0f}x" if row["to_retraining"] else "exact",
         ]
         for row in results["rows"]
     ]
@@ -37,7 +38,9 @@ def deltagrad() -> str:
         "Head", "Change", "Samples", "Faster than training anew", "Sample gradients computed",
         "Closer to it than the change is large",
     )  # fmt: skip
-    return markdown(head, rows) + origin(results)
+    settings = results["settings"]
+    told = ", ".join(f"{key} {value:g}" for key, value in settings.items())
+    return markdown(head, rows) + f"\n{told}.\n" + origin(results)
 
 
 UNLEARNING = (unlearning, deltagrad)

@@ -12,6 +12,7 @@ inputs, and small nets without BatchNorm.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +22,18 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import Dataset
 
-from lipt_cords.batches import different_indices, item_indices
-from lipt_cords.data import BatchSource, labels_of
+from lipt_cords.batches import different_indices
+from lipt_cords.data import labels_of
 from lipt_cords.gradients import LastLayerGradients
-from lipt_cords.randomness import generator
+from lipt_cords.randomness import generator, preserved_rng
 from lipt_cords.warmstart.deltagrad_checks import (
     check_cache,
     check_net,
     check_options,
+    check_samples,
+    read_inputs,
 )
-from lipt_cords.warmstart.deltagrad_replay import Replay, Rule, replay, train
+from lipt_cords.warmstart.deltagrad_replay import Replay, Rule, Trained, replay, train
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class Distance:
     to_retraining: float
     of_change: float
 
+    @property
+    def ratio(self) -> float:
+        """The former over the latter: aim at a tenth or less; 0 where training anew was done."""
+        return self.to_retraining / self.of_change if self.to_retraining else 0.0
+
 
 class DeltaGrad:
     """A training that can be changed afterwards, by samples that go and samples that come.
@@ -56,40 +64,42 @@ class DeltaGrad:
         start_with: indices to train on first; None: all.
         epochs: over them.
         batch_size: samples in a step; large ones make the approximation good.
-        lr: constant learning rate of plain SGD; times the largest curvature it must stay below 2,
-            or training anew and replaying drift apart.
+        lr: constant learning rate of plain SGD. The smaller it is beside 2 over the largest
+            curvature, the nearer a replay is to training anew; standardised inputs help most.
         l2: times the weights, explicit in the gradient.
         period: T0, steps between two whose gradients are computed; 1 computes all.
         burn_in: j0, first steps whose gradients are all computed; it pays with many more steps.
         memory: m, pairs of the quasi-Newton Hessian.
-        tolerance: relative error of its prediction at a computed step from which the steps up to
-            the next one are computed too.
-        max_cache: bytes that the steps may take; None: half of the machine's memory.
+        tolerance: of its prediction at a computed step, relative to the gradient's change: after a
+            larger error steps are computed until one is predicted well again.
+        max_cache: bytes that the steps and the inputs may take, or a size such as ``"2GiB"``; None:
+            half of the machine's memory.
         seed: of the batches.
         optimizer: ``sgd``; others are refused.
         momentum: 0; anything else is refused.
 
     Raises:
-        ValueError: a net, an optimizer or options that the method does not cover, or a cache that
-            does not fit.
+        ValueError: a net, an optimizer or options that the method does not cover, samples that the
+            net cannot read, a training that diverges, or a cache that does not fit.
     """
 
     def __init__(
         self, model: nn.Module, dataset: Dataset[Any], *, start_with: Any = None,
         epochs: int = 10, batch_size: int = 16_384, lr: float = 0.1, l2: float = 1e-3,
         period: int = 5, burn_in: int = 20, memory: int = 2, tolerance: float = 1.0,
-        max_cache: int | None = None, seed: int = 0, optimizer: str = "sgd", momentum: float = 0.0,
+        max_cache: int | str | None = None, seed: int = 0, optimizer: str = "sgd",
+        momentum: float = 0.0,
     ) -> None:  # fmt: skip
         check_net(model)
         check_options(optimizer, momentum, {
             "epochs": epochs, "batch_size": batch_size, "period": period, "memory": memory,
-        }, {"lr": lr, "l2": l2, "burn_in": burn_in, "tolerance": tolerance})  # fmt: skip
-        self.model = copy.deepcopy(model).double().train()
+        }, {"lr": lr, "l2": l2, "tolerance": tolerance}, burn_in)  # fmt: skip
+        self.model = copy.deepcopy(model).cpu().double().train()
         self.labels = labels_of(dataset)
         samples = len(self.labels)
-        first = torch.arange(samples) if start_with is None else item_indices(start_with, samples)
-        if len(first) == 0:
-            raise ValueError("expected at least one sample to train on, received none")
+        first = torch.arange(samples)
+        if start_with is not None:
+            first = different_indices(start_with, samples)
         self.present = torch.zeros(samples, dtype=torch.bool)
         self.present[first] = True
         self.rule = Rule(lr, l2, period, burn_in, memory, tolerance)
@@ -97,20 +107,20 @@ class DeltaGrad:
         trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self._shapes = {name: parameter.shape for name, parameter in trained.items()}
         start = torch.cat([p.detach().reshape(-1) for p in trained.values()])
+        self._epoch_steps = math.ceil(len(first) / batch_size)
+        self.inputs = read_inputs(dataset)
+        steps = epochs * self._epoch_steps
+        check_cache(steps, len(start), self.inputs.nbytes, max_cache)
+        check_samples(self.model, self.inputs, self.labels)
         order = [
             first[torch.randperm(len(first), generator=generator(seed, "deltagrad", epoch))]
             for epoch in range(epochs)
         ]
         batches = [part for epoch in order for part in torch.split(epoch, batch_size)]
-        self._epoch_steps = len(batches) // epochs
-        check_cache(len(batches), len(start), max_cache)
-        self.inputs = _read(dataset)
-        self._trained = train(start, batches, self._mean_gradient, self.rule, keep=True)
-        self._left = torch.zeros_like(self.present)
-        self._come = [batch[:0] for batch in batches]
-        self._final = self._trained.final
+        self._erased = torch.zeros_like(self.present)
         self.last: Replay | None = None
         """What the last change took."""
+        self._begin(train(start, batches, self._mean_gradient, self.rule, keep=True))
 
     @classmethod
     def on_head(
@@ -123,9 +133,16 @@ class DeltaGrad:
             head: where to start; None: zeros.
             **options: of the class.
         """
+        if not isinstance(gradients, LastLayerGradients):
+            raise ValueError(
+                f"expected last-layer gradients of a model, received {type(gradients).__name__}: "
+                "pass result.gradients(data), or train a linear layer on a TensorDataset of your "
+                "own embeddings and labels, DeltaGrad(nn.Linear(...), TensorDataset(x, y))"
+            )
         data = torch.utils.data.TensorDataset(gradients.embeddings.cpu(), gradients.labels.cpu())
         if head is None:
-            head = nn.Linear(gradients.embedding_dim, gradients.num_classes)
+            with preserved_rng():
+                head = nn.Linear(gradients.embedding_dim, gradients.num_classes)
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
         return cls(head, data, **options)
@@ -133,11 +150,13 @@ class DeltaGrad:
     @property
     def batches(self) -> list[Tensor]:
         """The samples of every step, as they are now."""
-        pairs = zip(self._trained.batches, self._come, strict=True)
-        return [torch.cat([batch[~self._left[batch]], come]) for batch, come in pairs]
+        return self._batches(self._left, self._come)
 
     def remove(self, indices: Any) -> DeltaGrad:
         """Replay the training without some samples.
+
+        Their inputs and labels stay in memory, and so do the weights that were trained on them:
+        later requests need both. :meth:`rebase` lets go of them.
 
         Raises:
             ValueError: samples that are outside of the data, named twice, or not trained on.
@@ -147,26 +166,50 @@ class DeltaGrad:
             raise ValueError("all samples would be gone: leave at least one")
         leaves = torch.zeros_like(self.present)
         leaves[gone] = True
-        self._left |= leaves
-        self._come = [come[~leaves[come]] for come in self._come]
-        self.present[gone] = False
-        return self._replayed()
+        return self._replay(
+            self.present & ~leaves,
+            self._left | leaves,
+            [come[~leaves[come]] for come in self._come],
+        )
 
     def add(self, indices: Any) -> DeltaGrad:
         """Replay the training with some samples more, each in one batch of every epoch.
 
+        Batches grow beyond ``batch_size`` by what they are given.
+
         Raises:
-            ValueError: samples that are outside of the data, named twice, or trained on already.
+            ValueError: samples that are outside of the data, named twice, trained on already, or
+                erased.
         """
         new = self._checked(indices, present=False)
+        if bool((erased := self._erased[new]).any()):
+            raise ValueError(
+                f"sample {int(new[erased][0])} was erased by rebase(): it is not there any more"
+            )
         draws = generator(self.seed, "deltagrad added", *new[:4].tolist(), len(new))
         places = torch.randint(self._epoch_steps, (self.epochs, len(new)), generator=draws)
-        self._come = [
+        come = [
             torch.cat([come, new[places[step // self._epoch_steps] == step % self._epoch_steps]])
             for step, come in enumerate(self._come)
         ]
-        self.present[new] = True
-        return self._replayed()
+        present = self.present.clone()
+        present[new] = True
+        return self._replay(present, self._left, come)
+
+    def rebase(self) -> DeltaGrad:
+        """Train anew on the samples that are present, and let go of all others that were removed.
+
+        What was trained on removed samples is gone afterwards: cached weights and gradients, and
+        the inputs and labels of the samples themselves, which cannot be added again. As dear as a
+        training; requests that follow correct this one, and are cheap again.
+        """
+        start, left = self._trained.start, self._left & ~self.present
+        batches = [batch for batch in self.batches if len(batch)]
+        trained = train(start, batches, self._mean_gradient, self.rule, keep=True)
+        self.inputs[left], self.labels = 0.0, self.labels.masked_fill(left, 0)
+        self._erased |= left
+        self._begin(trained)
+        return self
 
     def apply_to(self, model: nn.Module) -> nn.Module:
         """Load the weights into a model of the architecture, in place."""
@@ -194,11 +237,30 @@ class DeltaGrad:
             float((self._final - anew).norm()), float((self._trained.final - anew).norm())
         )
 
-    def _replayed(self) -> DeltaGrad:
-        gone = [batch[self._left[batch]] for batch in self._trained.batches]
-        self._final, self.last = replay(
-            self._trained, gone, self._come, self.batches, self._mean_gradient, self.rule
+    def _begin(self, trained: Trained) -> None:
+        """Take a training as the one that requests correct."""
+        if not bool(trained.final.isfinite().all()):
+            raise ValueError(
+                f"training diverged: weights are not finite at lr={self.rule.lr:g}; lower it, or "
+                "standardise the inputs"
+            )
+        self._trained, self._final = trained, trained.final
+        self._left = torch.zeros_like(self.present)
+        self._come = [batch[:0] for batch in trained.batches]
+        self.last = None
+
+    def _batches(self, left: Tensor, come: list[Tensor]) -> list[Tensor]:
+        pairs = zip(self._trained.batches, come, strict=True)
+        return [torch.cat([batch[~left[batch]], new]) for batch, new in pairs]
+
+    def _replay(self, present: Tensor, left: Tensor, come: list[Tensor]) -> DeltaGrad:
+        """Replay, and only then take the change for made: an interrupted one changes nothing."""
+        gone = [batch[left[batch]] for batch in self._trained.batches]
+        final, last = replay(
+            self._trained, gone, come, self._batches(left, come), self._mean_gradient, self.rule
         )
+        self.present, self._left, self._come = present, left, come
+        self._final, self.last = final, last
         return self
 
     def _checked(self, indices: Any, *, present: bool) -> Tensor:
@@ -220,11 +282,3 @@ class DeltaGrad:
         parts = torch.split(flat, [shape.numel() for shape in self._shapes.values()])
         pairs = zip(self._shapes.items(), parts, strict=True)
         return {name: part.view(shape) for (name, shape), part in pairs}
-
-
-def _read(dataset: Dataset[Any]) -> Tensor:
-    """All inputs, float64."""
-    batches = [x for x, _ in BatchSource(dataset, cache_bytes=0).batches(batch_size=4096)]
-    if not all(isinstance(x, Tensor) for x in batches):
-        raise ValueError("DeltaGrad reads samples (x, y) with one tensor x, received dicts")
-    return torch.cat([x for x in batches if isinstance(x, Tensor)]).double()

@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 
 from lipt_cords.gradients import last_layer_gradients
 from lipt_cords.warmstart.deltagrad import DeltaGrad
+from lipt_cords.warmstart.deltagrad_replay import FAR
 from lipt_cords.warmstart.lbfgs import CompactHessian
 
 DRAWS = torch.Generator().manual_seed(0)
@@ -111,7 +112,7 @@ def test_many_requests_one_after_the_other() -> None:
     with pytest.raises(ValueError, match="sample 7 is not trained on, or is gone already"):
         delta.remove([7])
     delta.add([7])
-    assert bool(delta.present[7])
+    assert bool(delta.present[7]) and delta.distance().ratio < 0.1
 
 
 def test_errors_of_one_request_do_not_go_into_the_next() -> None:
@@ -137,10 +138,10 @@ def test_batches_that_lose_everything_are_passed_over() -> None:
     gone = delta.batches[1].clone()
     delta.remove(gone)
     assert len(delta.batches[1]) == 0
-    assert delta.distance().to_retraining < 0.1
+    assert delta.distance().ratio == 0.0
     delta.remove(delta.batches[0][:1])
     delta.add(gone)  # a batch that was empty can be filled again
-    assert delta.distance().to_retraining < 0.1
+    assert delta.distance().ratio < 0.1
 
 
 def test_a_small_net_is_replayed_too() -> None:
@@ -178,6 +179,10 @@ def test_a_head_on_frozen_embeddings() -> None:
         ({"model": nn.Sequential(nn.Dropout(), nn.Linear(12, 3))}, "Dropout"),
         ({"max_cache": 1000}, "the cache of 60 steps of 39 weights"),
         ({"period": 0}, "period must"), ({"lr": float("nan")}, "lr must"),
+        ({"burn_in": 2.5}, "burn_in must"), ({"lr": float("inf")}, "lr must"),
+        ({"l2": None}, "l2 must"), ({"max_cache": "1KiB"}, "1 KiB|1.00 KiB may be used"),
+        ({"start_with": [3, 3]}, "named twice"), ({"start_with": "x"}, "whole numbers"),
+        ({"lr": 1e300}, "training diverged"),
         ({"lr": 0.0}, "lr must"), ({"epochs": 1.5}, "epochs must"),
         ({"start_with": []}, "at least one sample"), ({"memory": True}, "memory must"),
     ],
@@ -204,3 +209,88 @@ def test_bad_requests_change_nothing(indices: Any, words: str) -> None:
     )
     with pytest.raises(ValueError, match="do not fit"):
         delta.apply_to(nn.Linear(3, 3))
+
+
+def test_where_most_has_changed_it_trains_anew() -> None:
+    delta = trained().remove(range(900))
+    assert delta.distance().ratio == 0.0
+    assert delta.last.explicit == delta.last.steps
+    assert delta.last.sample_gradients == delta.last.retraining_gradients
+    short = trained(epochs=5).remove([1])  # its ten steps are all within the burn-in
+    assert short.last.sample_gradients == short.last.retraining_gradients
+
+
+def test_an_interrupted_request_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    delta, expected = trained(epochs=4), trained(epochs=4).remove([7])
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("lipt_cords.warmstart.deltagrad.replay", interrupted)
+        delta.remove([7])
+    assert bool(delta.present.all()) and delta.last is None
+    delta.remove([7])
+    assert torch.equal(delta.apply_to(head()).weight, expected.apply_to(head()).weight)
+
+
+def test_rebasing_lets_go_of_what_was_removed() -> None:
+    delta = trained().remove([3, 8])
+    anew = delta.retrained()
+    delta.rebase()
+    assert delta.distance().of_change == 0.0 and torch.equal(delta.retrained(), anew)
+    assert not delta.inputs[[3, 8]].any() and bool(delta.inputs[4].any())
+    with pytest.raises(ValueError, match="sample 8 was erased"):
+        delta.add([8])
+    delta.remove([4])
+    assert delta.distance().ratio < 0.1
+    assert delta.last.sample_gradients < delta.last.retraining_gradients / 2
+    delta.add([4])
+    assert delta.distance().to_retraining < 1e-3
+
+
+def test_bad_predictions_are_computed_or_told(caplog: pytest.LogCaptureFixture) -> None:
+    wide = TensorDataset(20 * X, Y)
+    options: dict[str, Any] = {"epochs": 100, "batch_size": 600, "lr": 0.02, "l2": 1e-3}
+    delta = DeltaGrad(head(), wide, **options).remove(range(12))
+    assert delta.distance().ratio > 0.1 and delta.last.drift > FAR
+    assert "may be far from training anew" in caplog.text
+    caplog.clear()
+    strict = DeltaGrad(head(), wide, **options, tolerance=0.1).remove(range(12))
+    assert strict.distance().ratio < 0.01 and not caplog.text
+    near = trained().remove(range(12))
+    assert 0 < near.last.drift < FAR and not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("net", "data", "words"),
+    [
+        (nn.Linear(5, 3), DATA, r"inputs of shape \(12,\)"),
+        (nn.Linear(12, 2), DATA, "labels reach from 0 to 2, and the model has 2 outputs"),
+        (nn.Flatten(0), DATA, "one row of class scores"),
+        (nn.Linear(12, 3), TensorDataset(X / 0, Y), "inputs of sample 0 are not finite"),
+    ],
+)
+def test_samples_that_the_net_cannot_read_are_refused(net: Any, data: Any, words: str) -> None:
+    if not list(net.parameters()):
+        net = nn.Sequential(nn.Linear(12, 3), net)
+    with pytest.raises(ValueError, match=words):
+        DeltaGrad(net, data)
+
+
+def test_dropout_hidden_in_a_forward_pass_is_found() -> None:
+    class Hidden(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.dropout(super().forward(x), 0.5, self.training)
+
+    with pytest.raises(ValueError, match="two outputs for one input"):
+        DeltaGrad(Hidden(12, 3), DATA)
+
+
+def test_heads_need_gradients_and_draw_nothing() -> None:
+    with pytest.raises(ValueError, match="TensorDataset of your own embeddings"):
+        DeltaGrad.on_head(X)
+    gradients = last_layer_gradients(nn.Sequential(nn.Linear(12, 6), nn.Linear(6, 3)), DATA)
+    before = torch.get_rng_state()
+    DeltaGrad.on_head(gradients, epochs=2)
+    assert torch.equal(before, torch.get_rng_state())
