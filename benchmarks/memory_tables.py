@@ -36,8 +36,8 @@ def memory_exact() -> str:
             ]
         )
     head = (
-        "Net", "Plans", "All bits those of plain steps", "Measured peak off the planned",
-        "what the step adds, off", "Least that it adds, plain = 1",
+        "Net", "Plans", "All bits those of plain steps", "Error of the planned peak",
+        "of what the step adds to it", "Least that it adds, plain = 1",
         "Activations swapped, at most", "recomputed",
     )  # fmt: skip
     return markdown(head, rows) + origin(results)
@@ -94,15 +94,15 @@ def memory_reach() -> str:
                 row["net"],
                 *(f"{row[what]:,}" for what in ("plain", "planned")),
                 f"{row['ratio']:.2f}",
+                *(_percent(row["overhead"][what]) for what in ("planned", "twice")),
                 f"{theirs['planned']:,}/{theirs['plain']:,} = {theirs['ratio']:.2f}",
-                *(_percent(row["overhead"][what]) for what in ("twice", "planned")),
                 f"{100 * off:.2f} %",
             ]
         )
     head = (
-        "Net, 224x224", "Plain batch", "Planned batch", "Ratio", "Capuchin's, on a P100",
-        "Predicted overhead at twice the plain batch", "at the planned one",
-        "Extrapolated bytes off, at a third batch",
+        "Net, 224x224", "Plain batch", "Planned batch", "Ratio", "Predicted overhead there",
+        "at twice the plain batch", "Capuchin's ratio, on a P100",
+        "Extrapolated bytes, error at a batch of 12",
     )  # fmt: skip
     first = results["rows"][0]
     return (

@@ -207,7 +207,7 @@ def end_to_end_passes_reading() -> str:
                 sentences.append(
                     f"{name}: {words} reaches {100 * mean(runs):.1f} % with {times(ratio)} passes "
                     "on the critical path than training on all data needs for it "
-                    f"({times(total)} in all)."
+                    f"({1 / total:.2f} times as many in all)."
                 )
     return " ".join(sentences) + "\n"
 

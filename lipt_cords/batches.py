@@ -182,11 +182,9 @@ def item_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:
     if chosen.is_floating_point() or chosen.is_complex():
         raise ValueError(f"indices must be integers or a mask, received {chosen.dtype}")
     chosen = chosen.to(torch.int64)
-    if int(chosen.min()) < 0 or int(chosen.max()) >= length:
-        raise ValueError(
-            f"indices must lie in [0, {length}), received {int(chosen.min())} to "
-            f"{int(chosen.max())}"
-        )
+    wrong = chosen[(chosen < 0) | (chosen >= length)]
+    if len(wrong):
+        raise ValueError(f"indices must lie in [0, {length}), received {int(wrong[0])}")
     return chosen
 
 

@@ -66,16 +66,17 @@ def plan(
     if plot is not None:  # now, not after all the work
         _check_file(plot)
     console = display_for(as_json).console
+    limit = parse_bytes(budget, "--budget")
     made = plan_memory(
         load_configuration(config, overrides, seed, data, download),
-        parse_bytes(budget, "--budget"),
+        limit,
         batch_size=batch_size,
         bandwidth=parse_bandwidth(bandwidth),
         policy=parse_policy(policy),
         speed=speed,
         largest=largest,
         at_most=AT_MOST if at_most is None else at_most,
-        on_measured=lambda samples, trace: show_measured(console, samples, trace),
+        on_measured=lambda samples, trace: show_measured(console, samples, trace, limit),
     )
     if not as_json:
         show_memory_plan(console, made)
@@ -87,7 +88,11 @@ def plan(
 
 
 def _check_file(path: Path) -> None:
-    """Make a file's directory, and see that the file can be written there."""
-    output_directory(path.parent)
+    """Make a drawing's directory, and see that it can be written there."""
     if path.is_dir():
         raise ValueError(f"expected a file at {path}, found a directory: name a file in it")
+    if path.suffix.lower() != ".svg":
+        raise ValueError(
+            f"the drawing is an SVG, received {path.name}: name a file that ends in .svg"
+        )
+    output_directory(path.parent)

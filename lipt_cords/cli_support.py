@@ -33,7 +33,7 @@ Find out, and look at the page that it writes:
 Only the subset, or a whole training on it:
   lipt-cords select mine.yaml --output runs/subset
   lipt-cords train mine.yaml --output runs/trained
-Would a larger batch fit into memory, and what would that cost?
+Would a larger batch fit into a GPU's memory, and what would that cost (simulated on a CPU)?
   lipt-cords plan mine.yaml --budget 2GiB --largest
 
 Any key can be overridden, as in --set dss_args.fraction=0.1; --json prints for machines.

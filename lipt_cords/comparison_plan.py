@@ -53,7 +53,7 @@ class ComparisonPlan:
         shared: dict[tuple[int, str], int] = {}
         alone = 0
         for one in self.runs:
-            alone += one.bill.training
+            alone += one.bill.training + one.bill.selection
             if one.warm_start is None:
                 alone += one.bill.warmup
             else:

@@ -117,12 +117,14 @@ def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) ->
     """What a comparison will run and what it will take, before it begins."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     several = len({one.fraction for one in plan.runs}) > 1
+    trials = any(one.bill.selection for one in plan.runs)
     columns = (
         "Method",
         *(("Fraction",) if several else ()),
         "Runs",
         "Warm-up",
         "critical",
+        *(("Trials",) if trials else ()),
         "Train",
     )
     for place, heading in enumerate(columns):
@@ -132,7 +134,8 @@ def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) ->
         kinds.setdefault((one.method.name, one.fraction), []).append(one)
     for (name, fraction), runs in kinds.items():
         bill = runs[0].bill
-        passes = (count(bill.warmup), count(bill.warmup_critical), count(bill.training))
+        tried = (count(bill.selection),) if trials else ()
+        passes = (count(bill.warmup), count(bill.warmup_critical), *tried, count(bill.training))
         shown = (f"{fraction:.4g}",) if several else ()
         table.add_row(name, *shown, str(len(runs)), *passes)
     console.print("Plan, in sample-passes a run:")
@@ -252,6 +255,10 @@ def _outcome(record: RunRecord) -> str:
         critical, total = count(costs.warmup_critical_passes), count(costs.warmup_passes)
         warm = f", warm-up {total} passes"
         warm += f", {critical} critical" if critical != total else ""
+    if costs.selection_passes:
+        cut = next((one for one in (record.subsets or {}).get("cuts", ()) if one is not None), None)
+        chosen = "" if cut is None else f"cut {cut:.0%}, "
+        warm += f", {chosen}trials {count(costs.selection_passes)} passes"
     return _reached(record) + warm
 
 

@@ -15,9 +15,13 @@ MOST_MOVED = 5
 SAID = {KEEP: "kept", SWAP: "swapped", RECOMPUTE: "recomputed"}
 
 
-def show_measured(console: Console, samples: int, trace: Trace) -> None:
+def show_measured(console: Console, samples: int, trace: Trace, budget: int) -> None:
     """One line for every batch size that a search has measured."""
-    line = f"  measured a batch of {samples:,}: {show_bytes(trace.peak)} without a plan"
+    fits = "within" if trace.peak <= budget else "above"
+    line = (
+        f"  measured a batch of {samples:,}: {show_bytes(trace.peak)} without a plan, {fits} the "
+    )
+    line += "budget"
     console.print(line, markup=False, highlight=False)
 
 
@@ -43,10 +47,11 @@ def show_memory_plan(console: Console, made: MemoryRun) -> None:
         console.print()
         console.print(_moved(made))
     console.print()
-    over = f"The plan adds {100 * plan.overhead:.1f} % to the step's {_time(plan.trace.seconds)}"
+    there = "" if made.speed == 1 else ", on that device,"
     console.print(
-        f"{over}; the guided step waited {_time(guided.waited)} and recomputed for "
-        f"{_time(guided.recomputed)}.",
+        f"Predicted: the plan adds {100 * plan.overhead:.1f} %{there} to a plain step of "
+        f"{_time(plan.trace.seconds)}. Taken here: the guided step waited {_time(guided.waited)} "
+        f"and recomputed for {_time(guided.recomputed)}.",
         markup=False, highlight=False,
     )  # fmt: skip
     if made.same_bits:
@@ -75,7 +80,7 @@ def _peaks(made: MemoryRun) -> Table:
         ("  optimizer's state", made.optimizer_state),
         ("  inputs", plain.inputs),
         ("  activations", plain.activations),
-        ("  gradients, so far", plain.gradients),
+        ("  gradients at that moment", plain.gradients),
         ("  temporary", plain.temporary),
         ("budget", plan.budget),
         ("planned peak", plan.peak),
@@ -107,6 +112,8 @@ def _moved(made: MemoryRun) -> Table:
 
 def _show_largest(console: Console, found: LargestBatch) -> None:
     ratio = "" if found.ratio is None else f", {found.ratio:.2g} times as many"
+    if found.planned == found.plain:
+        ratio = ""
     console.print(
         f"Largest batch, to 5 %: {found.plain:,} samples without a plan, {found.planned:,} "
         f"with one{ratio}.",
@@ -119,7 +126,9 @@ def _show_largest(console: Console, found: LargestBatch) -> None:
 def _next(made: MemoryRun) -> str:
     """What to do with it."""
     if not made.moved:
-        return "nothing: the plain step fits the budget"
+        if made.largest is None:
+            return "nothing: the plain step fits the budget"
+        return f"dataloader.batch_size: {made.batch_size}, which fits without a plan"
     size, budget = made.batch_size, show_bytes(made.plan.budget)
     return (
         f"in the configuration, dataloader.batch_size: {size} and train_args.memory_budget: "

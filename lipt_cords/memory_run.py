@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lipt_cords.assembly import pick_device
+from lipt_cords.assembly import pick_device, subset_size_of
 from lipt_cords.data import DataSplits
 from lipt_cords.memory_bench import Followed, MemoryBench
 from lipt_cords.provenance import provenance
@@ -200,8 +200,19 @@ def plan_memory(
         speed=speed,
         config=config.to_dict(),
         largest=found,
-        notes=[*notes, *followed.report.notes],
+        notes=[*notes, *_too_many(config, splits, size), *followed.report.notes],
     )
+
+
+def _too_many(config: RunConfig, splits: DataSplits, size: int) -> list[str]:
+    """A note where no training on this subset has such a batch."""
+    subset = subset_size_of(len(splits.train), config)  # type: ignore[arg-type]
+    if size <= subset:
+        return []
+    return [
+        f"a subset of fraction {config.dss_args.fraction:g} has {subset:,} samples, so training on "
+        f"it has no batch of {size:,}"
+    ]
 
 
 def _search(

@@ -30,6 +30,7 @@ class SubsetHistory:
         overlaps: Jaccard index of each with the one before; the first has none.
         accuracies: fraction of the subset and of the pool that the model that chose classifies
             correctly, where the selector looked.
+        cuts: share of the hardest samples that was left out of each, where the selector cuts.
         indices: of the latest, in the order of choice.
         weights: of the latest, one an index.
     """
@@ -37,6 +38,7 @@ class SubsetHistory:
     epochs: list[int] = field(default_factory=list)
     overlaps: list[float] = field(default_factory=list)
     accuracies: list[list[float] | None] = field(default_factory=list)
+    cuts: list[float | None] = field(default_factory=list)
     indices: Tensor | None = None
     weights: Tensor | None = None
 
@@ -46,6 +48,7 @@ class SubsetHistory:
         indices: Tensor,
         weights: Tensor,
         accuracies: tuple[float | None, float | None] = (None, None),
+        cut: float | None = None,
     ) -> None:
         """Take down a new subset.
 
@@ -54,10 +57,12 @@ class SubsetHistory:
             indices: (k,) into the pool; one that is named twice counts once.
             weights: (k,).
             accuracies: of the subset and of the pool, under the model that chose.
+            cut: share of the hardest samples that was left out.
         """
         if self.indices is not None:
             self.overlaps.append(round(jaccard(self.indices, indices), 4))
         self.epochs.append(epoch)
+        self.cuts.append(None if cut is None else float(cut))
         subset, pool = accuracies
         known = subset is not None and pool is not None
         self.accuracies.append([float(subset or 0), float(pool or 0)] if known else None)
@@ -108,6 +113,7 @@ class SubsetHistory:
             "epochs": self.epochs,
             "overlaps": self.overlaps,
             "accuracies": self.accuracies,
+            "cuts": self.cuts,
             "class_counts": torch.bincount(labels[self.indices], minlength=classes).tolist(),
             "pool_class_counts": torch.bincount(labels, minlength=classes).tolist(),
             "class_names": [_name(label, names) for label in range(classes)],

@@ -225,7 +225,11 @@ class Trainer:
         costs.gradient_seconds += opened.gradient_seconds
         if opened.chosen is not None:
             self.subsets.add(
-                self.epoch, opened.chosen.indices, opened.chosen.weights, opened.accuracies
+                self.epoch,
+                opened.chosen.indices,
+                opened.chosen.weights,
+                opened.accuracies,
+                opened.chosen.info.get("cut"),
             )
         if opened.kind == FULL:
             costs.warmup_passes += passes

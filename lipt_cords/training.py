@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from lipt_cords.batches import dataset_length, different_indices
 from lipt_cords.byte_sizes import parse_memory
@@ -120,6 +120,8 @@ def train_on_subset(
     ):
         if value not in known:
             raise unknown_name(name, value, known)
+    if isinstance(selection, Subset):
+        raise ValueError("expected a selection or indices, received a Subset: pass its .indices")
     if not isinstance(selection, Selection):
         chosen = different_indices(selection, dataset_length(train_dataset))
         selection = Selection(chosen, torch.ones(len(chosen)))

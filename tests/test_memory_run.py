@@ -268,7 +268,10 @@ def test_what_needs_no_plan_and_what_a_faster_device_would_do(
                  "--at-most", "64"]) == 0  # fmt: skip
     shown = " ".join(capsys.readouterr().out.split())
     assert "planned as for a device 20 times as fast" in shown
-    assert "next: nothing: the plain step fits the budget" in shown
+    assert "64 samples without a plan, 64 with one." in shown
+    assert "next: dataloader.batch_size: 64, which fits without a plan" in shown
+    assert "a subset of fraction 0.1 has 15 samples, so training on it has no batch of 64" in shown
+    assert "within the budget" in shown and "%, on that device, to a plain step" in shown
     assert "Largest batch, to 5 %: 64 samples without a plan, 64 with one" in shown
 
 
@@ -299,6 +302,7 @@ def test_what_did_not_go_as_planned_is_told(
         (["--budget", "2MiB", "--at-most", "9"], "--at-most ends the search of --largest"),
         (["--budget", "2MiB", "--largest", "--at-most", "9"], "to start from and at most 9"),
         (["--budget", "2MiB", "--plot", "{folder}"], "found a directory"),
+        (["--budget", "2MiB", "--plot", "step.png"], "name a file that ends in .svg"),
         (["--budget", "2MiB", "--plot", "{config}/x.svg"], "found a file"),
         ([], "Missing option '--budget'"),
     ],

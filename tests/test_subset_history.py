@@ -35,11 +35,12 @@ def seen(png: str | None) -> torch.Tensor:
 def test_overlaps_classes_and_both_ends_of_the_weights() -> None:
     history = SubsetHistory()
     history.add(0, torch.arange(30), torch.ones(30))
-    history.add(5, torch.arange(10, 40), torch.arange(30.0), (0.5, 0.75))
+    history.add(5, torch.arange(10, 40), torch.arange(30.0), (0.5, 0.75), 0.2)
     found = history.summary(images(), LABELS, ["a", "b", "c"])
     assert found is not None
     json.dumps(found, allow_nan=False)
     assert (found["size"], found["pool"], found["epochs"]) == (30, 60, [0, 5])
+    assert found["cuts"] == [None, 0.2]
     assert found["overlaps"] == [0.5] and found["accuracies"] == [None, [0.5, 0.75]]
     assert found["class_counts"] == [10, 10, 10] and found["pool_class_counts"] == [20] * 3
     assert not found["weights_alike"] and len(found["shown"]) == 2 * SHOWN

@@ -245,8 +245,14 @@ def test_plain_indices_are_a_subset_whose_samples_count_alike() -> None:
 
 
 @pytest.mark.parametrize(
-    ("subset", "said"), [([3, 60], "60"), ([3, 3], "sample 3 is named twice"), ([], "sample")]
+    ("subset", "said"),
+    [
+        ([3, 60], "60"),
+        ([3, 3], "sample 3 is named twice"),
+        ([], "sample"),
+        (Subset(DATA, [1]), "pass its .indices"),
+    ],
 )
-def test_indices_that_are_no_subset_are_refused(subset: list[int], said: str) -> None:
+def test_indices_that_are_no_subset_are_refused(subset: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         train_on_subset(_net(), DATA, subset)

@@ -162,7 +162,7 @@ class MemoryPlanner:
         return [kind.recording.trace for kind in kinds if kind.recording is not None]
 
     def report(self) -> MemoryReport:
-        """What was planned and what happened."""
+        """What was planned, and what happened in the last step of the largest kind."""
         if self._last is None:
             return MemoryReport(None, dict(self._steps), None, 0.0, 0.0, 0.0, 0, list(self._notes))
         planned, spent, seconds = self._last
@@ -221,7 +221,9 @@ class MemoryPlanner:
             spent, planned = follower.finish(), self._planned
             if planned is None:
                 raise RuntimeError("a guided step has no plan")
-            self._last = planned, spent, seconds
+            peak = planned.course.trace.peak
+            if self._last is None or peak >= self._last[0].course.trace.peak:
+                self._last = planned, spent, seconds  # not of a last, smaller batch
             if spent.changed is not None:
                 self._steps["on_demand"] += 1
                 self._forget(kind, spent.changed)

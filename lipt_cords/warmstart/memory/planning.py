@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from lipt_cords.byte_sizes import check_bandwidth, show_bytes
@@ -36,10 +36,10 @@ class Plan:
 
     budget: int
     bandwidth: float
-    decisions: Mapping[int, str]
-    triggers: Mapping[int, int]
-    trace: Trace
-    timeline: Timeline
+    decisions: Mapping[int, str] = field(repr=False)
+    triggers: Mapping[int, int] = field(repr=False)
+    trace: Trace = field(repr=False)
+    timeline: Timeline = field(repr=False)
 
     @property
     def peak(self) -> int:

@@ -92,14 +92,14 @@ class Trace:
         events: each demand of the backward pass, in order: (operation, storage).
     """
 
-    ops: tuple[Op, ...]
+    ops: tuple[Op, ...] = field(repr=False)
     forward: int
-    storages: tuple[Storage, ...]
+    storages: tuple[Storage, ...] = field(repr=False)
     resident: int = 0
     given: int = 0
-    packs: tuple[int, ...] = ()
-    shapes: tuple[tuple[object, ...], ...] = ()
-    events: tuple[tuple[int, int], ...] = ()
+    packs: tuple[int, ...] = field(default=(), repr=False)
+    shapes: tuple[tuple[object, ...], ...] = field(default=(), repr=False)
+    events: tuple[tuple[int, int], ...] = field(default=(), repr=False)
     clock: NDArray[np.float64] = field(init=False, compare=False, repr=False)
     """Seconds at which each operation starts, and at which the last ends; shape (ops + 1,)."""
     writers: dict[int, tuple[int, ...]] = field(init=False, compare=False, repr=False)

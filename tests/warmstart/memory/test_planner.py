@@ -166,7 +166,11 @@ def test_a_smaller_last_batch_is_a_kind_of_its_own() -> None:
     planner = pair.plan("1GiB")
     for batch in (8, 8, 5, 8, 8, 5, 8, 5):
         pair.step(batch)
-    assert planner.report().steps == {"measured": 4, "guided": 4, "on_demand": 0}
+    report = planner.report()
+    assert report.steps == {"measured": 4, "guided": 4, "on_demand": 0}
+    assert report.plan is not None  # the report is of the larger batch, though it was not the last
+    assert report.plan.trace.peak == max(trace.peak for trace in planner.traces)
+    assert str(report) == report.summary() and len(repr(report)) < 500
     assert len(planner.traces) == 2
 
 
