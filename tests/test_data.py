@@ -155,7 +155,7 @@ def test_loader_processes_read_a_streamed_data_set():
     [
         (Items(0), None, "the data set is empty"),
         (Items(4), [], "the data set is empty"),
-        (Items(4), [0, 4], r"indices must lie in \[0, 4\), received 0 to 4"),
+        (Items(4), [0, 4], r"indices must lie in \[0, 4\), received 4"),
         (Items(4), [-1], r"indices must lie in \[0, 4\), received -1"),
         (TensorDataset(torch.ones(3, 2)), None, "expected batches"),
     ],
@@ -169,7 +169,7 @@ def test_indices_from_the_end_of_a_subset_reach_what_reads_in_bulk():
     images = image_tensors(6)
     source = BatchSource(Subset(images, [-1, 1]))
     assert source.labels.tolist() == [images[5][1], 1]
-    with pytest.raises(ValueError, match=r"indices must lie in \[0, 6\), received 0 to 6"):
+    with pytest.raises(ValueError, match=r"indices must lie in \[0, 6\), received 6"):
         BatchSource(Subset(images, [0, 6]))
 
 

@@ -110,7 +110,7 @@ REACH = {
         ("overhead", [OVERHEAD], "| net, a device 50 times faster | 6.2 % | none fits |"),
         (
             "reach", [REACH],
-            "| vgg16 | 200 | 300 | 1.50 | 350/228 = 1.54 | none fits | 50.0 % | 0.50 % |",
+            "| vgg16 | 200 | 300 | 1.50 | 50.0 % | none fits | 350/228 = 1.54 | 0.50 % |",
         ),
     ],
 )  # fmt: skip
