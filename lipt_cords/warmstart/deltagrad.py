@@ -204,8 +204,7 @@ class DeltaGrad:
         training; requests that follow correct this one, and are cheap again.
         """
         start, left = self._trained.start, self._left & ~self.present
-        batches = [batch for batch in self.batches if len(batch)]
-        trained = train(start, batches, self._mean_gradient, self.rule, keep=True)
+        trained = train(start, self.batches, self._mean_gradient, self.rule, keep=True)
         self.inputs[left], self.labels = 0.0, self.labels.masked_fill(left, 0)
         self._erased |= left
         self._begin(trained)

@@ -82,14 +82,16 @@ def train(
         keep: hold the weights and gradients of every step; there are none otherwise.
     """
     now = start.clone()
-    weights = torch.empty(len(batches) if keep else 0, len(now), dtype=now.dtype)
-    gradients = torch.empty_like(weights)
+    weights = torch.zeros(len(batches) if keep else 0, len(now), dtype=now.dtype)
+    gradients = torch.zeros_like(weights)
     for step, batch in enumerate(batches):
+        if keep:
+            weights[step] = now
         if len(batch) == 0:
             continue
         gradient = mean_gradient(now, batch)
         if keep:
-            weights[step], gradients[step] = now, gradient
+            gradients[step] = gradient
         now = now - rule.lr * (gradient + rule.l2 * now)
     return Trained(start, batches, weights, gradients, now)
 
@@ -134,6 +136,9 @@ def replay(
         still = float(moved.norm()) == 0.0
         if still and not len(out) and not len(new):
             data = gradient  # the very step that was taken
+        elif before == 0:  # nothing to correct: the batch was empty
+            data = mean_gradient(now, batch)
+            computed, explicit = computed + len(batch), explicit + 1
         elif _due(step, rule) or not trusted or len(hessian) < rule.memory:
             data = mean_gradient(now, batch)
             whole = (len(batch) * data + _sum(mean_gradient, now, out, new)) / before

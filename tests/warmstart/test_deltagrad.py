@@ -249,6 +249,16 @@ def test_rebasing_lets_go_of_what_was_removed() -> None:
     assert delta.distance().to_retraining < 1e-3
 
 
+def test_a_batch_that_was_rebased_away_can_be_filled_again() -> None:
+    delta = trained(batch_size=400, epochs=20, start_with=range(1000))
+    gone = delta.batches[0]
+    delta.remove(gone).rebase()
+    assert len(delta.batches[0]) == 0
+    delta.add(range(1000, 1012))
+    assert delta.distance().ratio < 0.1
+    assert sum(1000 in batch.tolist() for batch in delta.batches) == 20
+
+
 def test_bad_predictions_are_computed_or_told(caplog: pytest.LogCaptureFixture) -> None:
     wide = TensorDataset(20 * X, Y)
     options: dict[str, Any] = {"epochs": 100, "batch_size": 600, "lr": 0.02, "l2": 1e-3}
