@@ -48,7 +48,6 @@ AGAIN = "lipt-again"
 TRAINING: dict[str, Any] = {"batch_size": 64, "lr": 0.1, "precision": "bf16", "device": "cpu"}
 PLACE: dict[str, Any] = {"device": "cpu", "launch": "serial", "precision": "bf16"}
 
-
 Row = dict[str, Any]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from evidence_tables import first_use, gains, signed, uncut
@@ -10,12 +11,12 @@ from question_tables import (
     Runs,
     all_runs,
     asked,
+    by_method,
     compared,
     full_ladder,
     mean,
     merges,
     ratios,
-    runs_of,
 )
 from search_tables import WARM_UPS
 from table_parts import RESULTS, load, markdown
@@ -53,7 +54,7 @@ def off_the_ladder(results: dict[str, Any], method: str) -> str:
     return f"with {passes} less accurate than all-data training with {shortest}"
 
 
-def between(values: list[float]) -> str:
+def between(values: Sequence[float]) -> str:
     """The least and the most, to a tenth."""
     least, most = f"{min(values):.1f}", f"{max(values):.1f}"
     return least if least == most else f"{least} to {most}"
@@ -96,7 +97,7 @@ def _fixed() -> list[list[str]]:
 def _tax() -> list[list[str]]:
     rows = []
     for name, results in asked("tax"):
-        runs = {method: some for (method, _), some in runs_of(results).items()}
+        runs = by_method(results)
         lipt, full = runs["lipt-rounds+rs2"], runs["full=10+rs2"]
         cost = "warmup_critical_passes"
         rows.append(
@@ -119,14 +120,10 @@ def _end_to_end() -> list[list[str]]:
             if not found:
                 parts.append(f"{words}: {off_the_ladder(results, method)}")
                 continue
-            paths = [ratio for ratio, _ in found]
-            totals = [
-                mean(runs, "passes") / (ratio * mean(runs, "critical_passes"))
-                for ratio, runs in found
-            ]
+            paths, totals, (runs, *_) = zip(*found, strict=True)
             parts.append(
                 f"{words}: {between(paths)} times, with {between(totals)} times the passes in all"
-                + (f", {workers(found[0][1])} workers" if merges(found[0][1]) else "")
+                + (f", {workers(runs)} workers" if merges(runs) else "")
             )
         rows.append(
             [
@@ -141,7 +138,7 @@ def _end_to_end() -> list[list[str]]:
 def _budget() -> list[list[str]]:
     rows = []
     for name, results in asked("budget"):
-        runs = {method: some for (method, _), some in runs_of(results).items()}
+        runs = by_method(results)
         best = max((some for m, some in runs.items() if m.startswith("lipt")), key=mean)
         rows.append(
             [
@@ -156,10 +153,10 @@ def _budget() -> list[list[str]]:
 def _selectors() -> list[list[str]]:
     rows = []
     for name, results in asked("selectors"):
-        full = {method: some for (method, _), some in runs_of(results).items()}
+        full = by_method(results)
         cost = "warmup_critical_passes"
         for part, (warm, words) in enumerate(WARM_UPS.items()):
-            lipt = {method: some for (method, _), some in runs_of(results, part).items()}
+            lipt = by_method(results, part)
             shorter = statistics.fmean(
                 mean(full[f"full=8+{kind}"], cost) / mean(lipt[f"{warm}+{kind}"], cost)
                 for kind in KINDS

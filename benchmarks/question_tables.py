@@ -31,6 +31,11 @@ def runs_of(results: dict[str, Any], part: int = 0) -> dict[tuple[str, float], R
     return found
 
 
+def by_method(results: dict[str, Any], part: int = 0) -> dict[str, Runs]:
+    """The runs of a part with a single fraction, by method."""
+    return {method: runs for (method, _), runs in runs_of(results, part).items()}
+
+
 def mean(runs: Runs, cost: str | None = None) -> float:
     """Mean test accuracy, or mean of a cost."""
     return statistics.fmean(run["costs"][cost] if cost else run["test_accuracy"] for run in runs)
@@ -104,7 +109,7 @@ def tax_reading() -> str:
     """What the shorter warm-up costs or gains, in sentences."""
     sentences = []
     for name, results in asked("tax"):
-        runs = {method: rows for (method, _), rows in runs_of(results).items()}
+        runs = by_method(results)
         for choice, words in (("rs2", "fresh random subsets"), ("random", "a random subset")):
             lipt, full = runs[f"lipt-rounds+{choice}"], runs[f"full=10+{choice}"]
             cost = "warmup_critical_passes"
@@ -127,21 +132,20 @@ def end_to_end_passes() -> str:
     text = ""
     for name, results in asked("end-to-end"):
         rows, ladder = [], full_ladder(results)
-        for part in range(len(results["parts"])):
-            for (method, _), runs in runs_of(results, part).items():
-                equal = passes_for(ladder, mean(runs))
-                critical = mean(runs, "critical_passes")
-                times = "-" if equal is None else f"{equal / critical:.1f}"
-                rows.append(
-                    [
-                        runs[0]["label"],
-                        spread(accuracies(runs)),
-                        f"{critical:,.0f}",
-                        f"{mean(runs, 'passes'):,.0f}",
-                        f"{merges(runs)}",
-                        "1" if method == "full-data" else times,
-                    ]
-                )
+        for (method, _), runs in all_runs(results):
+            equal = passes_for(ladder, mean(runs))
+            critical = mean(runs, "critical_passes")
+            times = "-" if equal is None else f"{equal / critical:.1f}"
+            rows.append(
+                [
+                    runs[0]["label"],
+                    spread(accuracies(runs)),
+                    f"{critical:,.0f}",
+                    f"{mean(runs, 'passes'):,.0f}",
+                    f"{merges(runs)}",
+                    "1" if method == "full-data" else times,
+                ]
+            )
         head = (
             "Method", "Test accuracy, %", "Passes, critical path", "in all", "Merges",
             "Passes of all-data training at its accuracy, over its critical path",
@@ -181,13 +185,17 @@ def passes_for(ladder: list[tuple[float, float]], accuracy: float) -> float | No
     return None
 
 
-def ratios(results: dict[str, Any], method: str) -> list[tuple[float, Runs]]:
-    """A method's savings of critical-path passes at equal accuracy, one for each length."""
+def ratios(results: dict[str, Any], method: str) -> list[tuple[float, float, Runs]]:
+    """What all-data training needs for a method's accuracy, one for each of its lengths.
+
+    Over the method's critical path; and the method's passes in all over it.
+    """
     ladder, found = full_ladder(results), []
     for (name, _), runs in all_runs(results):
         equal = passes_for(ladder, mean(runs))
         if name == method and equal is not None:
-            found.append((equal / mean(runs, "critical_passes"), runs))
+            critical, passes = mean(runs, "critical_passes"), mean(runs, "passes")
+            found.append((equal / critical, passes / equal, runs))
     return found
 
 
@@ -202,12 +210,11 @@ def end_to_end_passes_reading() -> str:
                     f"{name}: no length of {words} has an accuracy between those of the "
                     "all-data runs."
                 )
-            for ratio, runs in found:
-                total = ratio * mean(runs, "critical_passes") / mean(runs, "passes")
+            for ratio, total, runs in found:
                 sentences.append(
                     f"{name}: {words} reaches {100 * mean(runs):.1f} % with {times(ratio)} passes "
                     "on the critical path than training on all data needs for it "
-                    f"({1 / total:.2f} times as many in all)."
+                    f"({total:.2f} times as many in all)."
                 )
     return " ".join(sentences) + "\n"
 
@@ -221,7 +228,7 @@ def equal_total_reading() -> str:
     """Who wins where everybody spends the same."""
     sentences = []
     for name, results in asked("budget"):
-        runs = {method: rows for (method, _), rows in runs_of(results).items()}
+        runs = by_method(results)
         mine = [rows for method, rows in runs.items() if method.startswith("lipt")]
         best = max(mine, key=mean)
         sentences.append(

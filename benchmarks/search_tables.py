@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from question_tables import accuracies, asked, compared, costs_of, heading, mean, runs_of
+from question_tables import (
+    accuracies,
+    asked,
+    by_method,
+    compared,
+    costs_of,
+    heading,
+    mean,
+    runs_of,
+)
 from table_parts import markdown, origin, spread
 
 WARM_UPS = {"lipt": "one merge", "lipt-rounds": "40 rounds"}
@@ -68,7 +77,7 @@ def importance_reading() -> str:
     """Whether importance sampling needs LiPT."""
     sentences = []
     for name, results in asked("importance"):
-        runs = {method: rows for (method, _), rows in runs_of(results).items()}
+        runs = by_method(results)
         after = {
             warm: runs[f"{warm}+importance/every=1"] for warm in ("lipt", "one-worker", "none")
         }
@@ -88,9 +97,9 @@ def reselected() -> str:
     text = ""
     for name, results in asked("selectors"):
         rows = []
-        full = {method: runs for (method, _), runs in runs_of(results).items()}
+        full = by_method(results)
         for part, (warm, words) in enumerate(WARM_UPS.items()):
-            lipt = {method: runs for (method, _), runs in runs_of(results, part).items()}
+            lipt = by_method(results, part)
             for kind in ("glister", "gradmatch", "craig", "random", "rs2"):
                 plain = kind in ("random", "rs2")
                 rival, mine = full[kind if plain else f"full=8+{kind}"], lipt[f"{warm}+{kind}"]

@@ -11,6 +11,7 @@ go, that come, and a hundred that go one by one, with the time of training anew 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -96,11 +97,11 @@ def replay(
         ("remove", few, False), ("remove", many, False), ("add", few, True), ("add", many, True),
     ]  # fmt: skip
     for kind, count, adds in jobs:
-        delta = make(start_with=order[count:] if adds else None)
-        change = delta.add if adds else delta.remove
-        seconds, anew = [timed(change, order[:count])], [timed(delta.retrained)]
-        for _ in range(ROUNDS - 1):  # the same replay again, in turns with training anew
-            seconds.append(timed(delta._replayed))
+        first = make(start_with=order[count:] if adds else None)
+        seconds, anew = [], []
+        for _ in range(ROUNDS):  # the same change again, in turns with training anew
+            delta = copy.copy(first)
+            seconds.append(timed(delta.add if adds else delta.remove, order[:count]))
             anew.append(timed(delta.retrained))
         rows.append(measured(name, kind, count, 1, delta, seconds, anew))
     delta, seconds, anew = make(), [], []
@@ -120,14 +121,9 @@ def timed(job: Callable[..., Any], *given: Any) -> float:
 
 
 def measured(
-    name: str,
-    kind: str,
-    count: int,
-    times: int,
-    delta: DeltaGrad,
-    seconds: list[float],
+    name: str, kind: str, count: int, times: int, delta: DeltaGrad, seconds: list[float],
     anew: list[float],
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """A row."""
     distance, last = delta.distance(), delta.last
     if last is None:

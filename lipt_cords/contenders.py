@@ -158,12 +158,12 @@ class Contest:
         """The configuration of one method, training on subsets for its own epochs or so many."""
         epochs = self.subset_epochs if subset_epochs is None else subset_epochs
         dss: dict[str, Any] = {"warm_start": self.warm_start(method), "kappa": 0.0}
-        if method.every is not None:
-            dss["select_every"] = method.every or epochs
         if method.warmup == "full":
             calendar = plan_calendar(self, method, epochs)
             dss["kappa"], epochs = calendar.kappa, calendar.num_epochs
             dss["select_every"] = calendar.select_every
+        elif method.every is not None:
+            dss["select_every"] = method.every or epochs
         if method.selection in PLAIN:
             # One subset for all epochs; CORDS's own random loader draws a second one on the way.
             strategy = method.strategy(self.config.dss_args.type)

@@ -18,11 +18,11 @@ SAID = {KEEP: "kept", SWAP: "swapped", RECOMPUTE: "recomputed"}
 def show_measured(console: Console, samples: int, trace: Trace, budget: int) -> None:
     """One line for every batch size that a search has measured."""
     fits = "within" if trace.peak <= budget else "above"
-    line = (
-        f"  measured a batch of {samples:,}: {show_bytes(trace.peak)} without a plan, {fits} the "
-    )
-    line += "budget"
-    console.print(line, markup=False, highlight=False)
+    peak = show_bytes(trace.peak)
+    console.print(
+        f"  measured a batch of {samples:,}: {peak} without a plan, {fits} the budget",
+        markup=False, highlight=False,
+    )  # fmt: skip
 
 
 def show_memory_plan(console: Console, made: MemoryRun) -> None:
@@ -111,9 +111,8 @@ def _moved(made: MemoryRun) -> Table:
 
 
 def _show_largest(console: Console, found: LargestBatch) -> None:
-    ratio = "" if found.ratio is None else f", {found.ratio:.2g} times as many"
-    if found.planned == found.plain:
-        ratio = ""
+    alike = found.ratio is None or found.planned == found.plain
+    ratio = "" if alike else f", {found.ratio:.2g} times as many"
     console.print(
         f"Largest batch, to 5 %: {found.plain:,} samples without a plan, {found.planned:,} "
         f"with one{ratio}.",

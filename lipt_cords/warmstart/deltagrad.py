@@ -205,9 +205,9 @@ class DeltaGrad:
         """
         start, left = self._trained.start, self._left & ~self.present
         trained = train(start, self.batches, self._mean_gradient, self.rule, keep=True)
+        self._begin(trained)
         self.inputs[left], self.labels = 0.0, self.labels.masked_fill(left, 0)
         self._erased |= left
-        self._begin(trained)
         return self
 
     def apply_to(self, model: nn.Module) -> nn.Module:

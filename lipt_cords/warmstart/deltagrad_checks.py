@@ -119,7 +119,7 @@ def check_samples(model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
     Raises:
         ValueError: what is in the way, and what to do.
     """
-    few = inputs[: min(len(inputs), 4)]
+    few = inputs[:4]
     try:
         with torch.no_grad(), isolated_rng(0, "deltagrad"):
             logits, again = model(few), model(few)
