@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +22,15 @@ DRAWS = torch.Generator().manual_seed(0)
 X = torch.randn(1200, 12, generator=DRAWS)
 Y = (X @ torch.randn(12, 3, generator=DRAWS) + torch.randn(1200, 3, generator=DRAWS)).argmax(1)
 DATA = TensorDataset(X, Y)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Thousands of tiny products, for which threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def head() -> nn.Linear:
