@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from lipt_cords import LiPTWarmStart
-from lipt_cords.datasets import load_dataset
-from lipt_cords.files import output_directory, write_json
+from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.provenance import provenance
+from lipt_cords.data.datasets import load_dataset
 from lipt_cords.models import build_model
-from lipt_cords.provenance import provenance
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {"limit": None, "options": {"common_steps": 20, "epochs": 4, "batch_size": 16}},

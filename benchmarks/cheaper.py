@@ -27,14 +27,14 @@ from gradient_signal import load_task, quality, signal_of, train_plainly
 from torch import nn
 
 from lipt_cords import LiPTWarmStart, train_on_subset
-from lipt_cords.allocation import keep_freed_memory
-from lipt_cords.files import output_directory, write_json
+from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.process_memory import keep_freed_memory
+from lipt_cords.base.provenance import provenance
+from lipt_cords.base.randomness import generator
 from lipt_cords.models import build_model
-from lipt_cords.nets import CifarResNet
-from lipt_cords.provenance import provenance
-from lipt_cords.randomness import generator
+from lipt_cords.models.nets import CifarResNet
 from lipt_cords.selectors import Selection
-from lipt_cords.warmstart.tickets import TicketSearch
+from lipt_cords.training.cheaper.tickets import TicketSearch
 
 Row = dict[str, Any]
 LIPT: dict[str, Any] = {
@@ -184,7 +184,7 @@ def ticket(data: str, seed: int) -> Iterator[Row]:
     def train(options: Row, search: type[TicketSearch] = TicketSearch, epochs: int = epochs) -> Any:
         torch.manual_seed(seed)
         model = CifarResNet(1, 10, 1, width=32)
-        with mock.patch("lipt_cords.cheaper.TicketSearch", search):
+        with mock.patch("lipt_cords.training.cheaper.steps.TicketSearch", search):
             return train_on_subset(
                 model, task.train, subset, val_dataset=test, batch_size=64, lr=0.05,
                 epochs=epochs, eval_every=100, seed=seed, device="cpu", precision="bf16", **options,

@@ -15,12 +15,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lipt_cords.models import build_model
-from lipt_cords.subnetwork_options import SubnetworkConfig
-from lipt_cords.ticket_options import EarlyBirdConfig
-from lipt_cords.warmstart.averaging import tensor_state
-from lipt_cords.warmstart.channels import ChannelGroups, scaled_batchnorms
-from lipt_cords.warmstart.subnetwork import Paths, block_shares
-from lipt_cords.warmstart.tickets import Ticket, TicketSearch
+from lipt_cords.models.state import tensor_state
+from lipt_cords.training.cheaper.channels import ChannelGroups, scaled_batchnorms
+from lipt_cords.training.cheaper.path_schedule import SubnetworkConfig
+from lipt_cords.training.cheaper.paths import Paths, block_shares
+from lipt_cords.training.cheaper.tickets import EarlyBirdConfig, Ticket, TicketSearch
 
 ROUNDS, STEPS = 8, 3
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lipt_cords.randomness import isolated_rng
+from lipt_cords.base.randomness import isolated_rng
 
 
 class PatchEncoder(nn.Module):

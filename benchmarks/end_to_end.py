@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from lipt_cords.compare import compare
-from lipt_cords.files import output_directory, write_json
-from lipt_cords.records import RunRecord
-from lipt_cords.run_config import RunConfig
+from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.cords.config import RunConfig
+from lipt_cords.experiments.compare import compare
+from lipt_cords.experiments.record import RunRecord
 
 METHODS = (
     "random", "rs2", "full", "lipt", "lipt+random", "one-worker",

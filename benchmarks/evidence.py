@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from lipt_cords.allocation import keep_freed_memory
-from lipt_cords.compare import compare
-from lipt_cords.files import output_directory, write_json
-from lipt_cords.records import RunRecord
-from lipt_cords.run_config import RunConfig
-from lipt_cords.runs import load_splits
+from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.process_memory import keep_freed_memory
+from lipt_cords.cords.config import RunConfig
+from lipt_cords.experiments.compare import compare
+from lipt_cords.experiments.record import RunRecord
+from lipt_cords.experiments.run import load_splits
 
 SETS = ("fashion-mnist", "cifar10-jpeg")
 POOL = 20_000

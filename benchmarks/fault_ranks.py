@@ -28,10 +28,10 @@ from torch.distributed.launcher.api import LaunchConfig
 from torch.utils.data import Dataset
 
 from lipt_cords import LiPTWarmStart
-from lipt_cords.randomness import isolated_rng
+from lipt_cords.base.randomness import isolated_rng
 from lipt_cords.warmstart import crew
-from lipt_cords.warmstart.cost import Clock
-from lipt_cords.warmstart.folder import digest
+from lipt_cords.warmstart.clock import Clock
+from lipt_cords.warmstart.resume.folder import digest
 
 OPTIONS: dict[str, Any] = {
     "num_workers": 6, "local_steps": 12, "rounds": 3, "common_steps": 6, "batch_size": 16,

@@ -19,7 +19,7 @@ from fault_ranks import ADDRESSES, OPTIONS
 from fault_rigs import small_disk, two_hosts
 from fault_runs import Run, lost
 
-from lipt_cords.files import load_tensors, read_json
+from lipt_cords.base.files import load_tensors, read_json
 
 if TYPE_CHECKING:
     from faults import Bench

@@ -32,9 +32,9 @@ from fault_rigs import Skipped
 from fault_runs import Run, forked, lost
 from fault_scenarios import SCENARIOS, Verdict
 
-from lipt_cords.files import output_directory, write_json
-from lipt_cords.provenance import provenance
-from lipt_cords.warmstart.identity import code_hash
+from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.provenance import provenance
+from lipt_cords.warmstart.resume.identity import code_hash
 
 LIMIT = 45.0
 """Seconds after which a run counts as hung."""

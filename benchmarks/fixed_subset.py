@@ -23,13 +23,13 @@ from torch import nn
 from torch.utils.data import Subset
 
 from lipt_cords import LiPTWarmStart, WarmStartResult, select, train_on_subset
-from lipt_cords.allocation import keep_freed_memory
+from lipt_cords.base.files import output_directory, read_json, write_json
+from lipt_cords.base.process_memory import keep_freed_memory
+from lipt_cords.base.provenance import provenance
 from lipt_cords.data import DataSplits, labels_of
-from lipt_cords.datasets import load_dataset
-from lipt_cords.files import output_directory, read_json, write_json
+from lipt_cords.data.datasets import load_dataset
+from lipt_cords.experiments.pilot import SubsetPilot
 from lipt_cords.models import build_model
-from lipt_cords.pilot import SubsetPilot
-from lipt_cords.provenance import provenance
 from lipt_cords.selectors import Selection
 
 SETS = ("fashion-mnist", "cifar10-jpeg")

@@ -33,14 +33,14 @@ from gradient_signal import (
 from torch import nn
 
 from lipt_cords import LiPTWarmStart
-from lipt_cords.files import (
+from lipt_cords.base.files import (
     load_tensors,
     output_directory,
     read_json,
     save_tensors,
     write_json,
 )
-from lipt_cords.provenance import provenance
+from lipt_cords.base.provenance import provenance
 
 SETS = {"fashion-mnist": "fashion-mnist", "cifar10-jpeg": "imagefolder:{data}/cifar10-images"}
 WORKERS, POOL, EPOCHS = 16, 20_000, 10

@@ -14,7 +14,7 @@ from distributed_tables import SETS, grouped
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lipt_cords.files import read_json, write_atomic
+from lipt_cords.base.files import read_json, write_atomic
 
 SIGNALS = (
     ("pool_rank_correlation", "Rank correlation of losses\nwith long warm-ups"),

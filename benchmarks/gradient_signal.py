@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lipt_cords.base.randomness import generator
 from lipt_cords.data import BatchSource, load_dataset
-from lipt_cords.gradients import last_layer_gradients
 from lipt_cords.models import build_model
-from lipt_cords.randomness import generator
-from lipt_cords.warmstart.batchnorm import refresh_batchnorm
-from lipt_cords.warmstart.probe import class_mean_gradients
-from lipt_cords.warmstart.stability import spearman
+from lipt_cords.models.gradients import last_layer_gradients
+from lipt_cords.warmstart.merge.soup import refresh_batchnorm
+from lipt_cords.warmstart.watch.probe import class_mean_gradients
+from lipt_cords.warmstart.watch.stability import spearman
 
 LAYOUT = torch.channels_last
 MEASURED, HELD_OUT, PROBE = 5000, 2500, 1000

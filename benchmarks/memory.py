@@ -21,9 +21,9 @@ import memory_reach
 import torch
 from memory_nets import EXACT, OVERHEAD
 
-from lipt_cords.allocation import keep_freed_memory
-from lipt_cords.files import output_directory, write_json
-from lipt_cords.provenance import provenance
+from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.process_memory import keep_freed_memory
+from lipt_cords.base.provenance import provenance
 
 Row = dict[str, Any]
 

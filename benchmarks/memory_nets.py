@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
+from lipt_cords.base.randomness import isolated_rng
 from lipt_cords.models import build_model
-from lipt_cords.randomness import isolated_rng
 from lipt_cords.warmstart.memory import MemoryPlanner, Plan, Trace
 
 

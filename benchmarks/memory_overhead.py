@@ -18,10 +18,10 @@ import torch
 from memory_nets import Case, Planner, Training, measured
 from memory_rivals import checkpointed, saved_on_host
 
-from lipt_cords.memory_bench import faster
+from lipt_cords.experiments.memory_bench import faster
+from lipt_cords.training.memory.link import build_link
+from lipt_cords.training.memory.live_bytes import LiveBytes
 from lipt_cords.warmstart.memory import Trace, least_budget, plan_activations
-from lipt_cords.warmstart.memory.link import build_link
-from lipt_cords.warmstart.memory.live import LiveBytes
 
 SHARES = (0.5, 0.75)
 """Of the memory that a plain step adds: the first one that any plan reaches is the budget."""

@@ -14,9 +14,9 @@ from typing import Any
 from memory_nets import Case, Training, measured, torchvision
 from memory_scaling import extrapolated
 
-from lipt_cords.memory_bench import faster
+from lipt_cords.experiments.memory_bench import faster
+from lipt_cords.training.memory.largest_batch import largest_batch
 from lipt_cords.warmstart.memory import Trace, least_budget, plan_activations
-from lipt_cords.warmstart.memory.largest import largest_batch
 
 BUDGET, BANDWIDTH, SPEED = 16 * 2**30, 12e9, 200
 """A P100's memory, its slot's bytes a second, and how much faster than a core it is taken for."""

@@ -14,9 +14,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import Bottleneck
 
-from lipt_cords.nets import ResidualBlock
-from lipt_cords.warmstart.memory.link import Away, PacedLink
-from lipt_cords.warmstart.memory.saved import Geometry
+from lipt_cords.models.nets import ResidualBlock
+from lipt_cords.training.memory.link import Away, PacedLink
+from lipt_cords.training.memory.storages import Geometry
 
 BLOCKS = (ResidualBlock, Bottleneck, nn.TransformerEncoderLayer, Stage)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from table_parts import RESULTS, load, markdown, origin, spread
 
-from lipt_cords.report.summary import times
+from lipt_cords.experiments.report.summary import times
 
 SETS = ("fashion-mnist", "cifar10-jpeg")
 Runs = list[dict[str, Any]]

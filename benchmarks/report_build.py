@@ -16,10 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from lipt_cords.compare import compare
-from lipt_cords.files import output_directory, write_json
-from lipt_cords.provenance import provenance
-from lipt_cords.run_config import RunConfig
+from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.provenance import provenance
+from lipt_cords.cords.config import RunConfig
+from lipt_cords.experiments.compare import compare
 
 METHODS = ("random", "rs2", "full=5", "lipt", "one-worker")
 FRACTIONS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)

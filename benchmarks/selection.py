@@ -33,11 +33,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lipt_cords.cords_plugin import import_cords
-from lipt_cords.files import output_directory, write_json
-from lipt_cords.gradients import LastLayerGradients, last_layer_gradients
-from lipt_cords.provenance import provenance
-from lipt_cords.randomness import generator, preserved_rng
+from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.provenance import provenance
+from lipt_cords.base.randomness import generator, preserved_rng
+from lipt_cords.cords.importing import import_cords
+from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.selectors import select, selector_names
 
 CLASSES = 10

@@ -19,8 +19,8 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from lipt_cords.files import read_json, write_json
-from lipt_cords.provenance import provenance
+from lipt_cords.base.files import read_json, write_json
+from lipt_cords.base.provenance import provenance
 
 STATISTICS = {
     "merged_loss": -1, "rank_correlation": 1, "class_cosine": 1, "worker_loss": -1,

@@ -21,10 +21,10 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from lipt_cords import LiPTWarmStart
-from lipt_cords.files import output_directory, write_json
+from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.provenance import provenance
+from lipt_cords.base.randomness import generator
 from lipt_cords.models import build_model
-from lipt_cords.provenance import provenance
-from lipt_cords.randomness import generator
 
 
 def bare_seconds(

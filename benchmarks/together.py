@@ -25,15 +25,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from lipt_cords import WarmStartConfig
-from lipt_cords.files import output_directory, write_json
+from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.provenance import provenance
+from lipt_cords.base.randomness import generator, isolated_rng
 from lipt_cords.models import build_model, find_head
-from lipt_cords.provenance import provenance
-from lipt_cords.randomness import generator, isolated_rng
-from lipt_cords.warmstart.ensemble import obstacle, speedup
-from lipt_cords.warmstart.feed import Feed, Pool
-from lipt_cords.warmstart.objective import mean_loss
-from lipt_cords.warmstart.together import LEAST_SPEEDUP, train_at_once
-from lipt_cords.warmstart.worker import WorkerTask, run_worker
+from lipt_cords.models.losses import mean_loss
+from lipt_cords.warmstart.workers.batches import Feed, Pool
+from lipt_cords.warmstart.workers.ensemble import obstacle, speedup
+from lipt_cords.warmstart.workers.together import LEAST_SPEEDUP, train_at_once
+from lipt_cords.warmstart.workers.worker import WorkerTask, run_worker
 
 BATCHES = 4
 """In the shard of every worker."""

@@ -23,14 +23,14 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 from lipt_cords import LiPTWarmStart
-from lipt_cords.allocation import keep_freed_memory
+from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.process_memory import keep_freed_memory
+from lipt_cords.base.provenance import provenance
+from lipt_cords.base.randomness import generator
 from lipt_cords.data import BatchSource, load_dataset
-from lipt_cords.files import output_directory, write_json
-from lipt_cords.gradients import last_layer_gradients
 from lipt_cords.models import build_model
-from lipt_cords.provenance import provenance
-from lipt_cords.randomness import generator
-from lipt_cords.warmstart.deltagrad import DeltaGrad
+from lipt_cords.models.gradients import last_layer_gradients
+from lipt_cords.warmstart.unlearning.deltagrad import DeltaGrad
 
 EXACT: dict[str, Any] = {
     "common_steps": 0, "epochs": 4, "batch_size": 32, "keep_workers": True, "threads": 1,

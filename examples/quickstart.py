@@ -3,7 +3,7 @@
 from lipt_cords.data import load_dataset
 from lipt_cords.models import build_model
 from lipt_cords.selectors import select
-from lipt_cords.training import train_on_subset
+from lipt_cords.training.subset import train_on_subset
 from lipt_cords.warmstart import LiPTWarmStart
 
 digits = load_dataset("digits")

@@ -1,19 +1,18 @@
 """LiPT warm starts and exact selectors for training on subsets, with CORDS or without it."""
 
-from lipt_cords.config import WarmStartConfig
-from lipt_cords.cords_plugin import disable, enable, enabled
-from lipt_cords.gradients import HeadGradient, LastLayerGradients, last_layer_gradients
-from lipt_cords.held_out import WorkerDifficulty, worker_difficulty
-from lipt_cords.report import Report
-from lipt_cords.run_config import RunConfig, load_config
-from lipt_cords.selectors import Selection, SubsetLoader, register_selector, select
-from lipt_cords.training import train_on_subset
-from lipt_cords.warmstart import (
-    LiPTWarmStart,
-    WarmStartReport,
-    WarmStartResult,
-    average_weights,
-)
+from lipt_cords.cords.config import RunConfig, load_config
+from lipt_cords.cords.patches import disable, enable, enabled
+from lipt_cords.experiments.report.page import Report
+from lipt_cords.models.gradients import HeadGradient, LastLayerGradients, last_layer_gradients
+from lipt_cords.selectors.base import Selection, register_selector, select
+from lipt_cords.selectors.loader import SubsetLoader
+from lipt_cords.training.subset import train_on_subset
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.difficulty import WorkerDifficulty, worker_difficulty
+from lipt_cords.warmstart.merge.average import average_weights
+from lipt_cords.warmstart.report import WarmStartReport
+from lipt_cords.warmstart.result import WarmStartResult
+from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
 __all__ = [
     "HeadGradient",

@@ -2,7 +2,7 @@
 
 import sys
 
-from lipt_cords.cli import main
+from lipt_cords.cli.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,13 +1,13 @@
 """Selectors: last-layer gradients and a budget in, a `Selection` out, found by name."""
 
 # Importing a selector's module registers it.
-import lipt_cords.selectors.craig
+import lipt_cords.selectors.craig.select
 import lipt_cords.selectors.curriculum
-import lipt_cords.selectors.glister
-import lipt_cords.selectors.gradmatch
+import lipt_cords.selectors.glister.select
+import lipt_cords.selectors.gradmatch.select
 import lipt_cords.selectors.importance
 import lipt_cords.selectors.norms
-import lipt_cords.selectors.random
+import lipt_cords.selectors.random_subsets
 import lipt_cords.selectors.stratified  # noqa: F401
 from lipt_cords.selectors.base import (
     Choice,

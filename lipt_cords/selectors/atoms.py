@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lipt_cords.gradients import HeadGradient, LastLayerGradients
+from lipt_cords.models.gradients import HeadGradient, LastLayerGradients
 from lipt_cords.selectors.grouping import batch_means, batch_sizes
 from lipt_cords.selectors.memory import chunk_of
 

@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor
 
-from lipt_cords.errors import unknown_name
-from lipt_cords.gradients import LastLayerGradients
-from lipt_cords.selectors.validation import (
+from lipt_cords.base.errors import unknown_name
+from lipt_cords.models.gradients import LastLayerGradients
+from lipt_cords.selectors.checks import (
     check_budget,
     check_finite,
     check_labels,

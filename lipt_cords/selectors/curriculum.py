@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lipt_cords.randomness import generator
+from lipt_cords.base.randomness import generator
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
+from lipt_cords.selectors.checks import check_fraction, check_positive, check_scores
 from lipt_cords.selectors.difficulty import difficulty
 from lipt_cords.selectors.grouping import batch_means, batch_members, groups_of
-from lipt_cords.selectors.random import fresh_slice
-from lipt_cords.selectors.validation import check_fraction, check_positive, check_scores
+from lipt_cords.selectors.random_subsets import fresh_slice
 
 
 @register_selector("curriculum")

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lipt_cords.errors import unknown_name
-from lipt_cords.gradients import LastLayerGradients
-from lipt_cords.randomness import generator
-from lipt_cords.selectors.validation import check_positive
+from lipt_cords.base.errors import unknown_name
+from lipt_cords.base.randomness import generator
+from lipt_cords.models.gradients import LastLayerGradients
+from lipt_cords.selectors.checks import check_positive
 
 DIFFICULTY_NAMES = ("loss", "margin", "el2n", "grand")
 

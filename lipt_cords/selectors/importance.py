@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lipt_cords.randomness import generator
+from lipt_cords.base.randomness import generator
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
+from lipt_cords.selectors.checks import check_scores
 from lipt_cords.selectors.grouping import Group, batch_means, batch_members, groups_of
 from lipt_cords.selectors.norms import gradient_norms
-from lipt_cords.selectors.validation import check_scores
 
 
 @register_selector("importance")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.dataloader import default_collate
 
-from lipt_cords.randomness import generator
+from lipt_cords.base.randomness import generator
 from lipt_cords.selectors.base import Selection
 
 Key = tuple[int, float]

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lipt_cords.selectors.base import SelectionProblem
+
+
+class Scratch:
+    """Arrays that one group after the other uses: fresh pages cost more than a step."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, NDArray[Any]] = {}
+
+    def array(self, name: str, *shape: int, dtype: type = np.float64) -> NDArray[Any]:
+        """An array with whatever it held before; it takes the place of the last of this name."""
+        size = math.prod(shape)
+        buffer = self._buffers.get(name)
+        if buffer is None or len(buffer) < size:
+            buffer = self._buffers[name] = np.empty(size, dtype=dtype)
+        return buffer[:size].reshape(shape)
+
 
 _FALLBACK_BYTES = 1 << 31
 

@@ -5,15 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lipt_cords.gradients import LastLayerGradients
+from lipt_cords.models.gradients import LastLayerGradients
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
-from lipt_cords.selectors.grouping import (
-    batch_means,
-    batches_needed,
-    groups_of,
-    spread_batches,
-)
-from lipt_cords.selectors.validation import check_scores
+from lipt_cords.selectors.checks import check_scores
+from lipt_cords.selectors.grouping import batch_means, batches_needed, groups_of, spread_batches
 
 _CHUNK = 16384
 

@@ -8,14 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lipt_cords.errors import unknown_name
-from lipt_cords.randomness import generator
+from lipt_cords.base.errors import unknown_name
+from lipt_cords.base.randomness import generator
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
-from lipt_cords.selectors.cuts import CUTS, Pilot, chosen_by_pilot, chosen_by_rule
+from lipt_cords.selectors.checks import check_fraction, check_positive, check_scores
 from lipt_cords.selectors.difficulty import difficulty
 from lipt_cords.selectors.grouping import batch_means, batch_members, groups_of
-from lipt_cords.selectors.random import random_subset
-from lipt_cords.selectors.validation import check_fraction, check_positive, check_scores
+from lipt_cords.selectors.random_subsets import random_subset
+from lipt_cords.selectors.stratified_cuts import CUTS, Pilot, chosen_by_pilot, chosen_by_rule
 
 BIN_NAMES = ("quantile", "width")
 
@@ -43,8 +43,8 @@ def stratified(
     How much to cut depends on how well the budget covers the task: cutting half is worth ten
     points at 1 % of CIFAR-10 and costs points on Fashion-MNIST. With ``cut="auto"`` the cut is
     chosen on evidence, no cut being among the candidates: by ``pilot`` if there is one, else by
-    the rule of `lipt_cords.selectors.cuts.suggested_cut`. Where it says not to cut, the subset is
-    the one that ``select("random")`` draws with the same seed: then no method was better.
+    the rule of `lipt_cords.selectors.stratified_cuts.suggested_cut`. Where it says not to cut, the
+    subset is the one that ``select("random")`` draws with the same seed: then no method was better.
 
     Args:
         problem: the pool's gradients; validation gradients, if given, tell the rule the model's

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import torch
 
-from lipt_cords.config import WarmStartConfig
-from lipt_cords.warmstart.averaging import State
-from lipt_cords.warmstart.exact import ExactSum
-from lipt_cords.warmstart.folder import RunFolder
-from lipt_cords.warmstart.holding import LOST, NOT_FINITE, Finished, Holding
+from lipt_cords.models.state import State
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.merge.fixed_point import ExactSum
+from lipt_cords.warmstart.merge.soup import GreedySoup, Judge
 from lipt_cords.warmstart.plan import Plan
-from lipt_cords.warmstart.ranks import Ranks
+from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.report import WorkerSummary
-from lipt_cords.warmstart.soup import GreedySoup, Judge
-from lipt_cords.warmstart.together import run_workers
-from lipt_cords.warmstart.worker import WorkerResult, WorkerTask
+from lipt_cords.warmstart.resume.folder import RunFolder
+from lipt_cords.warmstart.resume.workers import LOST, NOT_FINITE, Finished, Holding
+from lipt_cords.warmstart.workers.together import run_workers
+from lipt_cords.warmstart.workers.worker import WorkerResult, WorkerTask
 
 
 class Crew:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lipt_cords.config import WarmStartConfig
-from lipt_cords.warmstart.feed import steps_per_epoch
-from lipt_cords.warmstart.worker import local_steps
+from lipt_cords.training.schedules import steps_per_epoch
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.workers.worker import local_steps
 
 
 @dataclass(frozen=True)

@@ -1,226 +1,324 @@
-"""LiPT: sparse workers on disjoint shards, merged into one model worth reading gradients from."""
+"""The phases of a warm start in their order: common start, rounds of workers and merges, finish."""
 
 from __future__ import annotations
 
 import copy
-import logging
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
-
-from lipt_cords.config import WarmStartConfig
-from lipt_cords.randomness import isolated_rng, preserved_rng
-from lipt_cords.warmstart.arguments import Request, copied
-from lipt_cords.warmstart.control import Excluded
-from lipt_cords.warmstart.cost import Clock, few_samples, flops_per_sample
-from lipt_cords.warmstart.interrupt import stoppable
-from lipt_cords.warmstart.launch import local_processes, open_ranks, threads_of
-from lipt_cords.warmstart.material import Material, OnRound
-from lipt_cords.warmstart.objective import LossFunction, mean_loss
-from lipt_cords.warmstart.path_schedule import PathSchedule
-from lipt_cords.warmstart.preparation import prepare, read_data
-from lipt_cords.warmstart.processes import fit_in_processes
-from lipt_cords.warmstart.ranks import Ranks
-from lipt_cords.warmstart.result import WarmStartResult
-from lipt_cords.warmstart.rounds import Rounds
-from lipt_cords.warmstart.subnetwork import block_shares
-from lipt_cords.warmstart.unlearn import Origins
-
-logger = logging.getLogger(__name__)
+from lipt_cords.models.state import State, on_cpu, tensor_state
+from lipt_cords.training.cheaper.tickets import Drawn
+from lipt_cords.warmstart.bill import make_report, over_rounds, seconds_by_phase
+from lipt_cords.warmstart.clock import Clock
+from lipt_cords.warmstart.common_start import CommonStart, find_or_train
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.crew import Crew
+from lipt_cords.warmstart.merge.outer import OuterOptimizer
+from lipt_cords.warmstart.merge.soup import Judge
+from lipt_cords.warmstart.progress import StepProgress
+from lipt_cords.warmstart.ranks.ranks import Ranks
+from lipt_cords.warmstart.report import WorkerSummary
+from lipt_cords.warmstart.resume.folder import RunFolder
+from lipt_cords.warmstart.resume.rounds import History
+from lipt_cords.warmstart.resume.workers import Finished
+from lipt_cords.warmstart.round_inputs import Material, Outcome
+from lipt_cords.warmstart.ticket import SmallerNet
+from lipt_cords.warmstart.watch.probe import Probe
+from lipt_cords.warmstart.workers.worker import WorkerTask, local_steps
 
 
-class LiPTWarmStart:
-    """A lightweight pre-training: K short, independent trainings merged into one model.
-
-    One common start theta* is trained briefly; each worker continues it alone on its own
-    class-balanced shard, pruned once and optionally augmented; the workers' weights are averaged
-    and BatchNorm statistics recomputed. The merged model's last-layer gradients feed a selector.
-    With ``rounds`` above 1 the workers go on from the merged weights, and so on.
-
-    Under ``torchrun``, or in processes that it starts itself, the workers are shared out among the
-    ranks, which exchange theta* at the start and one sum in each round. Every rank returns the
-    same result. Workers and merged weights are bit-equal whatever the launcher and the number of
-    ranks (on a CPU: for an equal number of threads, which ``threads`` fixes).
-
-    With ``work_dir`` every finished worker and every merge is written there, and the same call
-    goes on from them after a crash, with the same bits; SIGTERM stops it cleanly.
-
-    Args:
-        config: the options, or pass them by name.
-        **options: fields of :class:`lipt_cords.config.WarmStartConfig`.
-
-    Source: Ro, Wang, Chidambaram, Akella, Lowering the Pre-training Tax for Gradient-based
-    Subset Training, ICML 2023.
-
-    >>> data = torch.utils.data.TensorDataset(torch.randn(40, 8), torch.arange(40) % 4)
-    >>> warm_start = LiPTWarmStart(num_workers=2, epochs=1, common_steps=2, launch="serial")
-    >>> result = warm_start.fit(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), data)
-    >>> result.report.passes, result.report.critical_path_passes
-    (120, 100)
-    """
-
-    def __init__(
-        self, config: WarmStartConfig | Mapping[str, Any] | str | None = None, /, **options: Any
-    ) -> None:
-        if config is not None and options:
-            raise ValueError("pass either a WarmStartConfig or options by name, not both")
-        self.config = WarmStartConfig(**options)
-        if config is not None:
-            given = WarmStartConfig.parse(config)
-            if given is None:
-                raise ValueError(f"{config!r} asks for no warm start: give options, or 'lipt'")
-            self.config = given
-
-    def __repr__(self) -> str:
-        given = ", ".join(
-            f"{name}={getattr(self.config, name)!r}"
-            for name in sorted(self.config.model_fields_set)
-        )
-        return f"LiPTWarmStart({given})"
-
-    def fit(
-        self,
-        model: nn.Module,
-        train_dataset: Dataset[Any],
-        val_dataset: Dataset[Any] | None = None,
-        *,
-        loss: LossFunction | None = None,
-        num_classes: int | None = None,
-        shards: Sequence[Tensor] | None = None,
-        on_round: OnRound | None = None,
-    ) -> WarmStartResult:
-        """Run the warm start. Neither the model nor the global random state is modified.
-
-        Local processes (``processes``, or ``auto`` on several GPUs) share the tensors of model
-        and data with the caller's: torch.multiprocessing moves them to shared memory, in place,
-        and an array that such a tensor was made from is no longer the same memory.
-
-        Args:
-            model: any module that ends in a linear head; its weights are the start.
-            train_dataset: a map-style data set of (x, y) pairs, or of dicts with labels.
-            val_dataset: held-out data of the same form, to measure workers and soup; needed for
-                the greedy soup.
-            loss: None for cross-entropy, a torch loss, or a callable of (logits, labels) that
-                returns one value a sample or their mean.
-            num_classes: expected number of the head's outputs.
-            shards: disjoint indices of every worker's samples; None deals class-balanced ones.
-            on_round: called after every merge with its
-                :class:`~lipt_cords.warmstart.report.RoundReport` and a copy of the merged state
-                dict (CPU, BatchNorm averaged, not refreshed); what it returns is ignored, what it
-                raises ends the run. Rank 0 alone calls it: with local processes (``processes``,
-                or ``auto`` on several GPUs) in a child, whose variables the caller does not see.
-                A merge that is in ``work_dir`` is not announced again when a run goes on from it,
-                even if the call raised.
-
-        Returns:
-            The merged weights, with the report of what they cost. With ``work_dir`` they are
-            written there too, by rank 0.
-
-        Raises:
-            ValueError: unusable data, model or options; too few workers with finite weights; a
-                ``work_dir`` of another run, or a file in it that is not what it should be.
-            LostContact: another process or the network is lost, and ``min_workers`` does not
-                let the others go on.
-        """
-        request = Request(model, train_dataset, val_dataset, loss, num_classes, shards, on_round)
-        processes = local_processes(self.config)
-        if processes is not None:
-            request.check()
-            result = fit_in_processes(self.config, processes, request)
-        else:
-            result = fit_on_this_rank(self.config, request)
-        result.origins = Origins(train_dataset, val_dataset, loss)
-        return result
-
-
-def fit_on_this_rank(
-    config: WarmStartConfig, request: Request, *, temporary: bool = False
-) -> WarmStartResult:
-    """Fit in this process, alone or as one of the ranks.
+class Rounds:
+    """One warm start on one rank.
 
     Args:
         config: the options.
-        request: the arguments of the fit.
-        temporary: ``work_dir`` is not the user's, who need not hear of it.
+        ranks: the processes.
+        material: what to work on.
+        folder: where finished work is kept, or None.
+        clock: which the phases are charged to.
     """
-    with (
-        threads_of(config),
-        stoppable(config.work_dir, said=not temporary) as wish,
-        open_ranks(config, wish.check) as ranks,
-        preserved_rng(),
-        torch.enable_grad(),
-    ):
-        try:
-            result = _fit(config, ranks, request)
-        except Excluded as gone:
-            logger.warning("%s: it waits for their result", gone)
-            return WarmStartResult.from_bytes(ranks.inherit(), request.model)
-        if ranks.is_main and len(ranks.live) < ranks.size:
-            ranks.leave_behind(result.to_bytes())
-        if config.work_dir is not None and not temporary:
-            ranks.on_main(partial(_save, result, config.work_dir))
-    return result
 
-
-def _fit(config: WarmStartConfig, ranks: Ranks, request: Request) -> WarmStartResult:
-    """One fit on one rank: everything is checked and read, then the rounds run."""
-    given, dataset, val_dataset = request.model, request.dataset, request.val_dataset
-    clock = Clock(ranks.device)
-    with clock.phase("prepare"):
-        model = copied(given)  # first: a forward pass without gradients can hide that it fails
-        plan, labels, folder = prepare(config, ranks, request)
-        loss = mean_loss(request.loss, ranks.device)
-        model.to(ranks.device)
-        (flops, forward_flops), shares = ranks.on_main(
-            partial(_flops, config, model, dataset, loss)
+    def __init__(
+        self,
+        config: WarmStartConfig,
+        ranks: Ranks,
+        material: Material,
+        folder: RunFolder | None,
+        clock: Clock,
+    ) -> None:
+        self._config, self._ranks, self._material = config, ranks, material
+        self._folder, self._clock = folder, clock
+        self._resumed_after = 0  # rounds
+        self._dense_forward_flops = material.forward_flops
+        self._smaller: SmallerNet | None = None
+        if config.early_bird is not None and config.early_bird.ratio > 0:
+            self._smaller = SmallerNet(config, config.early_bird, material)
+        self._crew = Crew(ranks, config, material.plan, folder)
+        self._judge = Judge(
+            copy.deepcopy(material.model),
+            material.dataset,
+            material.labels,
+            config,
+            material.validation,
         )
-        pool, validation, probe = read_data(config, ranks, plan, dataset, val_dataset)
-    material = Material(
-        model=model,
-        dataset=dataset,
-        labels=labels,
-        plan=plan,
-        loss=loss,
-        pool=pool,
-        validation=validation,
-        probe=probe,
-        flops=flops,
-        forward_flops=forward_flops,
-        block_shares=shares,
-        on_round=request.on_round,
-    )
-    outcome = Rounds(config, ranks, material, folder, clock).run()
-    return WarmStartResult(
-        state_dict=outcome.merged,
-        theta_star=outcome.theta_star,
-        config=config,
-        report=outcome.report,
-        shards=plan.shards,
-        worker_states=outcome.worker_states,
-        ticket=outcome.ticket,
-        template=copy.deepcopy(given).cpu(),
-        device=ranks.device,
-    )
+        self._outer = OuterOptimizer(
+            config.outer,
+            [name for name, _ in material.model.named_parameters(remove_duplicate=False)],
+            lr=config.outer_lr,
+            momentum=config.outer_momentum,
+        )
 
+    def run(self) -> Outcome:
+        """Train the common start, then workers round by round, and finish the merged model."""
+        ranks, config, shards = self._ranks, self._config, self._material.plan.shards
+        steps = config.common_steps + sum(
+            local_steps(config, len(shard)) for shard in shards[ranks.rank :: ranks.size]
+        )
+        with StepProgress(steps, config.progress if ranks.is_main else False) as bar:
 
-def _flops(
-    config: WarmStartConfig, model: nn.Module, dataset: Dataset[Any], loss: LossFunction
-) -> tuple[tuple[int, int], tuple[float, ...]]:
-    """Operations of one sample, and the share of every block that may be left out."""
-    with isolated_rng(config.seed, "flops"):
-        device = next(model.parameters()).device
-        inputs, labels = few_samples(dataset, device)
-        shares: tuple[float, ...] = ()
-        if config.subnetwork is not None:
-            shares = block_shares(model, inputs, labels, loss, config.subnetwork)
-            PathSchedule(config.subnetwork, len(shares), 1)  # what is wrong is said before any work
-        return flops_per_sample(model, inputs, labels, loss), shares
+            def tick() -> None:
+                ranks.progress()
+                bar.tick()
 
+            with self._clock.phase("common"):
+                bar.describe("common start")
+                common, theta_star = self._common_start(tick)
+                whole_theta_star = self._expanded(theta_star)
+                start, history = self._resumed(theta_star, common)
+                if history.rounds:
+                    self._resumed_after = len(history.rounds)
+                    self._crew.stand_after(start, len(history.rounds) - 1)
+            while len(history.rounds) < history.planned(config):
+                start = self._round(start, history, tick, bar.describe)
+            with self._clock.phase("refresh"):
+                finish = ranks.on_main(lambda: self._judge.finish(start))
+        states = self._crew.worker_states(history.last_summaries)
+        seconds = seconds_by_phase(self._clock, self._crew.evaluation_seconds, history.rounds)
+        loaded = sorted({one for part in ranks.everywhere(self._crew.found) for one in part})
+        report = ranks.on_main(
+            lambda: make_report(
+                self._material.plan,
+                common.passes,
+                over_rounds(history.summaries),
+                history.rounds,
+                self._judge,
+                finish,
+                flops=self._material.flops,
+                forward_flops=(self._dense_forward_flops, self._material.forward_flops),
+                common_work=history.common_work,
+                dense_forward_passes=history.dense_forward_passes,
+                ticket=None if self._smaller is None else self._smaller.summary(),
+                ranks=ranks.size,
+                sent=ranks.bytes_communicated,
+                weight_bytes=ranks.weight_bytes,
+                forward_passes=history.forward_passes,
+                stopped_early=len(history.rounds) < config.rounds,
+                seconds=seconds,
+                notes=self._notes(loaded),
+            )
+        )
+        if states is not None:
+            states = [None if state is None else self._expanded(state) for state in states]
+        return Outcome(
+            self._expanded(on_cpu(start) | finish.buffers),
+            on_cpu(whole_theta_star),
+            report,
+            states,
+            None if self._smaller is None else self._smaller.ticket,
+        )
 
-def _save(result: WarmStartResult, directory: Path) -> None:
-    logger.info("warm start written to %s", result.save(directory))
+    def _common_start(self, tick: Callable[[], None]) -> tuple[CommonStart, State]:
+        """theta* on every rank: trained by rank 0, or read from its folder."""
+        trained: State = {}
+
+        def train() -> CommonStart:
+            done, state = find_or_train(
+                self._config, self._material, self._folder, self._smaller, tick
+            )
+            trained.update(state)
+            return done
+
+        done = self._ranks.on_main(train)
+        if done.drawn is not None:
+            self._adopt(done.drawn)
+        model = self._material.model
+        if trained:  # on rank 0
+            model.load_state_dict(trained)
+        return done, self._ranks.broadcast(tensor_state(model))
+
+    def _adopt(self, drawn: Drawn) -> None:
+        """Go on with the ticket's net."""
+        if self._smaller is None:
+            raise ValueError("work_dir holds an Early-Bird ticket, but early_bird is not set")
+        self._material = self._smaller.adopt(drawn, self._material.model)
+        self._judge.model = copy.deepcopy(self._material.model)
+        self._outer.velocity = self._smaller.gather(self._outer.velocity)
+
+    def _vote(self, start: State, history: History) -> State:
+        """Look at the scales of a merge; the start of the next round, on the ticket's net if drawn.
+
+        Every rank has the same merge, and so draws the same ticket.
+        """
+        smaller, number = self._smaller, len(history.rounds)
+        if smaller is None or not smaller.options.vote or history.drawn is not None:
+            return start
+        settled = smaller.search.look(start)
+        history.masks = smaller.search.masks
+        if not settled and number < smaller.latest_round:
+            return start
+        if number >= history.planned(self._config):
+            return start  # stopped early: nothing would train the ticket
+        judge = self._judge
+        history.dense_forward_passes = (
+            history.forward_passes + judge.evaluation_passes + judge.refresh_passes
+        )
+        history.drawn = smaller.draw({"rounds": number})
+        self._adopt(history.drawn)
+        return smaller.gather(start)
+
+    def _expanded(self, state: State) -> State:
+        """A state in the given net's shapes."""
+        return state if self._smaller is None else self._smaller.expand(state)
+
+    def _resumed(self, theta_star: State, common: CommonStart) -> tuple[State, History]:
+        """Where to go on: after the last merge in rank 0's folder, or at theta*."""
+
+        def look() -> tuple[History, State, State] | None:
+            return None if self._folder is None else History.find(self._folder)
+
+        start, velocity = theta_star, self._outer.zeros(theta_star)
+        stored: list[State] = []
+
+        def history_alone() -> History | None:
+            found = look()
+            stored.extend(found[1:] if found is not None else [])
+            return None if found is None else found[0]
+
+        history = self._ranks.on_main(history_alone)
+        if history is None:
+            return theta_star, History(common.passes, common.work(self._material.net_work))
+        if self._smaller is not None and history.masks:
+            self._smaller.search.masks = list(history.masks)
+        if self._smaller is not None and history.drawn is not None:
+            self._adopt(history.drawn)
+            start, velocity = self._smaller.gather(start), self._smaller.gather(velocity)
+        if stored:  # on rank 0
+            start, velocity = stored
+            self._judge.evaluation_passes, self._judge.refresh_passes = history.judged_passes
+        start = self._ranks.broadcast(start)
+        if self._config.outer == "nesterov":
+            self._outer.velocity = self._ranks.broadcast(velocity)
+        return start, history
+
+    def _round(
+        self,
+        start: State,
+        history: History,
+        tick: Callable[[], None],
+        announce: Callable[[str], None],
+    ) -> State:
+        """Train every worker from one start, merge them, and give the start of the next round."""
+        number, given, config = len(history.rounds), self._material, self._config
+        exchanged = self._ranks.weight_bytes
+        given.model.load_state_dict(start)
+        last = number == history.planned(config) - 1
+
+        voting = self._smaller is not None and self._smaller.options.vote and not history.drawn
+
+        def task_of(worker: int) -> WorkerTask:
+            return WorkerTask(
+                worker=worker,
+                model=given.model,
+                head=given.plan.head,
+                dataset=given.dataset,
+                indices=given.plan.shards[worker],
+                config=config,
+                loss=given.loss,
+                round=number,
+                decay=history.decay(config),
+                validation=given.validation if last or config.soup == "greedy" else None,
+                probe=self._probe(history),
+                pool=given.pool,
+                search=voting,
+                block_shares=given.block_shares,
+                tick=tick,
+            )
+
+        with self._clock.phase("workers"):
+            finished = self._crew.train(start, number, task_of, announce, given.net_work)
+        announce("soup")
+        with self._clock.phase("soup"):
+            chosen = self._crew.choose(finished, self._judge)
+            average, summaries = self._crew.merge(finished, chosen)
+            start = self._outer.step(start, average)
+            exchanged = self._ranks.weight_bytes - exchanged
+            self._note(history, finished, summaries, start, exchanged)
+            start = self._vote(start, history)
+            self._settle(history, start)
+        return start
+
+    def _settle(self, history: History, start: State) -> None:
+        """Write a merge, forget the files of earlier rounds, and tell the caller of it."""
+        folder, tell, judge = self._folder, self._material.on_round, self._judge
+        number = len(history.rounds) - 1
+
+        def settle() -> bool:
+            written = False
+            if folder is not None:
+                history.judged_passes = (judge.evaluation_passes, judge.refresh_passes)
+                written = history.keep(folder, start, self._outer.velocity)
+                if written:
+                    folder.forget_before(number)
+            if tell is not None:
+                # Copies, for the next round starts from these weights.
+                state = {name: value.clone() for name, value in self._expanded(start).items()}
+                tell(copy.deepcopy(history.rounds[-1]), state)
+            return written
+
+        # Where the folder is not shared, the others have files of earlier rounds too.
+        if self._ranks.on_main(settle) and folder is not None and not self._ranks.is_main:
+            folder.forget_before(number)
+
+    def _note(
+        self,
+        history: History,
+        finished: Sequence[Finished],
+        summaries: Sequence[WorkerSummary],
+        merged: State,
+        weight_bytes: int,
+    ) -> None:
+        """Put a round into the history; every rank ends with the same one."""
+        probe = self._probe(history)
+        kept = {one.worker for one in summaries if one.kept}
+        readings = [
+            one.reading
+            for one in finished
+            if one.summary.worker in kept and one.reading is not None
+        ]
+        reading = None
+        if probe is not None and self._config.rounds > 1:
+            # One merge is judged by the finish; more are compared with each other.
+            reading = self._ranks.on_main(lambda: self._judge.read(merged, probe))
+            history.forward_passes += len(probe)
+        history.forward_passes += sum(one.forward_passes for one in finished)
+        history.add(summaries, readings, reading, weight_bytes, self._config)
+
+    def _probe(self, history: History) -> Probe | None:
+        """The probe, in the rounds in which workers are compared."""
+        every = self._config.probe_every or max(1, self._config.rounds // 8)
+        number = len(history.rounds) + 1
+        due = number % every == 0 or number == history.planned(self._config)
+        return self._material.probe if due else None
+
+    def _notes(self, loaded: Sequence[int]) -> list[str]:
+        notes = []
+        if self._smaller is not None and self._smaller.ticket is None:
+            notes.append("the rounds ended before an Early-Bird ticket was drawn: there is none")
+        if self._resumed_after:
+            notes.append(f"went on from the merge of round {self._resumed_after} in work_dir")
+        if loaded:
+            named = ", ".join(map(str, loaded))
+            notes.append(f"found finished in work_dir and not trained again: workers {named}")
+        if self._folder is not None and self._folder.unwritten:
+            named = ", ".join(self._folder.unwritten)
+            notes.append(f"could not be written to work_dir: {named}")
+        return notes

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from lipt_cords.models.state import State
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class RoundReport:
         weight_bytes: bytes of weights that the ranks exchanged in this round.
         seconds: of the slowest worker's training.
         stability: what the workers' spread says, by the names of
-            :class:`lipt_cords.warmstart.stability.Stability`; None without held-out data.
+            :class:`lipt_cords.warmstart.watch.stability.Stability`; None without held-out data.
     """
 
     round: int
@@ -185,3 +187,7 @@ def _require_fields(cls: type, values: Mapping[str, Any]) -> None:
         raise ValueError(
             f"not a {cls.__name__} of this version: {', '.join(differing)} missing or unknown"
         )
+
+
+OnRound = Callable[[RoundReport, State], None]
+"""What is called on rank 0 after every merge, with its report and a copy of its weights."""

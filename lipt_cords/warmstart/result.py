@@ -13,17 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lipt_cords.config import WarmStartConfig
-from lipt_cords.data import BatchSource
-from lipt_cords.files import load_tensors, output_directory, read_json, save_tensors, write_json
-from lipt_cords.gradients import LastLayerGradients, last_layer_gradients
-from lipt_cords.warmstart.averaging import State
-from lipt_cords.warmstart.folder import checksum
-from lipt_cords.warmstart.objective import LossFunction
-from lipt_cords.warmstart.plan import data_length
+from lipt_cords.base.files import (
+    load_tensors,
+    output_directory,
+    read_json,
+    save_tensors,
+    write_json,
+)
+from lipt_cords.data.source import BatchSource
+from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
+from lipt_cords.models.losses import LossFunction
+from lipt_cords.models.state import State
+from lipt_cords.training.cheaper.tickets import Ticket
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.fitted import Origins, Unlearning
+from lipt_cords.warmstart.prepare.checks import data_length
 from lipt_cords.warmstart.report import WarmStartReport
-from lipt_cords.warmstart.tickets import Ticket
-from lipt_cords.warmstart.unlearn import Origins, Unlearning, add, forget
+from lipt_cords.warmstart.resume.folder import checksum
+from lipt_cords.warmstart.unlearning.forget import add, forget
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -204,8 +211,8 @@ class WarmStartResult:
         Args:
             dataset: whose samples.
             model: a module to use instead of a copy of the fitted one; it is not modified.
-            **options: of :func:`lipt_cords.gradients.last_layer_gradients`. ``device`` is the one
-                that this rank trained on, unless ``model`` brings its own.
+            **options: of :func:`lipt_cords.models.gradients.last_layer_gradients`. ``device`` is
+                the one that this rank trained on, unless ``model`` brings its own.
         """
         if model is None:
             options.setdefault("device", self.device)

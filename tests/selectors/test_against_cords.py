@@ -19,10 +19,10 @@ from synthetic import dense
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
-from lipt_cords.cords_plugin import import_cords
-from lipt_cords.gradients import LastLayerGradients, last_layer_gradients
-from lipt_cords.randomness import isolated_rng
-from lipt_cords.selectors import select
+from lipt_cords.base.randomness import isolated_rng
+from lipt_cords.cords.importing import import_cords
+from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
+from lipt_cords.selectors.base import select
 
 pytest.importorskip("cords")
 

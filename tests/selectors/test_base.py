@@ -4,8 +4,8 @@ import pytest
 import torch
 from synthetic import pool
 
-from lipt_cords.gradients import LastLayerGradients
-from lipt_cords.selectors import (
+from lipt_cords.models.gradients import LastLayerGradients
+from lipt_cords.selectors.base import (
     Choice,
     register_selector,
     select,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from synthetic import dense, pool, zeroed
 from torch import Tensor
 
-from lipt_cords.selectors import select
-from lipt_cords.selectors.cuts import suggested_cut
+from lipt_cords.selectors.base import select
 from lipt_cords.selectors.importance import inclusion_probabilities, systematic_sample
+from lipt_cords.selectors.stratified_cuts import suggested_cut
 
 
 def test_rs2_visits_everything_once_before_anything_twice() -> None:

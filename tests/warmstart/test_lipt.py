@@ -1,461 +1,244 @@
-"""The warm start end to end in one process: outcome, bill, repeatability, refusals."""
+"""Between rounds: what callers may do there on one rank or two, and what is kept of a round."""
 
 from __future__ import annotations
 
-import copy
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from rounds_script import fit, give_a_lock, meddle
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, get_worker_info
-from torch.utils.flop_counter import FlopCounterMode
-from warmstart_material import Dicts, Streamed, make_images, make_net
+from warmstart_material import make_images
 
-from lipt_cords.data import BatchSource
-from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, average_weights, common, crew
-from lipt_cords.warmstart.common import train_common_start
-from lipt_cords.warmstart.objective import mean_loss
+from lipt_cords.warmstart.ranks.ranks import portable
+from lipt_cords.warmstart.resume.folder import RunFolder
+from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
-SMALL = {"num_workers": 3, "epochs": 2, "batch_size": 16, "common_steps": 6, "launch": "serial"}
+SCRIPT = Path(__file__).parents[1] / "support" / "rounds_script.py"
+ENVIRONMENT = {
+    **os.environ, "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[2]), str(SCRIPT.parent)]),
+}  # fmt: skip
 
 
-def warm(**options):
-    return LiPTWarmStart(**{**SMALL, **options})
+class Crash(Exception):
+    """Of a callback."""
+
+
+class Stuck:
+    """Cannot be pickled."""
+
+    def __repr__(self):
+        return "it stays here"
+
+    def __reduce__(self):
+        raise NotImplementedError
 
 
 def same(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(net, train, val):
-    one, two = (warm().fit(net, train, val) for _ in range(2))
-    assert same(one.state_dict, two.state_dict)
-    assert same(one.theta_star, two.theta_star)
-    assert not same(one.state_dict, warm(seed=1).fit(net, train, val).state_dict)
+@pytest.fixture(scope="module")
+def serial():
+    return fit(launch="serial")
 
 
-def test_model_and_global_random_state_are_untouched(net, train, val):
-    net.train()
-    before = copy.deepcopy(net.state_dict())
-    torch.manual_seed(3)
-    expected = torch.rand(4)
-    torch.manual_seed(3)
-    warm(augmentation="randaugment").fit(net, train, val)
-    assert torch.rand(4).equal(expected)
-    assert same(net.state_dict(), before)
-    assert net.training
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("rounds")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(SCRIPT), str(directory)]
+    with (directory / "log").open("w") as log:
+        done = subprocess.run(
+            command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=100
+        )
+    assert done.returncode == 0, (directory / "log").read_text()
+    return [pickle.loads((directory / f"rank_{r}.pickle").read_bytes()) for r in range(2)]
 
 
-def test_the_soup_beats_its_workers(train, val):
-    for seed in range(3):
-        options = {"num_workers": 5, "epochs": 3, "common_steps": 4, "seed": seed}
-        report = warm(**options).fit(make_net(seed), train, val).report
-        assert report.merged_accuracy > report.mean_worker_accuracy
+@pytest.mark.parametrize("on_round", [meddle, give_a_lock])
+def test_a_callback_changes_nothing(serial, on_round):
+    told = fit(on_round, launch="serial")
+    assert same(told.state_dict, serial.state_dict)
+    assert [one.stability for one in told.report.rounds] == [
+        one.stability for one in serial.report.rounds
+    ]
 
 
-def test_the_merged_model_is_the_average_of_the_workers(net, train):
-    result = warm(keep_workers=True, batchnorm_refresh="never").fit(net, train)
-    merged = average_weights(result.worker_states)
-    for name, value in result.state_dict.items():
-        # Changes are summed on a grid 2**-28 of the largest one (at most 0.2 here).
-        torch.testing.assert_close(value, merged[name], rtol=2e-7, atol=1e-9)
-        assert ((value == 0) == (merged[name] == 0)).all()
-    assert int((result.worker_states[0]["0.weight"] == 0).sum()) == 36 - 29
+@pytest.mark.parametrize("name", ["clean", "meddled", "on rank 0 alone"])
+def test_a_callback_changes_nothing_on_any_rank(serial, ranked, name):
+    for outcome in ranked:
+        assert same(outcome[name], serial.state_dict)
 
 
-def test_the_bill_adds_up(net, train, val):
-    result = warm(refresh_samples=64).fit(net, train, val)
-    report = result.report
-    sizes = [len(shard) for shard in result.shards]
-    assert sorted(sizes) == [53, 53, 54]
-    assert [worker.samples for worker in report.workers] == sizes
-    assert report.passes == 6 * 16 + sum(worker.passes for worker in report.workers)
-    assert [worker.passes for worker in report.workers] == [2 * size for size in sizes]
-    assert report.critical_path_passes == 6 * 16 + 2 * 54
-    assert report.evaluation_passes == (3 + 2) * 80
-    assert report.refresh_passes == 64
-    assert report.bytes_communicated == 0
-    assert report.ranks == 1
-    with FlopCounterMode(display=False) as counter:
-        net(train.tensors[0][:1]).sum().backward()
-    assert report.flops == report.passes * counter.get_total_flops()
-    assert report.critical_path_flops == report.critical_path_passes * counter.get_total_flops()
-    assert report.forward_flops % (report.evaluation_passes + report.refresh_passes) == 0
-    assert report.forward_flops > 0
-    phases = {"prepare", "common", "workers", "evaluation", "soup", "refresh"}
-    assert set(report.seconds) == phases | {"critical_path", "total"}
-    assert sum(report.seconds[name] for name in phases) <= report.seconds["total"]
-    assert report.seconds["critical_path"] < report.seconds["total"]
-    assert report.accuracy_after_refresh is not None
-    assert report.mean_worker_accuracy == pytest.approx(
-        sum(worker.accuracy for worker in report.workers) / 3
-    )
-    assert WarmStartReport.from_dict(report.to_dict()) == report
+def test_an_error_that_cannot_travel_is_told_by_its_words_and_nobody_waits(ranked):
+    errors = [outcome["lock"][0] for outcome in ranked]
+    assert errors[0].startswith("ValueError: <unlocked _thread.lock")
+    assert errors[1].startswith("RuntimeError: ValueError: <unlocked _thread.lock")
+    assert all(outcome["lock"][1] < 15 for outcome in ranked)  # of a worker_timeout of 20
 
 
-def test_without_common_steps_workers_fork_from_the_given_model(net, train):
-    result = warm(common_steps=0).fit(net, train)
-    assert same(result.theta_star, net.state_dict())
-    assert result.report.critical_path_passes == 2 * 54
+def test_every_rank_forgets_the_rounds_on_its_own_disk(ranked):
+    assert [outcome["disk"] for outcome in ranked] == [["round_00002"], ["round_00002"]]
 
 
-def test_the_common_start_reads_only_what_it_needs_and_wraps_around(train):
-    labels = train.tensors[1]
-    dataset = Streamed(train)
-    options = {"config": warm(common_steps=2).config, "loss": mean_loss(None)}
-    done, _ = train_common_start(make_net(), dataset, labels, **options)
-    assert done.passes == done.searched == 32
-    assert len(set(dataset.read)) <= 32
-    options["config"] = warm(common_steps=25).config
-    assert train_common_start(make_net(), train, labels, **options)[0].passes == 25 * 16
+def test_a_callback_that_is_no_function_is_refused_before_any_training(ranked):
+    expected = "on_round must be a function of (RoundReport, state dict), or None, received 5"
+    for outcome in ranked:
+        assert outcome["no function"] == f"ValueError: {expected}"
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    model[0].register_forward_hook(lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match="on_round must be a function"):
+        LiPTWarmStart(num_workers=2, launch="serial").fit(model, make_images(40), on_round=5)
 
 
-def test_greedy_drops_workers_that_hurt_and_says_so(train, val):
-    result = warm(soup="greedy", num_workers=6, keep_workers=True, batchnorm_refresh="never").fit(
-        make_net(), train, val
-    )
-    report = result.report
-    kept = [worker.worker for worker in report.workers if worker.kept]
-    dropped = [worker for worker in report.workers if not worker.kept]
-    assert kept
-    assert same(
-        result.state_dict, average_weights([result.worker_states[worker] for worker in kept])
-    )
-    assert report.merged_accuracy >= max(worker.accuracy for worker in report.workers)
-    assert len(report.notes) == len(dropped)
-    assert all("would fall" in worker.reason for worker in dropped)
-
-
-def test_greedy_needs_held_out_data(net, train):
-    with pytest.raises(ValueError, match="soup='greedy'.*needs val_dataset"):
-        warm(soup="greedy").fit(net, train)
-
-
-class Poisoned(nn.Module):
-    """Breaks its own weights in training when it meets a marked image."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, images):
-        out = self.inner(images)
-        return out * torch.where(images.amax() > 1e3, torch.nan, 1.0) if self.training else out
-
-
-def test_a_diverged_worker_is_left_out_and_named(train, val):
-    train.tensors[0][7, 0, 0, 0] = 1e4
-    result = warm(common_steps=0, keep_workers=True).fit(Poisoned(make_net()), train, val)
-    [bad] = [number for number, shard in enumerate(result.shards) if 7 in shard]
-    summary = result.report.workers[bad]
-    assert not summary.kept and summary.loss is None and summary.accuracy is None
-    assert result.report.notes == [f"worker {bad} is not in the soup: weights are not finite"]
-    assert result.worker_states[bad] is None
-    assert sum(worker.kept for worker in result.report.workers) == 2
-    assert all(torch.isfinite(value).all() for value in result.state_dict.values())
-
-
-def test_no_worker_left_is_an_error(net, train):
-    with pytest.raises(
-        ValueError, match="all 3 workers ended with weights that are not finite.*lr"
+def test_errors_that_every_process_can_read_are_left_as_they_are():
+    for error in (ValueError("a", 1), FileNotFoundError(2, "gone", "there")):
+        assert portable(error) is error
+    for error, words in (
+        (Crash("x"), "Crash: x"),
+        (json.JSONDecodeError("torn", "{", 1), "JSONDecodeError: torn: line 1 column 2 (char 1)"),
+        (ValueError(Stuck()), "ValueError: it stays here"),
     ):
-        warm(common_steps=0, lr=1e30).fit(net, train)
+        told = portable(error)
+        assert (type(told), str(told)) == (RuntimeError, words)
 
 
-def test_a_diverged_common_start_is_an_error(net, train):
-    with pytest.raises(ValueError, match="common start diverged within 6 steps: lower lr"):
-        warm(lr=1e30).fit(net, train)
+def crashing(at):
+    def on_round(report, state):
+        if report.round == at:
+            raise Crash
+
+    return on_round
 
 
-def test_a_shard_without_a_class_is_reported(net):
-    data = make_images(60)
-    data.tensors[1][:] = torch.arange(60) % 3
-    data.tensors[1][0] = 3
-    report = warm().fit(net, data).report
-    lacking = [worker for worker in report.workers if worker.classes_missing]
-    assert len(lacking) == 2
-    assert all(worker.classes_missing == [3] for worker in lacking)
-    assert "shards without samples of some classes" in report.notes[0]
+@pytest.mark.parametrize("options", [{}, {"soup": "greedy", "common_steps": 0}])
+def test_a_resumed_run_has_the_whole_bill_and_says_where_it_went_on(tmp_path, options):
+    whole, told = fit(launch="serial", **options), []
+    with pytest.raises(Crash):
+        fit(crashing(1), launch="serial", work_dir=tmp_path, **options)
+    resumed = fit(
+        lambda report, state: told.append(report.round),
+        launch="serial", work_dir=tmp_path, **options,
+    )  # fmt: skip
+    for name in ("passes", "evaluation_passes", "refresh_passes", "forward_flops"):
+        assert getattr(resumed.report, name) == getattr(whole.report, name), name
+    assert same(resumed.state_dict, whole.state_dict)
+    assert resumed.report.notes == [
+        *whole.report.notes, "went on from the merge of round 2 in work_dir",
+    ]  # fmt: skip
+    assert told == [2]  # a merge that is written is not announced again
 
 
-def test_dicts_and_keyword_models(train, val):
-    class Keywords(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = make_net()
+def test_what_is_written_in_a_round_does_not_grow_with_their_number(tmp_path):
+    sizes = []
 
-        def forward(self, image):
-            return {"logits": self.inner(image)}
+    def weigh(report, state):
+        root = tmp_path / "progress"
+        files = [*root.glob(f"round_{report.round:05d}/merge.*")]
+        files += [*root.glob(f"history/round_{report.round:05d}.*")]
+        sizes.append(sum(path.stat().st_size for path in files))
 
-    result = warm().fit(Keywords(), Dicts(train), Dicts(val))
-    plain = warm().fit(make_net(), train, val)
-    assert result.report.merged_accuracy == plain.report.merged_accuracy
-    for name, value in plain.state_dict.items():
-        assert result.state_dict[f"inner.{name}"].equal(value)
+    fit(weigh, launch="serial", work_dir=tmp_path, rounds=24, epochs=24)
+    assert len(sizes) == 24
+    assert sizes[-1] < sizes[2] + 200  # numbers with more digits
 
 
-def test_datasets_with_random_transforms_repeat(net, train):
-    torch.manual_seed(0)
-    one = warm().fit(net, Streamed(train))
-    torch.manual_seed(1)
-    assert same(one.state_dict, warm().fit(net, Streamed(train)).state_dict)
+@pytest.mark.parametrize("name", ["history/round_00001", "round_00001/merge"])
+@pytest.mark.parametrize("torn", [True, False])
+def test_a_crash_or_a_full_disk_between_the_records_of_a_round(
+    serial, tmp_path, monkeypatch, name, torn
+):
+    keep = RunFolder.keep
+
+    def failing(self, wanted, groups, details):
+        if wanted != name:
+            return keep(self, wanted, groups, details)
+        if torn:
+            raise Crash
+        self.unwritten.append(wanted)
+        return False
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(RunFolder, "keep", failing)
+        fit(crashing(1), launch="serial", work_dir=tmp_path)
+    resumed = fit(launch="serial", work_dir=tmp_path)
+    assert same(resumed.state_dict, serial.state_dict)
+    assert "went on from the merge of round 1 in work_dir" in resumed.report.notes
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"schedule": "cosine", "shard_fraction": 0.5, "momentum": 0},
-        {"sparsity": "random", "density": 0.3, "schedule": "linear"},
-        {"augmentation": "randaugment", "num_ops": 1, "precision": "bf16"},
-        {"num_workers": 1, "prune_after": 0, "local_steps": 3},
-    ],
-)
-def test_options_run(net, train, val, options):
-    report = warm(**options).fit(net, train, val).report
-    assert report.merged_accuracy > 0.2
-    assert len(report.workers) == options.get("num_workers", 3)
+def test_a_record_that_found_no_room_is_written_with_the_next_merge(serial, tmp_path, monkeypatch):
+    keep, failed = RunFolder.keep, []
+
+    def failing(self, name, groups, details):
+        if name == "history/round_00000" and not failed:
+            failed.append(name)
+            self.unwritten.append(name)
+            return False
+        return keep(self, name, groups, details)
+
+    monkeypatch.setattr(RunFolder, "keep", failing)
+    with pytest.raises(Crash):
+        fit(crashing(1), launch="serial", work_dir=tmp_path)
+    resumed = fit(launch="serial", work_dir=tmp_path)
+    assert same(resumed.state_dict, serial.state_dict)
+    assert [one.round for one in resumed.report.rounds] == [0, 1, 2]
+    assert not [note for note in resumed.report.notes if "could not be written" in note]
 
 
-def test_models_without_batchnorm_need_no_refresh(train, val):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
-    report = warm().fit(model, train, val).report
-    assert report.refresh_passes == 0
-    assert report.accuracy_after_refresh is None
-    assert not report.refresh_kept
+@pytest.fixture
+def interrupted(tmp_path):
+    with pytest.raises(Crash):
+        fit(crashing(1), launch="serial", work_dir=tmp_path)
+    return tmp_path / "progress"
 
 
-def test_frozen_layers_stay(net, train):
-    net[0].weight.requires_grad_(False)
-    result = warm().fit(net, train)
-    torch.testing.assert_close(result.state_dict["0.weight"], net[0].weight)
+def test_a_missing_or_changed_record_of_a_round_is_named(interrupted):
+    record = interrupted / "history/round_00000.json"
+    text = record.read_text()
+    record.write_text(text.replace('"kept": true', '"kept": false', 1))
+    with pytest.raises(ValueError, match=r"round_00000.* is not what|describes"):
+        fit(launch="serial", work_dir=interrupted.parent)
+    record.unlink()
+    with pytest.raises(ValueError) as refusal:
+        fit(launch="serial", work_dir=interrupted.parent)
+    assert str(refusal.value) == (
+        f"{record} is missing, which the merge of round 2 needs: delete {interrupted} and run again"
+    )
 
 
-def test_apply_to_loads_in_place_and_gradients_are_of_the_merged_model(net, train, val):
-    result = warm().fit(net, train, val)
-    weight = net[0].weight
-    assert result.apply_to(net) is net
-    assert net[0].weight is weight
-    assert result.device == torch.device("cpu")
-    grads = result.gradients(val)
-    with torch.no_grad():
-        torch.testing.assert_close(grads.logits, net.eval()(val.tensors[0]))
-    torch.testing.assert_close(result.gradients(val, model=make_net(9)).logits, grads.logits)
-    with pytest.raises(ValueError, match="merged weights do not fit Linear"):
-        result.apply_to(nn.Linear(2, 2))
+def test_folders_that_are_no_rounds_are_left_alone(serial, interrupted):
+    for name in ("round_abc", "round_7", "round_00009x"):
+        (interrupted / name).mkdir()
+        (interrupted / name / "merge.json").write_text("{}")
+    (interrupted / "round_00002").write_text("a file")
+    resumed = fit(launch="serial", work_dir=interrupted.parent)
+    assert same(resumed.state_dict, serial.state_dict)
+    for name in ("round_abc", "round_7", "round_00009x"):
+        assert (interrupted / name / "merge.json").exists()
 
 
-@pytest.mark.parametrize("samples", [1, 2])
-def test_a_refresh_never_resets_statistics_that_it_cannot_measure(net, train, samples):
-    options = {"refresh_samples": samples, "batchnorm_refresh": "always", "keep_workers": True}
-    result = warm(**options).fit(net, train)
-    averaged = average_weights(result.worker_states)["1.running_mean"]
-    assert result.report.refresh_kept == (samples == 2)
-    assert torch.equal(result.state_dict["1.running_mean"], averaged) == (samples == 1)
-    assert result.report.refresh_passes == (samples if samples == 2 else 0)
-
-
-def unlabelled(labels):
-    return TensorDataset(torch.randn(len(labels), 1, 8, 8), torch.as_tensor(labels))
-
-
-def two_heads():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.one, self.two = nn.Linear(64, 4), nn.Linear(64, 4)
-            self.two.load_state_dict(self.one.state_dict())
-
-        def forward(self, x):
-            return self.one(x.flatten(1)) * 0.5 + self.two(x.flatten(1)) * 0.5
-
-    return Twice()
-
-
-class Endless(Dataset):
-    def __getitem__(self, index):
-        return torch.zeros(1, 8, 8), 0
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: (make_net(), unlabelled([])), "training data set is empty"),
-        (
-            lambda: (make_net(), make_images(9), Subset(make_images(9), [])),
-            "validation data set is",
-        ),
-        (lambda: (make_net(), Endless()), "unusable training data: .* with a length"),
-        (
-            lambda: (make_net(), unlabelled([0, 1, 7, 2])),
-            "sample 2 of the training data has label 7",
-        ),
-        (
-            lambda: (make_net(), unlabelled([0, 1, -1])),
-            "sample 2 of the training data has label -1",
-        ),
-        (lambda: (make_net(), make_images(9), unlabelled([9])), "sample 0 of the validation data"),
-        (lambda: (nn.Conv2d(1, 4, 8), make_images(9)), "no linear head"),
-        (lambda: (two_heads(), make_images(9)), "linear layers that may be its head.*pass head="),
-        (lambda: (make_net(), make_images(2)), "3 workers need at least one sample each"),
-        (lambda: (make_net().requires_grad_(False), make_images(9)), "no trainable parameter"),
-        (lambda: (len, make_images(9)), "expected a torch.nn.Module to train, received builtin"),
-        (lambda: (make_net(), DataLoader(make_images(9))), "unusable training data.*its .dataset"),
-        (lambda: (make_net(), torch.zeros(9, 1, 8, 8)), r"a Tensor: pass TensorDataset\(x, y\)"),
-        (
-            lambda: (nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), make_images(9)),
-            "lazy layers without weights yet: call it once",
-        ),
-        (
-            lambda: (nn.Sequential(nn.Embedding(4, 4, sparse=True), make_net()), make_images(9)),
-            "sparse=False",
-        ),
-        (
-            lambda: (nn.Sequential(nn.Flatten(), nn.Linear(65, 4)), make_images(9)),
-            r"cannot read the first training sample \(inputs \(1, 1, 8, 8\) torch.float32\)",
-        ),
-        (
-            lambda: (
-                make_net(),
-                make_images(9),
-                TensorDataset(torch.ones(2, 3), torch.ones(2).long()),
-            ),
-            r"cannot read the first validation sample \(inputs \(1, 3\)",
-        ),
-        (
-            lambda: (nn.Sequential(nn.SyncBatchNorm(1), make_net()), make_images(9)),
-            "SyncBatchNorm layers",
-        ),
-    ],
-)
-def test_bad_input_is_explained_before_any_work(make, message):
-    with pytest.raises(ValueError, match=message):
-        warm().fit(*make())
-
-
-def test_nan_inputs_name_the_first_bad_sample(net, train):
-    train.tensors[0][11] = float("nan")
-    for steps in (0, 40):
-        with pytest.raises(ValueError, match="sample 11 of the training data holds NaN"):
-            warm(common_steps=steps).fit(net, train)
-
-
-@pytest.mark.parametrize("held_out", [make_images(80, seed=1), Streamed(make_images(80, seed=1))])
-def test_nan_in_held_out_data_is_no_accuracy(net, train, held_out):
-    base = held_out.base if isinstance(held_out, Streamed) else held_out
-    base.tensors[0][13] = float("inf")
-    with pytest.raises(ValueError, match="sample 13 of the held-out data holds NaN or infinity"):
-        warm().fit(net, train, held_out)
-
-
-def test_loader_processes_read_and_change_no_bits_of_steady_data(net, train, val):
-    class Watched(TensorDataset):
-        def __getitem__(self, index):
-            flags[index] |= get_worker_info() is not None
-            return super().__getitem__(index)
-
-    flags = torch.zeros(160, dtype=torch.bool).share_memory_()
-    options = {"num_workers": 2, "epochs": 1, "common_steps": 1, "batch_size": 64}
-    plain = warm(**options).fit(net, train, val)
-    helped = warm(**options, loader_workers=1).fit(net, Watched(*train.tensors), val)
-    assert flags.all()
-    assert same(plain.state_dict, helped.state_dict)
-
-
-def test_autograd_switched_off_by_the_caller_does_not_matter(net, train):
-    with torch.no_grad():
-        result = warm().fit(net, train)
-        assert not torch.is_grad_enabled()
-    assert same(result.state_dict, warm().fit(net, train).state_dict)
-
-
-def test_nan_inputs_of_any_shard_are_found_before_anyone_trains(net, train, monkeypatch):
-    train.tensors[0][150] = float("nan")
-    monkeypatch.setattr(crew, "run_workers", lambda tasks: pytest.fail("a worker was started"))
-    monkeypatch.setattr(common, "train_common_start", lambda *_, **__: pytest.fail("trained"))
-    with pytest.raises(ValueError, match="sample 150 of the training data holds NaN"):
-        warm().fit(net, train)
-
-
-def test_broken_weights_are_refused(net, train):
-    with torch.no_grad():
-        net[0].weight[0] = float("inf")
-    with pytest.raises(ValueError, match="given model has NaN or infinite values in"):
-        warm().fit(net, train)
-
-
-def test_augmentation_needs_images(train):
-    model = nn.Linear(8, 4)
-    flat = TensorDataset(torch.randn(20, 8), torch.arange(20) % 4)
-    with pytest.raises(ValueError, match="randaugment' needs float image batches"):
-        warm(augmentation="randaugment").fit(model, flat)
-
-
-def test_num_classes_must_match_and_a_head_can_be_named(net, train):
-    with pytest.raises(ValueError, match="4 outputs, the data has 10 classes"):
-        warm().fit(net, train, num_classes=10)
-    assert warm(head="6").fit(net, train, num_classes=4).report.passes > 0
-    with pytest.raises(ValueError, match="unknown linear layer 'fc'"):
-        warm(head="fc").fit(net, train)
-    hidden = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
-    with pytest.raises(ValueError, match=r"returns \(1, 4\), the head \(1, 16\)"):
-        warm(head="1").fit(hidden, train)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_workers": 0}, "num_workers"),
-        ({"density": 0}, "density"),
-        ({"density": 1.5}, "density"),
-        ({"sparsity": "snipe"}, "Did you mean 'snip'"),
-        ({"soup": "gredy"}, "Did you mean 'greedy'"),
-        ({"launch": "mpi"}, "unknown launch"),
-    ],
-)
-def test_wrong_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        LiPTWarmStart(**options)
-
-
-def test_config_or_options_but_not_both():
-    config = warm().config
-    assert LiPTWarmStart(config).config is config
-    with pytest.raises(ValueError, match="either a WarmStartConfig or options"):
-        LiPTWarmStart(config, seed=1)
-
-
-def test_progress_is_silent_off_a_terminal_and_shown_when_asked(net, train, capfd):
-    warm().fit(net, train)
-    assert capfd.readouterr() == ("", "")
-    warm(progress=True).fit(net, train)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "steps" in err
-
-
-class Counted(Dataset):
-    """Steady items that are read one at a time, and how often."""
-
-    def __init__(self, base):
-        self.base, self.targets, self.reads = base, base.tensors[1], 0
-
-    def __len__(self):
-        return len(self.base)
-
-    def __getitem__(self, index):
-        self.reads += 1
-        return self.base[index]
-
-
-@pytest.mark.parametrize("kept", [200, 60, 20])  # the pool, one shard, or none
-def test_more_rounds_of_as_many_steps_decode_no_more_and_train_alike(net, monkeypatch, kept):
-    data, reads, states = make_images(160), {}, []
-    everything = warm(rounds=8, local_steps=16).fit(net, data)
-    monkeypatch.setitem(BatchSource.__init__.__kwdefaults__, "cache_bytes", kept * 64 * 4)
-    for rounds_ in (4, 8):
-        counted = Counted(data)
-        result = warm(rounds=rounds_, local_steps=16).fit(net, counted)
-        reads[rounds_] = counted.reads
-        states.append(result.state_dict)
-    assert reads[8] <= reads[4]
-    assert same(states[1], everything.state_dict)
+@pytest.mark.skipif(sys.platform != "linux", reason="signals are Linux's")
+def test_processes_that_are_stopped_say_nothing_of_their_temporary_folder(tmp_path):
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(tmp_path)],
+            env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+        deadline = time.monotonic() + 90
+        while not (tmp_path / "first round").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=60)
+    said = (tmp_path / "log").read_text()
+    assert code in (143, -signal.SIGTERM), said
+    assert "finished workers are kept" not in said

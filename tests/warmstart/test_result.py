@@ -9,7 +9,9 @@ import pytest
 import torch
 from warmstart_material import make_images, make_net
 
-from lipt_cords.warmstart import LiPTWarmStart, WarmStartReport, WarmStartResult
+from lipt_cords.warmstart.report import WarmStartReport
+from lipt_cords.warmstart.result import WarmStartResult
+from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
 
 def fitted(directory=None, **options):

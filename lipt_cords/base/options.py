@@ -1,0 +1,78 @@
+"""Records of options in which nothing is guessed: unknown keys and disguised values are refused."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from lipt_cords.base.errors import unknown_name
+
+
+class StrictModel(BaseModel):
+    """A frozen record whose unknown keys and values are refused with the nearest valid name."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nothing_in_disguise(cls, value: Any, info: Any) -> Any:
+        """Numbers are no truth values and the other way round, though Python mixes them."""
+        accepted = str(cls.model_fields[info.field_name].annotation)
+        number = "int" in accepted or "float" in accepted
+        if isinstance(value, bool) and number and "bool" not in accepted:
+            raise ValueError(f"expected a number, received {value}")
+        if "bool" in accepted and not number and not isinstance(value, bool | None):
+            raise ValueError(f"expected True or False, received {value!r}")
+        if "Path" in accepted and value == "":
+            raise ValueError("expected a directory, received ''; leave it out to write nothing")
+        return value
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Let ``help()`` list the options: Python shows no docstrings of attributes."""
+        lines = ["", "", "Options:"]
+        for name, one in cls.model_fields.items():
+            said = " ".join((one.description or "").split())
+            lines.append(f"    {name} = {one.get_default(call_default_factory=True)!r}: {said}")
+        cls.__doc__ = inspect.cleandoc(cls.__doc__ or "") + "\n".join(lines)
+
+    def __init__(self, **options: Any) -> None:
+        for name in options:
+            if name not in type(self).model_fields:
+                raise unknown_name(f"{type(self).__name__} option", name, type(self).model_fields)
+        try:
+            super().__init__(**options)
+        except ValidationError as error:
+            raise ValueError(readable_errors(type(self).__name__, error)) from None
+
+
+def readable_errors(title: str, error: ValidationError) -> str:
+    """One line per wrong option: where it stands, what is wrong, what came."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(map(str, (title, *problem["loc"])))
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] != "value_error":  # our own checks say themselves what came
+            message += f" (received {problem['input']!r})"
+        lines.append(f"{where}: {message}")
+    return "\n".join(lines)
+
+
+class Section(StrictModel):
+    """One dictionary of a configuration; its errors name the key with its full path."""
+
+    section: ClassVar[str] = "config"
+
+    def __init__(self, **options: Any) -> None:
+        for name in options:
+            if name not in type(self).model_fields:
+                valid = [f"{self.section}.{field}" for field in type(self).model_fields]
+                raise unknown_name("configuration key", f"{self.section}.{name}", valid)
+        try:
+            BaseModel.__init__(self, **options)
+        except ValidationError as error:
+            raise ValueError(readable_errors(self.section, error)) from None

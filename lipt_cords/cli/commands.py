@@ -1,0 +1,316 @@
+"""The commands: arguments in, the package's functions called, results shown. Nothing else."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lipt_cords.base.process_memory import keep_freed_memory
+from lipt_cords.cli.display import show_diagnosis, show_plan, show_report, show_run, show_selection
+from lipt_cords.cli.plan import plan
+from lipt_cords.cli.support import (
+    TUTORIAL,
+    AsJson,
+    ConfigFile,
+    Data,
+    Download,
+    Output,
+    Overrides,
+    Seed,
+    command_line,
+    configure_logging,
+    display_for,
+    load_configuration,
+    print_json,
+    say_error,
+)
+from lipt_cords.cli.values import parse_equal, parse_fractions, parse_seeds, words
+from lipt_cords.experiments.run import is_main_process
+
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+"""Click's error of a wrong command line, wherever this version of typer keeps it."""
+
+app = typer.Typer(
+    name="lipt-cords",
+    help=TUTORIAL,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def demo(
+    output: Output = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Compare warm-ups on bundled digits through CORDS's loaders."""
+    from lipt_cords.experiments.demo import demo as run_demo
+
+    display = display_for(as_json)
+    if not as_json:
+        display.console.print(
+            "Bundled digits, a tenth of them to train on: GLISTER through CORDS's loader after "
+            "three warm-ups (full data, LiPT, one worker), beside random and RS2. Two minutes.\n"
+        )
+    results, others = run_demo(
+        output,
+        seeds=seeds,
+        command=command_line(),
+        on_run=display.run,
+        on_strategy=display.strategy,
+    )
+    if as_json:
+        print_json({**results, "others": [record.to_dict() for record in others]})
+    else:
+        show_report(display.console, results, output)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    output: Output = None,
+    data: Data = None,
+    download: Download = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run one configuration: warm start, selection, training.
+
+    \b
+    lipt-cords train mine.yaml --output runs/mine
+    lipt-cords train mine.yaml --output runs/mine --resume     after an interruption
+    """
+    from lipt_cords.experiments.run import run
+
+    display = display_for(as_json)
+    settings = load_configuration(config, overrides, seed, data, download)
+    with display.curve(settings.train_args.num_epochs) as on_point:
+        record = run(
+            settings, output=output, resume=resume, command=command_line(), on_point=on_point
+        )
+    if record is None:
+        return
+    if as_json:
+        print_json(record.to_dict())
+    else:
+        show_run(display.console, record, output)
+
+
+@app.command()
+def compare(
+    config: ConfigFile,
+    seeds: Annotated[str, typer.Option(help="How many, or a list such as 0,1,5")] = "3",
+    methods: Annotated[
+        str | None, typer.Option(help="Such as random,rs2,full=5,lipt,lipt+craig/scratch/static")
+    ] = None,
+    fractions: Annotated[
+        str | None, typer.Option(help="Such as 0.01,0.1,0.3; the configuration's without it")
+    ] = None,
+    warm_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Full-data epochs that LiPT replaces")
+    ] = None,
+    subset_passes: Annotated[
+        int | None, typer.Option(min=1, help="Passes on subsets, in place of epochs")
+    ] = None,
+    equal: Annotated[
+        str | None, typer.Option(help="critical-path or total: all methods spend the same")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(min=1, help="Passes to spend with --equal")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that make runs side by side")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Make only what is missing")] = False,
+    overrides: Overrides = None,
+    output: Output = Path("runs/compare"),
+    data: Data = None,
+    download: Download = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare methods at several fractions, every cost counted.
+
+    \b
+    lipt-cords compare mine.yaml --methods random,rs2,lipt --fractions 1%,10% --dry-run
+    lipt-cords compare mine.yaml --equal total       everybody spends the same
+
+    A method is WARMUP+SELECTION/HOW@SPENDS: lipt, full=5+craig/scratch/static, rs2@total, ...
+    Warm-ups: none, full[=K], full-annealed[=K], lipt, lipt-rounds, one-worker,
+    one-worker-annealed, one-worker-total. Selections: selector (the configuration's), random,
+    rs2, glister, gradmatch, craig, stratified, curriculum, importance, grand, el2n, full.
+    """
+    from lipt_cords.experiments.compare import compare as run_comparison
+    from lipt_cords.experiments.compare_plan import plan_comparison
+    from lipt_cords.experiments.methods import DEFAULT_METHODS, parse_methods
+    from lipt_cords.experiments.pace import training_pace
+    from lipt_cords.experiments.run import load_splits
+
+    display = display_for(as_json)
+    settings = load_configuration(config, overrides, None, data, download)
+    names = list(DEFAULT_METHODS) if methods is None else words(methods)
+    terms: dict[str, Any] = {
+        "fractions": None if fractions is None else parse_fractions(fractions),
+        "warm_epochs": warm_epochs,
+        "subset_passes": subset_passes,
+        "equal": parse_equal(equal),
+        "budget": budget,
+    }
+    splits, chosen = load_splits(settings), parse_seeds(seeds)
+    plan = plan_comparison(settings, splits, parse_methods(names), chosen, **terms)
+    pace = training_pace(settings, splits)
+    if dry_run and as_json:
+        print_json(plan.to_dict() | {"passes_per_second": pace})
+    else:
+        show_plan(display.console, plan, pace, jobs)
+    if dry_run:
+        return
+    results = run_comparison(
+        settings, methods=names, seeds=chosen, **terms, jobs=jobs, output=output, resume=resume,
+        splits=splits, command=command_line(), on_run=display.run,
+    )  # fmt: skip
+    if not is_main_process():
+        return
+    if as_json:
+        print_json(results)
+    else:
+        show_report(display.console, results, output)
+    if all(run["status"] == "failed" for run in results["runs"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def warmstart(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    output: Output = Path("runs/warmstart"),
+    data: Data = None,
+    download: Download = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a warm start and save the merged weights with their report."""
+    from lipt_cords.experiments.run import fit_warm_start
+
+    display = display_for(as_json)
+    result = fit_warm_start(
+        load_configuration(config, overrides, seed, data, download), output=output
+    )
+    if not is_main_process():
+        return
+    if as_json:
+        print_json(result.report.to_dict())
+    else:
+        display.warm_start(result.report, output)
+
+
+@app.command()
+def select(
+    config: ConfigFile,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Weights that select: a warm start's directory, a .safetensors, a .pt"),
+    ] = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    output: Output = Path("runs/select"),
+    data: Data = None,
+    download: Download = False,
+    as_json: AsJson = False,
+) -> None:
+    """Select one subset: indices and weights, JSON and .npz.
+
+    \b
+    lipt-cords select mine.yaml --checkpoint runs/warmstart --set dss_args.type=Stratified
+    """
+    from lipt_cords.experiments.select_once import select_once
+
+    display = display_for(as_json)
+    settings = load_configuration(config, overrides, seed, data, download)
+    made = select_once(settings, checkpoint=checkpoint, output=output)
+    if made is None:
+        return
+    if as_json:
+        print_json(made.to_dict())
+    else:
+        show_selection(display.console, made, output)
+
+
+@app.command()
+def report(
+    directories: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="With the results of one comparison")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Directory for the report; beside the results without it")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the page of what was found, HTML and Markdown.
+
+    \b
+    lipt-cords report runs/compare
+    lipt-cords report runs/seeds-a runs/seeds-b --output runs/both    one comparison in two parts
+    """
+    from lipt_cords.experiments.report.page import Report
+
+    made = Report.of(directories)
+    written = made.write(directories[0] if output is None else output)
+    if as_json:
+        said = None if made.verdict is None else made.verdict.text
+        notes = made.results.notes
+        print_json({"written": list(map(str, written)), "verdict": said, "notes": notes})
+        return
+    console = display_for(False).console
+    for line in ([made.verdict.text] if made.verdict else []) + made.results.notes:
+        console.print(line, markup=False, highlight=False)
+    for path in written:
+        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+app.command()(plan)
+
+
+@app.command()
+def doctor(data: Data = None, as_json: AsJson = False) -> None:
+    """Check the installation, and say what installs what is missing."""
+    from lipt_cords.cli.doctor import diagnose
+
+    diagnosis = diagnose(data)
+    if as_json:
+        print_json(diagnosis.to_dict())
+    else:
+        show_diagnosis(Console(), diagnosis)
+    if not diagnosis.healthy:
+        raise typer.Exit(1)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command. Wrong options, data or files end in one red line, never in a traceback.
+
+    Args:
+        arguments: the command line without the program's name; None takes the process's.
+
+    Returns:
+        0; 1 for a command that found something broken; 2 for a user's error; 130 after Ctrl-C.
+    """
+    configure_logging()
+    keep_freed_memory()
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except USAGE_ERROR as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        say_error("interrupted")
+        return 130
+    except (ValueError, ImportError, OSError) as error:
+        logging.getLogger(__name__).debug("the command failed", exc_info=True)
+        say_error(str(error))
+        return 2
+    return code if isinstance(code, int) else 0

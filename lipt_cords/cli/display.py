@@ -1,0 +1,270 @@
+"""What the commands show on a terminal: progress while they run, results when they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lipt_cords.cli.doctor import OK, Diagnosis
+from lipt_cords.experiments.compare_plan import ComparisonPlan, PlannedRun
+from lipt_cords.experiments.record import RunRecord
+from lipt_cords.experiments.report.page import write_report
+from lipt_cords.experiments.report.subsets import PANELS
+from lipt_cords.experiments.report.summary import count, seconds
+from lipt_cords.experiments.report.terminal import comparison_table
+from lipt_cords.experiments.select_once import SelectionRun
+from lipt_cords.training.ledger import CurvePoint
+from lipt_cords.warmstart.report import WarmStartReport
+
+MARKS = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "broken": "[red]broken[/]"}
+
+
+class Display:
+    """Progress of one command; a quiet console makes it silent.
+
+    Args:
+        console: where it goes.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def run(self, method: str, fraction: float, seed: int, record: RunRecord | None) -> None:
+        """One line for every finished run of a comparison."""
+        if record is None:
+            return
+        name = f"  seed {seed}  {fraction:<5.3g} {method:<17} "
+        if record.status != "ok":
+            line = (record.error or "").splitlines()[0]
+            self.console.print(name + f"failed: {line}", style="red", markup=False)
+        else:
+            self.console.print(name + _reached(record), markup=False, highlight=False)
+
+    def strategy(self, name: str, record: RunRecord | None) -> None:
+        """One line for every other strategy that the demo passes through."""
+        if record is not None:
+            line = f"  {name} after LiPT: {_reached(record)}"
+            self.console.print(line, markup=False, highlight=False)
+
+    @contextmanager
+    def curve(self, epochs: int) -> Iterator[Callable[[CurvePoint], None]]:
+        """A bar over the epochs of one run."""
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        ) as progress:
+            task = progress.add_task("warm start", total=epochs)
+
+            def on_point(point: CurvePoint) -> None:
+                accuracy = "" if point.val_accuracy is None else f" val {point.val_accuracy:.1%}"
+                progress.update(
+                    task, completed=point.epoch, description=f"epoch {point.epoch}{accuracy}"
+                )
+
+            yield on_point
+
+    def warm_start(self, report: WarmStartReport, output: Path | None) -> None:
+        """What a warm start gave and what it cost."""
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for name, value in (
+            ("merged model, held-out accuracy", _percent(report.merged_accuracy)),
+            ("mean worker", _percent(report.mean_worker_accuracy)),
+            ("workers in the soup", f"{sum(w.kept for w in report.workers)}/{len(report.workers)}"),
+            ("sample-passes on the critical path", count(report.critical_path_passes)),
+            ("sample-passes in all", count(report.passes)),
+            ("seconds as it ran here", seconds(report.seconds["total"])),
+            ("bytes communicated", f"{report.bytes_communicated:,}"),
+        ):
+            table.add_row(name, value)
+        self.console.print(table)
+        if len(report.rounds) > 1:
+            self.console.print(_rounds_table(report))
+        if report.stopped_early:
+            self.console.print(f"stop_when ended it early, after {len(report.rounds)} rounds")
+        for note in report.notes:
+            self.console.print(f"note: {note}", markup=False)
+        if output is not None:
+            self.console.print(f"saved in {output}", markup=False, highlight=False)
+            show_written(self.console, output)
+
+
+def _rounds_table(report: WarmStartReport) -> Table:
+    """What was measured after each round, 80 columns wide."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in (
+        "\nRound", "Passes,\ncritical", "\nWorkers", "Rank corr.\nof halves",
+        "Class\ncosine", "Merged\nloss", "Recent\nfall",
+    ):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in report.rounds:
+        if one.stability is None:
+            continue
+        values = (one.stability[name] for name, _ in PANELS)
+        cells = ("-" if value is None else f"{value:.3f}" for value in values)
+        table.add_row(str(one.round + 1), count(one.critical_path_passes), str(one.workers), *cells)
+    return table
+
+
+def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) -> None:
+    """What a comparison will run and what it will take, before it begins."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    several = len({one.fraction for one in plan.runs}) > 1
+    trials = any(one.bill.selection for one in plan.runs)
+    columns = (
+        "Method",
+        *(("Fraction",) if several else ()),
+        "Runs",
+        "Warm-up",
+        "critical",
+        *(("Trials",) if trials else ()),
+        "Train",
+    )
+    for place, heading in enumerate(columns):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=place > 0)
+    kinds: dict[tuple[str, float], list[PlannedRun]] = {}
+    for one in plan.runs:
+        kinds.setdefault((one.method.name, one.fraction), []).append(one)
+    for (name, fraction), runs in kinds.items():
+        bill = runs[0].bill
+        tried = (count(bill.selection),) if trials else ()
+        passes = (count(bill.warmup), count(bill.warmup_critical), *tried, count(bill.training))
+        shown = (f"{fraction:.4g}",) if several else ()
+        table.add_row(name, *shown, str(len(runs)), *passes)
+    console.print("Plan, in sample-passes a run:")
+    console.print(table)
+    for note in plan.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    minutes = plan.passes / max(1.0, pace) / jobs / 60
+    time = f"{minutes:.0f} minutes" if minutes >= 2 else f"{1 + 60 * minutes:.0f} seconds"
+    console.print(
+        f"{len(plan.runs)} runs, {count(plan.passes)} passes with shared warm starts, about {time} "
+        f"at {pace:,.0f} passes a second in {'one process' if jobs == 1 else f'each of {jobs}'}, "
+        "selection and evaluation apart.\n",
+        highlight=False,
+    )
+
+
+def show_run(console: Console, record: RunRecord, output: Path | None) -> None:
+    """The outcome of one run in a few lines."""
+    console.print(f"{record.method}: {_outcome(record)}", markup=False, highlight=False)
+    for note in record.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    if output is not None:
+        console.print(f"results: {output / 'results.json'}", markup=False, highlight=False)
+
+
+def show_selection(console: Console, made: SelectionRun, output: Path | None) -> None:
+    """Who selected, what it reached and cost, and whether the subset is suspect."""
+    report, spent = made.report, made.seconds
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    memory = ", ".join(f"{b / 2**20:,.0f} MiB {name}" for name, b in made.peak_memory_bytes.items())
+    for name, value in (
+        ("selected", f"{report.budget:,} of {report.pool:,} by {report.strategy}"),
+        ("model", made.weights_from),
+        *((key.replace("_", " "), f"{value:.4g}") for key, value in made.objective.items()),
+        ("classified correctly, subset", _percent(report.subset_accuracy)),
+        ("classified correctly, pool", _percent(report.pool_accuracy)),
+        ("seconds, gradients", f"{spent['gradients']:.2f}"),
+        ("seconds, selection", f"{spent['selection']:.2f}"),
+        ("peak memory", memory),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+    if report.warning:
+        console.print(f"warning: {report.warning}", style="yellow", markup=False, highlight=False)
+    for note in made.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    if output is not None:
+        for name in ("selection.json", "selection.npz"):
+            console.print(f"  {output / name}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_report(console: Console, results: dict[str, Any], output: Path | None) -> None:
+    """Table, reading and plots of a comparison."""
+    console.print()
+    console.print(comparison_table(results["summary"]))
+    console.print()
+    console.print(results["reading"], markup=False, highlight=False)
+    for run in results["runs"]:
+        if run["status"] != "ok":
+            line = f"failed: {run['method']}, seed {run['seed']}: {run['error']}"
+            console.print(line, style="red", markup=False)
+    if output is not None and any(run["status"] == "ok" for run in results["runs"]):
+        console.print()
+        _show_path(console, output / "results.json")
+        show_written(console, output)
+
+
+def show_written(console: Console, *directories: Path, output: Path | None = None) -> None:
+    """Write a report and say where it is; without what draws it, say what is missing."""
+    try:
+        paths = write_report(*directories, output=output)
+    except ImportError as error:
+        console.print(f"note: no report was written: {error}", markup=False, highlight=False)
+        return
+    for path in paths:
+        _show_path(console, path)
+
+
+def _show_path(console: Console, path: Path) -> None:
+    console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
+    """Every check on a line, and the remedy below what is missing."""
+    where = diagnosis.provenance
+    console.print(f"Python {where['python']}, {where['machine']['system']}", highlight=False)
+    widths = [max(len(getattr(c, name)) for c in diagnosis.checks) for name in ("part", "name")]
+    for check in diagnosis.checks:
+        place = f"{check.part:<{widths[0]}}  {check.name:<{widths[1]}}  "
+        mark = MARKS[check.status] + " " * (7 - len(check.status))
+        # Not wrapped here, so that a path or a command can be copied whole.
+        console.print(f"{place}{mark} {_plain(check.detail)}", highlight=False, soft_wrap=True)
+        if check.remedy is not None:
+            console.print(f"    -> {check.remedy}", markup=False, highlight=False, soft_wrap=True)
+    broken = [
+        check.name for check in diagnosis.checks if check.part == "core" and check.status != OK
+    ]
+    if broken:
+        console.print(f"The core is broken: {', '.join(broken)}", style="red", markup=False)
+    else:
+        console.print("The core works.", style="green")
+
+
+def _plain(text: str) -> str:
+    """Text that rich must not read as markup, such as ``lipt-cords[cords]``."""
+    return text.replace("[", r"\[")
+
+
+def _percent(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1%}"
+
+
+def _outcome(record: RunRecord) -> str:
+    costs = record.costs
+    warm = ""
+    if costs.warmup_passes:
+        critical, total = count(costs.warmup_critical_passes), count(costs.warmup_passes)
+        warm = f", warm-up {total} passes"
+        warm += f", {critical} critical" if critical != total else ""
+    if costs.selection_passes:
+        cut = next((one for one in (record.subsets or {}).get("cuts", ()) if one is not None), None)
+        chosen = "" if cut is None else f"cut {cut:.0%}, "
+        warm += f", {chosen}trials {count(costs.selection_passes)} passes"
+    return _reached(record) + warm
+
+
+def _reached(record: RunRecord) -> str:
+    """What a table of all runs tells the rest of, in a line of 80 columns."""
+    return f"test {_percent(record.test_accuracy)} in {seconds(record.costs.seconds)} s"

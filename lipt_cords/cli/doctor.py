@@ -1,0 +1,188 @@
+"""Is everything here? Versions, devices, CORDS, data, and the command for whatever is missing.
+
+The last line of the check is a real one: a tiny warm start and a selection from it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+
+from lipt_cords.base.provenance import provenance
+from lipt_cords.data.datasets import DATASET_NAMES, find_data, load_dataset
+
+OK, ABSENT, BROKEN = "ok", "absent", "broken"
+EXTRAS = {
+    "cords": ("apricot", "dotmap", "pandas", "matplotlib"),
+    "report": ("matplotlib", "jinja2"),
+    "track": ("tensorboard",),
+    "prune": ("torch_pruning",),
+    "dev": ("pytest", "hypothesis", "ruff", "mypy", "importlinter"),
+}
+"""Modules behind each optional part of the installation."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    part: str
+    """``core``, ``device``, ``backend``, ``cords``, ``extra`` or ``data``."""
+    name: str
+    status: str
+    """``ok``, ``absent`` (optional, and not there) or ``broken`` (there, and it does not work)."""
+    detail: str
+    remedy: str | None = None
+    """The command or option that would help."""
+
+
+@dataclass
+class Diagnosis:
+    """All checks, and whether the core of the package works."""
+
+    checks: list[Check] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing in the core is broken; optional parts may be absent."""
+        return all(check.status == OK for check in self.checks if check.part == "core")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The diagnosis as plain JSON types."""
+        return {**asdict(self), "healthy": self.healthy}
+
+
+def diagnose(datadir: str | Path | None = None) -> Diagnosis:
+    """Look at everything that a run may need.
+
+    Args:
+        datadir: where to look for data besides the usual places.
+
+    Returns:
+        The checks, the core's first. Nothing is downloaded and nothing is written.
+    """
+    where = provenance()
+    checks = [
+        *_core(where["versions"]),
+        *_devices(),
+        *_backends(),
+        _cords(),
+        *(_extra(name, modules) for name, modules in EXTRAS.items()),
+        *(_data(name, datadir) for name in DATASET_NAMES),
+    ]
+    return Diagnosis(checks, where)
+
+
+def _core(versions: dict[str, str | None]) -> list[Check]:
+    checks = [Check("core", "torch", OK, torch.__version__)]
+    pairing = (
+        "install torch and torchvision together: pip install --force-reinstall torch torchvision"
+    )
+    checks.append(
+        _attempt("core", "torchvision", lambda: _torchvision(versions["torchvision"]), pairing)
+    )
+    remedy = "pip install --force-reinstall lipt-cords"
+    checks.append(_attempt("core", "warm start and selection", _smoke, remedy))
+    return checks
+
+
+def _torchvision(version: str | None) -> str:
+    importlib.import_module("torchvision").ops.nms(torch.rand(2, 4), torch.rand(2), 0.5)
+    return str(version)
+
+
+def _smoke() -> str:
+    """A warm start of two workers on a few digits, and a subset from its gradients."""
+    from lipt_cords.models.build import build_model
+    from lipt_cords.selectors.base import select
+    from lipt_cords.warmstart.warm_start import LiPTWarmStart
+
+    started = time.perf_counter()
+    splits = load_dataset("digits", limit=200)
+    model = build_model("cnn", splits.num_classes, in_channels=1, image_size=8)
+    warm = LiPTWarmStart(
+        num_workers=2, local_steps=2, common_steps=2, batch_size=16, device="cpu",
+        launch="serial", progress=False,
+    ).fit(model, splits.train, splits.val)  # fmt: skip
+    selection = select(
+        "glister",
+        warm.gradients(splits.train),
+        20,
+        val_gradients=warm.gradients(splits.val),
+    )
+    seconds = time.perf_counter() - started
+    return f"{len(selection)} digits chosen after a warm start of 2 workers, {seconds:.1f} s"
+
+
+def _devices() -> list[Check]:
+    threads = torch.get_num_threads()
+    checks = [Check("device", "cpu", OK, f"{threads} thread{'s' if threads > 1 else ''}")]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        checks.append(Check("device", f"cuda:{index}", OK, f"{properties.name}, {memory:.0f} GiB"))
+    if torch.backends.mps.is_available():
+        checks.append(Check("device", "mps", OK, "Apple GPU"))
+    if len(checks) == 1:
+        checks.append(Check("device", "cuda", ABSENT, "torch sees no GPU; runs use the CPU"))
+    return checks
+
+
+def _backends() -> list[Check]:
+    distributed = torch.distributed
+    if not distributed.is_available():
+        return [Check("backend", "torch.distributed", ABSENT, "this torch was built without it")]
+    found = {"gloo": distributed.is_gloo_available(), "nccl": distributed.is_nccl_available()}
+    detail = {True: "available", False: "not in this torch build"}
+    return [
+        Check("backend", name, OK if there else ABSENT, detail[there])
+        for name, there in found.items()
+    ]
+
+
+def _cords() -> Check:
+    from lipt_cords.cords.importing import cords_version, import_cords
+
+    version = cords_version()
+    install = "pip install --no-deps cords==0.0.4 && pip install 'lipt-cords[cords]'"
+    if version is None:
+        return Check("cords", "cords", ABSENT, "not installed; our own selectors work", install)
+
+    def load() -> str:
+        import_cords()
+        return f"{version}, imports"
+
+    return _attempt("cords", "cords", load, install)
+
+
+def _extra(name: str, modules: tuple[str, ...]) -> Check:
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if not missing:
+        return Check("extra", name, OK, ", ".join(modules))
+    remedy = f"pip install 'lipt-cords[{name}]'"
+    return Check("extra", name, ABSENT, f"missing {', '.join(missing)}", remedy)
+
+
+def _data(name: str, datadir: str | Path | None) -> Check:
+    place = find_data(name, datadir)
+    if place is not None:
+        return Check("data", name, OK, str(place))
+    return Check("data", name, ABSENT, "not found", "--data DIR, or --download to fetch it")
+
+
+def _attempt(part: str, name: str, work: Callable[[], str], remedy: str) -> Check:
+    """A check that runs something: whatever it raises is the finding, not a crash."""
+    try:
+        return Check(part, name, OK, work())
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        return Check(part, name, BROKEN, f"{type(error).__name__}: {first_line}", remedy)

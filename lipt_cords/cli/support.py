@@ -1,0 +1,117 @@
+"""What every command needs: its configuration, a place to show things, and errors in one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from lipt_cords.cli.display import Display
+from lipt_cords.experiments.run import is_main_process
+
+ConfigFile = Annotated[Path, typer.Argument(help="A .yaml, or a CORDS .py with config = dict(...)")]
+
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key; repeatable")
+]
+
+
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of every draw")]
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text")]
+
+
+Output = Annotated[Path | None, typer.Option(help="Directory for everything that is written")]
+
+
+Data = Annotated[Path | None, typer.Option(help="Directory that holds the data")]
+
+
+Download = Annotated[bool, typer.Option("--download", help="Fetch the data if it is not there")]
+
+
+TUTORIAL = """Train on a small, well-chosen subset of your data, without a full-data warm-up first.
+
+\b
+See it work, in two minutes and on bundled data:
+  lipt-cords demo
+Is this machine ready, and what is missing?
+  lipt-cords doctor
+Your data: put each class's images into a folder, and write mine.yaml:
+  dataset: {name: "imagefolder:my-images", image_size: 32}
+  model: {architecture: resnet8}
+  dss_args: {type: GradMatch, selector: fast, fraction: 0.05, warm_start: lipt}
+What would it cost to find out whether that beats a random subset?
+  lipt-cords compare mine.yaml --dry-run
+Find out, and look at the page that it writes:
+  lipt-cords compare mine.yaml --output runs/mine
+Only the subset, or a whole training on it:
+  lipt-cords select mine.yaml --output runs/subset
+  lipt-cords train mine.yaml --output runs/trained
+Would a larger batch fit into a GPU's memory, and what would that cost (simulated on a CPU)?
+  lipt-cords plan mine.yaml --budget 2GiB --largest
+
+Any key can be overridden, as in --set dss_args.fraction=0.1; --json prints for machines.
+Exit codes: 0 done, 1 something that was checked is broken, 2 wrong options, data or files,
+130 interrupted.
+"""
+
+
+def load_configuration(
+    path: Path, overrides: list[str] | None, seed: int | None, data: Path | None, download: bool
+) -> Any:
+    """A configuration with what the command line overrides."""
+    from lipt_cords.cords.config import load_config
+
+    extra = list(overrides or [])
+    if seed is not None:
+        extra.append(f"train_args.seed={seed}")
+    if data is not None:
+        extra.append(f"dataset.datadir={json.dumps(str(data))}")
+    if download:
+        extra.append("dataset.download=true")
+    return load_config(path, extra)
+
+
+def command_line() -> str:
+    """This command line, to be written beside what it made."""
+    return shlex.join(["lipt-cords", *sys.argv[1:]])
+
+
+def display_for(as_json: bool) -> Display:
+    """Where progress and results are shown: standard error, where JSON has the standard output."""
+    return Display(Console(stderr=as_json, quiet=not is_main_process()))
+
+
+def configure_logging() -> None:
+    """Warnings of this package on stderr; CORDS's own lines only where something is wrong."""
+    root = logging.getLogger("lipt_cords")
+    if not root.handlers and is_main_process():
+        handler = RichHandler(
+            console=Console(stderr=True), show_time=False, show_path=False, markup=False
+        )
+        root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    root.propagate = False
+
+
+def print_json(payload: dict[str, Any]) -> None:
+    """Results for machines, on standard output."""
+    if is_main_process():
+        sys.stdout.write(json.dumps(payload, indent=2, allow_nan=False) + "\n")
+
+
+def say_error(text: str) -> None:
+    """One red line; the terminal wraps it, so that a command or a path in it can be copied."""
+    Console(stderr=True).print(
+        f"lipt-cords: {text}", style="red", markup=False, highlight=False, soft_wrap=True
+    )

@@ -1,0 +1,166 @@
+"""CORDS's model contract for any network, by hooks: the object, its class and its keys stay.
+
+CORDS calls ``model(x, last=True, freeze=True)``, expects ``(logits, embeddings)``, and asks
+``model.get_embedding_dim()``. A wrapper would rename every key of the state dict and break
+checkpoints and optimizers made before; hooks do not, and they survive the deep copies that CORDS
+makes of a model.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lipt_cords.models.heads import find_head, head_input, logits_of
+
+_ATTRIBUTE = "_cords_contract"
+_LABEL_KEYS = ("labels", "label")
+
+
+def follows_cords_contract(model: nn.Module) -> bool:
+    """Whether a network's own ``forward`` takes ``last`` and ``freeze``, as CORDS's nets do."""
+    names = inspect.signature(model.forward).parameters
+    return {"last", "freeze"} <= names.keys() and callable(
+        getattr(model, "get_embedding_dim", None)
+    )
+
+
+def make_cords_compatible(model: nn.Module, head: str | None = None) -> nn.Module:
+    """Give a network CORDS's contract in place.
+
+    Afterwards the network can be called with ``last=True`` to return ``(logits, embeddings)`` and
+    with ``freeze=True`` to run everything below the head without autograd; it returns logits in
+    every case, out of ``.logits`` or a tuple if need be; labels in a dict batch are dropped if its
+    ``forward`` has no place for them; ``get_embedding_dim()`` gives the width of the head's input.
+
+    Args:
+        model: any network that ends with one linear layer. One that already follows the contract
+            is left alone.
+        head: name of the linear layer; needed where there are several.
+
+    Returns:
+        The same object, with the same state-dict keys.
+
+    Raises:
+        ValueError: no linear head, or several and no name.
+
+    >>> model = make_cords_compatible(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)))
+    >>> logits, embeddings = model(torch.ones(2, 4), last=True, freeze=True)
+    >>> logits.shape, embeddings.shape, model.get_embedding_dim()
+    (torch.Size([2, 3]), torch.Size([2, 4]), 4)
+    """
+    present = model.__dict__.get(_ATTRIBUTE)
+    if present is None and follows_cords_contract(model):
+        return model
+    if present is not None and (head is None or head == present.head):
+        return model
+    found = find_head(model, head=head)
+    remove_cords_contract(model)
+    contract = _Contract(found.name, found.module.in_features, _unwanted_keys(model))
+    contract.handles = [
+        model.register_forward_pre_hook(contract.enter, with_kwargs=True, prepend=True),
+        found.module.register_forward_pre_hook(contract.reach_head, with_kwargs=True),
+        model.register_forward_hook(contract.leave, always_call=True),
+    ]
+    model.__dict__[_ATTRIBUTE] = contract
+    model.__dict__["get_embedding_dim"] = contract.get_embedding_dim
+    return model
+
+
+def remove_cords_contract(model: nn.Module) -> nn.Module:
+    """Undo :func:`make_cords_compatible`; a network without the hooks is left as it is."""
+    contract = model.__dict__.pop(_ATTRIBUTE, None)
+    if contract is not None:
+        model.__dict__.pop("get_embedding_dim", None)
+        for handle in contract.handles:
+            handle.remove()
+    return model
+
+
+@dataclass
+class _Call:
+    """One running forward pass."""
+
+    last: bool
+    freeze: bool
+    grad_enabled: bool
+    embeddings: Tensor | None = None
+
+
+class _Contract:
+    """The three hooks and what they share; holds no module, so copies of a model stay apart."""
+
+    def __init__(self, head: str, embedding_dim: int, unwanted_keys: tuple[str, ...]) -> None:
+        self.head = head
+        self.embedding_dim = embedding_dim
+        self.unwanted_keys = unwanted_keys
+        self.handles: list[RemovableHandle] = []
+        self._local = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_local"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._local = threading.local()
+
+    def get_embedding_dim(self) -> int:
+        """Width of the head's input."""
+        return self.embedding_dim
+
+    @property
+    def _calls(self) -> list[_Call]:
+        if not hasattr(self._local, "calls"):
+            self._local.calls = []
+        calls: list[_Call] = self._local.calls
+        return calls
+
+    def enter(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Take CORDS's own arguments away; switch autograd off if the features are frozen."""
+        kept = {key: value for key, value in kwargs.items() if key not in self.unwanted_keys}
+        last, freeze = bool(kept.pop("last", False)), bool(kept.pop("freeze", False))
+        self._calls.append(_Call(last, freeze, torch.is_grad_enabled()))
+        if freeze:
+            torch.set_grad_enabled(False)
+        return args, kept
+
+    def reach_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note the embeddings; autograd is on again from the head on."""
+        if not self._calls:
+            return  # the head called by itself, outside of the network
+        call = self._calls[-1]
+        call.embeddings = head_input(args, kwargs)
+        if call.freeze:
+            torch.set_grad_enabled(call.grad_enabled)
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Restore autograd and return what CORDS expects; also runs when the network raised."""
+        call = self._calls.pop()
+        torch.set_grad_enabled(call.grad_enabled)
+        if output is None:
+            return None
+        logits = logits_of(output)
+        if not call.last:
+            return logits
+        if call.embeddings is None:
+            raise ValueError(
+                f"the head {self.head!r} was not called by the network: call "
+                "make_cords_compatible(model, head=...) with the layer that makes the logits"
+            )
+        return logits, call.embeddings
+
+
+def _unwanted_keys(model: nn.Module) -> tuple[str, ...]:
+    """Label keys of a dict batch that the network's ``forward`` has no parameter for."""
+    parameters = inspect.signature(model.forward).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return ()
+    return tuple(key for key in _LABEL_KEYS if key not in parameters)

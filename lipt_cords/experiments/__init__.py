@@ -1,0 +1,1 @@
+"""Does it pay? One run, many compared, and the report."""

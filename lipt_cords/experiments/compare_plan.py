@@ -1,0 +1,179 @@
+"""What a comparison will run: methods x fractions x seeds, with the passes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from lipt_cords.cords.config import RunConfig
+from lipt_cords.data.batches import labels_of
+from lipt_cords.data.datasets import DataSplits
+from lipt_cords.experiments.contest import Bill, Contest, Equal
+from lipt_cords.experiments.methods import Method
+from lipt_cords.selectors.grouping import class_members
+from lipt_cords.warmstart.config import WarmStartConfig
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a comparison.
+
+    Attributes:
+        method: which.
+        fraction: of the pool in a subset.
+        seed: of every draw.
+        config: complete, the seed apart.
+        bill: the passes that it is expected to make.
+        warm_start: options of the warm start, which runs with equal ones share; None for none.
+    """
+
+    method: Method
+    fraction: float
+    seed: int
+    config: RunConfig
+    bill: Bill
+    warm_start: WarmStartConfig | None
+
+    @property
+    def key(self) -> tuple[str, float, int]:
+        """What tells it from the others."""
+        return self.method.name, self.fraction, self.seed
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """All runs in order, and what they will cost."""
+
+    runs: list[PlannedRun]
+    notes: list[str]
+
+    @property
+    def passes(self) -> int:
+        """Sample-passes of all runs; a warm start that runs share is made once a seed."""
+        shared: dict[tuple[int, str], int] = {}
+        alone = 0
+        for one in self.runs:
+            alone += one.bill.training + one.bill.selection
+            if one.warm_start is None:
+                alone += one.bill.warmup
+            else:
+                shared[one.seed, sharing_key(one.warm_start)] = one.bill.warmup
+        return alone + sum(shared.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain JSON types."""
+        runs = [
+            {"method": one.method.name, "fraction": one.fraction, "seed": one.seed}
+            | {"epochs": one.config.train_args.num_epochs, **asdict(one.bill)}
+            for one in self.runs
+        ]
+        return {"kind": "plan", "runs": runs, "passes": self.passes, "notes": self.notes}
+
+    def units(self) -> list[list[PlannedRun]]:
+        """Runs in groups that one process makes in turn: those that share a warm start."""
+        groups: dict[Any, list[PlannedRun]] = {}
+        for place, one in enumerate(self.runs):
+            shared = None if one.warm_start is None else sharing_key(one.warm_start)
+            key = (place,) if shared is None else (one.seed, shared)
+            groups.setdefault(key, []).append(one)
+        return list(groups.values())
+
+
+def sharing_key(options: WarmStartConfig) -> str:
+    """Equal for warm starts that give the same weights; where training begins makes no odds."""
+    return options.model_dump_json(exclude={"start_from"})
+
+
+def plan_comparison(
+    config: RunConfig,
+    splits: DataSplits,
+    methods: Sequence[Method],
+    seeds: Sequence[int],
+    fractions: Sequence[float] | None = None,
+    *,
+    warm_epochs: int | None = None,
+    subset_passes: int | None = None,
+    equal: Equal | None = None,
+    budget: int | None = None,
+) -> ComparisonPlan:
+    """Lay out a comparison.
+
+    Args:
+        config: what all methods share.
+        splits: the data.
+        methods: the contenders.
+        seeds: one run of every method and fraction each.
+        fractions: of the pool in a subset; None takes the configuration's.
+        warm_epochs: full-data epochs that LiPT replaces.
+        subset_passes: passes on subsets, in place of the configuration's epochs.
+        equal: let every method spend the same passes, warm-up counted: on the critical path or
+            in all.
+        budget: these passes; None takes what the dearest method spends that trains on subsets
+            for the configuration's epochs.
+
+    Returns:
+        The plan; methods that cannot be had for the budget are left out with a note.
+
+    Raises:
+        ValueError: seeds or fractions that repeat or are out of range, a fraction that leaves
+            less than one sample a class, or a budget without ``equal``.
+    """
+    wanted = [config.dss_args.fraction] if fractions is None else list(fractions)
+    _check_unique("seeds", seeds)
+    _check_unique("fractions", wanted)
+    if budget is not None and equal is None:
+        raise ValueError("a budget is for comparisons at equal cost: say equal too")
+    samples = len(splits.train)  # type: ignore[arg-type]
+    smallest = min(len(members) for _, members in class_members(labels_of(splits.train)))
+    runs, notes = [], []
+    for fraction in wanted:
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fractions must lie in (0, 1], received {fraction:g}")
+        if fraction * smallest < 1:
+            raise ValueError(
+                f"fraction {fraction:g} leaves less than one sample of a class, of which the "
+                f"smallest has {smallest}: take at least {1 / smallest:.2g}"
+            )
+        base = config.updated(dss_args={"fraction": fraction})
+        contest = Contest(base, samples, warm_epochs, subset_passes)
+        allowed = budget
+        if equal is not None and budget is None:
+            allowed = max(contest.bill(method).spent(equal) for method in methods)
+        for method in methods:
+            epochs = None
+            try:
+                if method.spends is not None:
+                    passes = contest.bill(contest.lipt(list(methods))).spent(method.spends)
+                    epochs = contest.epochs_within(method, passes, method.spends)
+                elif equal is not None and allowed is not None:
+                    epochs = contest.epochs_within(method, allowed, equal)
+            except ValueError as error:
+                notes.append(f"left out at fraction {fraction:g}: {error}")
+                continue
+            made = contest.configure(method, epochs)
+            bill, warm = contest.bill(method, epochs), contest.warm_start(method)
+            told = method
+            if method.warmup == "full" and bill.warmup != contest.wanted_epochs(method) * samples:
+                real = bill.warmup // samples
+                told = replace(method, epochs=real)
+                notes.append(
+                    f"{method.name} at fraction {fraction:g}: {real} full epochs, the nearest to "
+                    f"{contest.wanted_epochs(method)} after which CORDS selects (every "
+                    f"{made.dss_args.select_every} epochs)"
+                )
+            runs += [PlannedRun(told, fraction, seed, made, bill, warm) for seed in seeds]
+    place = {method.name: number for number, method in enumerate(methods)}
+    runs.sort(key=lambda one: (seeds.index(one.seed), one.fraction, place[one.method.name]))
+    return ComparisonPlan(runs, notes)
+
+
+def _check_unique(name: str, values: Sequence[float]) -> None:
+    if not values:
+        raise ValueError(f"a comparison needs {name}, received none")
+    twice = sorted({value for value in values if list(values).count(value) > 1})
+    if twice:
+        raise ValueError(
+            f"{name} that repeat would count one run twice: {', '.join(f'{v:g}' for v in twice)}; "
+            "give each once"
+        )

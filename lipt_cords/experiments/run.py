@@ -1,0 +1,277 @@
+"""One configured run from data to results.json: the same path for every method."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.process_memory import PeakMemory
+from lipt_cords.base.provenance import provenance
+from lipt_cords.base.randomness import isolated_rng, preserved_rng
+from lipt_cords.cords.config import RunConfig
+from lipt_cords.cords.contract import make_cords_compatible
+from lipt_cords.data.batches import labels_of
+from lipt_cords.data.datasets import DataSplits, load_dataset
+from lipt_cords.data.source import BatchSource
+from lipt_cords.experiments.assemble import (
+    assemble,
+    fit_lipt,
+    full_data_flops,
+    pick_device,
+    uses_cords,
+    warm_start_of,
+)
+from lipt_cords.experiments.choose import per_sample_loss, schedule_of
+from lipt_cords.experiments.record import RunRecord
+from lipt_cords.experiments.report.results import RESULTS
+from lipt_cords.experiments.tracking import Tracker
+from lipt_cords.models.build import build_model
+from lipt_cords.training.ledger import CurvePoint
+from lipt_cords.training.optimizers import build_optimizer, build_scheduler
+from lipt_cords.training.subset import CHECKPOINT
+from lipt_cords.training.trainer import CheckpointPlan, Trainer
+from lipt_cords.warmstart.result import WarmStartResult
+
+OnPoint = Callable[[CurvePoint], None]
+SCHEMA = 1
+SPLIT_SEED = 0
+"""Runs of all seeds share one split, so that their spread is that of training and selection."""
+
+
+def is_main_process() -> bool:
+    """Whether this process reports and writes: rank 0 under ``torchrun``, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def load_splits(config: RunConfig) -> DataSplits:
+    """The data of a run."""
+    data = config.dataset
+    return load_dataset(
+        data.name,
+        data.datadir,
+        seed=SPLIT_SEED,
+        val_fraction=data.val_fraction,
+        download=data.download,
+        limit=data.limit,
+        image_size=data.image_size,
+    )
+
+
+def build_net(config: RunConfig, splits: DataSplits) -> nn.Module:
+    """The net of a run, on the CPU, with weights drawn from the run's seed.
+
+    Raises:
+        ValueError: an unknown net, or fewer outputs than the data has classes.
+    """
+    classes = config.model.numclasses or splits.num_classes
+    if classes < splits.num_classes:
+        raise ValueError(
+            f"model.numclasses is {classes} but {splits.name} has {splits.num_classes} classes: "
+            "leave it out or raise it"
+        )
+    return build_model(
+        config.model.architecture,
+        classes,
+        in_channels=splits.input_shape[0],
+        image_size=splits.input_shape[-1],
+        seed=config.train_args.seed,
+    )
+
+
+def run(
+    config: RunConfig,
+    *,
+    method: str | None = None,
+    seed: int | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    splits: DataSplits | None = None,
+    warm: WarmStartResult | None = None,
+    command: str | None = None,
+    on_point: OnPoint | None = None,
+) -> RunRecord | None:
+    """Run a configuration: data, net, warm start, loader, training, evaluation.
+
+    Every draw, those of CORDS included, comes from the run's seed; the global random state of the
+    caller is left as it was.
+
+    Args:
+        config: the run.
+        method: its name in the record; None takes the strategy's.
+        seed: replaces the configuration's.
+        output: directory for ``results.json`` and the checkpoint; None writes nothing.
+        resume: continue from the checkpoint in ``output``.
+        splits: the data, already loaded.
+        warm: the warm start that the configuration asks for, already fitted on these data with
+            this seed; the record carries its bill.
+        command: the command line that asked for it, to be written down.
+        on_point: called with every point of the curve, for a progress display.
+
+    Returns:
+        The record; None on the ranks of ``torchrun`` that only help with the warm start.
+
+    Raises:
+        ValueError: whatever is wrong with the options, the data or a checkpoint.
+    """
+    if seed is not None:
+        config = config.updated(train_args={"seed": seed})
+    resume = resume or config.ckpt.is_load
+    if resume and output is None:
+        raise ValueError("resuming needs the --output directory of the interrupted run")
+    directory = None if output is None or not is_main_process() else output_directory(output)
+    tensorboard = config.train_args.tensorboard
+    if tensorboard and output is None:
+        raise ValueError("train_args.tensorboard writes its logs into --output: give a directory")
+    tracker = None if directory is None else Tracker(directory, tensorboard=tensorboard)
+    record = RunRecord(
+        method=method or config.dss_args.type,
+        seed=config.train_args.seed,
+        config=config.to_dict(),
+        provenance=provenance(),
+    )
+    device = pick_device(config.train_args.device, record.notes)
+    memory = PeakMemory(device)
+    splits = load_splits(config) if splits is None else splits
+    plan = _plan(config, directory)
+    state = plan.load() if resume and plan is not None else None
+    with isolated_rng(config.train_args.seed, "run"), _without_cords_warnings():
+        model = build_net(config, splits).to(device)
+        if uses_cords(config, []):
+            make_cords_compatible(model)
+        # Before the loader, as CORDS's scripts do: a warm start loads its weights in place.
+        optimizer = build_optimizer(model.parameters(), config.optimizer)
+        assembled = assemble(config, splits, model, resumed=resume, fitted=warm)
+        if not is_main_process():
+            return None
+        record.notes += assembled.notes
+        trainer = Trainer(
+            model,
+            assembled.source,
+            optimizer,
+            build_scheduler(optimizer, config.scheduler, epochs=_stepped_epochs(config, record)),
+            loss=per_sample_loss(config),
+            evaluation={
+                "val": BatchSource(splits.val, device=device),
+                "test": BatchSource(splits.test, device=device),
+            },
+            schedule_over=config.scheduler.over,
+            eval_every=config.train_args.eval_every,
+            precision=config.train_args.precision,
+            memory_format=config.train_args.memory_format,
+            memory=config.train_args.memory,
+        )
+        trainer.result.costs = assembled.costs
+        if assembled.report is None:
+            flops = full_data_flops(config, splits, model, schedule_of(config).warmup_epochs)
+            assembled.costs.warmup_flops = assembled.costs.warmup_critical_flops = flops
+        if assembled.report is not None:
+            trainer.extra["warm_start"] = assembled.report.to_dict()
+        if state is not None:
+            trainer.load_state_dict(state)
+        kept = plan if config.ckpt.is_save else None
+        with tracker or nullcontext():
+            result = trainer.run(
+                config.train_args.num_epochs,
+                plan=kept,
+                on_point=_tracked(tracker, trainer, on_point),
+            )
+    record.test_accuracy, record.val_accuracy = result.test_accuracy, result.val_accuracy
+    record.costs, record.curve = result.costs, result.curve
+    record.notes += result.notes
+    record.warm_start = trainer.extra.get("warm_start")
+    record.peak_memory_bytes = memory.read()
+    with preserved_rng():  # a data set's own transforms may draw
+        record.subsets = trainer.subsets.summary(
+            splits.train, labels_of(splits.train), splits.class_names
+        )
+    if directory is not None:
+        head = {"schema": SCHEMA, "kind": "run", "command": command}
+        write_json(directory / RESULTS, {**head, **record.to_dict()})
+    return record
+
+
+def fit_warm_start(
+    config: RunConfig, *, output: str | Path | None = None, splits: DataSplits | None = None
+) -> WarmStartResult:
+    """Fit the warm start of a configuration alone, and save it.
+
+    Args:
+        config: its data, net and ``dss_args.warm_start``; the default LiPT where it has none.
+        output: directory for the merged weights and the report, and for finished workers, from
+            which an interrupted run goes on; None writes nothing.
+        splits: the data, already loaded.
+
+    Raises:
+        ValueError: whatever is wrong with the options or the data.
+    """
+    if config.dss_args.warm_start is None:
+        config = config.updated(dss_args={"warm_start": "lipt"})
+    notes: list[str] = []
+    device = pick_device(config.train_args.device, notes)
+    options = warm_start_of(config, device)
+    if output is not None and options is not None and options.work_dir is None:
+        # So the same command goes on where it was interrupted.
+        options = options.model_copy(update={"work_dir": Path(output)})
+    if output is not None and is_main_process():
+        output_directory(output)
+    splits = load_splits(config) if splits is None else splits
+    model = build_net(config, splits).to(device)
+    result = fit_lipt(config, options, splits, model)
+    result.report.notes.extend(notes)
+    if output is not None and is_main_process():
+        result.save(output)
+    return result
+
+
+def _tracked(tracker: Tracker | None, trainer: Trainer, on_point: OnPoint | None) -> OnPoint | None:
+    """Log what a trainer brings along, and every point to come before it is shown."""
+    if tracker is None:
+        return on_point
+    tracker.begin(trainer.extra.get("warm_start"), trainer.result.curve)
+
+    def told(point: CurvePoint) -> None:
+        tracker.point(point)
+        if on_point is not None:
+            on_point(point)
+
+    return told
+
+
+@contextmanager
+def _without_cords_warnings() -> Iterator[None]:
+    """CORDS asks for pinned memory on machines without a GPU, and torch says so at every epoch."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
+        yield
+
+
+def _plan(config: RunConfig, directory: Path | None) -> CheckpointPlan | None:
+    if directory is None:
+        return None
+    identity: dict[str, Any] = config.to_dict()
+    identity.pop("ckpt")
+    for unrelated in ("tensorboard", "memory_budget", "memory_bandwidth"):
+        identity["train_args"].pop(unrelated)
+    for elsewhere in ("datadir", "download"):
+        identity["dataset"].pop(elsewhere)
+    return CheckpointPlan(directory / CHECKPOINT, identity, every=config.ckpt.save_every)
+
+
+def _stepped_epochs(config: RunConfig, record: RunRecord) -> int:
+    """Epochs in which the schedule is stepped; a cosine of another length is worth a note."""
+    schedule = schedule_of(config)
+    over_subset = config.scheduler.over == "subset"
+    epochs = schedule.subset_epochs if over_subset else config.train_args.num_epochs
+    wanted = config.scheduler.T_max
+    if config.scheduler.type == "cosine_annealing" and wanted not in (None, epochs):
+        record.notes.append(
+            f"scheduler.T_max is {wanted} but the schedule is stepped in {epochs} epochs"
+        )
+    return epochs

@@ -1,0 +1,223 @@
+"""One selection from a configuration to files: who was chosen, why, at what cost, and is it sane.
+
+The indices count the training images of the configuration's split, in its order, so that any run
+of the same ``dataset`` section can train on them.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lipt_cords.base.files import output_directory, write_atomic, write_json
+from lipt_cords.base.process_memory import PeakMemory
+from lipt_cords.base.provenance import provenance
+from lipt_cords.cords.config import RunConfig
+from lipt_cords.data.datasets import DataSplits
+from lipt_cords.data.source import BatchSource
+from lipt_cords.experiments.assemble import fit_lipt, pick_device, subset_size_of, warm_start_of
+from lipt_cords.experiments.choose import choose_subset, per_sample_loss
+from lipt_cords.experiments.run import SPLIT_SEED, build_net, is_main_process, load_splits
+from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
+from lipt_cords.selectors.base import Selection
+from lipt_cords.selectors.report import SelectionReport
+from lipt_cords.training.weights import load_weights
+
+RECORD, ARRAYS = "selection.json", "selection.npz"
+SCHEMA = 1
+
+
+@dataclass
+class SelectionRun:
+    """A selection and all that belongs to it."""
+
+    selection: Selection
+    """Positions in the training split; the weights average to about 1."""
+    report: SelectionReport
+    weights_from: str
+    """``checkpoint``, ``warm start`` or ``untrained``: the model that was asked."""
+    seconds: dict[str, float]
+    """Wall time of ``weights``, ``gradients``, ``selection`` and ``total``."""
+    peak_memory_bytes: dict[str, int]
+    """Most memory of the ``process`` while it selected, and of the ``gpu`` if there is one."""
+    config: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=provenance)
+
+    @property
+    def objective(self) -> dict[str, float]:
+        """What the strategy optimised, over all its groups; empty for one without an objective.
+
+        GLISTER: mean validation loss before and after the virtual step. GradMatch: mean relative
+        residual of the matched gradient. CRAIG: facility-location value.
+        """
+        groups = self.report.info.get("groups", [])
+        found: dict[str, float] = {}
+        for key in ("validation_loss_before", "validation_loss_after", "residual"):
+            values = [float(group[key]) for group in groups if key in group]
+            if values:
+                found[key] = sum(values) / len(values)
+        values = [float(group["value"]) for group in groups if "value" in group]
+        if values:
+            found["facility_location_value"] = sum(values)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON types."""
+        chosen, report = self.selection, self.report
+        return {
+            "schema": SCHEMA,
+            "kind": "selection",
+            "strategy": report.strategy,
+            "indices": chosen.indices.tolist(),
+            "weights": chosen.weights.tolist(),
+            "scores": None if chosen.scores is None else chosen.scores.tolist(),
+            "objective": self.objective,
+            "pool": {
+                "dataset": self.config["dataset"],
+                "split_seed": SPLIT_SEED,
+                "size": report.pool,
+            },
+            "weights_from": self.weights_from,
+            "accuracy": {"subset": report.subset_accuracy, "pool": report.pool_accuracy},
+            "warning": report.warning,
+            "seconds": self.seconds,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "gradient_bytes": report.gradient_bytes,
+            "info": _plain(report.info),
+            "notes": self.notes,
+            "config": self.config,
+            "provenance": self.provenance,
+        }
+
+    def save(self, directory: str | Path) -> Path:
+        """Write ``selection.npz`` and ``selection.json``, each whole or not at all.
+
+        Raises:
+            ValueError: the directory cannot be written.
+        """
+        where = output_directory(directory)
+        chosen = self.selection
+        arrays: dict[str, Any] = {
+            "indices": chosen.indices.numpy(),
+            "weights": chosen.weights.numpy(),
+        }
+        if chosen.scores is not None:
+            arrays["scores"] = chosen.scores.numpy()
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomic(where / ARRAYS, buffer.getvalue())
+        write_json(where / RECORD, self.to_dict())
+        return where
+
+
+def select_once(
+    config: RunConfig,
+    *,
+    checkpoint: str | Path | None = None,
+    output: str | Path | None = None,
+    splits: DataSplits | None = None,
+) -> SelectionRun | None:
+    """Select one subset as a configuration says.
+
+    Args:
+        config: data, net, and ``dss_args`` with the strategy and its options.
+        checkpoint: weights to select by: a warm start's directory, a ``.safetensors`` file, or
+            the checkpoint of a run. None: the configuration's warm start is run, or, without one,
+            the untrained net selects and a note says so.
+        output: directory for ``selection.json`` and ``selection.npz``; None writes nothing.
+        splits: the data, already loaded.
+
+    Returns:
+        The selection; None on the ranks of ``torchrun`` that only help with the warm start.
+
+    Raises:
+        ValueError: whatever is wrong with the options, the data or the checkpoint.
+    """
+    started = time.perf_counter()
+    dss = config.dss_args
+    if dss.strategy == "Full":
+        raise ValueError("dss_args.type is 'Full', which selects nothing: name a selector")
+    if output is not None and is_main_process():
+        output_directory(output)
+    notes: list[str] = []
+    device = pick_device(config.train_args.device, notes)
+    splits = load_splits(config) if splits is None else splits
+    model = build_net(config, splits).to(device)
+    memory = PeakMemory(device)
+    weights_from = _weights(config, splits, model, checkpoint, notes)
+    if not is_main_process():
+        return None
+    weights_seconds = time.perf_counter() - started
+
+    def read(source: BatchSource) -> LastLayerGradients:
+        return last_layer_gradients(model, source, loss=per_sample_loss(config), device=device)
+
+    train, val = (
+        BatchSource(data, device=device, cache_bytes=0) for data in (splits.train, splits.val)
+    )
+    budget = subset_size_of(len(train), config)
+    selection, report = choose_subset(config, budget, train, val, read)
+    made = SelectionRun(
+        selection=selection,
+        report=report,
+        weights_from=weights_from,
+        seconds={
+            "weights": weights_seconds,
+            "gradients": report.gradient_seconds,
+            "selection": report.selection_seconds,
+            "total": time.perf_counter() - started,
+        },
+        peak_memory_bytes=memory.read(),
+        config=config.to_dict(),
+        notes=notes,
+    )
+    if output is not None:
+        made.save(output)
+    return made
+
+
+def _weights(
+    config: RunConfig,
+    splits: DataSplits,
+    model: nn.Module,
+    checkpoint: str | Path | None,
+    notes: list[str],
+) -> str:
+    """Give the model the weights to select by; where they come from."""
+    options = warm_start_of(config, next(model.parameters()).device)
+    if checkpoint is not None:
+        load_weights(model, checkpoint)
+        if options is not None:
+            notes.append("dss_args.warm_start was not run: the checkpoint's weights select")
+        return "checkpoint"
+    if options is not None:
+        result = fit_lipt(config, options, splits, model)
+        result.apply_to(model)
+        return "warm start"
+    note = (
+        "an untrained net selects: its gradients say little about the data. Give --checkpoint, "
+        "or set dss_args.warm_start=lipt"
+    )
+    notes.append(note)
+    return "untrained"
+
+
+def _plain(value: Any) -> Any:
+    """Nested settings and figures as JSON types; numbers that are not finite become text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,288 @@
+"""Last-layer gradients in factors: what every gradient-based selector reads.
+
+For logits z = W e + b, the gradient of a sample's loss is [g ; g (x) e] with g = dl/dz. It has
+C (E + 1) numbers and is never written out: g and e are kept, and every inner product is taken
+between them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.data.batches import Inputs, dataset_length, item_indices, resolve_device, to_device
+from lipt_cords.data.source import BatchSource
+from lipt_cords.models.heads import (
+    EmbeddingRecorder,
+    call_model,
+    find_head,
+    model_device,
+    undisturbed,
+)
+from lipt_cords.models.losses import PerSampleLoss, logit_gradients, per_sample_loss
+
+__all__ = [
+    "HeadGradient",
+    "LastLayerGradients",
+    "PerSampleLoss",
+    "gradient_gains",
+    "last_layer_gradients",
+    "logit_gradients",
+    "per_sample_loss",
+]
+
+LOSS_CHUNK = 8192
+"""Samples whose losses are differentiated at once; bounds memory, changes nothing else."""
+
+
+@dataclass(frozen=True)
+class HeadGradient:
+    """One dense gradient of a linear head: ``bias`` (C,) and ``weight`` (C, E)."""
+
+    bias: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class LastLayerGradients:
+    """Factored last-layer gradients of N samples, all on one device.
+
+    The gradient of sample i is [g_i ; g_i (x) e_i]. The first part belongs to the bias; for a head
+    without bias it is kept all the same, as the gradient in the logits, which is what CORDS uses.
+    """
+
+    logit_grads: Tensor
+    """dl/dlogits, shape (N, C), float32."""
+    embeddings: Tensor
+    """Inputs of the head, shape (N, E), float32."""
+    labels: Tensor
+    """Classes, shape (N,), int64."""
+    logits: Tensor
+    """Outputs of the head, shape (N, C), float32."""
+
+    def __len__(self) -> int:
+        return len(self.logit_grads)
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of logits."""
+        return self.logit_grads.shape[1]
+
+    @property
+    def embedding_dim(self) -> int:
+        """E, the number of inputs of the head."""
+        return self.embeddings.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: O(N (C + E)), against N C (E + 1) numbers written out."""
+        return sum(t.nbytes for t in (self.logit_grads, self.embeddings, self.labels, self.logits))
+
+    def inner(self, other: LastLayerGradients, *, linear_layer: bool = True) -> Tensor:
+        """Inner products <G_i, G'_j> = (g_i . g'_j)(1 + e_i . e'_j), shape (N, M).
+
+        Args:
+            other: gradients of M samples of the same head.
+            linear_layer: False leaves the weight part out: g_i . g'_j.
+        """
+        logit_part_NM = self.logit_grads @ other.logit_grads.T
+        if not linear_layer:
+            return logit_part_NM
+        return (self.embeddings @ other.embeddings.T).add_(1).mul_(logit_part_NM)
+
+    def gram(self, *, linear_layer: bool = True) -> Tensor:
+        """Inner products among these samples, shape (N, N)."""
+        return self.inner(self, linear_layer=linear_layer)
+
+    def mean(self, indices: Tensor | Sequence[int] | None = None) -> HeadGradient:
+        """Mean gradient, dense, over all samples or those at ``indices``.
+
+        Raises:
+            ValueError: no sample to average.
+        """
+        chosen = self if indices is None else self.subset(indices)
+        if len(chosen) == 0:
+            raise ValueError("the mean gradient of no sample is undefined: give at least one index")
+        return HeadGradient(
+            bias=chosen.logit_grads.mean(dim=0),
+            weight=chosen.logit_grads.T @ chosen.embeddings / len(chosen),
+        )
+
+    def norms(self, *, linear_layer: bool = True) -> Tensor:
+        """Euclidean norm of every gradient (GraNd; EL2N without the linear layer), shape (N,)."""
+        norms_N: Tensor = torch.linalg.vector_norm(self.logit_grads, dim=1)
+        if not linear_layer:
+            return norms_N
+        return norms_N * (1 + self.embeddings.square().sum(dim=1)).sqrt()
+
+    def subset(self, indices: Tensor | Sequence[int]) -> LastLayerGradients:
+        """The gradients of some of the samples, in the order given."""
+        where = torch.as_tensor(indices, device=self.logit_grads.device)
+        if where.dtype == torch.bool:
+            where = where.nonzero().flatten()
+        where = where.to(torch.int64)
+        return LastLayerGradients(
+            self.logit_grads[where], self.embeddings[where], self.labels[where], self.logits[where]
+        )
+
+    def correct(self) -> Tensor:
+        """Whether each sample is classified correctly, shape (N,), bool."""
+        return self.logits.argmax(dim=1) == self.labels
+
+
+def gradient_gains(
+    logit_grads_NC: Tensor, embeddings_NE: Tensor, head_grad: HeadGradient
+) -> Tensor:
+    """Inner product of every sample's last-layer gradient with one dense head gradient.
+
+    <G_i, V> = g_i . v0 + g_i' V e_i, in O(N C E) time and O(N (C + E)) memory.
+
+    Args:
+        logit_grads_NC: dl/dlogits, one row a sample.
+        embeddings_NE: inputs of the linear head.
+        head_grad: bias part (C,) and weight part (C, E).
+
+    Returns:
+        Gains, shape (N,).
+    """
+    bias_part_N = logit_grads_NC @ head_grad.bias
+    weight_part_N = ((logit_grads_NC @ head_grad.weight) * embeddings_NE).sum(dim=1)
+    return bias_part_N + weight_part_N
+
+
+def last_layer_gradients(
+    model: nn.Module,
+    dataset: Dataset[Any] | BatchSource,
+    *,
+    loss: nn.Module | PerSampleLoss | None = None,
+    head: str | None = None,
+    batch_size: int = 512,
+    device: torch.device | str | None = None,
+    indices: Tensor | Sequence[int] | None = None,
+) -> LastLayerGradients:
+    """Gradients of every sample's loss in the linear head, factored.
+
+    The network runs once, in eval mode and without autograd; its training flags and buffers and
+    the global random state are as before afterwards.
+
+    Args:
+        model: a network that ends with a linear layer.
+        dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels, or a BatchSource.
+        loss: None for cross-entropy; a torch loss, whose reduction is taken off (class weights
+            then multiply each sample's loss; MSE and other dense losses get one-hot targets and
+            the mean over classes); or a function (logits, labels) -> losses of shape (B,).
+        head: name of the linear layer; None to find it.
+        batch_size: samples in a forward pass; lower it if memory runs out. It changes the result
+            by rounding alone.
+        device: where to compute; None for the network's own. Another one uses a copy.
+        indices: the samples wanted, in order (positions, for a BatchSource), or a mask; None for
+            all.
+
+    Raises:
+        ValueError: an empty data set, no single linear head, labels outside the head's range, or
+            samples whose logits, embeddings or gradients are NaN or infinite; these are named.
+
+    >>> data = torch.utils.data.TensorDataset(torch.eye(3), torch.arange(3))
+    >>> gradients = last_layer_gradients(nn.Linear(3, 3), data)
+    >>> gradients.logit_grads.shape, gradients.gram().shape
+    (torch.Size([3, 3]), torch.Size([3, 3]))
+    """
+    where = model_device(model) if device is None else resolve_device(device)
+    if where != model_device(model):
+        model = copy.deepcopy(model).to(where)
+    if isinstance(dataset, BatchSource):
+        source = dataset
+        order = None if indices is None else item_indices(indices, len(source))
+        rows = torch.arange(len(source)) if order is None else order
+    else:
+        length = dataset_length(dataset)
+        rows = torch.arange(length) if indices is None else item_indices(indices, length)
+        # One pass over the data gains nothing from keeping it.
+        source, order = BatchSource(dataset, rows, device=where, cache_bytes=0), None
+    logits_NC, embeddings_NE, labels_N = _forward(model, source, order, batch_size, head, where)
+    _check_rows(logits_NC, embeddings_NE, labels_N, rows)
+    chunks = zip(torch.split(logits_NC, LOSS_CHUNK), torch.split(labels_N, LOSS_CHUNK), strict=True)
+    unreduced = per_sample_loss(loss, where)
+    grads_NC = torch.cat([logit_gradients(z, y, unreduced) for z, y in chunks])
+    if unreduced is not None:
+        _check_finite(_finite_rows(grads_NC), rows, "gradients", "check the loss")
+    return LastLayerGradients(grads_NC, embeddings_NE, labels_N, logits_NC)
+
+
+def _forward(
+    model: nn.Module,
+    source: BatchSource,
+    order: Tensor | None,
+    batch_size: int,
+    head: str | None,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, embeddings and labels of every sample: one forward pass, written into place."""
+    count = len(source) if order is None else len(order)
+    if count == 0:
+        raise ValueError("the data set is empty: expected at least one sample")
+    found = None
+    start = 0
+    labels_N = torch.empty(count, dtype=torch.int64, device=device)
+    with undisturbed(model):
+        for inputs, labels in source.batches(order, batch_size=batch_size):
+            inputs = to_device(inputs, device)
+            if found is None:
+                found = find_head(model, head=head, sample=_few(inputs))
+                width, classes = found.module.in_features, found.module.out_features
+                embeddings_NE = torch.empty(count, width, device=device)
+                logits_NC = torch.empty(count, classes, device=device)
+            with EmbeddingRecorder(found) as recorder:
+                logits = call_model(model, inputs)
+            if start == 0:
+                recorder.check(logits)
+            stop = start + len(labels)
+            embeddings_NE[start:stop] = recorder.embeddings
+            logits_NC[start:stop] = logits
+            labels_N[start:stop] = labels
+            start = stop
+    return logits_NC, embeddings_NE, labels_N
+
+
+def _few(inputs: Inputs) -> Inputs:
+    """Two samples are enough to watch which layer makes the logits."""
+    if isinstance(inputs, Tensor):
+        return inputs[:2]
+    return {key: value[:2] for key, value in inputs.items()}
+
+
+def _finite_rows(values: Tensor) -> Tensor:
+    """Which rows hold neither NaN nor infinity, shape (N,), bool."""
+    # A sum is finite only if all terms are; looking at each takes several times the memory.
+    finite_N = values.sum(dim=1).isfinite()
+    # A sum of large numbers may also have overflowed.
+    return finite_N if bool(finite_N.all()) else values.isfinite().all(dim=1)
+
+
+def _check_finite(finite_N: Tensor, rows: Tensor, what: str, remedy: str) -> None:
+    if not finite_N.all():
+        bad = rows[(~finite_N).nonzero().flatten().cpu()].tolist()
+        shown = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        raise ValueError(
+            f"{len(bad)} of {len(rows)} samples have NaN or infinite {what} (samples {shown}): "
+            f"{remedy}"
+        )
+
+
+def _check_rows(logits_NC: Tensor, embeddings_NE: Tensor, labels_N: Tensor, rows: Tensor) -> None:
+    finite_N = _finite_rows(logits_NC) & _finite_rows(embeddings_NE)
+    _check_finite(finite_N, rows, "logits", "check their inputs and the network's weights")
+    outside = (labels_N < 0) | (labels_N >= logits_NC.shape[1])
+    if outside.any():
+        first = int(outside.nonzero()[0])
+        raise ValueError(
+            f"labels must lie in [0, {logits_NC.shape[1]}), the outputs of the head; sample "
+            f"{int(rows[first])} has {int(labels_N[first])}: build the network for more classes "
+            "or correct the labels"
+        )

@@ -1,0 +1,260 @@
+"""The linear head of any network: finding it, calling the network, recording what it reads.
+
+Every selector works on last-layer gradients, and those need only two things of a network: its
+logits, and the inputs of the linear layer that made them. Both are read by hooks, so a user's
+network is neither wrapped nor changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lipt_cords.base.errors import unknown_name
+from lipt_cords.base.randomness import preserved_rng
+from lipt_cords.data.batches import Inputs, to_device
+
+
+@dataclass(frozen=True)
+class Head:
+    """The linear layer that makes a network's logits, and its name in ``named_modules()``."""
+
+    name: str
+    module: nn.Linear
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """The device of a network's first parameter or buffer; the CPU if it has none."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in a network's output: a tensor, an object or mapping with ``logits``, a tuple.
+
+    Raises:
+        ValueError: none of these.
+
+    >>> logits_of((torch.zeros(2, 3), "attention")).shape
+    torch.Size([2, 3])
+    """
+    if isinstance(output, Tensor):
+        return output
+    found = output.get("logits") if isinstance(output, Mapping) else None
+    if found is None:
+        found = getattr(output, "logits", None)
+    if found is None and isinstance(output, tuple | list) and output:
+        found = output[0]
+    if not isinstance(found, Tensor):
+        raise ValueError(
+            "expected a network whose output is logits, (logits, ...), or has .logits; it returned "
+            f"{type(output).__name__}: return the logits from forward()"
+        )
+    return found
+
+
+def call_model(model: nn.Module, inputs: Inputs) -> Tensor:
+    """Call a network on a tensor, or on a dict of keyword arguments, and unwrap its logits."""
+    return logits_of(model(inputs) if isinstance(inputs, Tensor) else model(**inputs))
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode without autograd inside; training flags, buffers and random states as before after.
+
+    Buffers are restored too, because some layers write them even in eval mode.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    saved = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
+    try:
+        model.eval()
+        with preserved_rng(), torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, version, value in saved:
+                if buffer._version != version:
+                    buffer.copy_(value)
+
+
+def find_head(
+    model: nn.Module,
+    *,
+    head: str | None = None,
+    num_classes: int | None = None,
+    sample: Inputs | None = None,
+) -> Head:
+    """Find the linear layer whose output is the network's output.
+
+    Args:
+        head: its name in ``model.named_modules()``; given, nothing is searched.
+        num_classes: its expected number of outputs.
+        sample: a batch for one forward pass in eval mode, which settles the question by watching.
+            Without it, the network must have exactly one linear layer (with ``num_classes``
+            outputs, if given).
+
+    Raises:
+        ValueError: an unknown name, no linear head, two candidates, or another number of outputs.
+
+    >>> find_head(nn.Sequential(nn.Flatten(), nn.Linear(4, 3))).name
+    '1'
+    """
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    if head is not None:
+        if head not in linears:
+            raise unknown_name("linear layer", head, linears) if linears else _no_head(model)
+        found = [head]
+    elif not linears:
+        raise _no_head(model)
+    elif sample is not None:
+        found = _watched(model, linears, sample)
+        if not found:
+            raise ValueError(
+                f"the output of {type(model).__name__} is not the output of any of its linear "
+                f"layers ({_names(linears)}): end forward() with the linear head, without softmax"
+            )
+    else:
+        found = [
+            name
+            for name, module in linears.items()
+            if num_classes is None or module.out_features == num_classes
+        ]
+        if not found:
+            raise ValueError(
+                f"no linear layer of {type(model).__name__} has {num_classes} outputs "
+                f"({_names(linears)}): build the network for {num_classes} classes"
+            )
+    if len(found) > 1:
+        raise ValueError(
+            f"{type(model).__name__} has {len(found)} linear layers that may be its head "
+            f"({', '.join(map(repr, found))}): pass head='{found[-1]}' or the one that is meant"
+        )
+    chosen = Head(found[0], linears[found[0]])
+    if num_classes is not None and chosen.module.out_features != num_classes:
+        raise ValueError(
+            f"the head {chosen.name!r} of {type(model).__name__} has "
+            f"{chosen.module.out_features} outputs, the data has {num_classes} classes: "
+            f"build the network for {num_classes} classes"
+        )
+    return chosen
+
+
+def head_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """What a linear layer was called with, by position or as ``input=``."""
+    embeddings: Tensor = args[0] if args else kwargs["input"]
+    return embeddings
+
+
+class EmbeddingRecorder:
+    """Records the input and the output of a linear head while a network runs.
+
+    The hook is removed on exit, whatever happens inside.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    >>> with EmbeddingRecorder(find_head(model)) as recorder:
+    ...     logits = call_model(model, torch.ones(2, 2, 2))
+    >>> recorder.embeddings.shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(self, head: Head | nn.Module) -> None:
+        self._module = head.module if isinstance(head, Head) else head
+        self._name = head.name if isinstance(head, Head) else type(head).__name__
+        self._embeddings: Tensor | None = None
+        self._outputs: Tensor | None = None
+
+    def __enter__(self) -> EmbeddingRecorder:
+        self._handle = self._module.register_forward_hook(self._record, with_kwargs=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._handle.remove()
+
+    def _record(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        self._embeddings, self._outputs = head_input(args, kwargs), output
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Input of the head at the latest call, shape (B, E)."""
+        return self._recorded(self._embeddings)
+
+    @property
+    def outputs(self) -> Tensor:
+        """Output of the head at the latest call, shape (B, C)."""
+        return self._recorded(self._outputs)
+
+    def check(self, logits: Tensor) -> None:
+        """Make sure that the head made the network's logits in the latest call.
+
+        Raises:
+            ValueError: it was not called, or its output is not what the network returned.
+        """
+        made = self.outputs
+        if logits.ndim != 2 or made.shape != logits.shape:
+            raise ValueError(
+                f"expected the head {self._name!r} to make logits of shape (batch, classes); the "
+                f"network returns {tuple(logits.shape)}, the head {tuple(made.shape)}"
+            )
+        if not torch.allclose(made.float(), logits.float(), rtol=1e-3, atol=1e-5, equal_nan=True):
+            raise ValueError(
+                f"the network changes the output of the head {self._name!r} (a softmax or a scale "
+                "after it?): let forward() return the head's output itself"
+            )
+
+    def _recorded(self, tensor: Tensor | None) -> Tensor:
+        if tensor is None:
+            raise ValueError(
+                f"the head {self._name!r} was not called by the network: it is not the layer that "
+                "makes the logits; pass the name of the one that is"
+            )
+        return tensor
+
+
+def _watched(model: nn.Module, linears: dict[str, nn.Linear], sample: Inputs) -> list[str]:
+    """Names of the linear layers whose output is, by memory or else by value, the model's."""
+    outputs: list[tuple[str, Any]] = []
+    names = {module: name for name, module in linears.items()}
+    handles = [
+        module.register_forward_hook(lambda m, _, out: outputs.append((names[m], out)))
+        for module in linears.values()
+    ]
+    try:
+        with undisturbed(model):
+            logits = call_model(model, to_device(sample, model_device(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    candidates = [(n, out) for n, out in outputs if out.numel() == logits.numel()]
+    same = {n for n, out in candidates if out.data_ptr() == logits.data_ptr()}
+    if not same:
+        same = {n for n, out in candidates if torch.equal(out.flatten(), logits.flatten())}
+    return [name for name in linears if name in same]
+
+
+def _names(linears: Mapping[str, nn.Linear]) -> str:
+    return ", ".join(
+        f"{name!r}: {m.in_features} -> {m.out_features}" for name, m in linears.items()
+    )
+
+
+def _no_head(model: nn.Module) -> ValueError:
+    return ValueError(
+        f"{type(model).__name__} has no linear head (no torch.nn.Linear): last-layer gradients "
+        "need one; end the network with nn.Linear(embedding_dim, num_classes)"
+    )

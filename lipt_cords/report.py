@@ -1,0 +1,25 @@
+"""The documented import path of :mod:`lipt_cords.experiments.report`."""
+
+from lipt_cords.experiments.report import (
+    Report,
+    Verdict,
+    comparison_table,
+    count,
+    reading,
+    seconds,
+    summarise,
+    verdict,
+    write_report,
+)
+
+__all__ = [
+    "Report",
+    "Verdict",
+    "comparison_table",
+    "count",
+    "reading",
+    "seconds",
+    "summarise",
+    "verdict",
+    "write_report",
+]

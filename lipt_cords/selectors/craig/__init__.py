@@ -1,0 +1,1 @@
+"""CRAIG: facility location on gradient distances."""

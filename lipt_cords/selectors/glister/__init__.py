@@ -1,0 +1,1 @@
+"""GLISTER: greedy gains on held-out data."""

@@ -1,0 +1,1 @@
+"""GradMatch: orthogonal matching pursuit on gradients."""

@@ -1,0 +1,1 @@
+"""Cheaper training: progressive subnetworks (RaPTr) and Early-Bird tickets."""

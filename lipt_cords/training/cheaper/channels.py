@@ -1,0 +1,200 @@
+"""Channels that live and die together, and their removal from a net for real.
+
+A residual stream has one set of channels, whose BatchNorm layers must lose the same ones. Which
+those are is read off a traced forward pass by torch-pruning, which also cuts the layers.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lipt_cords.base.errors import missing_extra
+from lipt_cords.data.batches import Inputs
+from lipt_cords.models.heads import call_model
+
+
+def scaled_batchnorms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The BatchNorm layers whose scales can rank channels, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.affine
+    }
+
+
+def dependency_graph(model: nn.Module, example: Inputs) -> Any:
+    """torch-pruning's graph of a net, traced on a small batch.
+
+    Raises:
+        ImportError: torch-pruning is not installed.
+        ValueError: the net cannot be traced.
+    """
+    try:
+        import torch_pruning
+    except ImportError:
+        raise missing_extra("torch-pruning", "prune", "to remove channels") from None
+    try:
+        with torch.enable_grad():
+            return torch_pruning.DependencyGraph().build_dependency(
+                model,
+                example_inputs=example,
+                forward_fn=lambda net, inputs: call_model(net, inputs),
+                verbose=False,
+            )
+    except Exception as error:  # whatever a tracer stumbles over
+        raise ValueError(
+            f"torch-pruning cannot trace {type(model).__name__}, so no channel of it can be "
+            f"removed ({type(error).__name__}: {error}): leave early_bird out"
+        ) from error
+
+
+class ChannelGroups:
+    """Which BatchNorm channels of a net must go together.
+
+    Args:
+        model: the net, which is not changed.
+        example: a small batch of its inputs, on its device.
+
+    Raises:
+        ValueError: no BatchNorm layer with scales, or a net that cannot be traced.
+    """
+
+    def __init__(self, model: nn.Module, example: Inputs) -> None:
+        sizes = {name: layer.num_features for name, layer in scaled_batchnorms(model).items()}
+        if not sizes:
+            raise ValueError(
+                f"early_bird ranks channels by the scales of BatchNorm layers, and "
+                f"{type(model).__name__} has none: leave early_bird out, or build the net with them"
+            )
+        self.names = list(sizes)
+        """BatchNorm layers, in the order in which the net has them."""
+        self.sizes = [sizes[name] for name in self.names]
+        self.starts = [sum(self.sizes[:number]) for number in range(len(self.sizes))]
+        parents = list(range(sum(self.sizes)))
+
+        def root_of(channel: int) -> int:
+            while parents[channel] != channel:
+                parents[channel] = parents[parents[channel]]
+                channel = parents[channel]
+            return channel
+
+        traced = copy.deepcopy(model)
+        for here, there in self._couples(traced, dependency_graph(traced, example)):
+            parents[root_of(there)] = root_of(here)
+        roots = torch.tensor([root_of(channel) for channel in range(len(parents))])
+        self.group_of = torch.unique(roots, return_inverse=True)[1]
+        """Group of every channel, shape (C,), the layers' channels one after the other."""
+        self.size_of_group = torch.bincount(self.group_of)
+
+    def _couples(self, traced: nn.Module, graph: Any) -> list[tuple[int, int]]:
+        """Pairs of channels, counted over all layers, that go together."""
+        start_of = dict(zip(self.names, self.starts, strict=True))
+        layers = scaled_batchnorms(traced)
+        name_of = {id(layer): name for name, layer in layers.items()}
+        pairs = []
+        for name, layer in layers.items():
+            for item in _group(graph, layer, range(layer.num_features)):
+                other = name_of.get(id(item.dep.target.module))
+                if other is not None and other != name:
+                    pairs += [
+                        (start_of[name] + here, start_of[other] + there)
+                        for here, there in zip(item.root_idxs, item.idxs, strict=True)
+                    ]
+        return pairs
+
+    def scales(self, state: Mapping[str, Tensor]) -> Tensor:
+        """Every channel's worth: the mean size of the scales in its group, shape (C,), float64."""
+        sizes = torch.cat([state[f"{name}.weight"].detach().abs().cpu() for name in self.names])
+        sums = torch.zeros(len(self.size_of_group), dtype=torch.float64)
+        sums.index_add_(0, self.group_of, sizes.double())
+        return (sums / self.size_of_group)[self.group_of]
+
+    def kept(self, mask: Tensor, scales: Tensor) -> tuple[dict[str, Tensor], list[str]]:
+        """The channels that stay in every layer, at least one each.
+
+        Args:
+            mask: which channels stay, shape (C,), equal within a group.
+            scales: their worth; a layer that would lose all keeps its best group.
+
+        Returns:
+            Ascending channel numbers by layer, and the layers that would have vanished.
+        """
+        mask, rescued = mask.clone(), []
+        for name, start, size in zip(self.names, self.starts, self.sizes, strict=True):
+            if not bool(mask[start : start + size].any()):
+                best = self.group_of[start + int(scales[start : start + size].argmax())]
+                mask |= self.group_of == best
+                rescued.append(name)
+        parts = torch.split(mask, self.sizes)
+        return {n: p.nonzero().flatten() for n, p in zip(self.names, parts, strict=True)}, rescued
+
+    def remove(self, model: nn.Module, graph: Any, kept: Mapping[str, Tensor]) -> None:
+        """Cut all other channels out of a net, in place.
+
+        Args:
+            model: the net.
+            graph: its :func:`dependency_graph`.
+            kept: ascending channel numbers of every BatchNorm layer.
+
+        Raises:
+            ValueError: channels of one group are not kept or removed together.
+        """
+        layers = scaled_batchnorms(model)
+        stays = torch.zeros(len(self.group_of), dtype=torch.bool)
+        for name, start in zip(self.names, self.starts, strict=True):
+            stays[start + kept[name]] = True
+        torn = torch.unique(self.group_of[stays])
+        if bool((~stays & torch.isin(self.group_of, torn)).any()):
+            raise ValueError("channels of one residual stream must be kept or removed together")
+        here = torch.ones_like(stays)
+        for name, start, size in zip(self.names, self.starts, self.sizes, strict=True):
+            part = slice(start, start + size)
+            present = here[part].nonzero().flatten()
+            gone = (~stays[part][present]).nonzero().flatten().tolist()
+            if gone:
+                try:
+                    _group(graph, layers[name], gone).prune()
+                except Exception as error:  # grouped convolutions, parametrised weights
+                    raise ValueError(
+                        f"torch-pruning cannot remove channels of layer {name!r} "
+                        f"({type(error).__name__}: {str(error).splitlines()[0]}): leave "
+                        "early_bird out"
+                    ) from error
+                here &= ~torch.isin(self.group_of, self.group_of[part][present[gone]])
+
+
+def _group(graph: Any, layer: nn.Module, channels: Sequence[int]) -> Any:
+    import torch_pruning
+
+    return graph.get_pruning_group(
+        layer, torch_pruning.prune_batchnorm_out_channels, idxs=list(channels)
+    )
+
+
+def ticket_mask(scales: Tensor, ratio: float) -> Tensor:
+    """Which channels stay: those strictly above the ``ratio`` quantile of all.
+
+    Args:
+        scales: sizes of the scales of all channels, pooled, shape (C,).
+        ratio: share that goes, in [0, 1).
+
+    Returns:
+        Boolean mask, shape (C,). Ties with the threshold go too, so that a few more may.
+
+    Source: You et al., Early-Bird tickets, ICLR 2020; the threshold as in network slimming (Liu et
+    al., ICCV 2017).
+
+    >>> ticket_mask(torch.tensor([0.4, 0.1, 0.3, 0.2]), 0.5)
+    tensor([ True, False,  True, False])
+    """
+    going = math.floor(ratio * len(scales))
+    if going == 0:
+        return torch.ones_like(scales, dtype=torch.bool)
+    return scales > scales.kthvalue(going).values

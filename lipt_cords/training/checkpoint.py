@@ -1,0 +1,113 @@
+"""A run's state on disk, whole or absent, so that a resumed run equals an uninterrupted one.
+
+Everything that decides the next step is kept: weights, optimizer, schedule, the loader's subset
+and counters, and the random states, since CORDS and DataLoaders draw from the global ones. Files
+hold tensors and plain values alone and are read without executing anything.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lipt_cords.base.files import load_plain, write_atomic
+
+FORMAT = "lipt_cords.checkpoint"
+VERSION = 2
+
+
+def save_checkpoint(
+    path: str | Path, state: Mapping[str, Any], *, identity: Mapping[str, Any]
+) -> Path:
+    """Write a checkpoint atomically.
+
+    Args:
+        path: the file.
+        state: tensors, numbers, strings, and dicts, lists or tuples of them.
+        identity: the settings of the run; a checkpoint of other settings is refused later.
+    """
+    payload = {"format": FORMAT, "version": VERSION, "identity": dict(identity), "state": state}
+    buffer = io.BytesIO()
+    torch.save(payload, buffer)
+    return write_atomic(path, buffer.getvalue())
+
+
+def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a checkpoint back onto the CPU.
+
+    Raises:
+        ValueError: the file is missing, truncated, of another program, or of a run with other
+            settings; the file and the settings are named.
+    """
+    path = Path(path)
+    payload = load_plain(
+        path,
+        what=f"the checkpoint {path}",
+        expected="a whole checkpoint",
+        remedy="it may be truncated; delete it and run again without --resume",
+    )
+    ours = isinstance(payload, dict) and {"version", "identity", "state"} <= payload.keys()
+    if not ours or payload.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of lipt_cords: choose another directory")
+    if payload["version"] != VERSION:
+        raise ValueError(
+            f"{path} has checkpoint version {payload['version']}, expected {VERSION}: "
+            "resume it with the lipt_cords that wrote it"
+        )
+    different = differences(payload["identity"], identity)
+    if different:
+        raise ValueError(
+            f"{path} belongs to a run with other settings ({'; '.join(different[:5])}): "
+            "resume with the same ones, or choose another directory"
+        )
+    state: dict[str, Any] = payload["state"]
+    return state
+
+
+def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> list[str]:
+    """Where two nested settings differ, in words.
+
+    >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
+    ['a.b: 1 there, 2 here']
+    """
+    found = []
+    for key in sorted({*saved, *wanted}, key=str):
+        there, here = saved.get(key), wanted.get(key)
+        where = f"{path}{key}"
+        if isinstance(there, Mapping) and isinstance(here, Mapping):
+            found += differences(there, here, f"{where}.")
+        elif there != here:
+            found.append(f"{where}: {there!r} there, {here!r} here")
+    return found
+
+
+def random_states() -> dict[str, Any]:
+    """The global random states of torch, numpy and random as tensors and plain values."""
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002
+    name, keys, position, has_gauss, gauss = numpy_state
+    version, words, next_gauss = random.getstate()
+    states = {
+        "torch": torch.get_rng_state(),
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "python": [version, list(words), next_gauss],
+    }
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Set the global random states; to be called inside ``isolated_rng`` alone."""
+    torch.set_rng_state(states["torch"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    version, words, next_gauss = states["python"]
+    random.setstate((version, tuple(words), next_gauss))
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])

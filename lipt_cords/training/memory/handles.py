@@ -1,0 +1,155 @@
+"""What stands in the autograd graph for a saved tensor, until the backward pass asks for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lipt_cords.training.memory.link import Away
+from lipt_cords.training.memory.storages import Geometry, Version, check_version
+
+
+class Handle(Protocol):
+    """One storage; once its last saved tensor is used up it goes, and its memory with it."""
+
+    def get(self) -> Tensor:
+        """All its bytes on the device, shape (bytes,)."""
+
+    def prepare(self) -> None:
+        """Start what takes time."""
+
+
+class Kept:
+    """A storage that stays where it is."""
+
+    def __init__(self, whole: Tensor) -> None:
+        self._whole = whole
+
+    def get(self) -> Tensor:
+        return self._whole
+
+    def prepare(self) -> None:
+        pass
+
+
+class Swapped:
+    """A storage that goes to the host and comes back."""
+
+    def __init__(self, away: Away) -> None:
+        self.away = away
+        self._kept: Tensor | None = None
+
+    def keep(self, whole: Tensor) -> None:
+        """Take what is on the device instead: it was written to."""
+        self._kept = whole
+
+    def get(self) -> Tensor:
+        return self.away.get() if self._kept is None else self._kept
+
+    def prepare(self) -> None:
+        if self._kept is None:
+            self.away.fetch()
+
+
+class Remade:
+    """A storage that is let go of and made again, once.
+
+    Args:
+        sources: handles of what it is made from.
+        make: makes it.
+        spent: told the seconds that it took.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Handle],
+        make: Callable[[], Tensor],
+        spent: Callable[[float], None],
+    ) -> None:
+        self.sources, self._make, self._spent = tuple(sources), make, spent
+        self._whole: Tensor | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether it is there again."""
+        return self._whole is not None
+
+    def get(self) -> Tensor:
+        # Not by recursion: a net's whole depth may have to be made again in a row.
+        stack: list[Remade] = [self]
+        while stack:
+            one = stack[-1]
+            if one._whole is None:
+                missing = [s for s in one.sources if isinstance(s, Remade) and s._whole is None]
+                if missing:
+                    stack += missing
+                    continue
+                for source in one.sources:
+                    source.get()  # what is waited for is not counted as recomputed
+                started = time.perf_counter()
+                one._whole = one._make()
+                one._spent(time.perf_counter() - started)
+            stack.pop()
+        if self._whole is None:
+            raise RuntimeError("an activation could not be made again")
+        return self._whole
+
+    def prepare(self) -> None:
+        pass
+
+
+class Packed:
+    """A saved tensor: a view into a storage that a handle stands for.
+
+    Args:
+        number: of the storage in the step's trace; negative for a given one.
+        handle: of the storage.
+        tensor: the view; its memory is not held.
+    """
+
+    owner: object = None
+    """What packed it: the step that it is of."""
+
+    def __init__(self, number: int, handle: Handle, tensor: Tensor) -> None:
+        self.number, self.handle, self.geometry = number, handle, Geometry.of(tensor)
+        self._version = Version(tensor)
+
+    def tensor(self) -> Tensor:
+        """The saved tensor.
+
+        Raises:
+            RuntimeError: it was written to meanwhile.
+        """
+        self._version.check(self.geometry)
+        with torch.no_grad():
+            return self.geometry.on(self.handle.get())
+
+
+class PackedHere:
+    """A saved tensor that stays where it is.
+
+    Args:
+        number: of the storage in the step's trace; negative for a given one.
+        tensor: the saved tensor.
+    """
+
+    owner: object = None
+    """What packed it: the step that it is of."""
+
+    def __init__(self, number: int, tensor: Tensor) -> None:
+        self.number = number
+        self._tensor = tensor.detach()  # a result must not hold the operation that made it
+        self._version = self._tensor._version
+
+    def tensor(self) -> Tensor:
+        """The saved tensor.
+
+        Raises:
+            RuntimeError: it was written to meanwhile.
+        """
+        check_version(self._tensor._version, self._version, self._tensor)
+        return self._tensor

@@ -1,0 +1,141 @@
+"""The plan: which storages stay, which go to the host and back, which are made again.
+
+After Capuchin (Peng et al., "Capuchin: Tensor-based GPU Memory Management for Deep Learning",
+ASPLOS 2020), on storages; how decisions are searched for is in ``search``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from lipt_cords.base.sizes import check_bandwidth, show_bytes
+from lipt_cords.training.memory.recipes import Course
+from lipt_cords.training.memory.search import Found, Search
+from lipt_cords.training.memory.timeline import Timeline, simulate, triggers
+from lipt_cords.training.memory.trace import KEEP, RECOMPUTE, SWAP, Trace
+
+Policy = Literal["both", "swap", "recompute"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Decisions for a step, and what they are expected to do.
+
+    Attributes:
+        budget: bytes.
+        bandwidth: bytes a second of the link to the host, each way.
+        decisions: ``swap`` or ``recompute`` by number of a storage; what is not named is kept.
+        triggers: the demand of the backward pass at which each swapped storage starts to come
+            back, by number of the demand.
+        trace: the step that it is for.
+        timeline: the step under the plan.
+    """
+
+    budget: int
+    bandwidth: float
+    decisions: Mapping[int, str] = field(repr=False)
+    triggers: Mapping[int, int] = field(repr=False)
+    trace: Trace = field(repr=False)
+    timeline: Timeline = field(repr=False)
+
+    @property
+    def peak(self) -> int:
+        """Bytes that the step is expected to take at most."""
+        return self.timeline.peak
+
+    @property
+    def overhead(self) -> float:
+        """Seconds that the plan adds, over those of the plain step."""
+        return self.timeline.seconds / self.trace.seconds if self.trace.seconds else 0.0
+
+    def bytes_by_decision(self) -> dict[str, int]:
+        """Bytes of the saved activations that are kept, swapped and recomputed."""
+        found = {KEEP: 0, SWAP: 0, RECOMPUTE: 0}
+        for number, storage in enumerate(self.trace.storages):
+            if storage.saved is not None:
+                found[self.decisions.get(number, KEEP)] += storage.size
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """How many storages are swapped and recomputed."""
+        return {SWAP: 0, RECOMPUTE: 0, **Counter(self.decisions.values())}
+
+
+def check_policy(policy: object) -> None:
+    """Refuse what is no policy.
+
+    Raises:
+        ValueError: another name.
+    """
+    if policy not in get_args(Policy):
+        raise ValueError(f"policy must be 'both', 'swap' or 'recompute', received {policy!r}")
+
+
+def plan_activations(
+    trace: Trace, budget: int, *, bandwidth: float = 12e9, policy: Policy = "both"
+) -> Plan:
+    """Decide what stays, what is swapped and what is recomputed, so that a step fits.
+
+    Args:
+        trace: the measured step.
+        budget: bytes for all that the step has in memory: weights, gradients, inputs, activations
+            and temporary tensors.
+        bandwidth: bytes a second of the link to the host, each way.
+        policy: ``both``, or one of the two alone.
+
+    Raises:
+        ValueError: a budget that no decision reaches; the message says the least that is.
+    """
+    check_bandwidth(bandwidth)
+    check_policy(policy)
+    if trace.activations and not trace.events:
+        raise ValueError(
+            "the step saved activations, and no backward pass asked for them: run the backward "
+            "pass inside the planner too"
+        )
+    if not trace.activations:
+        raise ValueError(
+            "the step saved nothing for a backward pass, so there is nothing to plan: run forward "
+            "pass, loss and backward pass inside, with gradients enabled"
+        )
+    course = Course(trace)
+    found = _search(course, budget, bandwidth, policy)
+    if found.timeline.peak > budget:
+        # Whatever is searched for, the plan with the lowest peak is one that fits.
+        lowest = _search(course, 0, bandwidth, policy)
+        found = Found(lowest.decisions, simulate(course, lowest.decisions, bandwidth, budget))
+        least = lowest.timeline.peak
+    if found.timeline.peak > budget:
+        raise ValueError(
+            f"a memory budget of {show_bytes(budget)} is too small: what is there before the step "
+            f"(weights, gradients, inputs) takes {show_bytes(trace.base)}, and with every "
+            f"activation moved as it can be the step takes {show_bytes(least)}: give at least "
+            "that, or lower the batch size"
+        )
+    starts = triggers(course, found.decisions, bandwidth, budget)
+    return Plan(budget, bandwidth, found.decisions, starts, trace, found.timeline)
+
+
+def least_budget(trace: Trace, *, bandwidth: float = 12e9, policy: Policy = "both") -> int:
+    """The smallest peak that the planner reaches for a step.
+
+    Args:
+        trace: the measured step.
+        bandwidth: bytes a second of the link to the host, each way.
+        policy: ``both``, or one of the two alone.
+
+    Returns:
+        Bytes; a budget of so many can be planned.
+    """
+    check_bandwidth(bandwidth)
+    check_policy(policy)
+    return _search(Course(trace), 0, bandwidth, policy).timeline.peak
+
+
+def _search(course: Course, budget: int, bandwidth: float, policy: Policy) -> Found:
+    swaps, remakes = policy != "recompute", policy != "swap"
+    search = Search(course, budget, bandwidth, swaps=swaps, remakes=remakes, timed=budget > 0)
+    return search.best()

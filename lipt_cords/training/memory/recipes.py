@@ -1,0 +1,94 @@
+"""A trace made ready for planning: what may leave, when it is wanted, how it is made again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipt_cords.training.memory.trace import Trace, lineage
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a storage is made again: the operations, what they read, and what they take.
+
+    Attributes:
+        ops: in order.
+        sources: saved storages that they read.
+        seconds: of all of them.
+        peak: the most bytes they have in memory at once, the result included.
+    """
+
+    ops: tuple[int, ...]
+    sources: tuple[int, ...]
+    seconds: float
+    peak: int
+
+
+class Course:
+    """A trace, and what is looked up in it again and again.
+
+    Args:
+        trace: the step.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.candidates = tuple(
+            number for number, storage in enumerate(trace.storages) if storage.candidate
+        )
+        saved = {n for n, s in enumerate(trace.storages) if s.saved is not None and s.movable}
+        self.recipes = {one: self._recipe(one, saved) for one in self.candidates}
+        self.saved_as = {one: place for place, one in reversed([*enumerate(trace.packs)])}
+        """Which saved tensor was the first of each storage: in that order they leave."""
+        self.first_event: dict[int, int] = {}
+        for number, (_, storage) in enumerate(trace.events):
+            self.first_event.setdefault(storage, number)
+
+    def done_at(self, one: int) -> int:
+        """The operation of the forward pass that last makes or changes a storage."""
+        return self.trace.writers.get(one, (self.trace.storages[one].born,))[-1]
+
+    @cached_property
+    def ends(self) -> NDArray[np.int64]:
+        """The operation before which each storage ends in a plain step."""
+        return np.array([storage.end for storage in self.trace.storages], dtype=np.int64)
+
+    @cached_property
+    def births(self) -> list[int]:
+        """Bytes that each operation makes."""
+        births = [0] * len(self.trace.ops)
+        for storage in self.trace.storages:
+            births[storage.born] += storage.size
+        return births
+
+    def _recipe(self, storage: int, saved: set[int]) -> Recipe | None:
+        found = lineage(self.trace, storage, saved - {storage})
+        if found is None:
+            return None
+        ops, sources = found
+        last_use = {}
+        for number in ops:
+            for touched in (*self.trace.ops[number].reads, *self.trace.ops[number].writes):
+                last_use[touched] = number
+        live, peak = dict[int, int](), 0
+        for number in ops:
+            for made in self.trace.ops[number].writes:
+                live[made] = self.trace.storages[made].size
+            peak = max(peak, sum(live.values()))
+            # A source that is made once more on the way is there already, and dropped.
+            live = {
+                one: size for one, size in live.items()
+                if one == storage or (one not in sources and last_use[one] > number)
+            }  # fmt: skip
+        return Recipe(ops, sources, sum(self.trace.ops[number].seconds for number in ops), peak)
+
+
+def free_time(course: Course, storage: int, bandwidth: float) -> float:
+    """Seconds between its way out and its way back: (back - swap time) - (last + swap time)."""
+    one, clock = course.trace.storages[storage], course.trace.clock
+    swap = one.size / bandwidth
+    return float(clock[one.accesses[0]] - swap - (clock[one.saved or 0] + swap))

@@ -1,0 +1,97 @@
+"""Operations of a step that may be called again, on the same inputs: the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_unflatten
+
+from lipt_cords.training.memory.handles import Handle
+from lipt_cords.training.memory.storages import Geometry, check_version, tensors_of, whole_storage
+
+
+@dataclass
+class Call:
+    """An operation of this step that may be called again."""
+
+    function: Any
+    leaves: list[Any]
+    spec: TreeSpec
+    results: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Here:
+    """A tensor among a call's arguments that is there all the time."""
+
+    tensor: Tensor
+    copied: bool
+    """Whether the operation gets a copy: BatchNorm must not move its statistics twice."""
+    version: int
+    """Of its content, when the operation read it."""
+
+
+@dataclass(frozen=True)
+class There:
+    """A tensor among a call's arguments: a view into a storage of the step."""
+
+    number: int
+    geometry: Geometry
+
+
+def make_again(number: int, calls: Sequence[Call], sources: Mapping[int, Handle]) -> Tensor:
+    """Call operations again.
+
+    Args:
+        number: of the storage that is wanted.
+        calls: in order.
+        sources: handles of the storages that they read.
+
+    Returns:
+        All bytes of the storage, shape (bytes,).
+    """
+    there = {one: handle.get() for one, handle in sources.items()}
+    last = {}
+    for place, call in enumerate(calls):
+        for leaf in call.leaves:
+            if isinstance(leaf, There):
+                last[leaf.number] = place
+    kind = device_type(there, calls)
+    # As below autograd in the forward pass, where gradients are enabled: kernels may look at that.
+    below = torch._C._AutoDispatchBelowAutograd()
+    with torch.enable_grad(), below, torch.autocast(kind, enabled=False):
+        for place, call in enumerate(calls):
+            leaves = [_argument(leaf, there) for leaf in call.leaves]
+            args, kwargs = tree_unflatten(leaves, call.spec)
+            result = call.function(*args, **kwargs)
+            made = tensors_of(result)
+            for one, tensor in zip(call.results, made, strict=True):
+                if one >= 0 and one not in there:
+                    there[one] = whole_storage(tensor)
+            del leaves, args, kwargs, result, made
+            for one in [one for one in there if one != number and last.get(one, -1) <= place]:
+                del there[one]
+    return there[number]
+
+
+def device_type(there: Mapping[int, Tensor], calls: Sequence[Call]) -> str:
+    """Where the operations run, by what they read, or by what they are told."""
+    read = [leaf.tensor for call in calls for leaf in call.leaves if isinstance(leaf, Here)]
+    told = [leaf for call in calls for leaf in call.leaves if isinstance(leaf, torch.device)]
+    devices = [*(tensor.device for tensor in (*there.values(), *read)), *told]
+    return devices[0].type if devices else "cpu"
+
+
+def _argument(leaf: Any, there: dict[int, Tensor]) -> Any:
+    if isinstance(leaf, There):
+        return leaf.geometry.on(there[leaf.number])
+    if isinstance(leaf, Here):
+        if leaf.copied:
+            return leaf.tensor.clone()
+        check_version(leaf.tensor._version, leaf.version, leaf.tensor)
+        return leaf.tensor
+    return leaf

@@ -1,0 +1,208 @@
+"""The search for decisions: how many to swap, in order of free time, and the rest made again.
+
+Capuchin swaps in order of free time until that no longer hides, and then weighs each tensor by
+itself. What one tensor costs depends on the others, which share a link and are made from each
+other; so here whole plans are weighed: for several numbers of swaps, and several limits of what is
+made again in one go, what is still too much at the peak is made again, most bytes a second first,
+and the cheapest plan that fits is taken. No swaps at all, and swaps alone, are always among them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from lipt_cords.training.memory.recipes import Course, free_time
+from lipt_cords.training.memory.timeline import Timeline, simulate
+from lipt_cords.training.memory.trace import RECOMPUTE, SWAP
+
+GRID = 8
+"""Numbers of swaps that are tried first; then those between the best and its neighbours."""
+LIMITS = tuple(2.0**-power for power in (0, 2, 3, 4, 5, 6, 7))
+"""Shares of all saved bytes that may be made again in one go: storages made from each other are,
+and are then in memory together. What is kept between two such groups is a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Decisions, and what they do."""
+
+    decisions: dict[int, str]
+    timeline: Timeline
+
+    def better(self, other: Found, budget: int) -> bool:
+        """Whether it fits and costs less, or comes nearer to fitting."""
+        mine, others = self.timeline, other.timeline
+        if mine.peak <= budget and others.peak <= budget:
+            return (mine.seconds, mine.peak) < (others.seconds, others.peak)
+        return mine.peak < others.peak
+
+
+class Search:
+    """Decisions for one step.
+
+    Args:
+        course: the step.
+        budget: bytes.
+        bandwidth: bytes a second of the link to the host, each way.
+        swaps: whether storages may go to the host.
+        remakes: whether they may be made again.
+        timed: whether measured seconds are looked at; without them, and with a budget of 0, the
+            lowest peak is that of the step's shape alone, the same at every measurement.
+    """
+
+    def __init__(
+        self,
+        course: Course,
+        budget: int,
+        bandwidth: float,
+        *,
+        swaps: bool,
+        remakes: bool,
+        timed: bool = True,
+    ) -> None:
+        self._course, self._budget, self._bandwidth = course, budget, bandwidth
+        self._swaps, self._remakes = swaps, remakes
+        storages = course.trace.storages
+        idle = self._idle_seconds if timed else self._idle_operations
+        self._idle = sorted(course.candidates, key=idle, reverse=True)
+        recipes = {one: recipe for one, recipe in course.recipes.items() if recipe is not None}
+        self._rank = {
+            one: (recipe.seconds if timed else 1.0) / max(1, storages[one].size)
+            for one, recipe in recipes.items()
+        }
+        """Seconds a byte of making it again: the inverse of Capuchin's MSPS."""
+        self._early = {one: float(storages[one].born) for one in recipes}
+        """In the order of the net: what one group has no room for is the next one's checkpoint."""
+        self._near: dict[int, set[int]] = {one: set() for one in recipes}
+        for one, recipe in recipes.items():
+            for source in recipe.sources:
+                if source in recipes:
+                    self._near[one].add(source)
+                    self._near[source].add(one)
+        self._tried: dict[int, Found] = {}
+
+    def best(self) -> Found:
+        """The cheapest decisions that fit; if none do, those with the lowest peak."""
+        nothing = Found({}, self._follow({}))
+        if nothing.timeline.peak <= self._budget:
+            return nothing
+        most = len(self._idle) if self._swaps else 0
+        numbers = [0]
+        if self._swaps and self._remakes:
+            numbers = sorted({round(most * step / GRID) for step in range(GRID + 1)})
+        for number in numbers:
+            self._try(number)
+        while len(numbers) > 1:
+            place = numbers.index(self._best_number())
+            around = numbers[max(0, place - 1) : place + 2]
+            fresh = {(low + high) // 2 for low, high in pairwise(around)} - set(numbers)
+            if not fresh:
+                break
+            for number in sorted(fresh):
+                self._try(number)
+            numbers = sorted({*numbers, *fresh})
+        found = self._tried[self._best_number()]
+        return self._spared(found) if found.timeline.peak <= self._budget else found
+
+    def _best_number(self) -> int:
+        best = next(iter(self._tried))
+        for number, found in self._tried.items():
+            if found.better(self._tried[best], self._budget):
+                best = number
+        return best
+
+    def _follow(self, decisions: dict[int, str]) -> Timeline:
+        return simulate(self._course, decisions, self._bandwidth, self._budget)
+
+    def _idle_operations(self, one: int) -> float:
+        storage = self._course.trace.storages[one]
+        return storage.accesses[0] - (storage.saved or 0)
+
+    def _idle_seconds(self, one: int) -> float:
+        return free_time(self._course, one, self._bandwidth)
+
+    def _try(self, number: int) -> None:
+        """Swap the first ones, and make the rest again under each limit."""
+        swapped = dict.fromkeys(self._idle[:number], SWAP)
+        start = Found(swapped, self._follow(swapped))
+        self._tried[number] = found = start
+        fits = [one for one in self._tried.values() if one.timeline.peak <= self._budget]
+        if any(one.timeline.seconds <= start.timeline.seconds for one in fits):
+            return  # it costs more already, and more is to come
+        for rank in (self._rank, self._early) if self._remakes else (self._rank,):
+            for limit in LIMITS if self._remakes else LIMITS[:1]:
+                more = self._fill(start, limit * self._course.trace.activations, rank)
+                if more.better(found, self._budget):
+                    found = more
+            if found.timeline.peak <= self._budget:
+                break
+        self._tried[number] = found
+
+    def _fill(self, start: Found, limit: float, rank: dict[int, float]) -> Found:
+        """Evict at the place of the peak until it fits, or nothing is left there."""
+        decisions, now, best = dict(start.decisions), start.timeline, start
+        while now.peak > self._budget and self._lower(decisions, now, limit, rank):
+            now = self._follow(decisions)
+            found = Found(dict(decisions), now)
+            if found.better(best, self._budget):
+                best = found
+        return best
+
+    def _lower(
+        self, decisions: dict[int, str], now: Timeline, limit: float, rank: dict[int, float]
+    ) -> bool:
+        """Decide on more at the place of the peak; whether there was anything to decide on."""
+        at, storages = now.peak_at, self._course.trace.storages
+        idle = {
+            one for one in self._course.candidates
+            if one not in decisions and storages[one].released <= at < storages[one].accesses[0]
+        }  # fmt: skip
+        excess, taken = now.peak - self._budget, 0
+        if self._remakes:
+            for one in sorted(idle & rank.keys(), key=rank.__getitem__):
+                if self._group(one, decisions) <= limit:
+                    decisions[one] = RECOMPUTE
+                    taken += storages[one].size
+                if taken >= excess:
+                    break
+        if taken or not self._swaps:
+            return taken > 0
+        for one in (one for one in self._idle if one in idle):
+            decisions[one] = SWAP
+            taken += storages[one].size
+            if taken >= excess:
+                break
+        return taken > 0
+
+    def _group(self, one: int, decisions: dict[int, str]) -> int:
+        """Bytes of all that would be made again together with a storage."""
+        group, stack = {one}, [one]
+        while stack:
+            for other in self._near[stack.pop()] - group:
+                if decisions.get(other) == RECOMPUTE:
+                    group.add(other)
+                    stack.append(other)
+        return sum(self._course.trace.storages[other].size for other in group)
+
+    def _spared(self, found: Found) -> Found:
+        """The dearest decisions first: without them, or the other way, if that costs less."""
+        decisions, now = dict(found.decisions), found.timeline
+        costs = {
+            one: now.recomputed.get(one, 0.0) + now.waited.get(one, 0.0) + now.held_up.get(one, 0.0)
+            for one in decisions
+        }
+        for one in sorted(decisions, key=lambda one: -costs[one]):
+            fewer = {other: what for other, what in decisions.items() if other != one}
+            after = self._follow(fewer)
+            if after.peak <= self._budget and after.seconds <= now.seconds:
+                decisions, now = fewer, after
+                continue
+            other = RECOMPUTE if decisions[one] == SWAP else SWAP
+            allowed = self._swaps if other == SWAP else self._remakes and one in self._rank
+            if not allowed or not costs[one]:
+                continue
+            after = self._follow(decisions | {one: other})
+            if after.peak <= self._budget and after.seconds < now.seconds:
+                decisions, now = decisions | {one: other}, after
+        return Found(decisions, now)

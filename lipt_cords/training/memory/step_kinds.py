@@ -1,0 +1,98 @@
+"""Kinds of steps: what was measured of each, and the plans that are followed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from lipt_cords.training.memory.follower import Route
+from lipt_cords.training.memory.recipes import Course
+from lipt_cords.training.memory.recorder import Recording
+from lipt_cords.training.memory.timeline import simulate, triggers
+
+FEEDBACK = 0.05
+"""By which share of its swap time a late trigger moves forward at least (Capuchin, section 4.4);
+one that is later than that moves by half of its lateness, so that a slow link is met soon."""
+
+
+@dataclass
+class Planned:
+    """A plan that is followed."""
+
+    course: Course
+    route: Route
+    earlier: dict[int, float] = field(default_factory=dict)
+    peak: int | None = None
+
+    def feed_back(self, waited: Mapping[int, float]) -> int:
+        """Move the triggers of what came late forward, while the plan still fits.
+
+        Args:
+            waited: seconds that each storage came late.
+
+        Returns:
+            How many were moved.
+        """
+        plan, course = self.route.plan, self.course
+        for one, late in waited.items():
+            share = FEEDBACK * course.trace.storages[one].size / plan.bandwidth
+            self.earlier[one] = self.earlier.get(one, 0.0) + max(share, late / 2)
+        starts = triggers(course, plan.decisions, plan.bandwidth, plan.budget, self.earlier)
+        moved = sum(starts[one] != plan.triggers[one] for one in starts)
+        if not moved:
+            return 0
+        timeline = simulate(course, plan.decisions, plan.bandwidth, plan.budget, starts)
+        if timeline.peak > plan.budget:
+            return 0
+        self.route.take(replace(plan, triggers=starts, timeline=timeline))
+        return moved
+
+
+@dataclass
+class Kind:
+    """Steps that begin alike."""
+
+    recording: Recording | None = None
+    measured: int = 0
+    changes: int = 0
+    plans: dict[int, Planned] = field(default_factory=dict)
+    """By the bytes that are there before the step: an optimizer's state comes with its first."""
+
+
+@dataclass
+class Plans:
+    """What planners measured and planned; nets that are built alike may share it."""
+
+    kinds: dict[Any, Kind] = field(default_factory=dict)
+
+
+def fingerprint(model: nn.Module, *options: Any) -> int:
+    """What planners must have in common to share what they measured."""
+    layers = [(name, tuple(p.shape), p.dtype, p.requires_grad)
+              for name, p in model.named_parameters()]  # fmt: skip
+    return hash((repr(model), repr(layers), str(next(model.parameters()).device), *options))
+
+
+def faster(one: Recording, other: Recording) -> Recording:
+    """The newer recording, with the shorter time of each operation."""
+    if len(one.trace.ops) != len(other.trace.ops):
+        return other
+    ops = tuple(
+        replace(
+            new,
+            seconds=min(new.seconds, old.seconds),
+            repeatable=new.repeatable and old.repeatable,
+            block=new.block or old.block,
+        )
+        for old, new in zip(one.trace.ops, other.trace.ops, strict=True)
+    )
+    storages = tuple(
+        replace(new, block=new.block or old.block)
+        for old, new in zip(one.trace.storages, other.trace.storages, strict=False)
+    )
+    if len(one.trace.storages) != len(other.trace.storages):
+        storages = other.trace.storages
+    return replace(other, trace=replace(other.trace, ops=ops, storages=storages))

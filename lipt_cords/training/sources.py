@@ -1,0 +1,186 @@
+"""What an epoch reads: CORDS's loaders and ours behind one face, with their state.
+
+The training loop asks a source to open an epoch and learns which kind it is (full data, skipped,
+a subset) and what a selection cost. The state holds all that decides later epochs, so that a
+resumed run reads the same batches.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lipt_cords.selectors.base import Selection
+from lipt_cords.selectors.loader import SubsetLoader
+from lipt_cords.training.ledger import FULL, SKIPPED, SUBSET
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's batches, opened."""
+
+    kind: str
+    """``full``, ``skipped`` or ``subset``."""
+    batches: Iterable[Any]
+    """Tuples (x, y, w), or dicts with ``labels`` and ``weights``."""
+    selection_seconds: float = 0.0
+    """Seconds spent choosing a subset while opening."""
+    selections: int = 0
+    """How many subsets were chosen while opening."""
+    selection_passes: int = 0
+    """Sample-passes of trial trainings while opening."""
+    gradient_seconds: float = 0.0
+    """Of the seconds spent choosing, those of reading gradients, where they can be told apart."""
+    chosen: Selection | None = None
+    """The subset, if it is a new one."""
+    accuracies: tuple[float | None, float | None] = (None, None)
+    """Fraction of the subset and of the pool that the model that chose it classifies correctly."""
+
+
+class EpochSource(Protocol):
+    """Whatever can give out epochs one after the other."""
+
+    def open(self, epoch: int) -> Epoch:
+        """Open an epoch, counted from 0; called once for each, in order."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values that decide later epochs."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state of an equally built source."""
+        ...
+
+
+@dataclass(frozen=True)
+class SelectionSchedule:
+    """CORDS's calendar: S = int(kappa T) epochs belong to the warm-up, W = ceil(S fraction) of
+    them train on full data, the rest is skipped, then come subsets.
+
+    >>> schedule = SelectionSchedule(num_epochs=8, kappa=0.5, fraction=0.25, select_every=2)
+    >>> [schedule.kind(epoch) for epoch in range(5)]
+    ['full', 'skipped', 'skipped', 'skipped', 'subset']
+    """
+
+    num_epochs: int
+    kappa: float
+    fraction: float
+    select_every: int
+
+    @property
+    def select_after(self) -> int:
+        """S, the first epoch on a subset."""
+        return int(self.kappa * self.num_epochs)
+
+    @property
+    def warmup_epochs(self) -> int:
+        """W, the epochs on full data."""
+        return math.ceil(self.select_after * self.fraction)
+
+    @property
+    def subset_epochs(self) -> int:
+        """Epochs that train on a subset."""
+        return self.num_epochs - self.select_after
+
+    def kind(self, epoch: int) -> str:
+        """The kind of an epoch, counted from 0."""
+        if epoch < self.warmup_epochs:
+            return FULL
+        return SKIPPED if epoch < self.select_after else SUBSET
+
+    def selects(self, epoch: int) -> bool:
+        """Whether an epoch begins with a new subset."""
+        first = epoch == self.select_after
+        return self.kind(epoch) == SUBSET and (first or epoch % self.select_every == 0)
+
+
+class SelectorSource:
+    """Our own selectors on CORDS's calendar, through :class:`SubsetLoader`.
+
+    Args:
+        dataset: the training data.
+        choose: a new selection for an epoch.
+        schedule: when to choose.
+        batch_size: samples in a step.
+        seed: seed of the shuffling.
+        shuffle: whether the subset is shuffled in every epoch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        choose: Callable[[int], Selection],
+        schedule: SelectionSchedule,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: bool = True,
+    ) -> None:
+        self._choose = choose
+        self._schedule = schedule
+        size = len(dataset)  # type: ignore[arg-type]
+        everything = Selection(indices=torch.arange(size), weights=torch.ones(size))
+        self._full = everything
+        self._loader = SubsetLoader(
+            dataset,
+            everything,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            num_replicas=1,
+            rank=0,
+        )
+        self.selection: Selection | None = None
+        self.kept: dict[str, Tensor] = {}
+        """What the first selection found out for the later ones."""
+
+    def open(self, epoch: int) -> Epoch:
+        kind = self._schedule.kind(epoch)
+        if kind == SKIPPED:
+            return Epoch(kind, ())
+        if kind == FULL:
+            self._read(self._full)
+            return Epoch(kind, self._loader)
+        if self.selection is not None and not self._schedule.selects(epoch):
+            self._read(self.selection)
+            return Epoch(kind, self._loader)
+        started = time.perf_counter()
+        self.selection = self._choose(epoch)
+        seconds = time.perf_counter() - started
+        self._read(self.selection)
+        info = self.selection.info
+        return Epoch(
+            kind,
+            self._loader,
+            seconds,
+            selections=1,
+            selection_passes=int(info.get("pilot_passes", 0)),
+            gradient_seconds=float(info.get("gradient_seconds", 0.0)),
+            chosen=self.selection,
+            accuracies=info.get("accuracies", (None, None)),
+        )
+
+    def _read(self, selection: Selection) -> None:
+        if self._loader.selection is not selection:
+            self._loader.reselect(selection)
+
+    def state_dict(self) -> dict[str, Any]:
+        chosen = self.selection
+        subset = None if chosen is None else [chosen.indices, chosen.weights, chosen.name]
+        return {"loader": self._loader.state_dict(), "subset": subset, "kept": self.kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["subset"] is not None:
+            indices, weights, name = state["subset"]
+            self.selection = Selection(indices=indices, weights=weights, name=name)
+            self._read(self.selection)
+        self.kept = dict(state["kept"])
+        self._loader.load_state_dict(state["loader"])

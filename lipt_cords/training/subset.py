@@ -1,0 +1,213 @@
+"""Training on one chosen subset, in one call: the plain way to use a :class:`Selection`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+
+from lipt_cords.base.errors import unknown_name
+from lipt_cords.base.files import output_directory
+from lipt_cords.base.randomness import isolated_rng, preserved_rng
+from lipt_cords.base.sizes import parse_memory
+from lipt_cords.data.batches import dataset_length, different_indices, resolve_device
+from lipt_cords.data.source import BatchSource
+from lipt_cords.models.losses import PerSampleLoss
+from lipt_cords.selectors.base import Selection
+from lipt_cords.training.cheaper.path_schedule import SubnetworkConfig
+from lipt_cords.training.cheaper.steps import CheaperSteps, parse_cheaper
+from lipt_cords.training.cheaper.tickets import EarlyBirdConfig
+from lipt_cords.training.ledger import CurvePoint
+from lipt_cords.training.optimizers import (
+    OptimizerConfig,
+    SchedulerConfig,
+    build_optimizer,
+    build_scheduler,
+)
+from lipt_cords.training.sources import SelectionSchedule, SelectorSource
+from lipt_cords.training.step import MemoryFormat, Precision, refuse_with_memory
+from lipt_cords.training.trainer import CheckpointPlan, Trainer, TrainingResult
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def train_on_subset(
+    model: nn.Module,
+    train_dataset: Dataset[Any],
+    selection: Selection | Tensor | Sequence[int],
+    *,
+    val_dataset: Dataset[Any] | None = None,
+    epochs: int = 20,
+    batch_size: int = 32,
+    lr: float = 0.05,
+    optimizer: str = "sgd",
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 5e-4,
+    schedule: str = "cosine_annealing",
+    loss: PerSampleLoss | None = None,
+    eval_every: int = 1,
+    precision: Precision = "fp32",
+    memory_format: MemoryFormat = "auto",
+    subnetwork: SubnetworkConfig | Mapping[str, Any] | None = None,
+    early_bird: EarlyBirdConfig | Mapping[str, Any] | None = None,
+    memory_budget: int | str | None = None,
+    memory_bandwidth: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    checkpoint_dir: str | Path | None = None,
+    save_every: int = 1,
+    resume: bool = False,
+    on_point: Callable[[CurvePoint], None] | None = None,
+) -> TrainingResult:
+    """Train a model, in place, on a weighted subset.
+
+    The loss of a batch is sum(w l) / sum(w), as in CORDS. Every draw comes from ``seed``; the
+    global random state of the caller is left as it was.
+
+    Args:
+        model: any module; it is moved to ``device``.
+        train_dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels.
+        selection: which of its samples, and how much each counts; or indices of samples that
+            all count alike.
+        val_dataset: held-out data on which accuracy is measured, or None.
+        epochs: epochs over the subset.
+        batch_size: samples in a step.
+        lr: peak learning rate.
+        optimizer: ``sgd``, ``adam``, ``adamw`` or ``rmsprop``.
+        momentum: of SGD.
+        nesterov: Nesterov's form of it.
+        weight_decay: L2 decay.
+        schedule: ``cosine_annealing`` over all epochs, or ``none``.
+        loss: per-sample loss of (logits, labels), shape (B,); None is cross-entropy.
+        eval_every: epochs between two evaluations; the last epoch always is one.
+        precision: ``bf16`` autocast of the forward pass, ``fp32``, or ``auto``: bf16 on a GPU
+            that has it.
+        memory_format: layout of images and convolutions: ``channels_last``, ``contiguous``, or
+            ``auto``, which is channels_last, but on a CPU for nets whose backward pass torch
+            may crash in (strided 1x1 convolutions of fewer than 16 channels).
+        subnetwork: progressive subnetworks (RaPTr): options of
+            :class:`~lipt_cords.training.cheaper.path_schedule.SubnetworkConfig`; ``{}`` takes its
+            defaults.
+        early_bird: an Early-Bird ticket: options of
+            :class:`~lipt_cords.training.cheaper.tickets.EarlyBirdConfig`. The model ends with the
+            weights of the smaller net that was trained, and zeros elsewhere.
+        memory_budget: bytes that a step may have in memory, or a size such as ``"2GiB"``; a plan
+            then keeps, swaps or recomputes activations, with the same bits
+            (:class:`~lipt_cords.training.memory.planner.MemoryPlanner`).
+        memory_bandwidth: bytes a second to the host for it; None measures it on a GPU, and takes
+            12e9 on a CPU, where the device is simulated.
+        seed: of the shuffling, of the paths, and of dropout and random transforms.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:0``.
+        checkpoint_dir: directory for ``checkpoint.pt``; None writes nothing.
+        save_every: epochs between two checkpoints.
+        resume: continue from the checkpoint; bit for bit the uninterrupted run.
+        on_point: called with every point of the curve, for a progress display.
+
+    Returns:
+        The curve and the costs.
+
+    Raises:
+        ValueError: a wrong option; samples that are not there, or named twice; a missing,
+            truncated or foreign checkpoint; a loss that is not finite.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, received {epochs}")
+    for name, value, known in (
+        ("precision", precision, get_args(Precision)),
+        ("memory_format", memory_format, get_args(MemoryFormat)),
+    ):
+        if value not in known:
+            raise unknown_name(name, value, known)
+    if isinstance(selection, Subset):
+        raise ValueError("expected a selection or indices, received a Subset: pass its .indices")
+    if not isinstance(selection, Selection):
+        chosen = different_indices(selection, dataset_length(train_dataset))
+        selection = Selection(chosen, torch.ones(len(chosen)))
+    if resume and checkpoint_dir is None:
+        raise ValueError("resume=True needs the checkpoint_dir of the interrupted run")
+    paths, ticket = parse_cheaper(subnetwork, early_bird)
+    memory = parse_memory(memory_budget, memory_bandwidth)
+    if memory is not None:
+        refuse_with_memory(subnetwork=paths is not None)
+    target = resolve_device(device)
+    optimizer_config = OptimizerConfig(
+        type=optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
+    )
+    scheduler_config = SchedulerConfig(type=schedule)
+    plan = None
+    if checkpoint_dir is not None:
+        path = output_directory(checkpoint_dir) / CHECKPOINT
+        identity = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "optimizer": optimizer_config.model_dump(),
+            "schedule": schedule,
+            "precision": precision,
+            "memory_format": memory_format,
+            "seed": seed,
+            "subset": _fingerprint(selection),
+            "subnetwork": paths and paths.model_dump(mode="json"),
+            "early_bird": ticket and ticket.model_dump(mode="json"),
+        }
+        plan = CheckpointPlan(path, identity, every=save_every)
+    model.to(target)
+    evaluation = {}
+    if val_dataset is not None:
+        evaluation["val"] = BatchSource(val_dataset, device=target)
+    with isolated_rng(seed, "train on subset"):
+        per_sample = loss or nn.CrossEntropyLoss(reduction="none")
+        cheaper = None
+        if paths is not None or (ticket is not None and ticket.ratio > 0):
+            epoch_steps = math.ceil(len(selection.indices) / max(1, batch_size))
+            # What is tried out first draws nothing from the training's random numbers.
+            with preserved_rng():
+                some = BatchSource(train_dataset, selection.indices[:2].tolist(), device=target)
+                cheaper = CheaperSteps(
+                    model,
+                    next(some.batches(batch_size=2)),
+                    lambda logits, labels: per_sample(logits, labels).mean(),
+                    steps=epochs * epoch_steps,
+                    epoch_steps=epoch_steps,
+                    seed=seed,
+                    subnetwork=paths,
+                    early_bird=ticket,
+                )
+        steps = build_optimizer(model.parameters(), optimizer_config)
+        source = SelectorSource(
+            train_dataset,
+            lambda epoch: selection,
+            SelectionSchedule(epochs, kappa=0.0, fraction=1.0, select_every=epochs),
+            batch_size=batch_size,
+            seed=seed,
+        )
+        trainer = Trainer(
+            model,
+            source,
+            steps,
+            build_scheduler(steps, scheduler_config, epochs=epochs),
+            loss=per_sample,
+            evaluation=evaluation,
+            eval_every=eval_every,
+            precision=precision,
+            memory_format=memory_format,
+            cheaper=cheaper,
+            memory=memory,
+        )
+        with nullcontext() if cheaper is None else cheaper.applied():
+            if resume and plan is not None:
+                trainer.load_state_dict(plan.load())
+            return trainer.run(epochs, plan=plan, on_point=on_point)
+
+
+def _fingerprint(selection: Selection) -> list[float]:
+    """A few numbers that tell two selections apart."""
+    positions = torch.arange(1, len(selection.indices) + 1, dtype=torch.float64)
+    moments: list[Tensor] = [selection.indices * positions, selection.weights * positions]
+    return [float(len(selection.indices)), *(float(moment.double().sum()) for moment in moments)]

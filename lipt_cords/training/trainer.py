@@ -1,0 +1,320 @@
+"""The reference loop that every method shares: weighted loss, schedule, evaluation, resume.
+
+One loop for full data, subsets of CORDS and subsets of our own, so that methods differ in what
+they read and in nothing else. The loss of a batch is sum(w l) / sum(w), as in CORDS's own loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lipt_cords.base.randomness import preserved_rng
+from lipt_cords.data.batches import Inputs, split_batch
+from lipt_cords.data.source import BatchSource
+from lipt_cords.models.heads import model_device
+from lipt_cords.models.losses import PerSampleLoss
+from lipt_cords.training.cheaper.steps import CheaperSteps
+from lipt_cords.training.cheaper.tickets import ticket_notes
+from lipt_cords.training.checkpoint import (
+    load_checkpoint,
+    random_states,
+    restore_random_states,
+    save_checkpoint,
+)
+from lipt_cords.training.evaluation import accuracy
+from lipt_cords.training.ledger import FULL, SKIPPED, SUBSET, CurvePoint, Ledger
+from lipt_cords.training.memory.report import MemoryReport
+from lipt_cords.training.sources import EpochSource
+from lipt_cords.training.step import MemoryFormat, Precision, Step
+from lipt_cords.training.subset_history import SubsetHistory
+
+
+@dataclass
+class CheckpointPlan:
+    """Where and how often a run is saved, and what it is."""
+
+    path: Path
+    identity: dict[str, Any]
+    """Settings that a resumed run must share."""
+    every: int = 1
+    """Epochs between two checkpoints; the last epoch always makes one."""
+
+    def load(self) -> dict[str, Any]:
+        """Read the checkpoint back; a ValueError names what is wrong with it."""
+        if not self.path.exists():
+            raise ValueError(
+                f"there is no checkpoint to go on from in {self.path.parent}: leave resume "
+                "(--resume) out to begin anew"
+            )
+        return load_checkpoint(self.path, identity=self.identity)
+
+
+@dataclass
+class TrainingResult:
+    """What a training leaves: the curve and its costs. The model was trained in place."""
+
+    curve: list[CurvePoint] = field(default_factory=list)
+    costs: Ledger = field(default_factory=Ledger)
+    work: float = 1.0
+    """Operations of its steps over those of the given net; below 1 with ``subnetwork`` and
+    ``early_bird``."""
+    ticket: dict[str, Any] | None = None
+    """With ``early_bird``, what is told of the ticket: ``share_kept`` of the channels, ``work`` of
+    its net, ``steps`` after which it was drawn, whether its masks had ``settled``."""
+    ticket_net: nn.Module | None = None
+    """With ``early_bird``, the smaller net that was trained."""
+    memory: MemoryReport | None = None
+    """With ``memory_budget``, the plan of the last step and what it took."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know: a ticket that was drawn before its masks had settled."""
+
+    @property
+    def val_accuracy(self) -> float | None:
+        """Held-out accuracy after the last epoch."""
+        return self.curve[-1].val_accuracy if self.curve else None
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Test accuracy after the last epoch."""
+        return self.curve[-1].test_accuracy if self.curve else None
+
+
+class Trainer:
+    """A model, what it reads, how it steps: epochs one after the other.
+
+    Args:
+        model: trained in place, on the device where its weights are.
+        source: gives out the epochs.
+        optimizer: over the model's parameters.
+        scheduler: stepped once an epoch, or None.
+        loss: per-sample loss of (logits, labels), shape (B,).
+        evaluation: data sets by name (``val``, ``test``) on which accuracy is measured.
+        schedule_over: ``run`` steps the schedule in every epoch as CORDS does, ``subset`` only in
+            those on a subset.
+        eval_every: epochs between two evaluations; the last epoch always is one.
+        precision: ``bf16`` autocast of the forward pass, ``fp32``, or ``auto``: bf16 on a GPU
+            that has it. Losses, steps and evaluation are in full precision.
+        memory_format: layout of images and convolutions; ``auto`` is channels_last where it is
+            safe.
+        cheaper: what the steps leave out, or None; ``run`` is then called inside its ``applied``.
+        memory: (bytes that a step may take, bytes a second to the host or None), or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: EpochSource,
+        optimizer: Optimizer,
+        scheduler: LRScheduler | None,
+        *,
+        loss: PerSampleLoss,
+        evaluation: Mapping[str, BatchSource] | None = None,
+        schedule_over: str = "run",
+        eval_every: int = 1,
+        precision: Precision = "fp32",
+        memory_format: MemoryFormat = "auto",
+        cheaper: CheaperSteps | None = None,
+        memory: tuple[int, float | None] | None = None,
+    ) -> None:
+        self.model, self.source = model, source
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.evaluation = dict(evaluation or {})
+        self.schedule_over = schedule_over
+        self.eval_every = eval_every
+        self.device = model_device(model)
+        self._loss, self._how = loss, (precision, memory_format, memory)
+        self._step = Step(model, optimizer, loss, *self._how)
+        self.cheaper = cheaper
+        self.result = TrainingResult()
+        self.extra: dict[str, Any] = {}
+        """Plain values that travel with the checkpoint: what was done before the first epoch."""
+        self.subsets = SubsetHistory()
+        """Which subsets the epochs read."""
+        self.epoch = 0
+
+    def run(
+        self,
+        epochs: int,
+        *,
+        plan: CheckpointPlan | None = None,
+        on_point: Callable[[CurvePoint], None] | None = None,
+    ) -> TrainingResult:
+        """Train up to ``epochs`` in all; call inside ``isolated_rng``."""
+        if self.epoch == 0:
+            self._add_point("start", None, on_point)
+        while self.epoch < epochs:
+            kind, loss = self._train_epoch()
+            if self.scheduler is not None and (kind == SUBSET or self.schedule_over == "run"):
+                self.scheduler.step()
+            self.epoch += 1
+            last = self.epoch == epochs
+            if last or (kind != SKIPPED and self.epoch % self.eval_every == 0):
+                self._add_point(kind, loss, on_point)
+            if plan is not None and (last or self.epoch % plan.every == 0):
+                save_checkpoint(plan.path, self.state_dict(), identity=plan.identity)
+        if self.cheaper is not None:
+            told, net = self.cheaper.told(), self.cheaper.net
+            self.result.work, self.result.ticket = self.cheaper.work, told
+            self.result.ticket_net = None if told is None else net
+            self.result.notes = ticket_notes(told)
+        if self._step.planner is not None:
+            self.result.memory = self._step.planner.report()
+            self.result.notes += [self.result.memory.summary(), *self.result.memory.notes]
+        return self.result
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the following epochs, and what was recorded so far."""
+        return {
+            "epoch": self.epoch,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "source": self.source.state_dict(),
+            "random": random_states(),
+            "costs": asdict(self.result.costs),
+            "curve": [asdict(point) for point in self.result.curve],
+            "subsets": self.subsets.state_dict(),
+            "extra": self.extra,
+            "cheaper": None if self.cheaper is None else self.cheaper.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state; the random states are set last, inside ``isolated_rng``."""
+        if self.cheaper is not None and state.get("cheaper") is not None:
+            self.cheaper.load_state_dict(state["cheaper"])
+            if self.cheaper.net is not self.model:
+                self._take_on(self.cheaper)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.source.load_state_dict(state["source"])
+        self.result = TrainingResult(
+            [CurvePoint(**point) for point in state["curve"]], Ledger(**state["costs"])
+        )
+        self.subsets = SubsetHistory.from_state(state["subsets"])
+        self.extra = dict(state["extra"])
+        self.epoch = state["epoch"]
+        restore_random_states(state["random"])
+
+    def _train_epoch(self) -> tuple[str, float | None]:
+        self.model.train()
+        started = self._clock()
+        opened = self.source.open(self.epoch)
+        total, passes = torch.zeros((), device=self.device, dtype=torch.float64), 0
+        for batch in opened.batches:
+            inputs, labels, weights = split_weighted(batch)
+            loss = self._take_step(inputs, labels, weights)
+            total += loss.detach() * len(labels)
+            passes += len(labels)
+        seconds = self._clock() - started - opened.selection_seconds
+        costs = self.result.costs
+        costs.selection_seconds += opened.selection_seconds
+        costs.selections += opened.selections
+        costs.selection_passes += opened.selection_passes
+        costs.gradient_seconds += opened.gradient_seconds
+        if opened.chosen is not None:
+            self.subsets.add(
+                self.epoch,
+                opened.chosen.indices,
+                opened.chosen.weights,
+                opened.accuracies,
+                opened.chosen.info.get("cut"),
+            )
+        if opened.kind == FULL:
+            costs.warmup_passes += passes
+            costs.warmup_critical_passes += passes
+            costs.warmup_seconds += seconds
+            costs.warmup_critical_seconds += seconds
+        else:
+            costs.training_passes += passes
+            costs.training_seconds += seconds
+        if passes == 0:
+            return opened.kind, None
+        mean = float(total) / passes
+        if mean != mean or mean in (float("inf"), float("-inf")):
+            raise ValueError(
+                f"training diverged: the loss of epoch {self.epoch} is {mean}; lower optimizer.lr, "
+                "and check the inputs for NaN"
+            )
+        return opened.kind, mean
+
+    def _take_step(self, inputs: Inputs, labels: Tensor, weights: Tensor) -> Tensor:
+        cheaper = self.cheaper
+        if cheaper is None:
+            return self._step(inputs, labels, weights)
+        cheaper.before_step(len(labels))
+        loss = self._step(inputs, labels, weights, cheaper.after_backward)
+        if cheaper.after_step():
+            self._take_on(cheaper)
+        return loss
+
+    def _take_on(self, cheaper: CheaperSteps) -> None:
+        """Go on with a smaller net."""
+        cheaper.move_momentum(self.optimizer, self.model)
+        self.model = cheaper.net.train()
+        self._step = Step(self.model, self.optimizer, self._loss, *self._how)
+
+    def _add_point(
+        self, phase: str, loss: float | None, on_point: Callable[[CurvePoint], None] | None
+    ) -> None:
+        started = self._clock()
+        if self.cheaper is not None:
+            self.cheaper.before_evaluation()
+        with preserved_rng():
+            measured = {name: accuracy(self.model, data) for name, data in self.evaluation.items()}
+        self.result.costs.evaluation_seconds += self._clock() - started
+        point = CurvePoint.of(
+            self.result.costs,
+            epoch=self.epoch,
+            phase=phase,
+            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
+            train_loss=loss,
+            accuracy=measured,
+        )
+        self.result.curve.append(point)
+        if on_point is not None:
+            with nullcontext() if self.cheaper is None else self.cheaper.shown():
+                on_point(point)
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def split_weighted(batch: Any) -> tuple[Inputs, Tensor, Tensor]:
+    """Split a weighted batch into inputs, labels and weights.
+
+    Args:
+        batch: ``(x, y, w)``, or a dict with ``labels`` and ``weights``.
+
+    Raises:
+        ValueError: anything else.
+
+    >>> x, y, w = split_weighted((torch.zeros(2, 3), torch.tensor([0, 1]), torch.ones(2)))
+    >>> y.tolist(), w.tolist()
+    ([0, 1], [1.0, 1.0])
+    """
+    if isinstance(batch, Mapping) and "weights" in batch:
+        weights = batch["weights"]
+        inputs, labels = split_batch({k: v for k, v in batch.items() if k != "weights"})
+    elif isinstance(batch, tuple | list) and len(batch) == 3:
+        inputs, labels = split_batch(batch)
+        weights = batch[2]
+    else:
+        raise ValueError(
+            "expected weighted batches (x, y, w) or dicts with 'labels' and 'weights', received "
+            f"{type(batch).__name__}: read the subset through SubsetLoader or a CORDS loader"
+        )
+    return inputs, labels, weights

@@ -1,0 +1,84 @@
+"""A network's weights from any file that this package, or CORDS, leaves behind."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from lipt_cords.base.files import load_plain, load_tensors
+from lipt_cords.training.checkpoint import FORMAT
+
+MERGED = "merged.safetensors"
+NAMES = (MERGED, "checkpoint.pt")
+"""What is looked for in a directory: a warm start's, then a run's."""
+
+
+def load_weights(model: nn.Module, path: str | Path) -> Path:
+    """Load weights into a network, in place.
+
+    Args:
+        model: of the architecture that the weights were trained with.
+        path: a ``.safetensors`` file; a checkpoint of a run; a file of CORDS or torch that holds a
+            state dict of tensors; or the directory of a warm start or a run. Nothing in a file is
+            executed.
+
+    Returns:
+        The file that was read.
+
+    Raises:
+        ValueError: no such file, a truncated one, one without weights, or weights of another
+            architecture; the file is named.
+    """
+    file = weights_file(path)
+    tensors = load_tensors(file) if file.suffix == ".safetensors" else _pickled_tensors(file)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        # torch names every key of both nets: the first few tell which net it was.
+        misfit = textwrap.shorten(str(error).partition("\n")[2] or str(error), 240)
+        raise ValueError(
+            f"the weights in {file} do not fit {type(model).__name__}: give the configuration "
+            f"that they were trained with. {misfit}"
+        ) from error
+    return file
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file of weights that a path stands for.
+
+    Raises:
+        ValueError: nothing there, or a directory without weights.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        if not path.is_file():
+            raise ValueError(f"no weights at {path}: give a .safetensors file or a checkpoint")
+        return path
+    for name in NAMES:
+        if (path / name).is_file():
+            return path / name
+    raise ValueError(
+        f"{path} holds none of {', '.join(NAMES)}: give the directory of a warm start or of a run"
+    )
+
+
+def _pickled_tensors(file: Path) -> dict[str, Tensor]:
+    payload = load_plain(
+        file,
+        what=str(file),
+        expected="a file of plain tensors",
+        remedy="it may be truncated, or hold objects; save the model's state_dict() as safetensors",
+    )
+    if isinstance(payload, Mapping) and payload.get("format") == FORMAT:
+        payload = payload["state"]["model"]
+    for key in ("state_dict", "model"):
+        if isinstance(payload, Mapping) and isinstance(payload.get(key), Mapping):
+            payload = payload[key]
+    if not isinstance(payload, Mapping) or not payload:
+        raise ValueError(f"{file} holds no state dict: expected named tensors")
+    if not all(isinstance(value, Tensor) for value in payload.values()):
+        raise ValueError(f"{file} holds no state dict: expected named tensors and nothing else")
+    return dict(payload)

@@ -1,0 +1,188 @@
+"""What is refused before any work: arguments, models and labels that cannot be trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.utils.data import Dataset
+
+from lipt_cords.data.batches import Inputs, dataset_length, to_device
+from lipt_cords.data.source import BatchSource
+from lipt_cords.models.heads import (
+    EmbeddingRecorder,
+    Head,
+    call_model,
+    find_head,
+    model_device,
+    undisturbed,
+)
+from lipt_cords.models.losses import LossFunction
+from lipt_cords.models.state import all_finite, tensor_state
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.report import OnRound
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of one fit, as :meth:`LiPTWarmStart.fit` describes them."""
+
+    model: nn.Module
+    dataset: Dataset[Any]
+    val_dataset: Dataset[Any] | None = None
+    loss: LossFunction | None = None
+    num_classes: int | None = None
+    shards: Sequence[Tensor] | None = None
+    on_round: OnRound | None = None
+
+    def check(self) -> None:
+        """Refuse what no process could work with.
+
+        Raises:
+            ValueError: what was expected, what came, and what to do.
+        """
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                "a warm start trains, which torch.inference_mode() does not allow: call fit "
+                "outside of it (torch.no_grad() does no harm)"
+            )
+        loss, classes, on_round = self.loss, self.num_classes, self.on_round
+        if loss is not None and not callable(loss):
+            raise ValueError(
+                "loss must be None, a torch loss or a callable of (logits, labels), received "
+                f"{loss!r}"
+            )
+        if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int)):
+            raise ValueError(f"num_classes must be a whole number or None, received {classes!r}")
+        if on_round is not None and not callable(on_round):
+            raise ValueError(
+                "on_round must be a function of (RoundReport, state dict), or None, received "
+                f"{on_round!r}"
+            )
+        if self.shards is not None:
+            _check_indices(self.shards)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of the given module, which is left as it is.
+
+    Raises:
+        ValueError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"the model cannot be copied, which every worker needs: {str(error).splitlines()[0]} "
+            "(torch.nn.utils.weight_norm and spectral_norm are at fault where they are used: take "
+            "those of torch.nn.utils.parametrizations)"
+        ) from error
+
+
+def _check_indices(shards: Any) -> None:
+    if isinstance(shards, str) or not hasattr(shards, "__len__") or not hasattr(shards, "__iter__"):
+        raise ValueError(
+            f"shards must be a sequence of indices for every worker, received {shards!r}"
+        )
+    for worker, shard in enumerate(shards):
+        try:
+            torch.as_tensor(shard)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"the shard of worker {worker} must be whole numbers, received {shard!r}"
+            ) from error
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse what cannot be copied to workers, trained by SGD and averaged.
+
+    Raises:
+        ValueError: no module, or one with lazy, sparse, synchronised, complex, frozen or broken
+            parts; it says which.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a torch.nn.Module to train, received {type(model).__name__}")
+    tensors = (*model.parameters(), *model.buffers())
+    if any(isinstance(t, UninitializedParameter | UninitializedBuffer) for t in tensors):
+        raise ValueError(
+            "the model has lazy layers without weights yet: call it once on a batch before the "
+            "warm start"
+        )
+    embeddings = (m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag))
+    if any(embedding.sparse for embedding in embeddings):
+        raise ValueError(
+            "the model has embeddings with sparse gradients, which SGD with weight decay cannot "
+            "take: build them with sparse=False"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("the model has no trainable parameter: set requires_grad on some")
+    if any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
+        raise ValueError(
+            "the model has SyncBatchNorm layers, which would make independent workers wait for "
+            "each other: build it with BatchNorm layers"
+        )
+    state = tensor_state(model)
+    if not all_finite(state):
+        broken = next(name for name, value in state.items() if not all_finite({name: value}))
+        raise ValueError(
+            f"the given model has NaN or infinite values in {broken!r}, which cannot be averaged: "
+            "initialise a weight again; register a mask as a buffer with persistent=False"
+        )
+
+
+def head_of(
+    config: WarmStartConfig, model: nn.Module, sample: Inputs, num_classes: int | None = None
+) -> Head:
+    """The linear head; one that the user named has to prove itself too."""
+    with _explained(model, sample, "training"):
+        head = find_head(model, head=config.head, num_classes=num_classes, sample=sample)
+        with undisturbed(model), EmbeddingRecorder(head) as recorder:
+            recorder.check(call_model(model, to_device(sample, model_device(model))))
+    return head
+
+
+@contextmanager
+def _explained(model: nn.Module, sample: Inputs, which: str) -> Iterator[None]:
+    """Turn torch's complaints about a sample into an error that shows the sample."""
+    try:
+        yield
+    except (RuntimeError, TypeError, IndexError) as error:
+        inputs = {"inputs": sample} if isinstance(sample, Tensor) else sample
+        given = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in inputs.items())
+        raise ValueError(
+            f"{type(model).__name__} cannot read the first {which} sample ({given}): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def first_inputs(dataset: Dataset[Any]) -> Inputs:
+    """The first sample's inputs, as a batch of one."""
+    return next(BatchSource(dataset, [0], cache_bytes=0).batches(batch_size=1))[0]
+
+
+def _check_labels(labels: Tensor, classes: int, which: str) -> None:
+    outside = (labels < 0) | (labels >= classes)
+    if bool(outside.any()):
+        sample = int(outside.int().argmax())
+        raise ValueError(
+            f"sample {sample} of the {which} data has label {int(labels[sample])}, but the "
+            f"model's head has {classes} outputs: expected labels from 0 to {classes - 1}"
+        )
+
+
+def data_length(dataset: Dataset[Any], which: str) -> int:
+    """Number of samples.
+
+    Raises:
+        ValueError: a data set without a length; it is called by its role.
+    """
+    try:
+        return dataset_length(dataset)
+    except ValueError as error:
+        raise ValueError(f"unusable {which} data: {error}") from None

@@ -1,0 +1,190 @@
+"""Before the rounds: everything is checked, agreed on between the ranks, and read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.base.randomness import isolated_rng
+from lipt_cords.data.batches import labels_of, to_device
+from lipt_cords.data.source import BatchSource
+from lipt_cords.models.heads import (
+    call_model,
+    model_device,
+    undisturbed,
+)
+from lipt_cords.training.schedules import steps_per_epoch
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.plan import Plan
+from lipt_cords.warmstart.prepare.checks import (
+    Request,
+    _check_labels,
+    _explained,
+    check_model,
+    data_length,
+    first_inputs,
+    head_of,
+)
+from lipt_cords.warmstart.prepare.shards import check_shards, make_shards, missing_classes
+from lipt_cords.warmstart.ranks.ranks import Ranks
+from lipt_cords.warmstart.resume.fingerprint import fingerprint, require_alike
+from lipt_cords.warmstart.resume.folder import RunFolder, first_difference
+from lipt_cords.warmstart.resume.identity import (
+    complete_description,
+    describe_loss,
+    describe_run,
+    hash_of,
+)
+from lipt_cords.warmstart.watch.probe import Probe
+from lipt_cords.warmstart.workers.augment import require_images
+from lipt_cords.warmstart.workers.batches import Pool
+
+
+def make_plan(
+    config: WarmStartConfig,
+    model: nn.Module,
+    dataset: Dataset[Any],
+    val_dataset: Dataset[Any] | None,
+    num_classes: int | None,
+    shards: Sequence[Tensor] | None = None,
+) -> tuple[Plan, Tensor]:
+    """Check the model and the data, and deal the shards, unless they are given.
+
+    Returns:
+        The plan, and the labels of the whole training set, shape (N,).
+
+    Raises:
+        ValueError: whatever would make the warm start fail later, in words.
+    """
+    if config.soup == "greedy" and val_dataset is None:
+        raise ValueError(
+            "soup='greedy' ranks workers by held-out accuracy and needs val_dataset: "
+            "pass one, or set soup='uniform'"
+        )
+    if config.stop_when is not None and val_dataset is None:
+        raise ValueError(
+            "stop_when compares workers on held-out samples and needs val_dataset: pass one, or "
+            "leave stop_when out"
+        )
+    if data_length(dataset, "training") == 0:
+        raise ValueError("the training data set is empty: expected at least one sample")
+    if val_dataset is not None and data_length(val_dataset, "validation") == 0:
+        raise ValueError("the validation data set is empty: pass val_dataset=None, or fill it")
+    sample = first_inputs(dataset)
+    if config.augmentation != "none":
+        require_images(sample)
+    head = head_of(config, model, sample, num_classes)
+    classes = head.module.out_features
+    labels = labels_of(dataset)
+    _check_labels(labels, classes, "training")
+    if val_dataset is not None:
+        held_out = first_inputs(val_dataset)
+        with _explained(model, held_out, "validation"), undisturbed(model):
+            call_model(model, to_device(held_out, model_device(model)))
+        _check_labels(labels_of(val_dataset), classes, "validation")
+    if shards is None:
+        dealt = make_shards(labels, config.num_workers, config.shard_fraction, config.seed)
+    else:
+        dealt = check_shards(shards, config.num_workers, len(labels))
+    smallest = min(map(len, dealt))
+    steps = round(config.epochs * steps_per_epoch(smallest, config.batch_size))
+    if config.local_steps is None and steps < config.rounds:
+        raise ValueError(
+            f"rounds ({config.rounds}) exceeds the {steps} steps that epochs={config.epochs:g} "
+            f"over a shard of {smallest} samples makes, and every round needs one: lower rounds, "
+            "or raise epochs"
+        )
+    missing = missing_classes(labels, dealt)
+    changing = BatchSource(dataset, cache_bytes=0).changes()
+    return Plan(head.name, dealt, missing, changing), labels
+
+
+def prepare(
+    config: WarmStartConfig, ranks: Ranks, request: Request
+) -> tuple[Plan, Tensor, RunFolder | None]:
+    """The plan and the folder on every rank; the labels, which rank 0 alone has read, there."""
+    model, dataset, val_dataset = request.model, request.dataset, request.val_dataset
+
+    def checked() -> dict[str, Any]:
+        check_model(model)
+        request.check()
+        samples = data_length(dataset, "training")
+        held_out = 0 if val_dataset is None else data_length(val_dataset, "validation")
+        return {
+            **describe_run(config, model, samples, ranks.device),
+            "loss": describe_loss(request.loss),
+            "size of the held-out data": held_out,
+        }
+
+    described = ranks.everywhere(checked)
+    for rank, one in enumerate(described):
+        if (differing := first_difference(described[0], one)) is not None:
+            raise ValueError(
+                f"rank {rank} differs from rank 0: {differing}. Start the same script with the "
+                "same arguments and versions on every rank"
+            )
+    labels = torch.empty(0, dtype=torch.int64)
+
+    def plan_on_main() -> Plan:
+        nonlocal labels
+        with isolated_rng(config.seed, "prepare"):
+            plan, labels = make_plan(
+                config, model, dataset, val_dataset, request.num_classes, request.shards
+            )
+        return plan
+
+    plan = ranks.on_main(plan_on_main)
+    classes = int(model.get_submodule(plan.head).out_features)  # type: ignore[arg-type]
+    look = partial(
+        fingerprint, model, dataset, val_dataset, request.loss,
+        classes=classes, seed=config.seed, device=ranks.device,
+    )  # fmt: skip
+    found = ranks.everywhere(look)
+    require_alike(found)
+    plan = replace(plan, unknown=found[0].unknown)
+    description = ranks.on_main(
+        lambda: complete_description(
+            described[0], found[0].weights, labels, plan.shards, found[0].values
+        )
+    )
+    if config.work_dir is None:
+        return plan, labels, None
+    opened = partial(RunFolder, config.work_dir, hash_of(description), description)
+    ranks.on_main(lambda: opened() and None)  # one writes the record, where the disk is shared
+    folder: list[RunFolder] = []
+    ranks.everywhere(lambda: folder.append(opened()))
+    return plan, labels, folder[0]
+
+
+def read_data(
+    config: WarmStartConfig,
+    ranks: Ranks,
+    plan: Plan,
+    dataset: Dataset[Any],
+    val_dataset: Dataset[Any] | None,
+) -> tuple[Pool | None, BatchSource | None, Probe | None]:
+    """This rank's samples, read once and checked before anyone trains; and the held-out data."""
+    pool, validation, probe = None, None, None
+
+    def read() -> None:
+        nonlocal pool, validation, probe
+        with isolated_rng(config.seed, "pool", ranks.rank):
+            if mine := plan.shards[ranks.rank :: ranks.size]:
+                indices = torch.cat(mine).sort().values
+                pool = Pool(
+                    dataset, indices, ranks.device, config.loader_workers, changing=plan.changing
+                )
+            if val_dataset is not None:
+                validation = BatchSource(
+                    val_dataset, device=ranks.device, num_workers=config.loader_workers
+                )
+                probe = Probe(validation, config.probe_samples, seed=config.seed, head=plan.head)
+
+    ranks.everywhere(read)
+    return pool, validation, probe

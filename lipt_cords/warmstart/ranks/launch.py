@@ -1,0 +1,215 @@
+"""Which processes a warm start runs in, and how they meet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from itertools import count
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
+from torch.distributed.rendezvous import rendezvous
+
+from lipt_cords.data.batches import resolve_device
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.ranks.conversation import Conversation, LostContact
+from lipt_cords.warmstart.ranks.ranks import Ranks
+from lipt_cords.warmstart.ranks.rendezvous import meet
+
+_MEETINGS = count()
+"""Numbers the times that this process met the others; ranks meet in the same order."""
+
+
+def local_processes(config: WarmStartConfig) -> int | None:
+    """How many processes this one must start for a warm start; None: it runs in this process.
+
+    Raises:
+        ValueError: ``torchrun`` asked for outside of it, or another number of processes than it
+            started.
+    """
+    grouped = _started() or _launched()
+    if config.launch == "serial":
+        return None
+    if config.launch == "torchrun" or (config.launch == "auto" and grouped):
+        if not grouped:
+            raise ValueError(
+                "launch='torchrun' needs the processes that torchrun starts, and found no RANK "
+                "and WORLD_SIZE: run `torchrun --nproc-per-node N script.py`, or set "
+                "launch='serial'"
+            )
+        size = dist.get_world_size() if _started() else int(os.environ["WORLD_SIZE"])
+        if config.processes is not None and config.processes != size:
+            raise ValueError(
+                f"processes={config.processes}, but this run has {size} already: leave processes "
+                "out under torchrun"
+            )
+        return None
+    if config.launch == "processes" and grouped:
+        raise ValueError(
+            "launch='processes' would start processes inside of a process group: set "
+            "launch='auto' to use the group"
+        )
+    gpus = 0 if config.device == "cpu" or ":" in config.device else torch.cuda.device_count()
+    if config.launch == "auto" and config.processes is None and gpus < 2:
+        return None
+    wanted = config.processes or gpus or len(os.sched_getaffinity(0))
+    return min(wanted, config.num_workers) if config.processes is None else wanted
+
+
+@contextmanager
+def threads_of(config: WarmStartConfig) -> Iterator[None]:
+    """Compute on the CPU threads that the options ask for, if they do."""
+    before = torch.get_num_threads()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    try:
+        yield
+    finally:
+        if config.threads is not None:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def open_ranks(
+    config: WarmStartConfig, on_progress: Callable[[], None] = lambda: None
+) -> Iterator[Ranks]:
+    """Join the processes of this run.
+
+    A process group that the caller made is used and left alone. Otherwise one is made from what
+    ``torchrun`` put into the environment, with NCCL on GPUs and Gloo elsewhere, and destroyed at
+    the end.
+
+    Args:
+        config: ``launch``, ``device`` (without a number each rank of a machine takes its own
+            GPU), ``join_timeout``, ``worker_timeout`` and ``min_workers``.
+        on_progress: called between steps and while waiting; may raise, to stop.
+
+    Raises:
+        ValueError: the ranks cannot meet: nobody answers at the address, they were started with
+            different world sizes, or the group's backend does not fit the device.
+    """
+    started = _started()
+    if config.launch == "serial" or not (started or _launched()):
+        yield Ranks(0, 1, _ready(resolve_device(config.device)), on_progress=on_progress)
+        return
+    local = int(os.environ.get("LOCAL_RANK", dist.get_rank() if started else os.environ["RANK"]))
+    where = _ready(_own_device(config.device, local))
+    with torch.cuda.device(where) if where.type == "cuda" else nullcontext():
+        if not started:
+            _start_group(_backend(config.device, where), config, on_progress)
+        talk = None
+        try:
+            nccl = "nccl" in str(dist.get_backend())
+            if nccl and where.type != "cuda":
+                raise ValueError(
+                    f"the process group exchanges over NCCL, which moves GPU memory alone, but "
+                    f"device={config.device!r} trains on {where}: use a Gloo group, or a GPU"
+                )
+            rank, size = dist.get_rank(), dist.get_world_size()
+            keys = _meet(
+                _get_default_store(), rank, size, str(dist.get_backend()), config, on_progress
+            )
+            store = PrefixStore("talk", keys)
+            talk = Conversation(store, rank, size, config.worker_timeout, on_progress)
+            channel = where if nccl else torch.device("cpu")
+            yield Ranks(
+                rank, size, where, channel, talk if size > 1 else None,
+                tolerant=config.min_workers is not None, on_progress=on_progress,
+            )  # fmt: skip
+        finally:
+            if talk is not None:
+                talk.close()
+            if not started:
+                dist.destroy_process_group()
+
+
+def _started() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _launched() -> bool:
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def _ready(device: torch.device) -> torch.device:
+    """Wake a GPU, so that its random state can be saved before anyone draws from it."""
+    if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    return device
+
+
+def _start_group(backend: str, config: WarmStartConfig, on_wait: Callable[[], None]) -> None:
+    """Start the default process group from torchrun's environment.
+
+    torchrun's store outlives a group and even the processes, and another group would read the
+    addresses of the one before from it: every group gets keys of its own.
+    """
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    patience = timedelta(seconds=config.join_timeout)
+    try:
+        store, rank, size = next(iter(rendezvous("env://", timeout=patience)))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"rank {os.environ['RANK']} found nobody at {address} within {config.join_timeout:g} s "
+            f"(join_timeout): check MASTER_ADDR and MASTER_PORT, that rank 0 runs, and the "
+            f"network. {str(error).splitlines()[0]}"
+        ) from error
+    keys = _meet(store, rank, size, backend, config, on_wait)
+    # Exchanges begin when everybody is known to be there, and so need not wait for long.
+    try:
+        dist.init_process_group(
+            backend, store=keys, rank=rank, world_size=size,
+            timeout=timedelta(seconds=config.worker_timeout),
+        )  # fmt: skip
+    except RuntimeError as error:  # torch's network errors
+        raise LostContact(
+            f"rank {rank} could not connect to the other ranks ({str(error).splitlines()[0]}): "
+            "one died, or the network is cut; run again"
+        ) from error
+
+
+def _meet(
+    store: Store,
+    rank: int,
+    size: int,
+    backend: str,
+    config: WarmStartConfig,
+    on_wait: Callable[[], None],
+) -> Store:
+    """See that all ranks were started alike before any of them waits in a collective call.
+
+    Returns:
+        Keys of the store that nobody else has used.
+    """
+    root = PrefixStore(f"lipt_cords/{next(_MEETINGS)}", store)
+    talk = Conversation(root, rank, size, config.join_timeout, on_wait)
+    try:
+        name, views = meet(talk, f"WORLD_SIZE={size}, {backend}")
+    except LostContact as gone:
+        raise ValueError(
+            f"rank {rank} of {size} waited {config.join_timeout:g} s (join_timeout) for the "
+            f"others: {gone}. Start {size} ranks, each with its own RANK from 0 to {size - 1}"
+        ) from gone
+    finally:
+        talk.close()
+    if len(set(views.values())) > 1:
+        told = "; ".join(f"rank {one}: {view}" for one, view in sorted(views.items()))
+        raise ValueError(f"the ranks were started differently ({told}): use one command for all")
+    return PrefixStore(name, root)
+
+
+def _own_device(device: str, local_rank: int) -> torch.device:
+    where = resolve_device(device)
+    if where.type == "cuda" and ":" not in device:
+        return torch.device("cuda", local_rank % torch.cuda.device_count())
+    return where
+
+
+def _backend(device: str, where: torch.device) -> str:
+    """NCCL on GPUs, unless ranks share one, which NCCL refuses."""
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    gpus = 1 if ":" in device else torch.cuda.device_count()
+    return "nccl" if where.type == "cuda" and ranks_here <= gpus else "gloo"

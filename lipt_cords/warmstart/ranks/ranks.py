@@ -1,0 +1,267 @@
+"""The processes of a warm start: what each does, what all learn, and how weights travel.
+
+A group of one rank exchanges nothing, so the code that uses it reads the same with and without
+processes. Errors travel too: what one rank raises, every rank raises, and nobody waits for ever.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lipt_cords.models.state import State
+from lipt_cords.warmstart.ranks.conversation import Conversation, LostContact
+
+T = TypeVar("T")
+Outcome = tuple[Any, Exception | None]
+
+
+class Ranks:
+    """This process among those that share a warm start.
+
+    Args:
+        rank: the number of this process.
+        size: how many there are.
+        device: where this rank trains.
+        channel: where tensors must lie to be exchanged: a GPU for NCCL, the CPU for Gloo.
+        conversation: small messages between the ranks; None for a rank alone.
+        tolerant: whether the others go on when a rank is lost.
+        on_progress: called whenever this rank gets on; may raise, to stop.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        device: torch.device,
+        channel: torch.device | None = None,
+        conversation: Conversation | None = None,
+        tolerant: bool = False,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.rank, self.size, self.device = rank, size, device
+        self._channel = channel or torch.device("cpu")
+        self._talk, self._tolerant = conversation, tolerant
+        self._on_progress = on_progress
+        self._group: dist.ProcessGroup | None = None
+        self._group_of: list[int] = list(range(size))
+        self.weight_bytes = 0
+        """Bytes of weights that went between all ranks."""
+        self.message_bytes = 0
+        """Bytes of small messages that went between all ranks, as this rank saw them."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which reports and draws."""
+        return self.rank == 0
+
+    @property
+    def live(self) -> list[int]:
+        """The ranks that still take part, ascending; rank 0 always does."""
+        return [0] if self._talk is None else list(self._talk.live)
+
+    @property
+    def bytes_communicated(self) -> int:
+        """Bytes that went between the ranks, of weights and of messages."""
+        return self.weight_bytes + self.message_bytes
+
+    def progress(self) -> None:
+        """Note that this rank is getting on, so that nobody gives it up."""
+        self._on_progress()
+        if self._talk is not None:
+            self._talk.progress()
+
+    def everywhere(self, work: Callable[[], T]) -> list[T]:
+        """Run work on every live rank and give everyone all outcomes, in rank order.
+
+        Raises:
+            Exception: the first rank's error, on every rank.
+            LostContact: a rank or the network is lost, and the others may not go on.
+        """
+        if self._talk is None:
+            return [work()]
+        mine = _attempt(work)
+        gathered = self._talk.gather(_pickled(mine), tolerate=self._tolerant)
+        self.message_bytes += sum(map(len, gathered.values())) * len(gathered)
+        outcomes = {rank: pickle.loads(part) for rank, part in gathered.items()}
+        outcomes[self.rank] = mine  # its error keeps its traceback
+        return [_value(outcome) for outcome in outcomes.values()]
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Run work on rank 0 and give everyone its outcome, or raise its error everywhere."""
+        if self._talk is None:
+            return work()
+        mine: Outcome = _attempt(work) if self.is_main else (None, None)
+        word = self._talk.publish(_pickled(mine) if self.is_main else None)
+        self.message_bytes += len(word) * (len(self.live) - 1)
+        outcome: T = _value(mine if self.is_main else pickle.loads(word))
+        return outcome
+
+    def broadcast(self, state: State, source: int = 0) -> State:
+        """Give everyone one rank's state dict, bit for bit, as one flat buffer.
+
+        Args:
+            state: the values on the source; on the others, anything of the same names and shapes.
+            source: the rank that has it.
+        """
+        if self._talk is None:
+            return state
+
+        def send(group: dist.ProcessGroup | None) -> Tensor:
+            buffer = _to_bytes(state).to(self._channel)
+            dist.broadcast(buffer, src=source, group=group)
+            return buffer
+
+        buffer = self._collective(send)
+        self.weight_bytes += buffer.numel() * (len(self.live) - 1)
+        return _from_bytes(buffer, state)
+
+    def to_main(self, state: State | None, owner: int, like: State) -> State | None:
+        """Move one rank's state dict to rank 0, bit for bit; the others receive None.
+
+        Args:
+            state: the values, on the owner alone.
+            owner: the rank that has them.
+            like: names, shapes and dtypes, on every rank.
+        """
+        if owner == 0:
+            return state if self.is_main else None
+        size = sum(tensor.nbytes for tensor in like.values())
+        self.weight_bytes += size
+        if self.rank == owner and state is not None:
+            dist.send(_to_bytes(state).to(self._channel), dst=0, group=self._group)
+        elif self.is_main:
+            buffer = torch.empty(size, dtype=torch.uint8, device=self._channel)
+            dist.recv(buffer, src=owner, group=self._group)
+            return _from_bytes(buffer, like)
+        return None
+
+    def sum_integers(self, flat: Tensor, dtype: torch.dtype) -> Tensor:
+        """Add a vector of integers over all live ranks in one all-reduce; exact in any order.
+
+        Args:
+            flat: this rank's part, int64, on the CPU.
+            dtype: int32 or int64, in which it travels and in which the sums fit.
+        """
+        if self._talk is None:
+            return flat
+
+        def reduce(group: dist.ProcessGroup | None) -> Tensor:
+            buffer = flat.to(dtype).to(self._channel)
+            dist.all_reduce(buffer, group=group)
+            return buffer
+
+        buffer = self._collective(reduce)
+        self.weight_bytes += 2 * buffer.nbytes * (len(self.live) - 1)
+        return buffer.to(flat)
+
+    def leave_behind(self, result: bytes) -> None:
+        """On rank 0: leave the result for ranks that were given up but still live."""
+        if self._talk is not None:
+            self._talk.farewell(result)
+
+    def inherit(self) -> bytes:
+        """On a rank that was given up: wait for what rank 0 leaves behind."""
+        if self._talk is None:
+            raise LostContact("a rank alone inherits nothing")
+        return self._talk.farewell(None)
+
+    def _collective(self, call: Callable[[dist.ProcessGroup | None], Tensor]) -> Tensor:
+        """Exchange among the live ranks, which make sure of each other before it.
+
+        Where lost ranks are tolerated they do so afterwards too, and try again without those
+        that were lost in the middle.
+        """
+        assert self._talk is not None
+        for _ in range(self.size):
+            self._talk.gather(b"", tolerate=self._tolerant)
+            failure: RuntimeError | None = None
+            try:
+                value = call(self._live_group())
+            except RuntimeError as error:
+                failure = error
+            if not self._tolerant:
+                break
+            # A group in which an exchange broke off is not used again.
+            words = self._talk.gather(b"failed" if failure else b"", tolerate=True)
+            if not any(words.values()):
+                break
+            self._group_of = []
+        if failure is None:
+            return value
+        raise LostContact(
+            f"rank {self.rank}: an exchange of weights among ranks {self.live} broke off "
+            f"({str(failure).splitlines()[0]}): a rank died or the network is cut; run again (with "
+            "work_dir the finished workers are kept)"
+        ) from failure
+
+    def _live_group(self) -> dist.ProcessGroup | None:
+        """The process group of the live ranks: the given one as long as nobody is lost."""
+        if self.live != self._group_of:
+            self._group_of = self.live
+            patience = self._talk.patience if self._talk is not None else 0
+            group: Any = dist.new_group(
+                self.live, timeout=timedelta(seconds=patience), use_local_synchronization=True
+            )
+            self._group = group
+        return self._group
+
+
+def _attempt(work: Callable[[], Any]) -> Outcome:
+    try:
+        return work(), None
+    except LostContact:
+        raise
+    except Exception as error:
+        return None, error
+
+
+def _value(outcome: Outcome) -> Any:
+    value, error = outcome
+    if error is not None:
+        raise error
+    return value
+
+
+def _pickled(outcome: Outcome) -> bytes:
+    value, error = outcome
+    return pickle.dumps((value, None if error is None else portable(error)))
+
+
+def portable(error: Exception) -> Exception:
+    """An error that every process can read; one that cannot travel is told by its words."""
+    if type(error).__module__ == "builtins":
+        with suppress(Exception):  # what pickle raises depends on what the error holds
+            pickle.loads(pickle.dumps(error))
+            return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _by_itemsize(state: State) -> list[str]:
+    """Names with wide dtypes first, so that every entry is aligned in a byte buffer.
+
+    Equal on all ranks, whatever order their state dicts have.
+    """
+    return sorted(state, key=lambda name: (-state[name].element_size(), name))
+
+
+def _to_bytes(state: State) -> Tensor:
+    parts = [state[name].contiguous().reshape(-1) for name in _by_itemsize(state)]
+    return torch.cat([part.view(torch.uint8) for part in parts])
+
+
+def _from_bytes(buffer: Tensor, like: State) -> State:
+    state, offset = {}, 0
+    for name in _by_itemsize(like):
+        model = like[name]
+        part = buffer[offset : offset + model.nbytes].view(model.dtype)
+        state[name] = part.view(model.shape).to(model.device, copy=True)
+        offset += model.nbytes
+    return {name: state[name] for name in like}

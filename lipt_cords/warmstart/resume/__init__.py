@@ -1,0 +1,1 @@
+"""Going on after a crash: what is kept in ``work_dir``, and whose it is."""

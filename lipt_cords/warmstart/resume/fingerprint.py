@@ -1,0 +1,208 @@
+"""What a run does on a few samples: what tells apart runs whose options and names are the same.
+
+Inputs, held-out data, attributes of a model and constants of a loss show in no name. Reading a few
+samples and trying model and loss on them does, cheaply. What cannot be tried is passed over and
+named; so is what gives something else at every try, as it would at the next run.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.base.randomness import generator, isolated_rng
+from lipt_cords.data.batches import Inputs
+from lipt_cords.data.source import BatchSource
+from lipt_cords.data.steadiness import spread
+from lipt_cords.models.heads import call_model, undisturbed
+from lipt_cords.models.losses import LossFunction, mean_loss
+from lipt_cords.models.state import tensor_state
+from lipt_cords.warmstart.resume.folder import digest
+
+INPUTS, HELD_OUT = "some of the training inputs", "some of the held-out data"
+LOSS, OUTPUTS = "value of the loss", "value of the model's outputs"
+SAMPLES = 16
+"""Samples that are compared; they are spread evenly over a data set."""
+TRIED = 4
+"""Samples on which the model is tried, on the CPU."""
+MOST_CLASSES = 256
+"""Labels on which the loss is tried."""
+DIGITS = {torch.float64: 6}
+"""Digits that threads, vectors and machines leave alone; other dtypes keep the fewest."""
+FEWEST_DIGITS = 3
+_ONLY = ""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What one rank found.
+
+    Attributes:
+        weights: digest of the weights that the outputs are of; ranks need not have the same.
+        values: by name; None where nothing can be said. In the order of their names a cause comes
+            before what it changes.
+        unknown: why nothing can be said of some.
+    """
+
+    weights: str
+    values: dict[str, str | None] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+    def difference(self, other: Fingerprint) -> str | None:
+        """The first thing in which another rank's samples, model or loss differ."""
+        for name in sorted(self.values):
+            mine, theirs = self.values[name], other.values.get(name)
+            comparable = name != OUTPUTS or self.weights == other.weights
+            if comparable and None not in (mine, theirs) and mine != theirs:
+                return f"{name} is {theirs!r} there and {mine!r} here"
+        return None
+
+
+def fingerprint(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    val_dataset: Dataset[Any] | None,
+    loss: LossFunction | None,
+    *,
+    classes: int,
+    seed: int,
+    device: torch.device,
+) -> Fingerprint:
+    """Read a few samples and try model and loss on them; all are left as they were.
+
+    Args:
+        model: as it was given.
+        dataset: the training set.
+        val_dataset: held-out data, or None.
+        loss: as it was given.
+        classes: outputs of the model.
+        seed: of what random transforms draw, so that they give everyone the same.
+        device: where to try a loss that cannot be tried on the CPU.
+    """
+    found = Fingerprint(digest(tensor_state(model))[:16])
+
+    def note(name: str, compute: Callable[[], str]) -> None:
+        value = _twice(compute, seed)
+        if isinstance(value, Exception):
+            reason = str(value).partition("\n")[0][:200]
+            found.unknown.append(f"{name} ({type(value).__name__}: {reason})")
+        found.values[name] = None if isinstance(value, Exception) else value
+
+    read: list[Inputs] = []
+
+    def sample_of(data: Dataset[Any]) -> str:
+        indices = spread(len(data), SAMPLES)  # type: ignore[arg-type]
+        source = BatchSource(data, indices, cache_bytes=0)
+        inputs, labels = next(source.batches(batch_size=SAMPLES))
+        read.append(inputs)
+        return digest({**dict(sorted(_columns(inputs).items())), "labels": labels})[:16]
+
+    note(INPUTS, lambda: sample_of(dataset))
+    if found.values[INPUTS] is not None:
+        few = {name: value[:TRIED] for name, value in _columns(read[0]).items()}
+        note(OUTPUTS, lambda: _outputs(model, few))
+    if val_dataset is not None:
+        held_out = val_dataset
+        note(HELD_OUT, lambda: sample_of(held_out))
+    note(LOSS, lambda: _loss_value(loss, classes, seed, device))
+    return found
+
+
+def require_alike(found: list[Fingerprint]) -> None:
+    """See that all ranks found the same.
+
+    Raises:
+        ValueError: a rank has other data, another model or another loss; it is named.
+    """
+    for rank, one in enumerate(found):
+        if (differing := found[0].difference(one)) is not None:
+            raise ValueError(
+                f"rank {rank} differs from rank 0: {differing}. Give every rank the same data in "
+                "the same order, the same model and the same loss"
+            )
+
+
+def _twice(compute: Callable[[], str], seed: int) -> str | Exception:
+    """What a computation gives, if it gives the same twice; else why not."""
+    values: list[str] = []
+    for _ in range(2):
+        try:
+            with isolated_rng(seed, "fingerprint"):
+                values.append(compute())
+        except Exception as error:  # whatever a user's code raises: the run itself will tell
+            return error
+    if values[0] != values[1]:
+        return ValueError("it differs from one try to the next under the same seed")
+    return values[0]
+
+
+def _columns(inputs: Inputs) -> dict[str, Tensor]:
+    return {_ONLY: inputs} if isinstance(inputs, Tensor) else inputs
+
+
+def _first_that_works(tries: list[Callable[[], str]]) -> str:
+    for attempt in tries[:-1]:
+        try:
+            return attempt()
+        except Exception:  # such as a layer that insists on float32
+            continue
+    return tries[-1]()
+
+
+def _outputs(model: nn.Module, columns: dict[str, Tensor]) -> str:
+    """What a copy of the model gives on the CPU: in float64, if it can, where rounding is small."""
+
+    def outputs(wide: bool) -> str:
+        scratch = copy.deepcopy(model).cpu()
+        given = columns
+        if wide:
+            scratch = scratch.double()
+            given = {name: _widened(value) for name, value in columns.items()}
+        with undisturbed(scratch):
+            return _rounded(call_model(scratch, given.get(_ONLY, given)))
+
+    return _first_that_works([lambda: outputs(True), lambda: outputs(False)])
+
+
+def _loss_value(loss: LossFunction | None, classes: int, seed: int, device: torch.device) -> str:
+    """What the loss gives for logits and labels that depend on no model and no data."""
+    labels = torch.arange(max(TRIED, min(classes, MOST_CLASSES))) % classes
+    draws = generator(seed, "fingerprint", "logits")
+    logits = 2 * torch.randn(len(labels), classes, dtype=torch.float64, generator=draws)
+
+    def value(wide: bool, where: torch.device | str) -> str:
+        mine = copy.deepcopy(loss)
+        if wide and isinstance(mine, nn.Module):
+            mine = mine.double()
+        given = (logits if wide else logits.float()).to(where)
+        with torch.no_grad():
+            return _rounded(mean_loss(mine, where)(given, labels.to(where)))
+
+    return _first_that_works(
+        [lambda: value(True, "cpu"), lambda: value(False, "cpu"), lambda: value(False, device)]
+    )
+
+
+def _widened(value: Tensor) -> Tensor:
+    return value.double() if value.is_floating_point() else value
+
+
+def _rounded(values: Tensor) -> str:
+    """Size and three weighted means of some numbers, in the digits that can be relied on."""
+    digits = DIGITS.get(values.dtype, FEWEST_DIGITS)
+    flat = values.detach().double().cpu().flatten()
+    size = float(flat.abs().max())
+    draws = torch.Generator().manual_seed(0)
+    weights = torch.rand(3, len(flat), dtype=torch.float64, generator=draws)
+    means = (weights @ flat / len(flat) / (size or 1.0)).tolist()
+    words = [f"{size:.{digits}g}", *(f"{mean + 0.0:.{digits}f}" for mean in means)]
+    if len(flat) == 1:
+        return words[0] if flat.item() >= 0 else f"-{words[0]}"
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:16]

@@ -1,0 +1,210 @@
+"""What survives a crash: every finished worker and every merge, whole on disk or not at all.
+
+A worker's result is a function of the configuration, its shard and the weights that it started
+from. Each file's record says which: the hash of the run, the hash of the start, and the checksum
+of the tensors beside it. Whatever does not match is refused by name and never merged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lipt_cords.base.files import (
+    load_tensors,
+    output_directory,
+    read_json,
+    save_tensors,
+    write_json,
+)
+from lipt_cords.models.state import State
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+SUBFOLDER = "progress"
+RUN = "run.json"
+OPTIONAL_FILES = "the warm start goes on, but an interrupted run would have to train it again"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What was read back: tensors by group, and the record's details."""
+
+    groups: dict[str, State]
+    details: dict[str, Any]
+
+
+class RunFolder:
+    """The folder ``progress`` of a work_dir, for one run.
+
+    Args:
+        work_dir: of the warm start.
+        run: hash of all that the run depends on.
+        description: what to tell a person who finds another run's files.
+
+    Raises:
+        ValueError: the folder holds another run, or cannot be written.
+    """
+
+    def __init__(self, work_dir: Path, run: str, description: Mapping[str, Any]) -> None:
+        self.run = run
+        self.root = output_directory(output_directory(work_dir) / SUBFOLDER)
+        self.unwritten: list[str] = []
+        """Names of what could not be written, for the report."""
+        record = self.root / RUN
+        if record.exists():
+            found = read_json(record)
+            if found.get("run") != run:
+                there = found.get("description")
+                known = there if isinstance(there, dict) else {}
+                differing = first_difference(description, known)
+                seed = "seed the net with torch.manual_seed before it is built, "
+                raise ValueError(
+                    f"work_dir {work_dir} belongs to another run ({differing}): "
+                    f"{seed if 'initial weights' in str(differing) else ''}"
+                    f"choose another directory, or delete {self.root}"
+                )
+        else:
+            if (self.root.parent / "warm_start.json").exists():
+                raise ValueError(
+                    f"work_dir {work_dir} holds the result of another run: choose another directory"
+                )
+            try:
+                write_json(record, {"format": FORMAT, "run": run, "description": dict(description)})
+            except OSError as error:
+                raise ValueError(
+                    f"cannot write {record} ({error.strerror}): make room, or choose another "
+                    "work_dir"
+                ) from error
+
+    def keep(self, name: str, groups: Mapping[str, State], details: Mapping[str, Any]) -> bool:
+        """Write tensors and their record; a full disk costs the file, not the run.
+
+        Without tensors there is the record alone.
+
+        Args:
+            name: path below the folder, without an ending.
+            groups: state dicts by name.
+            details: plain values.
+
+        Returns:
+            Whether it was written.
+        """
+        path = self.root / name
+        flat = {
+            f"{group}/{key}": value
+            for group, state in groups.items()
+            for key, value in state.items()
+        }
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tensors = path.with_suffix(".safetensors")
+            if flat:
+                save_tensors(tensors, flat)
+            record = {
+                "format": FORMAT,
+                "run": self.run,
+                "entries": list(flat),  # safetensors keeps an order of its own
+                "details": dict(details),
+            }
+            record["sha256"] = _seal(tensors, record)
+            write_json(path.with_suffix(".json"), record)
+        except OSError as error:
+            if name not in self.unwritten:  # it may be tried again
+                self.unwritten.append(name)
+            logger.warning(
+                "cannot write %s (%s): %s", path, error.strerror or error, OPTIONAL_FILES
+            )
+            return False
+        if name in self.unwritten:  # before there was room again
+            self.unwritten.remove(name)
+        return True
+
+    def find(self, name: str) -> Stored | None:
+        """Read what :meth:`keep` wrote; None if it was not, or not to the end.
+
+        Raises:
+            ValueError: the file is truncated, changed, or of another run; it is named.
+        """
+        path = self.root / name
+        record_path, tensors = path.with_suffix(".json"), path.with_suffix(".safetensors")
+        if not record_path.exists():
+            return None
+        record = read_json(record_path)
+        if record.get("format") != FORMAT or record.get("run") != self.run:
+            raise ValueError(
+                f"{record_path} is of another run or version: delete it, or choose another work_dir"
+            )
+        entries = record.get("entries")
+        flat = load_tensors(tensors) if entries else {}
+        if not isinstance(entries, list) or _seal(tensors, record) != record.get("sha256"):
+            raise ValueError(
+                f"{tensors} is not what {record_path.name} describes: one of them was changed; "
+                "delete both and run again"
+            )
+        groups: dict[str, State] = {}
+        for key in entries:
+            group, _, entry = key.partition("/")
+            groups.setdefault(group, {})[entry] = flat[key]
+        return Stored(groups, record.get("details") or {})
+
+    def rounds(self) -> list[int]:
+        """The rounds that have a subfolder, in their order; other subfolders are nobody's."""
+        names = (path.name for path in self.root.glob("round_*"))
+        numbers = [int(name[6:]) for name in names if re.fullmatch(r"round_[0-9]{5,}", name)]
+        return sorted(number for number in numbers if self.place(number).is_dir())
+
+    def place(self, number: int) -> Path:
+        """The subfolder of a round."""
+        return self.root / f"round_{number:05d}"
+
+    def forget_before(self, number: int) -> None:
+        """Remove the subfolders of earlier rounds, which nobody needs after this one's merge.
+
+        Ranks may share the folder and remove the same one at the same time.
+        """
+        for earlier in self.rounds():
+            if earlier < number:
+                shutil.rmtree(self.place(earlier), ignore_errors=True)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _seal(tensors: Path, record: Mapping[str, Any]) -> str:
+    """SHA-256 of all that a record says and of its tensors' file, so that a change is noticed."""
+    said = {name: value for name, value in record.items() if name != "sha256"}
+    words = json.dumps(said, sort_keys=True).encode()
+    content = tensors.read_bytes() if record.get("entries") else b""
+    return hashlib.sha256(content + words).hexdigest()
+
+
+def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """The first thing in which two descriptions differ, in words; None if in nothing."""
+    for name in sorted(one.keys() | other.keys()):
+        if one.get(name) != other.get(name):
+            return f"{name} is {other.get(name)!r} there and {one.get(name)!r} here"
+    return None
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a state dict: names, shapes, dtypes and every bit."""
+    total = hashlib.sha256()
+    for name, value in state.items():
+        total.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
+        flat = value.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
+        total.update(flat.view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,161 @@
+"""Finished workers, held until they are merged: in memory, or on disk if there is a folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lipt_cords.models.state import State
+from lipt_cords.warmstart.merge.fixed_point import largest_changes
+from lipt_cords.warmstart.plan import Plan
+from lipt_cords.warmstart.report import WorkerSummary, finite_or_none
+from lipt_cords.warmstart.resume.folder import RunFolder, digest
+from lipt_cords.warmstart.watch.probe import Reading
+from lipt_cords.warmstart.workers.worker import WorkerResult
+
+NOT_FINITE = "weights are not finite"
+LOST = "was lost with its process"
+NOTHING = torch.zeros(0, dtype=torch.int16)
+"""The changes of a worker that is not merged."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a worker of a round tells the others: everything but its weights.
+
+    Attributes:
+        summary: for the report.
+        largest: exponent of the largest change of every slice of its state, for the sum's grids.
+        reading: what it says about the probe.
+        forward_passes: samples that its evaluation ran forward.
+    """
+
+    summary: WorkerSummary
+    largest: Tensor
+    reading: Reading | None = None
+    forward_passes: int = 0
+
+
+class Holding:
+    """What one rank holds of a round's finished workers.
+
+    Args:
+        rank: whose.
+        plan: the shards.
+        folder: where finished workers are kept, or None.
+    """
+
+    def __init__(self, rank: int, plan: Plan, folder: RunFolder | None) -> None:
+        self._rank, self._plan, self._folder = rank, plan, folder
+        self._states: dict[int, State] = {}
+        self.start: State = {}
+
+    def stand_at(self, start: State, number: int) -> None:
+        """Let go of what is in memory, and hold the workers of a round from now on.
+
+        Args:
+            start: the weights that its workers start from.
+            number: of the round.
+        """
+        self.start, self._round = start, number
+        self._states = {}
+        self._start_digest = digest(start) if self._folder is not None else ""
+
+    def state_of(self, worker: int) -> State | None:
+        """A worker's weights in this round, on the CPU, if this rank holds them."""
+        state = self._states.get(worker)
+        if state is None and self._folder is not None:
+            stored = self._folder.find(self._name(worker))
+            state = None if stored is None else stored.groups["state"]
+        return state
+
+    def keep(self, result: WorkerResult) -> Finished:
+        """Hold one trained worker, on disk if there is a folder."""
+        worker = result.worker
+        summary = WorkerSummary(
+            worker=worker,
+            rank=self._rank,
+            samples=len(self._plan.shards[worker]),
+            steps=result.steps,
+            passes=result.passes,
+            loss=finite_or_none(result.loss),
+            accuracy=result.accuracy,
+            density=result.density,
+            seconds=result.seconds,
+            work=result.work,
+            stages=result.stages,
+            kept=result.finite,
+            reason=None if result.finite else NOT_FINITE,
+            classes_missing=self._plan.classes_missing[worker],
+        )
+        state = {name: value.cpu() for name, value in result.state.items()}
+        largest = largest_changes(state, self.start) if result.finite else NOTHING
+        written = False
+        if self._folder is not None:
+            groups = {"state": state if result.finite else {}, "largest": {"changes": largest}}
+            if result.reading is not None:
+                groups["reading"] = {
+                    "losses": result.reading.losses,
+                    "class_gradients": result.reading.class_gradients,
+                }
+            accuracy = None if result.reading is None else result.reading.accuracy
+            details = {
+                "start": self._start_digest, "summary": asdict(summary),
+                "reading_accuracy": accuracy, "forward_passes": result.forward_passes,
+            }  # fmt: skip
+            written = self._folder.keep(self._name(worker), groups, details)
+        if result.finite and not written:
+            self._states[worker] = state
+        return Finished(summary, largest, result.reading, result.forward_passes)
+
+    def hold(self, summary: WorkerSummary, state: State | None) -> Finished:
+        """Hold a worker of an earlier run in memory; None for one that is not merged."""
+        if state is None:
+            return Finished(summary, NOTHING)
+        self._states[summary.worker] = state
+        return Finished(summary, largest_changes(state, self.start))
+
+    def find(self, worker: int) -> Finished | None:
+        """A worker that was finished before, as if this rank had trained it."""
+        if self._folder is None:
+            return None
+        name = self._name(worker)
+        stored = self._folder.find(name)
+        if stored is None:
+            return None
+        if stored.details.get("start") != self._start_digest:
+            raise ValueError(
+                f"{self._folder.root / name}.json started from other weights than this run: "
+                f"delete {self._folder.root} and run again"
+            )
+        summary = replace(WorkerSummary(**stored.details["summary"]), rank=self._rank)
+        reading = None
+        if "reading" in stored.groups:
+            reading = Reading(
+                accuracy=stored.details["reading_accuracy"], **stored.groups["reading"]
+            )
+        largest = stored.groups["largest"]["changes"]
+        return Finished(summary, largest, reading, stored.details["forward_passes"])
+
+    def lost(self, worker: int, rank: int) -> Finished:
+        """A worker of which nothing is left but its name."""
+        summary = WorkerSummary(
+            worker=worker,
+            rank=rank,
+            samples=len(self._plan.shards[worker]),
+            steps=0,
+            passes=0,
+            loss=None,
+            accuracy=None,
+            density=1.0,
+            seconds=0.0,
+            kept=False,
+            reason=LOST,
+            classes_missing=self._plan.classes_missing[worker],
+        )
+        return Finished(summary, NOTHING)
+
+    def _name(self, worker: int) -> str:
+        return f"round_{self._round:05d}/worker_{worker:05d}"

@@ -1,0 +1,1 @@
+"""Forgetting samples: exactly by shards, approximately by DeltaGrad."""

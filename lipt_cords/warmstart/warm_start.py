@@ -1,0 +1,123 @@
+"""LiPTWarmStart: the one class that users call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.models.losses import LossFunction
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.fitted import Origins
+from lipt_cords.warmstart.local_processes import fit_in_processes
+from lipt_cords.warmstart.one_rank import fit_on_this_rank
+from lipt_cords.warmstart.prepare.checks import Request
+from lipt_cords.warmstart.ranks.launch import local_processes
+from lipt_cords.warmstart.report import OnRound
+from lipt_cords.warmstart.result import WarmStartResult
+
+
+class LiPTWarmStart:
+    """A lightweight pre-training: K short, independent trainings merged into one model.
+
+    One common start theta* is trained briefly; each worker continues it alone on its own
+    class-balanced shard, pruned once and optionally augmented; the workers' weights are averaged
+    and BatchNorm statistics recomputed. The merged model's last-layer gradients feed a selector.
+    With ``rounds`` above 1 the workers go on from the merged weights, and so on.
+
+    Under ``torchrun``, or in processes that it starts itself, the workers are shared out among the
+    ranks, which exchange theta* at the start and one sum in each round. Every rank returns the
+    same result. Workers and merged weights are bit-equal whatever the launcher and the number of
+    ranks (on a CPU: for an equal number of threads, which ``threads`` fixes).
+
+    With ``work_dir`` every finished worker and every merge is written there, and the same call
+    goes on from them after a crash, with the same bits; SIGTERM stops it cleanly.
+
+    Args:
+        config: the options, or pass them by name.
+        **options: fields of :class:`lipt_cords.warmstart.config.WarmStartConfig`.
+
+    Source: Ro, Wang, Chidambaram, Akella, Lowering the Pre-training Tax for Gradient-based
+    Subset Training, ICML 2023.
+
+    >>> data = torch.utils.data.TensorDataset(torch.randn(40, 8), torch.arange(40) % 4)
+    >>> warm_start = LiPTWarmStart(num_workers=2, epochs=1, common_steps=2, launch="serial")
+    >>> result = warm_start.fit(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), data)
+    >>> result.report.passes, result.report.critical_path_passes
+    (120, 100)
+    """
+
+    def __init__(
+        self, config: WarmStartConfig | Mapping[str, Any] | str | None = None, /, **options: Any
+    ) -> None:
+        if config is not None and options:
+            raise ValueError("pass either a WarmStartConfig or options by name, not both")
+        self.config = WarmStartConfig(**options)
+        if config is not None:
+            given = WarmStartConfig.parse(config)
+            if given is None:
+                raise ValueError(f"{config!r} asks for no warm start: give options, or 'lipt'")
+            self.config = given
+
+    def __repr__(self) -> str:
+        given = ", ".join(
+            f"{name}={getattr(self.config, name)!r}"
+            for name in sorted(self.config.model_fields_set)
+        )
+        return f"LiPTWarmStart({given})"
+
+    def fit(
+        self,
+        model: nn.Module,
+        train_dataset: Dataset[Any],
+        val_dataset: Dataset[Any] | None = None,
+        *,
+        loss: LossFunction | None = None,
+        num_classes: int | None = None,
+        shards: Sequence[Tensor] | None = None,
+        on_round: OnRound | None = None,
+    ) -> WarmStartResult:
+        """Run the warm start. Neither the model nor the global random state is modified.
+
+        Local processes (``processes``, or ``auto`` on several GPUs) share the tensors of model
+        and data with the caller's: torch.multiprocessing moves them to shared memory, in place,
+        and an array that such a tensor was made from is no longer the same memory.
+
+        Args:
+            model: any module that ends in a linear head; its weights are the start.
+            train_dataset: a map-style data set of (x, y) pairs, or of dicts with labels.
+            val_dataset: held-out data of the same form, to measure workers and soup; needed for
+                the greedy soup.
+            loss: None for cross-entropy, a torch loss, or a callable of (logits, labels) that
+                returns one value a sample or their mean.
+            num_classes: expected number of the head's outputs.
+            shards: disjoint indices of every worker's samples; None deals class-balanced ones.
+            on_round: called after every merge with its
+                :class:`~lipt_cords.warmstart.report.RoundReport` and a copy of the merged state
+                dict (CPU, BatchNorm averaged, not refreshed); what it returns is ignored, what it
+                raises ends the run. Rank 0 alone calls it: with local processes (``processes``,
+                or ``auto`` on several GPUs) in a child, whose variables the caller does not see.
+                A merge that is in ``work_dir`` is not announced again when a run goes on from it,
+                even if the call raised.
+
+        Returns:
+            The merged weights, with the report of what they cost. With ``work_dir`` they are
+            written there too, by rank 0.
+
+        Raises:
+            ValueError: unusable data, model or options; too few workers with finite weights; a
+                ``work_dir`` of another run, or a file in it that is not what it should be.
+            LostContact: another process or the network is lost, and ``min_workers`` does not
+                let the others go on.
+        """
+        request = Request(model, train_dataset, val_dataset, loss, num_classes, shards, on_round)
+        processes = local_processes(self.config)
+        if processes is not None:
+            request.check()
+            result = fit_in_processes(self.config, processes, request)
+        else:
+            result = fit_on_this_rank(self.config, request)
+        result.origins = Origins(train_dataset, val_dataset, loss)
+        return result

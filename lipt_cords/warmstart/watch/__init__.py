@@ -1,0 +1,1 @@
+"""Watchers around the rounds: they look on, and change no weight."""

@@ -1,0 +1,1 @@
+"""One worker: a start and a shard in, a trained replica out."""

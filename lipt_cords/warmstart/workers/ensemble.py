@@ -1,0 +1,301 @@
+"""Several nets as one: weights stacked, one pass and one step for all; whether it works and pays.
+
+A small net keeps a device waiting for its host: the time of a step goes into starting operations.
+Here every operation is started once for all nets. A net that is large enough to keep the device
+busy gains nothing, and some cannot be trained so: both are found out by a step or two on copies.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lipt_cords.data.batches import Inputs
+from lipt_cords.models.flops import synchronize
+from lipt_cords.models.heads import logits_of
+from lipt_cords.models.losses import LossFunction
+from lipt_cords.training.step import autocast_dtype
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.workers.local_training import descend
+
+Batch = tuple[Inputs, Tensor]
+
+LARGEST_DEVIATION = 0.1
+"""Of an update by an ensemble from one alone, relative to its norm, before it counts as another."""
+MEASURED_SECONDS = 0.1
+"""How long steps are repeated to measure them; a longer one is taken twice."""
+CLEAR_LOSS = 1.5
+"""How many times longer an ensemble's first step may take than steps in turn to be repeated."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring lanes whose batches have one shape, stacked along a first dimension."""
+
+    lanes: slice
+    inputs: Inputs
+    labels: Tensor
+
+
+def runs_of(batches: Sequence[Batch]) -> list[Run]:
+    """Stack the lanes' batches: one run for each stretch of lanes whose batches have one shape."""
+    runs = []
+    for _, places in itertools.groupby(
+        range(len(batches)), key=lambda lane: _shapes(*batches[lane])
+    ):
+        lane, *others = places
+        lanes = slice(lane, lane + 1 + len(others))
+        inputs, labels = zip(*batches[lanes], strict=True)
+        stacked: Inputs
+        if isinstance(inputs[0], Tensor):
+            stacked = torch.stack(inputs)
+        else:
+            stacked = {name: torch.stack([one[name] for one in inputs]) for name in inputs[0]}
+        runs.append(Run(lanes, stacked, torch.stack(labels)))
+    return runs
+
+
+class Ensemble(nn.Module):
+    """Nets of one architecture, each with its own weights and buffers, called at once.
+
+    Args:
+        models: the nets, which are copied.
+        loss: mean loss of (logits, labels).
+
+    Attributes:
+        lanes: the nets; their tensors are views into the stacks.
+        stacked: their parameters, stacked along a first dimension; those of this module.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], loss: LossFunction) -> None:
+        super().__init__()
+        self._loss = loss
+        self.lanes = [copy.deepcopy(model) for model in models]
+        self.stacked = nn.ParameterList()
+        self._state: dict[str, Tensor] = {}
+        stacks: dict[Tensor, Tensor] = {}  # of a tensor of the first lane; it may have two names
+        for name, parameter in self.lanes[0].named_parameters(remove_duplicate=False):
+            if parameter not in stacks:
+                values = _share([lane.get_parameter(name) for lane in self.lanes])
+                stacks[parameter] = nn.Parameter(values, requires_grad=parameter.requires_grad)
+                self.stacked.append(stacks[parameter])
+            self._state[name] = stacks[parameter]
+        for name, buffer in self.lanes[0].named_buffers(remove_duplicate=False):
+            if buffer not in stacks:
+                stacks[buffer] = _share([lane.get_buffer(name) for lane in self.lanes])
+            self._state[name] = stacks[buffer]
+        # Lends its code alone; in a list, so that its weights are none of this module.
+        self._skeleton = [copy.deepcopy(models[0]).to("meta")]
+
+    def train(self, mode: bool = True) -> Ensemble:
+        """Set the mode of the nets' code too."""
+        self._skeleton[0].train(mode)
+        return super().train(mode)
+
+    def forward(self, runs: Sequence[Run]) -> Tensor:
+        """Losses of all lanes on their batches, shape (lanes,)."""
+        losses = [self._losses(run) for run in runs]
+        return losses[0] if len(losses) == 1 else torch.cat(losses)
+
+    def _losses(self, run: Run) -> Tensor:
+        state = self._state
+        if len(run.labels) < len(self.lanes):
+            state = {name: value[run.lanes] for name, value in state.items()}
+        kind = run.labels.device.type
+        # The CPU's fused attention would run one net after the other; the plain formula does not.
+        with sdpa_kernel([SDPBackend.MATH]) if kind == "cpu" else nullcontext():
+            logits_GBC = vmap(self._logits, randomness="different")(state, run.inputs)
+        half = torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, enabled=False):
+            logits_GBC = logits_GBC.float() if half else logits_GBC
+            if self._loss is F.cross_entropy:  # of all samples at once; vmap would take it apart
+                logits, labels = logits_GBC.flatten(0, 1), run.labels.flatten()
+                values = F.cross_entropy(logits, labels, reduction="none")
+                return values.view_as(run.labels).mean(dim=1)
+            losses: Tensor = vmap(self._loss, randomness="different")(logits_GBC, run.labels)
+            return losses
+
+    def _logits(self, state: dict[str, Tensor], inputs: Inputs) -> Tensor:
+        net = self._skeleton[0]
+        if isinstance(inputs, Tensor):
+            return logits_of(functional_call(net, state, (inputs,)))
+        return logits_of(functional_call(net, state, (), inputs))
+
+
+def descend_all(
+    ensemble: Ensemble,
+    read: Callable[[], Sequence[Batch]],
+    *,
+    steps: int,
+    config: WarmStartConfig,
+    last_epoch: int = 1,
+    first_step: int = 0,
+    all_steps: int | None = None,
+    decay: tuple[int, int] | None = None,
+    before_step: Callable[[int, Sequence[Batch]], None] = lambda step, batches: None,
+    after_step: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Train the nets of an ensemble in place, by the loop that trains one net.
+
+    Images and convolutions lie in contiguous memory, whatever ``memory_format`` says: the
+    convolutions of several nets are one with groups, which gains little from channels_last.
+
+    Args:
+        ensemble: on the device of the batches.
+        read: gives a batch for every lane.
+        steps, config, first_step, all_steps, decay, after_step: as for one net.
+        last_epoch: how many of the last steps' losses are returned.
+        before_step: called with the number of the step and the batches.
+
+    Returns:
+        Losses of the last steps, shape (lanes, steps), on the device.
+    """
+    history: deque[Tensor] = deque(maxlen=last_epoch)
+    now: list[Batch] = []
+
+    def batches() -> Iterator[tuple[Any, Tensor]]:
+        while True:
+            now[:] = read()
+            yield {"runs": runs_of(now)}, now[0][1]
+
+    def before(step: int, inputs: Inputs, labels: Tensor) -> int:
+        before_step(step, now)
+        return 0
+
+    def total(losses_G: Tensor, labels: Tensor) -> Tensor:
+        history.append(losses_G.detach())
+        return losses_G.sum()
+
+    descend(
+        ensemble,
+        batches(),
+        steps=steps,
+        last_epoch=1,
+        schedule=config.schedule,
+        config=config.model_copy(update={"memory_format": "contiguous"}),
+        loss=total,
+        first_step=first_step,
+        all_steps=all_steps,
+        decay=decay,
+        before_step=before,
+        after_step=after_step,
+    )
+    return torch.stack(list(history), dim=1)
+
+
+def obstacle(
+    model: nn.Module, loss: LossFunction, batch: Batch, config: WarmStartConfig
+) -> str | None:
+    """Why such nets cannot be trained as an ensemble; None if they can.
+
+    One step alone and one step of two as an ensemble are taken on copies, in full precision. The
+    weights must move alike, unless the two differ from each other because the net draws (dropout);
+    and the same buffers must change: a net that binds a new tensor to a buffer, instead of writing
+    into it, would lose what it wrote.
+    """
+    exact = config.model_copy(update={"precision": "fp32"})
+    alone = copy.deepcopy(model)
+    batches = itertools.repeat(batch)
+    descend(alone, batches, steps=1, last_epoch=1, schedule="constant", config=exact, loss=loss)
+    try:
+        pair = Ensemble([model, model], loss)
+        descend_all(pair, lambda: [batch, batch], steps=1, config=exact)
+        if autocast_dtype(config.precision, batch[1].device) is not None:  # too coarse to compare
+            half = Ensemble([model, model], loss)
+            descend_all(half, lambda: [batch, batch], steps=1, config=config)
+    except Exception as error:  # of any kind: the net's own code runs in there
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        return f"{type(error).__name__}: {reason}"
+    one, two = pair.lanes
+    lost = sorted(_changed_buffers(alone, model) ^ _changed_buffers(one, model))
+    if lost:
+        return f"the buffer {lost[0]!r} is not written in place"
+    moved, moved_one, moved_two = (_update(net, model) for net in (alone, one, two))
+    allowed = LARGEST_DEVIATION * moved.norm()
+    if (moved_one - moved_two).norm() <= allowed < (moved_one - moved).norm():
+        return "a step gives other weights than alone"
+    return None
+
+
+def speedup(
+    model: nn.Module, loss: LossFunction, batch: Batch, config: WarmStartConfig, lanes: int
+) -> float:
+    """Time of some nets' steps in turn over that of one step of their ensemble, on copies.
+
+    The fastest steps count, because what disturbs a step makes it slower. Data is not read, pruned
+    or augmented in either; and a long step that loses clearly is not taken again.
+    """
+    device, alone = batch[1].device, copy.deepcopy(model)
+    # What one thread is given of a processor does not depend on who else wants it.
+    single = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if single else time.perf_counter
+    begun = 0.0
+    seconds: list[float] = []
+
+    def read() -> list[Batch]:
+        nonlocal begun
+        synchronize(device)
+        begun = clock()
+        return [batch] * lanes
+
+    def stop() -> None:
+        synchronize(device)
+        seconds.append(clock() - begun)
+
+    def measure_alone(steps: int) -> float:
+        batches = (read()[0] for _ in range(steps))
+        descend(
+            alone, batches, steps=steps, last_epoch=1, schedule="constant", config=config,
+            loss=loss, after_step=stop,
+        )  # fmt: skip
+        return min(seconds)
+
+    in_turn = lanes * measure_alone(1 + _repeats(measure_alone(1)))
+    seconds.clear()
+    ensemble = Ensemble([model] * lanes, loss)
+    descend_all(ensemble, read, steps=1, config=config, after_step=stop)
+    if seconds[0] < MEASURED_SECONDS or seconds[0] < CLEAR_LOSS * in_turn:
+        steps = 1 + _repeats(seconds[0])
+        descend_all(ensemble, read, steps=steps, config=config, after_step=stop)
+    return in_turn / min(seconds)
+
+
+def _repeats(seconds: float) -> int:
+    """How many short steps of that length to measure."""
+    return min(20, int(MEASURED_SECONDS / seconds))
+
+
+def _changed_buffers(model: nn.Module, start: nn.Module) -> set[str]:
+    before = dict(start.named_buffers())
+    return {name for name, now in model.named_buffers() if not torch.equal(now, before[name])}
+
+
+def _update(model: nn.Module, start: nn.Module) -> Tensor:
+    """What training changed in the weights, as one vector."""
+    pairs = zip(model.parameters(), start.parameters(), strict=True)
+    return torch.cat([(now.detach() - before.detach()).flatten().float() for now, before in pairs])
+
+
+def _share(own: Sequence[Tensor]) -> Tensor:
+    """Stack tensors and make each a view of its place there."""
+    stack = torch.stack([one.detach() for one in own])
+    for one, view in zip(own, stack.unbind(), strict=True):
+        one.data = view
+    return stack
+
+
+def _shapes(inputs: Inputs, labels: Tensor) -> tuple[Any, ...]:
+    named = {"": inputs} if isinstance(inputs, Tensor) else inputs
+    return labels.shape, *((name, value.shape) for name, value in named.items())

@@ -1,0 +1,155 @@
+"""The training loop, for the common start and for workers: SGD without a stop for the host."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lipt_cords.data.batches import Inputs
+from lipt_cords.models.heads import call_model
+from lipt_cords.models.losses import LossFunction
+from lipt_cords.training.memory.planner import MemoryPlanner
+from lipt_cords.training.memory.step_kinds import Plans
+from lipt_cords.training.schedules import Schedule, rate_factor
+from lipt_cords.training.step import (
+    autocast_dtype,
+    laid_out,
+    lay_out,
+    memory_layout,
+)
+from lipt_cords.warmstart.config import WarmStartConfig
+
+Batches = Iterator[tuple[Inputs, Tensor]]
+
+
+PLANS = Plans()
+"""Memory plans of this process: its workers' nets are built alike, and measured once."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What a run of the loop did: samples it trained on, the mean loss of its last epoch, steps."""
+
+    passes: int
+    loss: float
+    steps: int
+
+
+def descend(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    steps: int,
+    last_epoch: int,
+    schedule: Schedule,
+    config: WarmStartConfig,
+    loss: LossFunction,
+    first_step: int = 0,
+    all_steps: int | None = None,
+    decay: tuple[int, int] | None = None,
+    single_samples: bool = False,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    before_step: Callable[[int, Inputs, Tensor], int] | None = None,
+    after_backward: Callable[[], None] | None = None,
+    after_step: Callable[[], None] | None = None,
+    enough: Callable[[int], bool] | None = None,
+) -> Descent:
+    """Train a model in place.
+
+    Losses are summed on the device and read once, at the end: nothing waits for the host.
+
+    Args:
+        model: on the device of the batches.
+        batches: at least ``steps`` of them.
+        steps: optimizer steps.
+        last_epoch: over how many of the last steps the reported loss is averaged.
+        schedule: of the learning rate over ``all_steps``; its peak is ``config.lr``.
+        config: learning rate, momentum, decay, precision, layout, and whether to compile.
+        loss: mean loss of (logits, labels).
+        first_step: where in the schedule these steps begin.
+        all_steps: how many steps the schedule spans; None: these alone.
+        decay: between which steps of the schedule ``wsd`` falls; None: over its last quarter.
+        single_samples: batches hold one sample each, on which BatchNorm cannot train; its layers
+            then normalise with their running statistics.
+        augment: changes the inputs of a batch.
+        before_step: called with the number of the step and its batch before the forward pass;
+            returns how many samples it trained on itself.
+        after_backward: called between the backward pass and the optimizer's step.
+        after_step: called after the optimizer's step.
+        enough: asked after every step, with the number of steps taken, whether to end here.
+    """
+    model.train()
+    if single_samples:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    device = parameters[0].device
+    optimizer = torch.optim.SGD(
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+        weight_decay=config.weight_decay,
+        fused=device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in parameters),
+    )
+    if config.subnetwork is not None and config.momentum > 0:
+        # A fused step wants a momentum of all or of none, and a block that was left out has no
+        # gradient to begin one with. Zero gives the bits of one that begins by itself.
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    half = autocast_dtype(config.precision, device)
+    layout = memory_layout(config.memory_format, model)
+    lay_out(model, layout)
+    planner = None
+    if config.memory_budget is not None:
+        planner = MemoryPlanner(
+            model,
+            budget=config.memory_budget,
+            optimizer=optimizer,
+            bandwidth=config.memory_bandwidth,
+            plans=PLANS,
+        )
+    network: Any = torch.compile(model) if config.compile else model
+    total, passes, counted, taken = torch.zeros((), device=device), 0, 0, 0
+    for step in range(steps):
+        inputs, labels = next(batches)
+        if augment is not None and isinstance(inputs, Tensor):
+            inputs = augment(inputs)
+        inputs = laid_out(inputs, layout)
+        if before_step is not None:
+            passes += before_step(step, inputs, labels)
+        if schedule != "constant":
+            factor = rate_factor(schedule, first_step + step, all_steps or steps, decay)
+            optimizer.param_groups[0]["lr"] = config.lr * factor
+        optimizer.zero_grad(set_to_none=True)  # before the forward pass: there is room then
+        with planner or nullcontext():
+            with torch.autocast(device.type, dtype=half, enabled=half is not None):
+                logits = call_model(network, inputs)
+            value = loss(logits.float() if half is not None else logits, labels)
+            torch.autograd.backward(value)
+            value = value.detach()
+        if after_backward is not None:
+            after_backward()
+        optimizer.step()
+        if after_step is not None:
+            after_step()
+        passes += len(labels)
+        if step >= steps - last_epoch:
+            total += value * len(labels)
+            counted += len(labels)
+        taken = step + 1
+        if enough is not None and enough(taken):
+            break
+    if planner is not None:
+        for note in planner.report().notes:
+            warnings.warn(f"memory_budget: {note}", stacklevel=2)
+    return Descent(passes, float(total) / counted if counted else math.nan, taken)

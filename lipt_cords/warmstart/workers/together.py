@@ -1,0 +1,298 @@
+"""The workers of one process: in turn, or several at once as one batched net."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lipt_cords.base.randomness import generator, isolated_rng
+from lipt_cords.models.flops import synchronize
+from lipt_cords.models.state import all_finite, tensor_state
+from lipt_cords.training.schedules import steps_per_epoch
+from lipt_cords.training.step import deterministic_convolutions, lay_out, memory_layout
+from lipt_cords.warmstart.workers.batches import Feed
+from lipt_cords.warmstart.workers.ema import WeightAverage
+from lipt_cords.warmstart.workers.ensemble import Batch, Ensemble, descend_all, obstacle, speedup
+from lipt_cords.warmstart.workers.sparsity import Pruning
+from lipt_cords.warmstart.workers.worker import (
+    WorkerResult,
+    WorkerTask,
+    augmentation,
+    held_out,
+    run_worker,
+)
+
+logger = logging.getLogger(__name__)
+
+LARGEST_GROUP = 16
+"""Workers that ``together="auto"`` trains at once at most."""
+FEWEST_STEPS = 30
+"""Steps of a worker below which ``auto`` does not measure: the measurement would not pay."""
+LEAST_SPEEDUP = 1.1
+"""From which on ``auto`` trains workers at once."""
+
+
+def run_workers(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
+    """Train some workers and give out each result as soon as it is there.
+
+    With ``together=G`` of the configuration, G neighbours are trained at once (fewer where their
+    numbers of steps differ), and the results of a group come when the last step is done.
+
+    Args:
+        tasks: of one round, and alike but for the worker and its shard.
+
+    Raises:
+        ValueError: ``together`` is a number, and the workers cannot be trained at once.
+    """
+    size = _group_size(tasks)
+    for start in range(0, len(tasks), size):
+        for group in _alike(tasks[start : start + size]):
+            if len(group) == 1:
+                yield run_worker(group[0])
+                continue
+            try:
+                yield from train_at_once(group)
+            except torch.OutOfMemoryError as error:
+                raise ValueError(
+                    f"{len(group)} workers at once do not fit into the device's memory: set "
+                    f"together to a smaller number (received {group[0].config.together!r})"
+                ) from error
+
+
+def _group_size(tasks: Sequence[WorkerTask]) -> int:
+    """How many workers to train at once; 1: in turn."""
+    wanted = tasks[0].config.together if len(tasks) > 1 else 1
+    if wanted == 1:
+        return 1
+    if wanted == "auto":
+        return _measured_size(tasks)
+    why_not = _obstacle(tasks)
+    if why_not is not None:
+        raise ValueError(
+            f"these workers cannot be trained at once (together={wanted}): {why_not}; set "
+            "together=1, or 'auto' to train at once only what can be"
+        )
+    return wanted
+
+
+def _measured_size(tasks: Sequence[WorkerTask]) -> int:
+    """The group size of ``auto``: groups as even as can be, if they are faster than in turn."""
+    groups = -(-len(tasks) // LARGEST_GROUP)
+    size, first = -(-len(tasks) // groups), tasks[0]
+    why_not = f"fewer than {FEWEST_STEPS} steps" if first.steps < FEWEST_STEPS else _obstacle(tasks)
+    if why_not is not None:
+        logger.info("workers train in turn: %s", why_not)
+        return 1
+    with isolated_rng(first.config.seed, "measure"), deterministic_convolutions():
+        try:
+            gain = speedup(first.model, first.loss, _first_batch(first), first.config, size)
+        except torch.OutOfMemoryError:
+            logger.info("workers train in turn: %d at once do not fit", size)
+            return 1
+    how = f"{size} at once" if gain >= LEAST_SPEEDUP else "in turn"
+    logger.info("workers train %s: %d at once are %.2f times as fast", how, size, gain)
+    return size if gain >= LEAST_SPEEDUP else 1
+
+
+def _obstacle(tasks: Sequence[WorkerTask]) -> str | None:
+    """Why these workers cannot be trained at once; None if they can."""
+    first = tasks[0]
+    config = first.config
+    if config.compile:
+        return "compile=True compiles a single net"
+    if config.batch_size == 1 or any(len(task.indices) == 1 for task in tasks):
+        return "a batch holds a single sample"
+    with isolated_rng(config.seed, "rehearse"), deterministic_convolutions():
+        return obstacle(first.model, first.loss, _first_batch(first), config)
+
+
+def _first_batch(task: WorkerTask) -> Batch:
+    """Some samples of a worker, to try a step on."""
+    config, device = task.config, next(task.model.parameters()).device
+    indices = task.indices[: config.batch_size]
+    feed = Feed(task.dataset, indices, device, task.pool, config.loader_workers)
+    return next(feed.epochs(config.batch_size, generator(config.seed, "rehearse")))
+
+
+def _alike(tasks: Sequence[WorkerTask]) -> Iterator[list[WorkerTask]]:
+    """Split tasks by where in their schedules they are, in order of appearance."""
+    groups: dict[tuple[int, ...], list[WorkerTask]] = {}
+    for task in tasks:
+        groups.setdefault((task.first_step, task.steps, task.all_steps), []).append(task)
+    yield from groups.values()
+
+
+def train_at_once(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
+    """Train workers at once, and evaluate them one by one.
+
+    Equal to :func:`lipt_cords.warmstart.workers.worker.run_worker` up to rounding, but for dropout,
+    whose draws derive from the seed and from who is in the group. ``seconds`` of every worker are
+    those of the whole group, because none is ready earlier: an upper bound for what it takes alone.
+    Weights, gradients, momentum, masks and activations of all are in memory at once.
+    """
+    first, started = tasks[0], time.perf_counter()
+    config, device = first.config, next(first.model.parameters()).device
+    workers = [task.worker for task in tasks]
+    with (
+        isolated_rng(config.seed, "together", *workers, "round", first.round),
+        deterministic_convolutions(),
+    ):
+        ensemble = Ensemble([task.model for task in tasks], first.loss)
+        lanes = [Lane(task, net) for task, net in zip(tasks, ensemble.lanes, strict=True)]
+        average = None if config.ema is None else WeightAverage(ensemble, config.ema)
+        pruned: list[Tensor] = []
+        masks: list[Tensor] = []
+
+        def before_step(step: int, batches: Sequence[Batch]) -> None:
+            for lane, (inputs, labels) in zip(lanes, batches, strict=True):
+                lane.passes += lane.pruning.before(step, inputs, labels)
+            found = [lane.pruning.masks for lane in lanes if lane.pruning.masks is not None]
+            if found and not masks:
+                pruned.extend(weight for one in found for weight in one.weights)
+                masks.extend(mask for one in found for mask in one.masks)
+
+        def keep() -> None:
+            if masks:  # of all lanes at once
+                torch._foreach_mul_(pruned, masks)
+
+        def after_step() -> None:
+            keep()
+            if average is not None:
+                average.step()
+            for lane in lanes:
+                lane.task.tick()
+
+        losses_GT = descend_all(
+            ensemble,
+            lambda: [lane.read() for lane in lanes],
+            steps=first.steps,
+            config=config,
+            last_epoch=max(lane.last_epoch for lane in lanes),
+            first_step=first.first_step,
+            all_steps=first.all_steps,
+            decay=first.decay_steps,
+            before_step=before_step,
+            after_step=after_step,
+        )
+        if average is not None:
+            average.write(None)
+            keep()
+        ensemble.zero_grad()  # their memory goes to the evaluation
+        synchronize(device)
+        seconds = time.perf_counter() - started
+    for lane, losses in zip(lanes, losses_GT.tolist(), strict=True):
+        yield lane.result(losses, seconds)
+
+
+class Lane:
+    """One worker's part: what it reads, in its own order and with its own draws, and its masks.
+
+    Args:
+        task: the worker.
+        model: its net in an ensemble.
+    """
+
+    def __init__(self, task: WorkerTask, model: nn.Module) -> None:
+        config = task.config
+        self.task, self.model = task, model
+        self._device = next(model.parameters()).device
+        self._draws = Draws(self._device, config.seed, *task.names)
+        with self._draws:
+            self._feed = Feed(
+                task.dataset, task.indices, self._device, task.pool, config.loader_workers,
+                task.reads,
+            )  # fmt: skip
+            self._augment = augmentation(self._feed, config)
+        self._draws_to_read = self._augment is not None or not self._feed.source.resident
+        order = generator(config.seed, "worker", task.worker, "order")
+        self._batches = self._feed.epochs(config.batch_size, order, skip=task.first_step)
+        self.pruning = Pruning(
+            model, task.head, config=config, loss=task.loss, steps=task.steps, names=task.names
+        )
+        self.passes = 0
+        self.last_epoch = min(task.steps, steps_per_epoch(len(self._feed), config.batch_size))
+        self._sizes: deque[int] = deque(maxlen=self.last_epoch)
+
+    def read(self) -> Batch:
+        """The next batch, augmented."""
+        with self._draws if self._draws_to_read else nullcontext():
+            inputs, labels = next(self._batches)
+            if self._augment is not None and isinstance(inputs, Tensor):
+                inputs = self._augment(inputs)
+        self.passes += len(labels)
+        self._sizes.append(len(labels))
+        return inputs, labels
+
+    def result(self, losses: Sequence[float], seconds: float) -> WorkerResult:
+        """Evaluate the trained net.
+
+        Args:
+            losses: of the last steps, those of the last epoch among them.
+            seconds: of the training.
+        """
+        started, task = time.perf_counter(), self.task
+        with self._draws, deterministic_convolutions():
+            lay_out(self.model, memory_layout(task.config.memory_format, self.model))
+            state = tensor_state(self.model)
+            finite = all_finite(state)
+            accurate, reading, forward = held_out(task, self.model) if finite else (None, None, 0)
+        last = losses[len(losses) - self.last_epoch :]
+        total = sum(loss * size for loss, size in zip(last, self._sizes, strict=True))
+        return WorkerResult(
+            worker=task.worker,
+            state=state,
+            finite=finite,
+            steps=task.steps,
+            passes=self.passes,
+            loss=total / sum(self._sizes),
+            accuracy=accurate,
+            density=self.pruning.density,
+            seconds=seconds,
+            evaluation_seconds=time.perf_counter() - started,
+            reading=reading,
+            forward_passes=forward,
+        )
+
+
+class Draws:
+    """The global random states of one worker: in place inside of the context, kept between.
+
+    Args:
+        device: where it trains; a GPU has a state of its own.
+        seed: of the warm start.
+        names: what the states derive from, beside the seed.
+    """
+
+    def __init__(self, device: torch.device, seed: int, *names: str | int) -> None:
+        self._gpu = device if device.type == "cuda" else None
+        with isolated_rng(seed, *names):
+            self._states = self._read()
+
+    def __enter__(self) -> None:
+        self._outer = self._read()
+        self._write(self._states)
+
+    def __exit__(self, *error: object) -> None:
+        self._states = self._read()
+        self._write(self._outer)
+
+    def _read(self) -> tuple[Any, ...]:
+        gpu = None if self._gpu is None else torch.cuda.get_rng_state(self._gpu)
+        return random.getstate(), np.random.get_state(), torch.get_rng_state(), gpu  # noqa: NPY002
+
+    def _write(self, states: tuple[Any, ...]) -> None:
+        python_state, numpy_state, torch_state, gpu = states
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        torch.set_rng_state(torch_state)
+        if self._gpu is not None:
+            torch.cuda.set_rng_state(gpu, self._gpu)

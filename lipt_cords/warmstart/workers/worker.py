@@ -1,0 +1,273 @@
+"""One worker: theta* and a shard in, a trained replica out, and not a word to anyone between."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.base.randomness import generator, isolated_rng
+from lipt_cords.data.batches import Inputs
+from lipt_cords.data.source import BatchSource
+from lipt_cords.models.flops import synchronize
+from lipt_cords.models.losses import LossFunction
+from lipt_cords.models.state import State, all_finite, tensor_state
+from lipt_cords.training.cheaper.channels import scaled_batchnorms
+from lipt_cords.training.cheaper.paths import Paths
+from lipt_cords.training.cheaper.tickets import penalise_scales
+from lipt_cords.training.evaluation import accuracy
+from lipt_cords.training.schedules import steps_per_epoch
+from lipt_cords.training.step import deterministic_convolutions, lay_out, memory_layout
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.watch.probe import Probe, Reading
+from lipt_cords.warmstart.workers.augment import BatchRandAugment
+from lipt_cords.warmstart.workers.batches import Feed, Pool, channel_range
+from lipt_cords.warmstart.workers.ema import WeightAverage
+from lipt_cords.warmstart.workers.local_training import descend
+from lipt_cords.warmstart.workers.sparsity import Pruning
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """All that a worker needs for one round.
+
+    Attributes:
+        worker: its number, from which its draws derive.
+        model: the round's start (theta* in the first), on the device to train on; the worker
+            trains a copy.
+        head: name of the linear head, which is never pruned.
+        dataset: the training set, of which only ``indices`` are read.
+        indices: the shard, shape (n,).
+        config: options of the warm start.
+        loss: mean loss of (logits, labels).
+        round: number of the round.
+        decay: in which rounds, from and to, ``wsd`` lowers the rate; None: over the last quarter
+            of all steps.
+        validation: held-out data to evaluate on, or None.
+        probe: held-out samples on which workers are compared, or None.
+        pool: samples in memory already; without it the worker reads its own.
+        search: whether the workers vote for a ticket in this round: scales are penalised.
+        block_shares: with ``subnetwork``, each block's share of a step's operations.
+        tick: called after every step; for a progress bar.
+    """
+
+    worker: int
+    model: nn.Module
+    head: str
+    dataset: Dataset[Any]
+    indices: Tensor
+    config: WarmStartConfig
+    loss: LossFunction
+    round: int = 0
+    decay: tuple[int, int] | None = None
+    validation: BatchSource | None = None
+    probe: Probe | None = None
+    pool: Pool | None = None
+    search: bool = False
+    block_shares: tuple[float, ...] = ()
+    tick: Callable[[], None] = lambda: None
+
+    @property
+    def all_steps(self) -> int:
+        """Optimizer steps that the worker takes in all rounds together."""
+        return local_steps(self.config, len(self.indices))
+
+    @property
+    def first_step(self) -> int:
+        """Steps that it has taken in earlier rounds."""
+        return self._steps_before(self.round)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that it takes in this round."""
+        return self._steps_before(self.round + 1) - self.first_step
+
+    @property
+    def decay_steps(self) -> tuple[int, int] | None:
+        """``decay`` in steps."""
+        if self.decay is None:
+            return None
+        return self._steps_before(self.decay[0]), self._steps_before(self.decay[1])
+
+    @property
+    def reads(self) -> int | None:
+        """Samples that it reads in this round, if there are more rounds."""
+        return self.steps * self.config.batch_size if self.config.rounds > 1 else None
+
+    def _steps_before(self, number: int) -> int:
+        return number * self.all_steps // self.config.rounds
+
+    @property
+    def names(self) -> tuple[str | int, ...]:
+        """What the draws of this round derive from, beside the seed."""
+        return ("worker", self.worker, *(("round", self.round) if self.round else ()))
+
+
+@dataclass(frozen=True)
+class WorkerResult:
+    """A trained replica and what it took, in one round.
+
+    Attributes:
+        worker: the number of the task.
+        state: its state dict; pruned weights are zeros.
+        finite: whether every weight is a finite number.
+        steps: optimizer steps taken.
+        passes: samples trained on, repeats counted.
+        loss: mean training loss of the last local epoch.
+        accuracy: on held-out data, or on the probe alone where there is no other; or None.
+        density: share of the prunable weights that was kept.
+        seconds: of training, reading its data included; with ``together``, of its whole group.
+        evaluation_seconds: of the evaluation on held-out data.
+        reading: what it says about the probe, or None.
+        forward_passes: samples that the evaluation ran forward.
+        work: operations of its training over those of the whole net; 1 without ``subnetwork``.
+        stages: with ``subnetwork``, what each stage cost.
+    """
+
+    worker: int
+    state: State
+    finite: bool
+    steps: int
+    passes: int
+    loss: float
+    accuracy: float | None
+    density: float
+    seconds: float
+    evaluation_seconds: float
+    reading: Reading | None = None
+    forward_passes: int = 0
+    work: float = 1.0
+    stages: list[dict[str, float]] = field(default_factory=list)
+
+
+def local_steps(config: WarmStartConfig, samples: int) -> int:
+    """Optimizer steps of a worker with a shard of that size, over all rounds; at least one each."""
+    per_epoch = steps_per_epoch(samples, config.batch_size)
+    return config.local_steps or max(config.rounds, round(config.epochs * per_epoch))
+
+
+def run_worker(task: WorkerTask) -> WorkerResult:
+    """Train one worker for a round; the same task gives the same bits on every launcher.
+
+    On a CPU this holds for an equal number of threads, because a convolution may add in another
+    order with more of them. On a GPU cuDNN is held to deterministic algorithms; a layer whose
+    backward pass has none (some poolings, scatters) may still differ in the last bits. Dropout
+    and random transforms of the data set draw from the worker's own seed; the global random state
+    is left as it was. Momentum starts afresh in every round, so that a round is a function of the
+    weights that it starts from.
+
+    Raises:
+        ValueError: inputs that are not finite, or that the augmentation cannot change.
+    """
+    config, seed = task.config, task.config.seed
+    device = next(task.model.parameters()).device
+    started = time.perf_counter()
+    with isolated_rng(seed, *task.names), deterministic_convolutions():
+        layout = memory_layout(config.memory_format, task.model)
+        # Before anything refers to its weights: another layout is other memory.
+        model = copy.deepcopy(task.model)
+        lay_out(model, layout)
+        feed = Feed(
+            task.dataset, task.indices, device, task.pool, config.loader_workers, task.reads
+        )
+        pruning = Pruning(
+            model, task.head, config=config, loss=task.loss, steps=task.steps, names=task.names
+        )
+        average = None if config.ema is None else WeightAverage(model, config.ema)
+        paths = None
+        if config.subnetwork is not None:
+            names = ("worker", task.worker)
+            paths = Paths(model, config.subnetwork, task.all_steps, seed, *names)
+
+        def before_step(step: int, inputs: Inputs, labels: Tensor) -> int:
+            if paths is None:
+                return pruning.before(step, inputs, labels)
+            paths.everything()  # SNIP asks all weights what they are worth
+            taken = pruning.before(step, inputs, labels)
+            paths.choose(task.first_step + step, len(labels))
+            return taken
+
+        def after_step() -> None:
+            pruning.keep()
+            if average is not None:
+                average.step()
+            task.tick()
+
+        after_backward = None
+        if task.search and config.early_bird is not None:
+            penalty = (scaled_batchnorms(model), config.early_bird.l1)
+            after_backward = partial(penalise_scales, *penalty)
+        order = generator(seed, "worker", task.worker, "order")
+        with nullcontext() if paths is None else paths.applied():
+            descent = descend(
+                model,
+                feed.epochs(config.batch_size, order, skip=task.first_step),
+                steps=task.steps,
+                last_epoch=min(task.steps, steps_per_epoch(len(feed), config.batch_size)),
+                schedule=config.schedule,
+                config=config,
+                loss=task.loss,
+                first_step=task.first_step,
+                all_steps=task.all_steps,
+                decay=task.decay_steps,
+                single_samples=min(len(feed), config.batch_size) == 1,
+                augment=augmentation(feed, config),
+                before_step=before_step,
+                after_backward=after_backward,
+                after_step=after_step,
+            )
+        if average is not None:
+            average.write(pruning.masks)
+        synchronize(device)
+        trained = time.perf_counter()
+        state = tensor_state(model)
+        finite = all_finite(state)
+        accurate, reading, forward = held_out(task, model) if finite else (None, None, 0)
+    return WorkerResult(
+        worker=task.worker,
+        state=state,
+        finite=finite,
+        steps=task.steps,
+        passes=descent.passes,
+        loss=descent.loss,
+        accuracy=accurate,
+        density=pruning.density,
+        seconds=trained - started,
+        evaluation_seconds=time.perf_counter() - trained,
+        reading=reading,
+        forward_passes=forward,
+        work=1.0 if paths is None else _work(paths, descent.passes, task.block_shares),
+        stages=[] if paths is None else paths.stages(task.block_shares),
+    )
+
+
+def _work(paths: Paths, passes: int, shares: tuple[float, ...]) -> float:
+    """Operations of all passes over those of the whole net, on which SNIP's batch ran."""
+    stages = paths.stages(shares)
+    on_paths = sum(stage["passes"] for stage in stages)
+    return (paths.spent(shares) + passes - on_paths) / passes
+
+
+def held_out(task: WorkerTask, model: nn.Module) -> tuple[float | None, Reading | None, int]:
+    """Accuracy, reading, and the samples that they took; one pass where one serves both."""
+    reading, taken = None, 0
+    if task.probe is not None:
+        reading, taken = task.probe.read(model), len(task.probe)
+    if task.validation is None or (task.probe is not None and task.probe.is_everything):
+        return None if reading is None else reading.accuracy, reading, taken
+    return accuracy(model, task.validation), reading, taken + len(task.validation)
+
+
+def augmentation(feed: Feed, config: WarmStartConfig) -> BatchRandAugment | None:
+    """What changes a worker's batches, if anything does."""
+    if config.augmentation == "none":
+        return None
+    low, high = channel_range(feed)
+    return BatchRandAugment(low, high, num_ops=config.num_ops, magnitude=config.magnitude)

@@ -1,0 +1,125 @@
+"""The pure parts of the memory benchmark: extrapolated traces, and its tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lipt_cords.training.memory.plan import least_budget
+from lipt_cords.training.memory.trace import Op, Storage, Trace
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+
+def step(batch: int) -> Trace:
+    """Two layers, each of whose activations is saved; weights' gradients do not grow."""
+    ops = (
+        Op("conv", 0.5 + batch, (-1, -2), (0,)),
+        Op("relu", 0.25 * batch, (0,), (1,)),
+        Op("relu'", 0.5 * batch, (1,), (2,)),
+        Op("conv'", 2.0 * batch, (2,), (3,)),
+    )
+    storages = (
+        Storage(100 * batch, 0, 2),
+        Storage(60 * batch + 4, 1, 2, saved=2, accesses=(2,), done=3),
+        Storage(100 * batch, 2, 4),
+        Storage(32, 3, 4),
+    )
+    return Trace(ops, 2, storages, 500, 12 * batch, (1,), (("float32", (batch,)),), ((2, 1),))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 8, 1000])
+def test_a_step_that_grows_with_its_batch_is_extrapolated_to_the_byte(benchmarks, batch):
+    from memory_scaling import extrapolated
+
+    found, true = extrapolated((2, step(2)), (8, step(8)), batch), step(batch)
+    assert found.storages == true.storages
+    assert (found.resident, found.given) == (true.resident, true.given)
+    assert found.peak == true.peak and least_budget(found) == least_budget(true)
+    assert found.seconds == pytest.approx(true.seconds)
+
+
+def test_no_operation_gets_faster_with_more_samples(benchmarks):
+    from memory_scaling import extrapolated
+
+    small = step(2)
+    slow = replace(small, ops=(replace(small.ops[0], seconds=100.0), *small.ops[1:]))
+    assert extrapolated((2, slow), (8, step(8)), 80).ops[0].seconds == step(8).ops[0].seconds
+
+
+def test_different_steps_are_not_extrapolated(benchmarks):
+    from memory_scaling import extrapolated
+
+    small, large = step(2), step(8)
+    others = {
+        "smaller one first": (8, small),
+        "operations": (2, replace(small, ops=small.ops[:3])),
+        "operation 1 is gelu and relu": (
+            2, replace(small, ops=(small.ops[0], Op("gelu", 1.0, (0,), (1,)), *small.ops[2:])),
+        ),
+        "storage 0": (2, replace(small, storages=(Storage(1, 0, 1), *small.storages[1:]))),
+        "do not save": (2, replace(small, packs=(0,))),
+    }  # fmt: skip
+    for said, one in others.items():
+        with pytest.raises(ValueError, match=said):
+            extrapolated(one, (8, large), 16)
+
+
+PLACE = {"revision": "abc", "versions": {"torch": "2"}, "machine": {"threads": 1, "processor": "a"}}
+PLAN = {
+    "net": "net", "measured_peak": 99, "planned_peak": 100, "measured_added": 0.45,
+    "planned_added": 0.5, "swapped": 3, "recomputed": 0, "bit_equal": True,
+}  # fmt: skip
+EXACT = [PLAN, PLAN | {"swapped": 1, "recomputed": 7, "measured_peak": 100}]
+OVERHEAD = {
+    "net": "net", "base": 2**20, "added": 10 * 2**20, "share": 0.5,
+    "ways": [
+        {"way": "plain", "time": 1.0, "low": 1.0, "high": 1.0, "peak": 11 * 2**20, "differs": []},
+        {
+            "way": "checkpoint every block", "time": 1.3, "low": 1.2, "high": 1.5,
+            "peak": 4 * 2**20, "differs": ["buffers"],
+        },
+    ],
+    "predicted": [
+        {"speed": 50, "policy": "both", "overhead": 0.0625},
+        {"speed": 50, "policy": "recompute", "overhead": None},
+    ],
+}  # fmt: skip
+REACH = {
+    "net": "vgg16", "plain": 200, "planned": 300, "ratio": 1.5, "budget": 2**34, "speed": 200,
+    "bandwidth": 12e9, "extrapolated_from": [4, 8],
+    "capuchin": {"plain": 228, "planned": 350, "ratio": 350 / 228},
+    "overhead": {"twice": None, "planned": 0.5}, "check": {"plain_peak": 1.0, "least": 0.995},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "said"),
+    [
+        ("exact", EXACT, "| net | 2 | yes | 1.00 % | 10.00 % | 0.45 | 3 | 7 |"),
+        ("exact", [PLAN | {"bit_equal": False}, PLAN], "| net | 2 | no, 1 |"),
+        (
+            "overhead", [OVERHEAD],
+            "| net: checkpoint every block | 1.30 (1.20 to 1.50) | 4 | 0.30 | buffers |",
+        ),
+        ("overhead", [OVERHEAD], "| net, a device 50 times faster | 6.2 % | none fits |"),
+        (
+            "reach", [REACH],
+            "| vgg16 | 200 | 300 | 1.50 | 50.0 % | none fits | 350/228 = 1.54 | 0.50 % |",
+        ),
+    ],
+)  # fmt: skip
+def test_a_table_says_what_its_record_says(benchmarks, tmp_path, monkeypatch, name, rows, said):
+    import memory_tables
+    import table_parts
+
+    payload = {"command": "python", "rounds": 7, "rows": rows, "provenance": PLACE}
+    (tmp_path / f"memory-{name}.json").write_text(json.dumps(payload))
+    monkeypatch.setattr(table_parts, "RESULTS", tmp_path)
+    assert said in getattr(memory_tables, f"memory_{name}")()

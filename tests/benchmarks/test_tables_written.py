@@ -1,0 +1,61 @@
+"""README and docs say nothing that the committed results do not say."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from lipt_cords.experiments.methods import parse_methods
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def tables():
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # as for a script
+    return runpy.run_path(str(ROOT / "benchmarks" / "tables.py"), run_name="tables")
+
+
+def test_every_table_on_every_page_agrees_with_its_json(tables, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
+    assert tables["main"]() == 0, capsys.readouterr().out
+
+
+def test_a_changed_figure_is_noticed(tables):
+    page = (ROOT / "README.md").read_text()
+    figure = page.index(" ± ")
+    forged = page[: figure - 1] + str((int(page[figure - 1]) + 1) % 10) + page[figure:]
+    assert tables["filled"](forged) == page != forged
+
+
+def test_an_unknown_table_is_named(tables):
+    with pytest.raises(ValueError, match="unknown table 'nothing'"):
+        tables["filled"]("<!-- table: nothing -->\n<!-- end of table -->")
+
+
+@pytest.mark.parametrize(
+    "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda p: p.name
+)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/warm-start.md"])
+def test_the_examples_of_the_page_run(page):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    whole = [block for block in blocks if ".fit(" in block]
+    assert whole
+    for block in whole:
+        names: dict[str, object] = {}
+        exec(compile(block, page, "exec"), names)
+        report = (names.get("warm") or names["result"]).report
+        assert report.critical_path_passes < report.passes
+
+
+def test_the_methods_of_the_page_on_comparisons_are_known():
+    text = (ROOT / "docs/evidence.md").read_text()
+    (names,) = re.findall(r"--methods (\S+)", text)
+    assert len(parse_methods(names.split(","))) > 3

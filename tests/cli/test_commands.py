@@ -1,0 +1,181 @@
+"""The commands: results on stdout, one red line for a user's error, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lipt_cords.base.files import read_json
+from lipt_cords.cli import commands as cli
+from lipt_cords.cli.commands import main
+from lipt_cords.experiments import run as runs
+
+CONFIG = """
+dataset: {name: digits, limit: 150}
+dataloader: {batch_size: 16}
+dss_args:
+  type: GLISTER
+  fraction: 0.2
+  select_every: 2
+  selector: fast
+  warm_start: {num_workers: 2, common_steps: 2, local_steps: 3, batch_size: 16}
+train_args: {num_epochs: 2, device: cpu}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def test_train_resume_and_json(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "out")
+    assert main(["train", config, "--output", output, "--seed", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert "GLISTER:" in shown and "results.json" in shown
+    results = read_json(Path(output) / "results.json")
+    assert results["seed"] == 3 and results["status"] == "ok"
+    assert main(["train", config, "--output", output, "--seed", "3", "--resume", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["test_accuracy"] == results["test_accuracy"]
+    assert again["costs"]["warmup_passes"] == 128
+
+
+def test_compare_prints_table_reading_and_files(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    command = ["compare", config, "--seeds", "4,5", "--methods", "rs2,lipt"]
+    assert main([*command, "--output", str(output), "--set", "train_args.eval_every=2"]) == 0
+    shown = capsys.readouterr().out
+    assert "GLISTER after LiPT" in shown and "Highest mean accuracy" in shown
+    assert [run["seed"] for run in read_json(output / "results.json")["runs"]] == [4, 4, 5, 5]
+    assert str(output / "report.html") in shown and (output / "report.md").is_file()
+    assert main(["report", str(output), "--output", str(tmp_path / "again"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (tmp_path / "again" / "report.html").read_bytes() == (
+        output / "report.html"
+    ).read_bytes()
+    assert "RS2" in said["verdict"] and "One seed" not in str(said["notes"])
+    assert main(["report", str(tmp_path)]) == 2
+    assert "there are no results in" in capsys.readouterr().err
+
+
+def test_compare_fails_where_everything_fails(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compare", config, "--methods", "rs2", "--seeds", "1"]
+    command += ["--set", "optimizer.lr=1e30", "--output", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "training diverged" in capsys.readouterr().out
+
+
+def test_warmstart_saves_weights_and_report(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["warmstart", config, "--output", str(tmp_path / "warm")]) == 0
+    assert "sample-passes on the critical path  80" in capsys.readouterr().out
+    assert (tmp_path / "warm" / "merged.safetensors").is_file()
+    assert main(["warmstart", config, "--output", str(tmp_path / "warm"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["passes"] == 128
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "The core works." in shown and "digits" in shown
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["healthy"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "gone.yaml"], "no configuration file at gone.yaml"),
+        (["train", "{config}", "--set", "optimizer.lrr=1"], "Did you mean 'optimizer.lr'"),
+        (["train", "{config}", "--set", "optimizer"], "expected section.key=value"),
+        (["train", "{config}", "--set", "dss_args.type=GLISTR"], "Did you mean 'GLISTER'"),
+        (["train", "{config}", "--set", "dss_args.warm_start.num_workers=0"], "num_workers"),
+        (["train", "{config}", "--set", "dss_args.warm_start.density=1.5"], "density"),
+        (["train", "{config}", "--set", "dss_args.warm_start.soup=gredy"], "'greedy'"),
+        (["train", "{config}", "--output", "{config}"], "found a file"),
+        (["train", "{config}", "--resume"], "resuming needs the --output"),
+        (["train", "{config}", "--set", "dataset.name=cifar10", "--data", "/nowhere"], "cifar10"),
+        (["compare", "{config}", "--seeds", "x"], "--seeds takes a number"),
+        (["compare", "{config}", "--seeds", "0"], "--seeds takes a number"),
+        (["compare", "{config}", "--methods", "lpt"], "unknown method 'lpt'"),
+        (["compare", "{config}", "--seeds", "1,1"], "seeds that repeat"),
+        (["compare", "{config}", "--fractions", "a"], "--fractions takes a list"),
+        (["compare", "{config}", "--equal", "totl"], "Did you mean 'total'"),
+        (["trian"], "No such command 'trian'"),
+        (["train"], "Missing argument"),
+    ],
+)
+def test_user_errors_end_in_one_line(
+    config: str,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([argument.format(config=config) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in " ".join(captured.err.split())
+    assert "Traceback" not in captured.err and captured.out == ""
+
+
+def test_ctrl_c(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "run", interrupted)
+    assert main(["train", config]) == 130
+
+
+def test_programming_errors_are_not_swallowed(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(runs, "run", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", config])
+
+
+def test_ranks_beside_the_first_are_silent(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = 29_500 + os.getpid() % 1000
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-port", str(port), "-m", "lipt_cords", "train", config]
+    output = tmp_path / "out"
+    done = subprocess.run(
+        [*command, "--output", str(output)],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("GLISTER:") == 1
+    results = read_json(output / "results.json")
+    assert results["warm_start"]["ranks"] == 2
+    assert results["costs"]["warmup_bytes"] > 0
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for command in ("demo", "train", "compare", "warmstart", "doctor"):
+        assert command in shown
+    assert cli.app.info.name == "lipt-cords"

@@ -1,0 +1,55 @@
+"""The page in a browser, on a phone and on a desk, by day and by night."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, looked_at
+from report_material import comparison, large, runs_of
+
+from lipt_cords.base.files import write_json
+from lipt_cords.experiments.report.page import write_report
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("report")
+    write_json(directory / "results.json", large())
+    return write_report(directory)[0]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_it_is_drawn_sorts_and_is_legible(
+    page: Path, tmp_path: Path, width: int, theme: str
+) -> None:
+    found = looked_at(page, tmp_path, width=width, theme=theme)
+    assert found["errors"] == []
+    assert found["overflow"] <= 0 and found["beyond"] == []
+    assert found["figures"] == 6 * 4 + 1 + 4 + 2 and found["undrawn"] == 0
+    assert found["images"] == 0, "pictures that did not load"
+    assert found["contrast"] == {}
+    assert found["sorted"]
+
+
+def test_long_names_fit_on_a_phone(tmp_path: Path) -> None:
+    runs = runs_of("lipt+stratified/scratch/static@critical-path", [0.5, 0.6], 10, 20, 0.1)
+    for run in runs:
+        run["label"] = "Stratified, once, after LiPT in rounds, from scratch, LiPT's critical path"
+    payload = comparison(runs, command="lipt-cords compare " + "x" * 300)
+    payload["config"]["dataset"]["name"] = "y" * 120
+    write_json(tmp_path / "results.json", payload)
+    found = looked_at(write_report(tmp_path)[0], tmp_path, width=390, theme="light")
+    assert found["overflow"] <= 0 and found["beyond"] == [] and found["errors"] == []
+
+
+def test_the_looking_sees_what_is_wrong(page: Path, tmp_path: Path) -> None:
+    bad = page.read_text().replace(
+        "<main>", "<main><p style='width:2000px;color:#ddd'>pale</p><script>nothing()</script>"
+    )
+    (tmp_path / "bad.html").write_text(bad)
+    found = looked_at(tmp_path / "bad.html", tmp_path, width=390, theme="light")
+    assert found["errors"] and found["overflow"] > 0 and "P pale" in found["contrast"]

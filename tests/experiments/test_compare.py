@@ -1,0 +1,219 @@
+"""Comparisons: every method and seed, failures listed, results written after each run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lipt_cords.base.files import read_json, write_json
+from lipt_cords.cords.config import RunConfig
+from lipt_cords.cords.importing import cords_version
+from lipt_cords.experiments import compare_runs as comparison_runs
+from lipt_cords.experiments import demo as demo_module
+from lipt_cords.experiments.compare import compare
+from lipt_cords.experiments.demo import demo, demo_config
+from lipt_cords.experiments.record import RunRecord
+from lipt_cords.experiments.run import run
+
+WARM = {"num_workers": 2, "common_steps": 2, "local_steps": 3, "batch_size": 16}
+CONFIG = RunConfig.parse(
+    {
+        "dataset": {"limit": 150},
+        "dss_args": {
+            "type": "GLISTER", "fraction": 0.2, "select_every": 2, "selector": "fast",
+            "warm_start": WARM,
+        },
+        "dataloader": {"batch_size": 16},
+        "train_args": {"num_epochs": 2, "eval_every": 2, "device": "cpu"},
+    }
+)  # fmt: skip
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads are divided among processes, and another number of them rounds differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_every_method_and_seed(tmp_path: Path) -> None:
+    seen: list[tuple[str, float, int, bool]] = []
+
+    def on_run(method: str, fraction: float, seed: int, record: RunRecord | None) -> None:
+        seen.append((method, fraction, seed, record is not None))
+
+    results = compare(CONFIG, seeds=[0, 7], warm_epochs=2, output=tmp_path, on_run=on_run)
+    assert read_json(tmp_path / "results.json") == results
+    assert (results["schema"], results["kind"], results["seeds"]) == (1, "compare", [0, 7])
+    assert [row["method"] for row in results["summary"]] == [
+        "random", "rs2", "full", "lipt", "one-worker", "rs2@critical-path", "rs2@total",
+    ]  # fmt: skip
+    assert len(seen) == 2 * len(results["runs"]) == 28
+    costs = {run["method"]: run["costs"] for run in results["runs"]}
+    alike = [costs[name]["training_passes"] for name in costs if "@" not in name]
+    assert alike == [60] * 5
+    # LiPT spends 80 + 60 passes on its critical path and 128 + 60 in all; an epoch has 30.
+    assert costs["rs2@critical-path"]["passes"] == 150 and costs["rs2@total"]["passes"] == 180
+    assert costs["full"]["warmup_passes"] == 300
+    assert costs["lipt"]["warmup_critical_passes"] == 80
+    assert costs["one-worker"]["warmup_passes"] == 80
+    assert {run["status"] for run in results["runs"]} == {"ok"}
+    assert results["reading"] and results["versions"]["torch"]
+
+
+def test_a_failed_run_is_listed_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fragile(config: RunConfig, **options: Any) -> RunRecord | None:
+        if options["method"] == "lipt" and config.train_args.seed == 1:
+            raise RuntimeError("out of luck")
+        return run(config, **options)
+
+    monkeypatch.setattr(comparison_runs, "run", fragile)
+    methods = ["rs2", "lipt", "one-worker"]
+    results = compare(CONFIG, methods=methods, seeds=[0, 1], output=tmp_path)
+    failed = [(r["method"], r["seed"], r["error"]) for r in results["runs"] if r["error"]]
+    assert failed == [("lipt", 1, "RuntimeError: out of luck")]
+    rows = {row["method"]: row for row in results["summary"]}
+    assert (rows["lipt"]["runs"], rows["lipt"]["failed"]) == (1, 1)
+    assert rows["rs2"]["runs"] == 2
+    assert "1 run failed" in results["reading"]
+    assert read_json(tmp_path / "results.json") == results
+    monkeypatch.setattr(comparison_runs, "run", run)
+    whole = compare(CONFIG, methods=methods, seeds=[0, 1], output=tmp_path, resume=True)
+    assert [r["status"] for r in whole["runs"]] == ["ok"] * 6
+
+
+def test_an_interrupted_comparison_goes_on_and_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, int]] = []
+
+    def watched(config: RunConfig, **options: Any) -> RunRecord | None:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append((options["method"], config.train_args.seed))
+        return run(config, **options)
+
+    monkeypatch.setattr(comparison_runs, "run", watched)
+    methods = ["random", "lipt", "lipt+random"]
+    with pytest.raises(KeyboardInterrupt):
+        compare(CONFIG, methods=methods, seeds=[0], output=tmp_path)
+    made.clear()
+    with pytest.raises(ValueError, match="holds results already: resume"):
+        compare(CONFIG, methods=methods, seeds=[0], output=tmp_path)
+    monkeypatch.setattr(comparison_runs, "run", run)
+    resumed = compare(CONFIG, methods=methods, seeds=[0], output=tmp_path, resume=True)
+    whole = compare(CONFIG, methods=methods, seeds=[0])
+    for one, two in zip(resumed["runs"], whole["runs"], strict=True):
+        assert one["method"] == two["method"] and one["test_accuracy"] == two["test_accuracy"]
+        assert one["costs"]["passes"] == two["costs"]["passes"]
+    with pytest.raises(ValueError, match="holds 2 runs that this comparison would not make"):
+        compare(CONFIG, methods=["random"], seeds=[0, 1], output=tmp_path, resume=True)
+    more = [*methods, "rs2"]
+    grown = compare(CONFIG, methods=more, seeds=[0], output=tmp_path, resume=True)
+    assert [run["method"] for run in grown["runs"]] == more
+    assert grown["runs"][1]["test_accuracy"] == whole["runs"][1]["test_accuracy"]
+    results = read_json(tmp_path / "results.json")
+    results["runs"][0]["curve"][0].pop("learning_rate")
+    write_json(tmp_path / "results.json", results)
+    with pytest.raises(ValueError, match="was written by another version"):
+        compare(CONFIG, methods=more, seeds=[0], output=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "named"),
+    [
+        ({"optimizer": {"lr": 0.2}}, {}, "config.optimizer.lr was 0.05 and is 0.2"),
+        ({}, {"warm_epochs": 9}, "terms.warm_epochs was None and is 9"),
+    ],
+)
+def test_another_configuration_does_not_go_on_from_these_results(
+    tmp_path: Path, change: dict[str, Any], options: dict[str, Any], named: str
+) -> None:
+    compare(CONFIG, methods=["random"], seeds=[0], output=tmp_path)
+    with pytest.raises(ValueError, match=named):
+        compare(
+            CONFIG.updated(**change), methods=["random"], seeds=[0], output=tmp_path, resume=True,
+            **options,
+        )  # fmt: skip
+
+
+def test_processes_give_the_same_results_and_a_shared_warm_start_is_billed_to_all(
+    one_thread: None,
+) -> None:
+    methods = ["random", "lipt", "lipt+random/scratch"]
+    given = {"methods": methods, "seeds": [0, 1], "fractions": [0.2, 0.3]}
+    alone, two = compare(CONFIG, **given), compare(CONFIG, **given, jobs=2)  # type: ignore[arg-type]
+    for one, other in zip(alone["runs"], two["runs"], strict=True):
+        assert one["status"] == "ok", one["error"]
+        for name in ("method", "fraction", "seed", "test_accuracy"):
+            assert one[name] == other[name]
+        for name in ("warmup_passes", "warmup_critical_passes", "training_passes"):
+            assert one["costs"][name] == other["costs"][name]
+        bill = one["planned"]
+        assert one["costs"]["warmup_passes"] == bill["warmup"]
+        assert one["costs"]["training_passes"] == bill["training"]
+    separate = compare(CONFIG, methods=["lipt+random/scratch"], seeds=[1], fractions=[0.3])
+    assert separate["runs"][0]["test_accuracy"] == alone["runs"][-1]["test_accuracy"]
+
+
+def test_equal_cost(tmp_path: Path) -> None:
+    methods = ["rs2", "lipt+random", "one-worker+rs2"]
+    results = compare(CONFIG, methods=methods, seeds=[0], equal="critical-path", budget=300)
+    for one in results["runs"]:
+        assert one["costs"]["critical_passes"] == pytest.approx(300, abs=15)
+    short = compare(CONFIG, methods=["rs2", "lipt"], seeds=[0], equal="total", budget=60)
+    assert [one["method"] for one in short["runs"]] == ["rs2"]
+    assert "lipt: its warm-up alone takes 128 passes" in short["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"methods": ["lpt"]}, "unknown method 'lpt'"),
+        ({"methods": []}, "at least one method"),
+        ({"seeds": []}, "needs seeds, received none"),
+        ({"seeds": [0, 1, 0]}, "seeds that repeat .*: 0; give each once"),
+        ({"fractions": [0.1, 0.1]}, "fractions that repeat"),
+        ({"fractions": [1.5]}, r"lie in \(0, 1\], received 1.5"),
+        ({"fractions": [0.001]}, "less than one sample of a class"),
+        ({"budget": 100}, "say equal too"),
+        ({"jobs": 0}, "jobs must be at least 1"),
+    ],
+)
+def test_what_cannot_be_compared(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        compare(CONFIG, **options)
+
+
+@pytest.mark.skipif(cords_version() is None, reason="CORDS is not installed")
+def test_the_demo_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(strategy: str = "GLISTER") -> RunConfig:
+        return demo_config(strategy).updated(
+            dataset={"limit": 500}, train_args={"num_epochs": 2}, dss_args={"warm_start": WARM}
+        )
+
+    monkeypatch.setattr(demo_module, "demo_config", small)
+    monkeypatch.setattr(demo_module, "METHODS", ("rs2", "lipt"))
+    monkeypatch.setattr(demo_module, "OTHER_STRATEGIES", ("GradMatch",))
+    results, others = demo(tmp_path, seeds=1)
+    assert [run["status"] for run in results["runs"]] == ["ok", "ok"]
+    assert [record.method for record in others] == ["GradMatch after LiPT"]
+    assert others[0].costs.selections == 1
+
+
+def test_the_demo_saves_at_least_four_fifths_of_the_critical_path() -> None:
+    warm = demo_config().dss_args.warm_start
+    assert warm is not None
+    images = 1294
+    shard_steps = math.ceil(math.ceil(images / warm.num_workers) / warm.batch_size)
+    critical = (warm.common_steps + warm.epochs * shard_steps) * warm.batch_size
+    assert demo_module.FULL_EPOCHS * images >= 5 * critical

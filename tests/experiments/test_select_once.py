@@ -1,0 +1,183 @@
+"""One selection from a configuration to files, by every strategy and every source of weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lipt_cords.base.files import read_json
+from lipt_cords.cli.commands import main
+from lipt_cords.cords.config import RunConfig
+from lipt_cords.data.datasets import DataSplits, load_dataset
+from lipt_cords.experiments.run import build_net, fit_warm_start, run
+from lipt_cords.experiments.select_once import SelectionRun, select_once
+from lipt_cords.models.gradients import LastLayerGradients
+from lipt_cords.selectors.base import select
+from lipt_cords.selectors.report import subset_accuracy
+
+WARM = {"num_workers": 2, "common_steps": 2, "local_steps": 3, "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def digits() -> DataSplits:
+    return load_dataset("digits", limit=150)
+
+
+def _config(**dss: Any) -> RunConfig:
+    return RunConfig.parse(
+        {
+            "dataset": {"name": "digits", "limit": 150},
+            "dss_args": {"type": "GLISTER", "fraction": 0.2, **dss},
+            "train_args": {"num_epochs": 2, "device": "cpu"},
+            "dataloader": {"batch_size": 16},
+        }
+    )
+
+
+def _once(config: RunConfig, **options: Any) -> SelectionRun:
+    made = select_once(config, **options)
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize(
+    ("dss", "objective"),
+    [
+        ({"type": "GLISTER"}, {"validation_loss_before", "validation_loss_after"}),
+        ({"type": "GLISTER", "selection_type": "PerClass", "options": {"validation": "all"}},
+         {"validation_loss_before", "validation_loss_after"}),
+        ({"type": "GradMatch"}, {"residual"}),
+        ({"type": "GradMatchPB", "valid": True}, {"residual"}),
+        ({"type": "CRAIG"}, {"facility_location_value"}),
+        ({"type": "Importance"}, set()),
+        ({"type": "Stratified", "options": {"cut": 0.2}}, set()),
+        ({"type": "GraNd"}, set()),
+        ({"type": "EL2N", "selection_type": "Supervised"}, set()),
+        ({"type": "RS2"}, set()),
+        ({"type": "Random"}, set()),
+    ],
+)  # fmt: skip
+def test_every_strategy(
+    digits: DataSplits, dss: dict[str, Any], objective: set[str], tmp_path: Path
+) -> None:
+    made = _once(_config(**dss), splits=digits, output=tmp_path)
+    record = read_json(tmp_path / "selection.json")
+    assert set(record["objective"]) == objective
+    assert len(set(record["indices"])) == len(record["weights"]) == 30
+    assert min(record["indices"]) >= 0 and max(record["indices"]) < 150
+    assert record["strategy"] == made.report.strategy and record["pool"]["size"] == 150
+    assert 0 <= record["accuracy"]["subset"] <= 1 and 0 <= record["accuracy"]["pool"] <= 1
+    assert set(record["seconds"]) == {"weights", "gradients", "selection", "total"}
+    assert record["peak_memory_bytes"]["process"] > 0 and record["gradient_bytes"] > 0
+    assert record["config"]["dss_args"]["fraction"] == 0.2 and "torch" in str(record["provenance"])
+    assert record["weights_from"] == "untrained" and "untrained net" in record["notes"][0]
+    with np.load(tmp_path / "selection.npz") as arrays:
+        assert arrays["indices"].tolist() == record["indices"]
+        assert arrays["weights"].dtype == np.float32
+        np.testing.assert_allclose(arrays["weights"], record["weights"], rtol=1e-6)
+        assert ("scores" in arrays) == (record["scores"] is not None)
+
+
+def test_what_is_selected_is_what_a_run_trains_on(digits: DataSplits) -> None:
+    """The first selection of a run with a warm start, and the command's, are the same."""
+    config = _config(type="CRAIG", selector="fast", warm_start=WARM)
+    chosen: list[list[int]] = []
+    from lipt_cords.experiments import assemble as assembly
+
+    original = assembly.choose_subset
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        made = original(*args, **kwargs)
+        chosen.append(made[0].indices.tolist())
+        return made
+
+    assembly.choose_subset = spy
+    try:
+        run(config, splits=digits)
+    finally:
+        assembly.choose_subset = original
+    assert chosen == [_once(config, splits=digits).selection.indices.tolist()]
+
+
+def test_weights_from_a_warm_start_and_from_a_run(digits: DataSplits, tmp_path: Path) -> None:
+    config = _config(type="GradMatch", selector="fast", warm_start=WARM)
+    fit_warm_start(config, output=tmp_path / "warm")
+    from_files = _once(config, checkpoint=tmp_path / "warm", splits=digits)
+    fitted = _once(config, splits=digits)
+    assert (from_files.weights_from, fitted.weights_from) == ("checkpoint", "warm start")
+    assert "was not run" in from_files.notes[0]
+    assert torch.equal(from_files.selection.indices, fitted.selection.indices)
+    assert torch.equal(from_files.selection.weights, fitted.selection.weights)
+    merged = tmp_path / "warm" / "merged.safetensors"
+    assert _once(config, checkpoint=merged, splits=digits).report.pool_accuracy == (
+        fitted.report.pool_accuracy
+    )
+    run(config, splits=digits, output=tmp_path / "run")
+    trained = _once(config, checkpoint=tmp_path / "run", splits=digits)
+    assert trained.report.pool_accuracy != fitted.report.pool_accuracy
+
+
+def test_what_cannot_be_selected(digits: DataSplits, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="selects nothing"):
+        select_once(_config(type="Full"), splits=digits)
+    with pytest.raises(ValueError, match="no weights at"):
+        select_once(_config(), checkpoint=tmp_path / "none.pt", splits=digits)
+    with pytest.raises(ValueError, match="unknown selection_type of EL2N 'PerClas'"):
+        select_once(_config(type="EL2N", selection_type="PerClas"), splits=digits)
+    with pytest.raises(ValueError, match="unknown option of selector 'stratified' 'cutt'"):
+        select_once(_config(type="Stratified", options={"cutt": 0.1}), splits=digits)
+
+
+def test_the_command(
+    digits: DataSplits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "dataset: {name: digits, limit: 150}\n"
+        "dss_args: {type: CRAIG, fraction: 0.2}\n"
+        "train_args: {device: cpu}\n"
+    )
+    weights = tmp_path / "net.pt"
+    torch.save(build_net(_config(), digits).state_dict(), weights)
+    output = tmp_path / "out"
+    command = ["select", str(config), "--output", str(output)]
+    assert main([*command, "--checkpoint", str(weights)]) == 0
+    shown = capsys.readouterr().out
+    assert "30 of 150 by CRAIG" in shown and "facility location value" in shown
+    assert "classified correctly, subset" in shown and "selection.npz" in shown
+    assert main([*command, "--set", "dss_args.type=Importance", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["strategy"] == "Importance" and printed["weights_from"] == "untrained"
+    assert main([*command, "--checkpoint", str(tmp_path / "absent.pt")]) == 2
+    assert "no weights at" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_the_alarm_shows_in_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is mostly right; the selector of the largest gradients takes the rest."""
+    labels = torch.arange(150) % 10
+    shown = labels.clone()
+    shown[:40] = (labels[:40] + 1) % 10
+    logits = 6 * torch.nn.functional.one_hot(shown, 10).float()
+    grads = logits.softmax(1) - torch.nn.functional.one_hot(labels, 10)
+    gradients = LastLayerGradients(grads, torch.ones(150, 2), labels, logits)
+    monkeypatch.setattr(
+        "lipt_cords.experiments.select_once.last_layer_gradients", lambda *args, **kwargs: gradients
+    )
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "dataset: {name: digits, limit: 150}\n"
+        "dss_args: {type: GraNd, fraction: 0.2, selection_type: Supervised}\n"
+        "train_args: {device: cpu}\n"
+    )
+    assert main(["select", str(config), "--output", str(tmp_path / "out")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "warning: the model classifies 0.0% of the subset correctly, but 73.3% of the" in said
+    chosen = select("random", labels, 30).indices
+    assert not subset_accuracy(gradients, chosen).far_lower

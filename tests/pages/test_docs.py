@@ -1,0 +1,156 @@
+"""Every block on every page runs or is understood, and the reference tells every public name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+import yaml
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import lipt_cords
+from lipt_cords.cli.commands import app
+from lipt_cords.cords.config import RunConfig
+from lipt_cords.cords.importing import cords_version
+from lipt_cords.selectors.base import unregister_selector
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```([\w{}-]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [code for kind, code in BLOCK.findall(page.read_text()) if kind == language]
+
+
+def of(language: str) -> list[Any]:
+    return [pytest.param(page, id=page.name) for page in PAGES if blocks(page, language)]
+
+
+def what_a_reader_has() -> dict[str, Any]:
+    """A model, data and gradients, which the pages about them take for granted."""
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.arange(6000) % 3
+    inputs = torch.randn(6000, 6, generator=draws) + 2 * labels[:, None]
+    torch.manual_seed(0)
+    return {
+        "__name__": "__main__",
+        "model": nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)),
+        "train_set": TensorDataset(inputs, labels),
+        "val_set": TensorDataset(inputs[:300], labels[:300]),
+        "rank": 0,
+    }
+
+
+@pytest.mark.parametrize("page", of("python"))
+def test_python_on_the_page_runs(page: Path) -> None:
+    names = what_a_reader_has()
+    codes = blocks(page, "python")
+    if page.name == "cords.md" and cords_version() is None:
+        codes = [code for code in codes if "from cords" not in code]
+    try:
+        for number, code in enumerate(codes):
+            exec(compile(code, f"{page.name}, block {number}", "exec"), names)
+    finally:
+        lipt_cords.cords.patches.disable()
+        if "newest" in names:
+            unregister_selector("newest")
+
+
+@pytest.mark.parametrize("page", of("yaml"))
+def test_configurations_on_the_page_are_valid(page: Path) -> None:
+    for code in blocks(page, "yaml"):
+        RunConfig.parse(yaml.safe_load(code))
+
+
+def commands(page: Path) -> list[list[str]]:
+    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("page", of("sh"))
+def test_commands_on_the_page_are_understood(page: Path) -> None:
+    program: Any = typer.main.get_command(app)
+    for words in commands(page):
+        if words[0] == "lipt-cords":
+            name, arguments = words[1], words[2:]
+        elif "lipt_cords" in words:
+            name, *arguments = words[words.index("lipt_cords") + 1 :]
+        else:
+            assert words[0] in ("make", "pip", "python", "torchrun", "tensorboard"), words
+            for word in words:
+                if word.endswith(".py") and "/" in word:
+                    assert (ROOT / word).exists(), word
+                if word.startswith("--table"):
+                    assert words[1] == "benchmarks/paper.py"
+            continue
+        if name.startswith("-"):
+            continue
+        command = program.get_command(program.make_context("lipt-cords", [name]), name)
+        command.make_context(name, arguments)  # raises for what it does not know
+
+
+def test_every_public_name_has_an_entry_with_all_that_a_user_asks() -> None:
+    reference = (ROOT / "docs/reference.md").read_text()
+    told = set(re.findall(r"lipt_cords\.([A-Za-z_]+)$", reference, re.MULTILINE))
+    assert told == set(lipt_cords.__all__)
+    for name in re.findall(r"autofunction:: (\S+)", reference):
+        where, _, last = name.rpartition(".")
+        __import__(where)
+        function = getattr(sys.modules[where], last)
+        text = function.__doc__ or ""
+        parameters = (
+            function.__code__.co_varnames[
+                : function.__code__.co_argcount + function.__code__.co_kwonlyargcount
+            ]
+            if hasattr(function, "__code__")
+            else ()
+        )
+        if parameters:
+            assert "Args:" in text, name
+            for parameter in parameters:
+                assert re.search(rf"^\s+{parameter}:", text, re.MULTILINE), (name, parameter)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("quickstart.py", "130 images after 2576 passes"),
+        ("images.py", "97 of 486 images in 10 classes"),
+        ("dict_batches.py", "81 of 405 snippets"),
+        ("own_model.py", "test accuracy 9"),
+        ("search_subsets.py", "trained on everything, test accuracy 9"),
+        ("lightning_subset.py", "test accuracy"),
+    ],
+)
+def test_examples_run(script: str, words: str) -> None:
+    assert words in ran([sys.executable, str(ROOT / "examples" / script)])
+
+
+def test_accelerate_in_two_processes_loses_and_doubles_nothing() -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    script = str(ROOT / "examples/accelerate_subset.py")
+    told = ran([*torchrun, "--nproc_per_node", "2", script])
+    assert told.count("121 samples in 2 processes, each of the subset once") == 2
+
+
+def ran(command: list[str]) -> str:
+
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=170,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout

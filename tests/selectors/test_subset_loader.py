@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from lipt_cords.selectors.base import Selection
+from lipt_cords.selectors.loader import SelectionSampler, SubsetLoader, broadcast_selection
+
+DATA = TensorDataset(torch.arange(20.0), torch.arange(20) % 3)
+
+
+def chosen(*indices: int) -> Selection:
+    where = torch.tensor(indices)
+    return Selection(where, where.float() / 10)
+
+
+class Words(Dataset[dict[str, Tensor]]):
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"input_ids": torch.full((3,), index), "labels": torch.tensor(index % 3)}
+
+
+def epoch_of(loader: SubsetLoader) -> list[float]:
+    return torch.cat([x for x, _, _ in loader]).tolist()
+
+
+def test_it_is_a_data_loader_of_weighted_tuples() -> None:
+    loader = SubsetLoader(DATA, chosen(3, 1, 17, 8, 12), batch_size=2, seed=1)
+    assert isinstance(loader, DataLoader) and len(loader) == 3
+    for x, y, w in loader:
+        assert torch.equal(y, x.long() % 3) and torch.allclose(w, x / 10)
+        assert w.dtype == torch.float32
+    assert sorted(epoch_of(loader)) == [1, 3, 8, 12, 17]
+
+
+def test_dict_samples_get_their_weights() -> None:
+    loader = SubsetLoader(Words(), chosen(4, 9), batch_size=2, shuffle=False)
+    (batch,) = list(loader)
+    assert batch["input_ids"].tolist() == [[4] * 3, [9] * 3] and batch["labels"].tolist() == [1, 0]
+    assert torch.allclose(batch["weights"], torch.tensor([0.4, 0.9]))
+
+
+def test_orders_differ_by_epoch_and_seed_and_repeat() -> None:
+    some = chosen(*range(15))
+    loader, same, other = (SubsetLoader(DATA, some, seed=s, batch_size=4) for s in (1, 1, 2))
+    state = torch.get_rng_state()
+    epochs = [epoch_of(loader) for _ in range(2)]
+    assert epochs[0] != epochs[1] and epochs == [epoch_of(same) for _ in range(2)]
+    assert epoch_of(other) != epochs[0]
+    assert torch.equal(state, torch.get_rng_state()), "global randomness is left alone"
+    same.set_epoch(1)
+    assert epoch_of(same) == epochs[1]
+
+
+def test_reselection_is_in_place_and_reaches_persistent_workers() -> None:
+    loader = SubsetLoader(
+        DATA, chosen(1, 2, 3), batch_size=2, num_workers=1, persistent_workers=True
+    )
+    assert sorted(epoch_of(loader)) == [1, 2, 3]
+    loader.reselect(chosen(5, 6))
+    assert len(loader) == 1 and sorted(epoch_of(loader)) == [5, 6]
+    (batch,) = list(loader)
+    assert torch.allclose(batch[2], batch[0] / 10)
+
+
+def test_state_resumes_within_an_epoch() -> None:
+    some = chosen(*range(10))
+    loader = SubsetLoader(DATA, some, batch_size=3, seed=4)
+    epoch_of(loader)
+    iterator = iter(loader)
+    taken = [next(iterator)[0] for _ in range(2)]
+    state = loader.state_dict()
+    rest = [x for x, _, _ in iterator]
+    following = epoch_of(loader)
+
+    resumed = SubsetLoader(DATA, chosen(0), batch_size=3)
+    resumed.load_state_dict(state)
+    assert torch.equal(torch.cat([x for x, _, _ in resumed]), torch.cat(rest))
+    assert epoch_of(resumed) == following
+    assert len(torch.cat([*taken, *rest]).unique()) == 10
+    with pytest.raises(ValueError, match="lacks"):
+        resumed.load_state_dict({"epoch": 1})
+
+
+def test_an_epoch_that_is_broken_off_starts_anew() -> None:
+    loader = SubsetLoader(DATA, chosen(*range(10)), batch_size=3, seed=4)
+    first = next(iter(loader))[0]
+    assert torch.equal(first, next(iter(loader))[0])
+    assert len(epoch_of(loader)) == 10
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 12])
+def test_ranks_share_an_epoch_evenly(size: int) -> None:
+    some = chosen(*range(size))
+    parts = [
+        [index for index, _ in SelectionSampler(some, seed=3, num_replicas=4, rank=rank)]
+        for rank in range(4)
+    ]
+    assert len({len(part) for part in parts}) == 1
+    assert {index for part in parts for index in part} == set(range(size))
+    assert sum(map(len, parts)) - size < 4
+    with pytest.raises(ValueError, match="rank"):
+        SelectionSampler(some, num_replicas=2, rank=2)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 12])
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_no_sample_counts_twice_on_several_ranks(size: int, batch_size: int) -> None:
+    some = chosen(*range(1, size + 1))
+    for epoch in range(3):
+        counted: list[int] = []
+        for rank in range(4):
+            loader = SubsetLoader(
+                DATA, some, batch_size=batch_size, seed=3, num_replicas=4, rank=rank
+            )
+            loader.set_epoch(epoch)
+            batches = list(loader)
+            assert len(batches) == len(loader) == math.ceil(math.ceil(size / 4) / batch_size)
+            for x, _, w in batches:
+                counted += x[w > 0].int().tolist()
+                assert size < 4 or bool((w > 0).any())
+        assert sorted(counted) == list(range(1, size + 1))
+
+
+def test_a_padded_rank_resumes_within_an_epoch() -> None:
+    loader, again = (
+        SubsetLoader(DATA, chosen(*range(1, 8)), batch_size=1, num_replicas=2, rank=1)
+        for _ in range(2)
+    )
+    iterator = iter(loader)
+    first = [next(iterator) for _ in range(2)]
+    again.load_state_dict(loader.state_dict())
+    whole = [w.item() for _, _, w in first] + [w.item() for _, _, w in again]
+    assert len(whole) == 4 and whole[0] == 0 and all(w > 0 for w in whole[1:])
+
+
+def _select_on_rank_zero(rank: int, folder: str) -> None:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    selection = broadcast_selection(chosen(2, 4, 6, 8) if rank == 0 else None)
+    loader = SubsetLoader(DATA, selection, batch_size=1, seed=5)
+    shares = [[int(x) for x, _, _ in loader]]
+    # A second selection, made by rank 0 again, replaces the first in place: odd in size.
+    loader.reselect(broadcast_selection(chosen(1, 3, 5, 7, 9) if rank == 0 else None))
+    counted = torch.zeros(20)
+    for x, _, w in loader:
+        counted[x.long()] += (w > 0).float()
+    dist.all_reduce(counted)
+    shares.append(counted.nonzero().flatten().tolist() if counted.max() == 1 else [])
+    Path(folder, f"{rank}.json").write_text(json.dumps([*shares, len(loader)]))
+    dist.destroy_process_group()
+
+
+def test_one_rank_selects_and_all_train(tmp_path: Path) -> None:
+    mp.start_processes(_select_on_rank_zero, (str(tmp_path),), nprocs=2, start_method="fork")
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert sorted(ranks[0][0] + ranks[1][0]) == [2, 4, 6, 8] and len(ranks[0][0]) == 2
+    assert [each[1:] for each in ranks] == [[[1, 3, 5, 7, 9], 3]] * 2
+    assert len(broadcast_selection(chosen(1))) == 1
+    with pytest.raises(ValueError, match="rank 0"):
+        broadcast_selection(None)
+
+
+def test_batches_sharded_by_another_library_still_carry_weights() -> None:
+    """As accelerate does: a new loader around this one's data set, batches and collation."""
+    loader = SubsetLoader(DATA, chosen(*range(8)), batch_size=2, seed=1)
+    mine = list(loader.batch_sampler)[::2]
+    again: DataLoader[object] = DataLoader(
+        loader.dataset, batch_sampler=mine, collate_fn=loader.collate_fn
+    )
+    for x, _, w in again:
+        assert torch.allclose(w, x / 10)
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="another pool"):
+        SubsetLoader(DATA, chosen(20))
+    with pytest.raises(ValueError, match="at least one sample"):
+        SubsetLoader(DATA, Selection(torch.zeros(0, dtype=torch.int64), torch.zeros(0)))
+    with pytest.raises(ValueError, match="one weight an index"):
+        SubsetLoader(DATA, Selection(torch.tensor([1]), torch.ones(2)))
+    with pytest.raises(ValueError, match="'sampler'"):
+        SubsetLoader(DATA, chosen(1), sampler=None)

@@ -1,0 +1,35 @@
+"""One run of the fault benchmark, for all tests that read it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults.py"
+FAULTS = {
+    "rank killed, restarts": "merged",
+    "agent asked to stop": "clear error",
+    "damaged file": "clear error",
+    "diverging worker": "merged",
+    "late rank": "merged",
+}
+NETWORK = "network cut, min_workers"
+"""For the tests of the network, which share the run."""
+
+
+@functools.cache
+def run_benchmark():
+    """Run the benchmark once for all tests; its figures, and what it printed."""
+    with tempfile.TemporaryDirectory() as directory:
+        command = [sys.executable, str(SCRIPT), "--trials", "1", "--first", "1"]
+        command += ["--output", directory, "--only", *FAULTS, NETWORK]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
+        written = Path(directory) / "faults.json"
+        assert written.exists(), done.stderr
+        return json.loads(written.read_text()), done

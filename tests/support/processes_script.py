@@ -1,0 +1,93 @@
+"""A user's script that fits in local processes; run as __main__, as spawning needs it.
+
+Usage: python processes_script.py DIRECTORY
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+from warmstart_material import make_images, make_net
+
+from lipt_cords.warmstart.warm_start import LiPTWarmStart
+
+OPTIONS = {
+    "num_workers": 4, "epochs": 2, "batch_size": 16, "common_steps": 4, "rounds": 2,
+    "keep_workers": True, "threads": 1,
+}  # fmt: skip
+
+
+class Deadly(Dataset):
+    """Kills the second process that reads it, the first time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.base, self.directory = make_images(160), directory
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, index):
+        if os.environ.get("RANK") == "1" and not (self.directory / "killed").exists():
+            (self.directory / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.base[index]
+
+
+class Torn(Dataset):
+    """Cannot be read in a process of its own."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index):
+        if "RANK" in os.environ:
+            raise ValueError("sample 9 is torn")
+        return torch.zeros(1, 8, 8), index % 4
+
+
+def fit(train, launch, **options):
+    warm_start = LiPTWarmStart(**{**OPTIONS, **launch, **options})
+    result = warm_start.fit(make_net(), train, make_images(80, seed=1))
+    result.template = None
+    return result
+
+
+def message_of(work):
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def main(directory: Path) -> None:
+    two = {"processes": 2}
+    outcome = {
+        "serial": fit(make_images(160), {"launch": "serial"}),
+        "two": fit(make_images(160), two),
+        "three": fit(make_images(160), {"launch": "processes", "processes": 3}),
+        "killed once": fit(Deadly(directory), two),
+        "lambda": message_of(lambda: LiPTWarmStart(**OPTIONS, **two).fit(
+            make_net(), make_images(160), loss=lambda logits, labels: logits.sum()
+        )),
+        "torn": message_of(lambda: fit(Torn(), two)),
+    }  # fmt: skip
+    (directory / "killed").unlink()
+    outcome["killed too often"] = message_of(
+        lambda: fit(Deadly(directory), two, max_restarts=0, work_dir=directory / "work")
+    )
+    outcome["same work_dir again"] = fit(
+        Deadly(directory), two, max_restarts=0, work_dir=directory / "work"
+    )
+    (directory / "outcome.pickle").write_bytes(pickle.dumps(outcome))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))

@@ -1,0 +1,115 @@
+"""What every rank of the launcher's tests runs: several fits, their results written by rank.
+
+Usage: python -m torch.distributed.run --nproc-per-node W ranks_script.py DIRECTORY
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from warmstart_material import Streamed, make_images, make_net
+
+from lipt_cords.warmstart.warm_start import LiPTWarmStart
+
+COMMON = {"num_workers": 4, "epochs": 2, "batch_size": 16, "common_steps": 4, "keep_workers": True}
+FITS = {
+    "uniform": {"batchnorm_refresh": "never"},
+    "refreshed": {"augmentation": "randaugment", "batchnorm_refresh": "always"},
+    "greedy": {"soup": "greedy"},
+    "weighted": {"soup": "weighted", "sparsity": "snip", "densities": "erk"},
+    "rounds": {"rounds": 3, "outer": "nesterov", "schedule": "cosine", "ema": 0.9},
+}
+
+
+class Rare(Streamed):
+    """Noise in three items alone, which no probe of the whole set happens to read."""
+
+    def __getitem__(self, index):
+        noisy = super().__getitem__(index)
+        return noisy if index in (3, 77, 112) else (self.base[index][0], noisy[1])
+
+
+def fit(options, launch, work_dir=None, form=Streamed):
+    """One fit; the ranks start from different weights, of which rank 0's must win."""
+    net = make_net(int(os.environ.get("RANK", 0)))
+    torch.manual_seed(int(os.environ.get("RANK", 0)))
+    train, val = form(make_images(160)), make_images(80, seed=1)
+    options = {**COMMON, **options, "launch": launch, "work_dir": work_dir}
+    result = LiPTWarmStart(**options).fit(net, train, val)
+    result.template = None
+    return result, sorted(set(train.read))
+
+
+def message_of(work):
+    """The ValueError of some work, in words."""
+    try:
+        work()
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+def bad_shard():
+    """A NaN that one worker alone, hence one rank, reads."""
+    data = make_images(160)
+    data.tensors[0][0] = float("nan")
+    LiPTWarmStart(**{**COMMON, "common_steps": 0}).fit(make_net(), data)
+
+
+def other_inputs(rank):
+    """The ranks have the same labels, but inputs of their own."""
+    data = make_images(160)
+    data.tensors[0].mul_(1 + rank)
+    LiPTWarmStart(**COMMON).fit(make_net(), data)
+
+
+def other_loss(rank):
+    """The ranks have losses of one name, but of different values."""
+    losses = [lambda x, y: F.cross_entropy(x, y), lambda x, y: -F.cross_entropy(x, y)]
+    LiPTWarmStart(**COMMON).fit(make_net(), make_images(160), loss=losses[min(rank, 1)])
+
+
+def bad_held_out():
+    """Held-out data that the last rank alone cannot read."""
+
+    class Torn(Streamed):
+        def __getitem__(self, index):
+            if index == 9 and dist.get_rank() == dist.get_world_size() - 1:
+                raise ValueError("sample 9 is torn")
+            return super().__getitem__(index)
+
+    LiPTWarmStart(**COMMON).fit(make_net(), make_images(160), Torn(make_images(40)))
+
+
+def main(directory: Path) -> None:
+    torch.set_num_threads(1)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    outcome = {name: fit(options, "torchrun") for name, options in FITS.items()}
+    assert not dist.is_initialized()
+    dist.init_process_group("gloo")
+    outcome["own group"] = fit(FITS["uniform"], "auto", directory / "saved")
+    outcome["rare"] = fit({}, "auto", form=Rare)
+    outcome["two workers"] = fit({"num_workers": 2}, "auto")
+    errors = {
+        "different options": message_of(lambda: fit({"seed": rank}, "auto")),
+        "other inputs": message_of(lambda: other_inputs(rank)),
+        "other loss": message_of(lambda: other_loss(rank)),
+        "greedy": message_of(lambda: LiPTWarmStart(soup="greedy").fit(make_net(), make_images(40))),
+        "processes": message_of(lambda: fit({"processes": 7}, "auto")),
+        "nested": message_of(lambda: fit({}, "processes")),
+        "bad shard": message_of(bad_shard),
+        "bad held-out": message_of(bad_held_out),
+    }
+    assert dist.is_initialized() and dist.get_world_size() == size
+    dist.destroy_process_group()
+    (directory / f"rank_{rank}.pickle").write_bytes(pickle.dumps((outcome, errors)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
