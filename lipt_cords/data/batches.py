@@ -1,0 +1,298 @@
+"""The two forms a batch may have, and the labels of any data set.
+
+Pairs ``(x, y)`` and dicts with labels are read here alone; the rest of the package sees inputs
+and labels.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
+
+from lipt_cords.base.errors import unknown_name
+from lipt_cords.base.randomness import preserved_rng
+
+Inputs = Tensor | dict[str, Tensor]
+LABEL_KEYS = ("labels", "label")
+
+
+def split_batch(batch: Any) -> tuple[Inputs, Tensor]:
+    """Split a batch into what the network reads and the labels.
+
+    Args:
+        batch: ``(x, y)`` or ``(x, y, ...)``, of which the rest is dropped; or a dict with
+            ``labels`` (or ``label``), whose other tensors are the network's keyword arguments.
+
+    Raises:
+        ValueError: anything else.
+
+    >>> inputs, labels = split_batch({"tokens": torch.ones(2, 5), "labels": torch.tensor([0, 1])})
+    >>> list(inputs), labels.tolist()
+    (['tokens'], [0, 1])
+    """
+    if isinstance(batch, Mapping):
+        key = next((key for key in LABEL_KEYS if key in batch), None)
+        if key is None:
+            raise ValueError(
+                f"a dict batch needs a 'labels' key, received {sorted(map(str, batch))}: "
+                "rename the column that holds the classes to 'labels'"
+            )
+        inputs: Inputs = {name: value for name, value in batch.items() if name != key}
+        labels = batch[key]
+        tensors = {f"key {name!r}": value for name, value in batch.items()}
+    elif isinstance(batch, tuple | list) and len(batch) >= 2:
+        inputs, labels = batch[0], batch[1]
+        tensors = {"the inputs": inputs, "the labels": labels}
+    else:
+        raise ValueError(
+            "expected batches (x, y) or dicts with 'labels', received "
+            f"{_describe(batch)}: let the data set return a pair or a dict"
+        )
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"expected tensors in a batch, but {name} is {type(value).__name__}: "
+                "convert it in the data set's transform"
+            )
+    return inputs, labels
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """The torch device of a name; ``auto`` is a GPU if there is one.
+
+    Raises:
+        ValueError: an unknown device, or one that this machine does not have.
+
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown_name("device", name, ("auto", "cpu", "cuda", "cuda:0", "mps")) from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {name} asked for, but torch sees {torch.cuda.device_count()} GPUs: "
+            "use device='auto' or 'cpu'"
+        )
+    return device
+
+
+def to_device(inputs: Inputs, device: torch.device | str) -> Inputs:
+    """Move a tensor, or every tensor of a dict, to a device."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device, non_blocking=True)
+    return {key: value.to(device, non_blocking=True) for key, value in inputs.items()}
+
+
+def labels_of(dataset: Dataset[Any]) -> Tensor:
+    """Class labels of a map-style data set, shape (N,), int64, on the CPU.
+
+    Read from ``targets``, ``labels`` or a TensorDataset's second tensor where these stand for the
+    items (integers, no ``target_transform``); otherwise every item is read, with the global random
+    state preserved.
+
+    Raises:
+        ValueError: labels that are not one integer a sample.
+    """
+    known = _known_labels(dataset)
+    if known is not None:
+        return known
+    with preserved_rng():
+        values = [_item_label(dataset[i]) for i in range(dataset_length(dataset))]
+    return _as_labels(values)
+
+
+def flat_labels(labels: Tensor) -> Tensor:
+    """Labels as (B,) int64; (B, 1) is accepted, anything that is not a class index is not."""
+    if labels.is_floating_point() or labels.is_complex() or labels.numel() != len(labels):
+        raise ValueError(
+            f"labels must be one integer a sample, received {labels.dtype} of shape "
+            f"{tuple(labels.shape)}: give class indices from 0"
+        )
+    return labels.reshape(-1).to(torch.int64)
+
+
+def collate(items: list[Any]) -> Any:
+    """Put items into one batch.
+
+    Raises:
+        ValueError: items that are not tensors or numbers of one shape.
+    """
+    try:
+        return default_collate(items)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"cannot put items into one batch, the first is {_describe(items[0])}: the data set "
+            f"must give tensors of one shape (resize, pad, ToTensor in its transform). {error}"
+        ) from error
+
+
+def dataset_length(dataset: Dataset[Any]) -> int:
+    """Number of items.
+
+    Raises:
+        ValueError: a data set without a length, or something that only looks like a data set.
+    """
+    if isinstance(dataset, DataLoader | Tensor):
+        remedy = "its .dataset" if isinstance(dataset, DataLoader) else "TensorDataset(x, y)"
+        raise ValueError(
+            "expected a map-style data set of pairs or dicts, received a "
+            f"{type(dataset).__name__}: pass {remedy}"
+        )
+    try:
+        return len(dataset)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(
+            f"expected a map-style data set with a length, received {type(dataset).__name__}: "
+            "give it __len__ and __getitem__"
+        ) from None
+
+
+def item_indices(indices: Tensor | Sequence[int], length: int) -> Tensor:
+    """Indices of items as (m,) int64 on the CPU; a mask of all items gives those that it marks.
+
+    Raises:
+        ValueError: no integers, integers outside of the items, or a mask of another length.
+
+    >>> item_indices([2, 0], 3), item_indices([False, True, True], 3)
+    (tensor([2, 0]), tensor([1, 2]))
+    """
+    chosen = torch.as_tensor(indices).reshape(-1).cpu()
+    if chosen.dtype == torch.bool:
+        if len(chosen) != length:
+            raise ValueError(f"a mask needs {length} entries, one an item, received {len(chosen)}")
+        return chosen.nonzero().flatten()
+    if len(chosen) == 0:
+        return chosen.to(torch.int64)
+    if chosen.is_floating_point() or chosen.is_complex():
+        raise ValueError(f"indices must be integers or a mask, received {chosen.dtype}")
+    chosen = chosen.to(torch.int64)
+    wrong = chosen[(chosen < 0) | (chosen >= length)]
+    if len(wrong):
+        raise ValueError(f"indices must lie in [0, {length}), received {int(wrong[0])}")
+    return chosen
+
+
+def different_indices(indices: Any, length: int) -> Tensor:
+    """Indices of items as :func:`item_indices`, at least one and none twice.
+
+    Raises:
+        ValueError: others.
+    """
+    if isinstance(indices, set | frozenset):
+        indices = sorted(indices)
+    try:
+        chosen = item_indices(indices, length)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"indices must be whole numbers, received {indices!r}") from error
+    if len(chosen) == 0:
+        raise ValueError("expected at least one sample, received none")
+    counts = torch.bincount(chosen)
+    if int(counts.max()) > 1:
+        raise ValueError(f"sample {int(counts.argmax())} is named twice: name each sample once")
+    return chosen
+
+
+def forgettable(indices: Any, length: int, forgotten: Iterable[int]) -> list[int]:
+    """Different items, ascending, that were not forgotten before.
+
+    Raises:
+        ValueError: others.
+    """
+    wanted: list[int] = sorted(different_indices(indices, length).tolist())
+    if again := sorted(set(forgotten).intersection(wanted)):
+        raise ValueError(f"sample {again[0]} was forgotten already: forget each sample once")
+    return wanted
+
+
+def remaining(length: int, forgotten: Iterable[int]) -> Tensor:
+    """Ascending indices of the items that are not forgotten.
+
+    >>> remaining(4, {1})
+    tensor([0, 2, 3])
+    """
+    stays = torch.ones(length, dtype=torch.bool)
+    stays[list(forgotten)] = False
+    return stays.nonzero().flatten()
+
+
+def subset_indices(subset: Subset[Any]) -> Tensor:
+    """The indices of a Subset as int64; negative ones count from the end, as in a list.
+
+    Raises:
+        ValueError: indices outside of the data set below.
+    """
+    length = dataset_length(subset.dataset)
+    indices = torch.as_tensor(subset.indices, dtype=torch.int64)
+    return item_indices(torch.where(indices < 0, indices + length, indices), length)
+
+
+def _known_labels(dataset: Dataset[Any]) -> Tensor | None:
+    """Labels that need no reading of items, or None."""
+    if type(dataset) is Subset:
+        below = _known_labels(dataset.dataset)
+        return None if below is None else below[subset_indices(dataset)]
+    if type(dataset) is ConcatDataset:
+        parts = [_known_labels(part) for part in dataset.datasets]
+        return None if any(p is None for p in parts) else torch.cat(parts)  # type: ignore[arg-type]
+    if type(dataset) is TensorDataset and len(dataset.tensors) >= 2:
+        return flat_labels(dataset.tensors[1]).cpu()
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
+    for name in ("targets", "labels"):
+        values = getattr(dataset, name, None)
+        if (
+            values is not None
+            and hasattr(values, "__len__")
+            and len(values) == dataset_length(dataset)
+        ):
+            try:
+                return _as_labels(values)
+            except ValueError:
+                continue  # names of classes, boxes: the items tell what the labels are
+    return None
+
+
+def _item_label(item: Any) -> int:
+    if isinstance(item, Mapping):
+        item = (None, item.get("labels", item.get("label")))
+    if not isinstance(item, tuple | list) or len(item) < 2 or item[1] is None:
+        raise ValueError(
+            f"expected items (x, y) or dicts with 'labels', received {_describe(item)}: "
+            "let the data set return a pair or a dict"
+        )
+    try:
+        return operator.index(item[1])
+    except TypeError:
+        return int(_as_labels([item[1]]))
+
+
+def _as_labels(values: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"labels must be one integer a sample: {error}") from error
+    return flat_labels(tensor).cpu()
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return f"{type(value).__name__} of {[type(part).__name__ for part in value]}"
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} of { {k: type(v).__name__ for k, v in value.items()} }"
+    return type(value).__name__

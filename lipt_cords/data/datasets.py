@@ -1,0 +1,264 @@
+"""Data sets by name, split the same way every time.
+
+Nothing is downloaded unless it is asked for. The digits that come with scikit-learn are always
+there, so everything can be tried offline.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lipt_cords.base.errors import unknown_name
+from lipt_cords.data.folders import FolderImages, class_folders, part_folders
+from lipt_cords.data.images import ImageTensors
+from lipt_cords.base.randomness import generator
+from lipt_cords.data.splits import balanced_sample, stratified_split
+
+DATA_VARIABLE = "LIPT_CORDS_DATA"
+DECODE_BYTES = 2 * 2**30
+"""Image folders up to this many bytes decoded are kept in memory."""
+STATISTICS_IMAGES = 2048
+FOLDER_PREFIX = "imagefolder:"
+
+_TORCHVISION = {
+    "mnist": ("MNIST", "MNIST/raw", 10),
+    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw", 10),
+    "cifar10": ("CIFAR10", "cifar-10-batches-py", 10),
+    "cifar100": ("CIFAR100", "cifar-100-python", 100),
+}
+DATASET_NAMES: tuple[str, ...] = ("digits", *_TORCHVISION)
+"""Names that :func:`load_dataset` knows, beside ``imagefolder:DIR``."""
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """A data set in three parts that share one normalisation, measured on the training images."""
+
+    name: str
+    train: Dataset[Any]
+    val: Dataset[Any]
+    test: Dataset[Any]
+    num_classes: int
+    input_shape: tuple[int, ...]
+    class_names: tuple[str, ...] = ()
+    """What the classes are called, where the data set says so."""
+
+
+def canonical_dataset_name(name: str) -> str:
+    """The project's name of a data set; CORDS's spellings are understood.
+
+    Raises:
+        ValueError: an unknown name; the nearest one is named.
+
+    >>> canonical_dataset_name("FashionMNIST"), canonical_dataset_name("CIFAR10")
+    ('fashion-mnist', 'cifar10')
+    """
+    if str(name).lower().startswith(FOLDER_PREFIX):
+        return FOLDER_PREFIX + str(name)[len(FOLDER_PREFIX) :]
+    plain = str(name).lower().replace("-", "").replace("_", "")
+    known = {known.replace("-", ""): known for known in DATASET_NAMES} | {"fmnist": "fashion-mnist"}
+    if plain not in known:
+        raise unknown_name("data set", name, (*DATASET_NAMES, "imagefolder:DIR"))
+    return known[plain]
+
+
+def data_directory(datadir: str | Path | None = None) -> Path:
+    """Where data sets are looked for: the argument, else ``$LIPT_CORDS_DATA``, else ``./data``."""
+    return Path(datadir or os.environ.get(DATA_VARIABLE) or "data").expanduser()
+
+
+def find_data(name: str, datadir: str | Path | None = None) -> Path | None:
+    """The folder in which a data set is found, or None.
+
+    >>> find_data("digits").name
+    'data'
+    """
+    known = canonical_dataset_name(name)
+    if known == "digits":
+        import sklearn.datasets
+
+        return Path(sklearn.datasets.__file__).parent / "data"
+    root = data_directory(datadir)
+    if known.startswith(FOLDER_PREFIX):
+        folder = Path(known[len(FOLDER_PREFIX) :]).expanduser()
+        return next((f for f in (folder, root / folder) if f.is_dir()), None)
+    inside = root / _TORCHVISION[known][1]
+    return inside if inside.is_dir() and any(inside.iterdir()) else None
+
+
+def load_dataset(
+    name: str,
+    datadir: str | Path | None = None,
+    *,
+    seed: int = 0,
+    val_fraction: float = 0.1,
+    download: bool = False,
+    limit: int | None = None,
+    image_size: int | None = None,
+) -> DataSplits:
+    """Load a data set by name, with a seeded stratified validation split.
+
+    The test part never depends on the seed. Small sets are decoded once and held as bytes.
+
+    Args:
+        name: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100`` or
+            ``imagefolder:DIR``, whose DIR holds ``train/`` and ``test/`` (and maybe ``val/``; with
+            ``val/`` but no ``test/``, that is the test part) of class folders, or class folders
+            directly, of which a fixed tenth is then the test part.
+        datadir: folder of the data; None for ``$LIPT_CORDS_DATA`` or ``./data``.
+        seed: seed of the validation split and of ``limit``.
+        val_fraction: share of the training images held out for validation, in (0, 1).
+        download: fetch a missing set into ``datadir``.
+        limit: most training images to use, classes balanced; None for all.
+        image_size: side in pixels to which an image folder is resized; needed if sizes differ.
+
+    Raises:
+        ValueError: an unknown name, missing data (it says where it looked), unreadable images.
+
+    >>> splits = load_dataset("digits")
+    >>> len(splits.train), len(splits.val), len(splits.test), splits.input_shape
+    (1294, 144, 359, (1, 8, 8))
+    """
+    known = canonical_dataset_name(name)
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"val_fraction must lie in (0, 1), received {val_fraction}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 training image, received {limit}")
+    if image_size is not None and not known.startswith(FOLDER_PREFIX):
+        raise ValueError(f"image_size is for imagefolder:DIR alone; {known} keeps its own size")
+    if known == "digits":
+        parts = _digits()
+    elif known.startswith(FOLDER_PREFIX):
+        parts = _folder(known, datadir, image_size)
+    else:
+        parts = _torchvision(known, data_directory(datadir), download)
+    return _split(known, parts, val_fraction, limit, seed)
+
+
+Images = ImageTensors | FolderImages
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A data set as it was found, not yet normalised."""
+
+    train: Images
+    test: Images
+    num_classes: int
+    val: Images | None = None
+    class_names: tuple[str, ...] = ()
+
+
+def _split(
+    name: str, parts: _Parts, val_fraction: float, limit: int | None, seed: int
+) -> DataSplits:
+    """Hold out the validation part, apply the limit, normalise the parts alike."""
+    train, val, labels = parts.train, parts.val, parts.train.labels
+    kept = torch.arange(len(labels))
+    if val is None:
+        if len(labels) < 2:
+            raise ValueError(f"{name} has {len(labels)} training images: expected at least two")
+        count = min(max(1, round(val_fraction * len(labels))), len(labels) - 1)
+        kept, held = stratified_split(labels, count, generator(seed, "validation split"))
+        val = train.select(held)
+    if limit is not None:
+        kept = kept[balanced_sample(labels[kept], limit, generator(seed, "limit"))]
+    train = train.select(kept)
+    measured = torch.arange(len(train))
+    if isinstance(train, FolderImages):
+        measured = balanced_sample(train.labels, STATISTICS_IMAGES, generator(0, "statistics"))
+    mean, std = train.statistics(measured)
+    train, val, test = (part.normalised_as(mean, std) for part in (train, val, parts.test))
+    shape = tuple(train[0][0].shape)
+    return DataSplits(name, train, val, test, parts.num_classes, shape, parts.class_names)
+
+
+def _digits() -> _Parts:
+    from sklearn.datasets import load_digits
+
+    bundle = load_digits()
+    images = torch.from_numpy(bundle.images / 16 * 255).round().to(torch.uint8)[:, None]
+    everything = _raw(images, torch.from_numpy(bundle.target))
+    count = round(0.2 * len(everything))
+    rest, held = stratified_split(everything.labels, count, generator(0, "digits test"))
+    return _Parts(everything.select(rest), everything.select(held), 10)
+
+
+def _torchvision(name: str, root: Path, download: bool) -> _Parts:
+    from torchvision import datasets
+
+    class_name, inside, num_classes = _TORCHVISION[name]
+    reader = getattr(datasets, class_name)
+    remedy = (
+        f"pass --download to fetch it, or --data DIR (or {DATA_VARIABLE}) with the folder that "
+        f"holds {inside}"
+    )
+    if not download and find_data(name, root) is None:
+        raise ValueError(f"{name} was not found in {root} (looked for {root / inside}): {remedy}")
+    parts: list[Images] = []
+    names: tuple[str, ...] = ()
+    for train in (True, False):
+        try:
+            part = reader(str(root), train=train, download=download)
+        except (RuntimeError, OSError, ValueError, EOFError) as error:
+            what = "could not be downloaded to" if download else "is not whole in"
+            raise ValueError(
+                f"{name} {what} {root / inside} ({_first_line(error)}): {remedy}"
+            ) from error
+        images = torch.as_tensor(part.data)
+        images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+        parts.append(_raw(images, torch.as_tensor(part.targets)))
+        names = tuple(map(str, getattr(part, "classes", ())))
+    return _Parts(parts[0], parts[1], num_classes, class_names=names)
+
+
+def _folder(name: str, datadir: str | Path | None, image_size: int | None) -> _Parts:
+    folder = find_data(name, datadir)
+    if folder is None:
+        given = name[len(FOLDER_PREFIX) :]
+        raise ValueError(
+            f"no folder {given}, nor {data_directory(datadir) / given}: "
+            "give the path of a folder of class folders as imagefolder:DIR"
+        )
+    where = part_folders(folder)
+    classes = class_folders(where["train"])
+    if len(classes) < 2:
+        raise ValueError(
+            f"expected at least two class folders with images in {where['train']}, found "
+            f"{len(classes)}: put the images of each class into a folder of its own"
+        )
+    files = {p: FolderImages.found_in(f, classes, image_size) for p, f in where.items()}
+    size = sum(part.nbytes() for part in files.values())
+    if size > DECODE_BYTES and image_size is None:
+        raise ValueError(
+            f"the images of {folder} take {size / 2**30:.0f} GiB decoded, so they are read one at "
+            "a time: set image_size (--set dataset.image_size=N) to give them one size"
+        )
+    parts: dict[str, Images] = dict(files)
+    if size <= DECODE_BYTES:
+        parts = {name: part.decode_all() for name, part in files.items()}
+    if "test" not in parts:
+        labels = parts["train"].labels
+        count = max(1, round(0.1 * len(labels)))
+        rest, held = stratified_split(labels, count, generator(0, "folder test"))
+        parts = {"train": parts["train"].select(rest), "test": parts["train"].select(held)}
+    return _Parts(
+        parts["train"], parts["test"], len(classes), parts.get("val"), class_names=tuple(classes)
+    )
+
+
+def _raw(images: Tensor, labels: Tensor) -> ImageTensors:
+    """Images not yet normalised."""
+    channels = images.shape[1]
+    return ImageTensors(images, labels, torch.zeros(channels), torch.ones(channels))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
