@@ -1,8 +1,29 @@
 """What can be fed: samples by index, named sets, folders of images, splits."""
 
 from lipt_cords.data.batches import Inputs, labels_of, resolve_device, split_batch, to_device
-from lipt_cords.data.datasets import DATASET_NAMES, DataSplits, canonical_dataset_name, data_directory, find_data, load_dataset
+from lipt_cords.data.datasets import (
+    DATASET_NAMES,
+    DataSplits,
+    canonical_dataset_name,
+    data_directory,
+    find_data,
+    load_dataset,
+)
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.source import BatchSource
 
-__all__ = ["BatchSource", "DATASET_NAMES", "DataSplits", "ImageTensors", "Inputs", "canonical_dataset_name", "data_directory", "find_data", "labels_of", "load_dataset", "resolve_device", "split_batch", "to_device"]
+__all__ = [
+    "DATASET_NAMES",
+    "BatchSource",
+    "DataSplits",
+    "ImageTensors",
+    "Inputs",
+    "canonical_dataset_name",
+    "data_directory",
+    "find_data",
+    "labels_of",
+    "load_dataset",
+    "resolve_device",
+    "split_batch",
+    "to_device",
+]

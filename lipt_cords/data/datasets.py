@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lipt_cords.base.errors import unknown_name
+from lipt_cords.base.randomness import generator
 from lipt_cords.data.folders import FolderImages, class_folders, part_folders
 from lipt_cords.data.images import ImageTensors
-from lipt_cords.base.randomness import generator
 from lipt_cords.data.splits import balanced_sample, stratified_split
 
 DATA_VARIABLE = "LIPT_CORDS_DATA"

@@ -7,46 +7,39 @@ small and always gives the same items is decoded once and kept on the device, wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from functools import partial
-
-from typing import Any
-
-import torch
-
-from torch import Tensor
-
-from torch.utils.data import Dataset
-
-from lipt_cords.data.batches import Inputs
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
-
 from functools import cached_property
-
 from typing import Any
 
 import torch
-
 from torch import Tensor
-
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from lipt_cords.data.batches import Inputs, collate, dataset_length, flat_labels, item_indices, labels_of, resolve_device, split_batch, subset_indices, to_device
-
-from lipt_cords.data.datasets import DATASET_NAMES, DataSplits, canonical_dataset_name, data_directory, find_data, load_dataset
-
-from lipt_cords.data.images import ImageTensors
-
 from lipt_cords.base.randomness import preserved_rng
-
+from lipt_cords.data.batches import (
+    Inputs,
+    collate,
+    dataset_length,
+    flat_labels,
+    item_indices,
+    labels_of,
+    resolve_device,
+    split_batch,
+    subset_indices,
+    to_device,
+)
+from lipt_cords.data.datasets import (
+    DATASET_NAMES,
+    DataSplits,
+    canonical_dataset_name,
+    data_directory,
+    find_data,
+    load_dataset,
+)
+from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.steadiness import ItemsBySeed, differs_between_reads, draws_at_random
 
-
-
 SCAN_BATCH = 1024
-
 
 
 def require_finite(inputs: Inputs, indices: Tensor, which: str = "training") -> None:
@@ -68,7 +61,6 @@ def require_finite(inputs: Inputs, indices: Tensor, which: str = "training") -> 
             )
 
 
-
 __all__ = [
     "DATASET_NAMES",
     "BatchSource",
@@ -86,14 +78,11 @@ __all__ = [
 ]
 
 
-
 DECODE_CHUNK = 1024
 """Items decoded between two copies to the device."""
 
 
-
 _ONLY = ""
-
 
 
 class BatchSource:
@@ -276,7 +265,6 @@ class BatchSource:
         return kept, labels
 
 
-
 def _gather_of(dataset: Dataset[Any]) -> Callable[[Tensor], Any] | None:
     """A way to read many items of a data set at once, if it has one."""
     gather: Callable[[Tensor], Any] | None = getattr(dataset, "gather", None)
@@ -284,7 +272,6 @@ def _gather_of(dataset: Dataset[Any]) -> Callable[[Tensor], Any] | None:
         tensors = dataset.tensors
         return lambda indices: tuple(t[indices.to(t.device)] for t in tensors)
     return gather
-
 
 
 def _checked_indices(dataset: Dataset[Any], indices: Tensor | Sequence[int] | None) -> Tensor:
@@ -295,7 +282,6 @@ def _checked_indices(dataset: Dataset[Any], indices: Tensor | Sequence[int] | No
     return chosen
 
 
-
 def _unwrapped(dataset: Dataset[Any], indices: Tensor) -> tuple[Dataset[Any], Tensor]:
     """Look through plain Subsets, so that what lies below can be read at once."""
     while type(dataset) is Subset:
@@ -304,10 +290,8 @@ def _unwrapped(dataset: Dataset[Any], indices: Tensor) -> tuple[Dataset[Any], Te
     return dataset, indices
 
 
-
 def _columns(inputs: Inputs) -> dict[str, Tensor]:
     return {_ONLY: inputs} if isinstance(inputs, Tensor) else inputs
-
 
 
 def _check_alike(first: dict[str, Tensor], later: dict[str, Tensor]) -> None:
@@ -320,4 +304,3 @@ def _check_alike(first: dict[str, Tensor], later: dict[str, Tensor]) -> None:
                 f"{tuple(kept.shape[1:])}, a later one {other}: "
                 "resize, pad or convert them in the data set"
             )
-

@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-
 from torch import Tensor
-
-from lipt_cords.data.batches import item_indices
-
-from lipt_cords.base.randomness import generator as named_generator
-
-import torch
-
-from torch import Tensor
-
 
 
 def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -44,7 +32,6 @@ def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
     return by_class[torch.argsort(position, stable=True)]
 
 
-
 def stratified_split(
     labels: Tensor, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
@@ -68,7 +55,6 @@ def stratified_split(
     return order[count:].sort().values, order[:count].sort().values
 
 
-
 def balanced_sample(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Draw up to ``count`` items with classes as equal in number as they can be.
 
@@ -83,7 +69,6 @@ def balanced_sample(labels: Tensor, count: int, generator: torch.Generator) -> T
     return torch.argsort(ranks, stable=True)[:count].sort().values
 
 
-
 def _ranks(labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A random rank of every item within its class, from 0, and the sizes of the classes."""
     shuffled = torch.randperm(len(labels), generator=generator)
@@ -93,4 +78,3 @@ def _ranks(labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     ranks = torch.empty_like(labels)
     ranks[by_class] = torch.arange(len(labels)) - starts[labels[by_class]]
     return ranks, sizes
-

@@ -12,11 +12,16 @@ import torchvision
 from PIL import Image
 
 from lipt_cords.data import datasets as module
-from lipt_cords.data.datasets import DATASET_NAMES, find_data, load_dataset
+from lipt_cords.data.datasets import (
+    DATA_VARIABLE,
+    DATASET_NAMES,
+    canonical_dataset_name,
+    find_data,
+    load_dataset,
+)
+from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.source import BatchSource
-from lipt_cords.data.datasets import DATA_VARIABLE, canonical_dataset_name
-from lipt_cords.data.folders import FolderImages
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

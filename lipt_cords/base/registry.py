@@ -1,0 +1,204 @@
+"""Registries: named things of one kind, found alike in Python, in YAML and on the command line.
+
+A new selector, score, sparsity, soup, outer step, optimizer, codec or augmentation is one function
+and one decorator. Modules of a user's own register theirs when they are imported: by ``import``,
+by ``imports: [my_module]`` in a configuration, or by ``--import my_module``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from lipt_cords.base.errors import unknown_name
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+REGISTRIES: dict[str, Registry[Any]] = {}
+"""All registries by the name of their kind, in the order in which they were made."""
+PACKAGE = __name__.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One registered thing.
+
+    Attributes:
+        name: by which it is asked for.
+        make: the function or class.
+        module: where it was registered.
+        line: what it does, in one line: the first of its docstring.
+        facts: what its kind wants to know of it, such as ``needs_validation``.
+    """
+
+    name: str
+    make: T
+    module: str
+    line: str
+    facts: dict[str, Any]
+
+
+class Registry(Generic[T]):
+    """The named things of one kind.
+
+    Args:
+        kind: what one of them is called, such as ``"selector"``.
+        takes: names of what each is called with: positional ones, and keyword-only ones after
+            ``"*"``. What is registered must accept such a call.
+        facts: names and defaults of the facts that may be given with a name.
+
+    >>> greetings = Registry("greeting", takes=("name",))
+    >>> @greetings.register("hello")
+    ... def hello(name):
+    ...     "Says hello."
+    ...     return f"hello {name}"
+    >>> greetings["hello"]("you"), greetings.lines()
+    ('hello you', {'hello': 'Says hello.'})
+    >>> greetings["helo"]
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown greeting 'helo': expected one of 'hello'. Did you mean 'hello'? ...
+    >>> del REGISTRIES["greeting"]
+    """
+
+    def __init__(self, kind: str, *, takes: Iterable[str], **facts: Any) -> None:
+        self.kind, self._facts = kind, facts
+        self.takes = tuple(takes)
+        self._entries: dict[str, Entry[T]] = {}
+        REGISTRIES[kind] = self
+
+    def register(self, name: str, **facts: Any) -> Callable[[T], T]:
+        """Make a function or class known by a name; a decorator.
+
+        Args:
+            name: must be free; upper and lower case are the same.
+            **facts: see ``facts`` of this kind.
+
+        Raises:
+            ValueError: the name is taken or no text, a fact is unknown, or what is registered
+                cannot be called as its kind is.
+        """
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"a {self.kind} needs a name, received {name!r}")
+        for fact in facts:
+            if fact not in self._facts:
+                raise unknown_name(f"fact of a {self.kind}", fact, self._facts)
+        key = name.lower()
+
+        def add(function: T) -> T:
+            if (taken := self._entries.get(key)) is not None:
+                raise ValueError(
+                    f"a {self.kind} named {name!r} exists already, registered by {taken.module}: "
+                    "choose another name"
+                )
+            self._check_call(name, function)
+            line = (inspect.getdoc(function) or "").partition("\n")[0]
+            module = getattr(function, "__module__", None) or "?"
+            self._entries[key] = Entry(key, function, module, line, {**self._facts, **facts})
+            return function
+
+        return add
+
+    def unregister(self, name: str) -> None:
+        """Forget a name, for instance at the end of a test."""
+        self._entries.pop(name.lower(), None)
+
+    def entry(self, name: object) -> Entry[T]:
+        """All that is known of a name.
+
+        Raises:
+            ValueError: nothing has this name; the nearest is suggested, and how to bring in a
+                module that registers it.
+        """
+        found = self._entries.get(name.lower()) if isinstance(name, str) else None
+        if found is None:
+            known = unknown_name(self.kind, name, self._entries)
+            raise ValueError(
+                f"{known} A module of yours that registers it is brought in by imports: [MODULE] "
+                "in the configuration, or --import MODULE"
+            )
+        return found
+
+    def __getitem__(self, name: object) -> T:
+        return self.entry(name).make
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._entries
+
+    def names(self) -> tuple[str, ...]:
+        """All names: the package's own in the order of their definition, then others."""
+        return tuple(self._entries)
+
+    def lines(self) -> dict[str, str]:
+        """What each does, in one line."""
+        return {name: entry.line for name, entry in self._entries.items()}
+
+    def options(self, name: object) -> tuple[str, ...]:
+        """Keyword-only parameters with which one may be called beyond what its kind gives."""
+        parameters = inspect.signature(self[name]).parameters.values()
+        keyword_only = (p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+        return tuple(name for name in keyword_only if name not in self.takes)
+
+    def _check_call(self, name: str, function: T) -> None:
+        if not callable(function):
+            raise ValueError(
+                f"a {self.kind} is a function or class, and {name!r} is a {type(function).__name__}"
+            )
+        split = self.takes.index("*") if "*" in self.takes else len(self.takes)
+        positional, keywords = self.takes[:split], self.takes[split + 1 :]
+        try:
+            signature = inspect.signature(function)
+        except ValueError:  # a builtin that does not tell
+            return
+        try:
+            signature.bind(*positional, **dict.fromkeys(keywords))
+        except TypeError as error:
+            raise ValueError(
+                f"a {self.kind} is called as {name}({', '.join(self.takes)}), and "
+                f"{getattr(function, '__qualname__', function)}{signature} cannot be: {error}"
+            ) from None
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import modules of a user's own, which register their names.
+
+    The working directory is searched too, as ``python -m`` does.
+
+    Args:
+        names: such as ``"my_module"`` or ``"my_package.selectors"``.
+
+    Raises:
+        ValueError: an import fails; the module and the reason are named.
+    """
+    for name in names:
+        if not isinstance(name, str) or not all(p.isidentifier() for p in name.split(".")):
+            raise ValueError(
+                f"cannot import {name!r}: expected the name of a module, such as my_module or "
+                "my_package.selectors (without .py, and dots between folders)"
+            )
+        try:
+            here = str(Path.cwd())
+            if here not in sys.path and "" not in sys.path:
+                sys.path.append(here)
+            importlib.import_module(name)
+        except Exception as error:  # whatever a user's module raises
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"cannot import {name!r} (imports, --import): {type(error).__name__}: {reason}. "
+                "Give a module that Python finds: in the working directory, in PYTHONPATH or "
+                "installed"
+            ) from error
+
+
+def foreign_modules() -> list[str]:
+    """Modules outside of this package that registered something, to be imported by children."""
+    modules = {
+        entry.module for registry in REGISTRIES.values() for entry in registry._entries.values()
+    }
+    inside = {m for m in modules if m == PACKAGE or m.startswith(f"{PACKAGE}.")}
+    return sorted(modules - inside - {"__main__", "__mp_main__", "?"})
