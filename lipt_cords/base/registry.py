@@ -134,6 +134,10 @@ class Registry(Generic[T]):
         """All names: the package's own in the order of their definition, then others."""
         return tuple(self._entries)
 
+    def names_with(self, fact: str) -> tuple[str, ...]:
+        """Names of which a fact holds."""
+        return tuple(name for name, entry in self._entries.items() if entry.facts[fact])
+
     def lines(self) -> dict[str, str]:
         """What each does, in one line."""
         return {name: entry.line for name, entry in self._entries.items()}

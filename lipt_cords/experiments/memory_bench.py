@@ -7,7 +7,7 @@ nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +31,7 @@ from lipt_cords.training.memory.planner import MemoryPlanner
 from lipt_cords.training.memory.report import MemoryReport
 from lipt_cords.training.memory.trace import Trace
 from lipt_cords.training.optimizers import build_optimizer
-from lipt_cords.training.step import Step
+from lipt_cords.training.step import Step, weighted_loss
 
 NO_BUDGET = 2**60
 """Bytes that no step takes: a planner with that budget only measures."""
@@ -140,13 +140,15 @@ class MemoryBench:
             inputs, labels = next(self._source.batches(order, batch_size=samples))
         optimizer = build_optimizer(net.parameters(), config.optimizer)
         train = config.train_args
-        step = Step(net, optimizer, per_sample_loss(config), train.precision, train.memory_format)
+        step = Step(net, optimizer, precision=train.precision, memory_format=train.memory_format)
+        weights = torch.ones(len(labels), device=labels.device)
+        loss = weighted_loss(per_sample_loss(config), labels, weights)
         planner = _Planner(
             net, budget=budget, optimizer=optimizer, bandwidth=self.bandwidth, policy=self.policy
         )
         planner.speed = self.speed
         step.planner = planner
-        return _BenchStep(step, planner, net, optimizer, inputs, labels, train.seed)
+        return _BenchStep(step, planner, net, optimizer, inputs, loss, train.seed)
 
     @contextmanager
     def _told_if_too_large(self, samples: int) -> Iterator[None]:
@@ -179,13 +181,13 @@ class _BenchStep:
     net: torch.nn.Module
     optimizer: Optimizer
     inputs: Inputs
-    labels: Tensor
+    loss: Callable[[Tensor], Tensor]
     seed: int
 
     def take(self) -> list[Tensor]:
         """Take it; its loss, gradients, weights and buffers, on the host."""
         with isolated_rng(self.seed, "memory", "step"):
-            loss = self.step(self.inputs, self.labels, torch.ones(len(self.labels)))
+            loss = self.step(self.inputs, self.loss)
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
         result: list[Tensor] = _copied([loss, *gradients, *self.net.state_dict().values()])
         return result

@@ -14,7 +14,7 @@ from lipt_cords.experiments.assemble import pick_device
 from lipt_cords.experiments.choose import per_sample_loss
 from lipt_cords.experiments.run import build_net
 from lipt_cords.training.optimizers import build_optimizer
-from lipt_cords.training.step import Step
+from lipt_cords.training.step import Step, weighted_loss
 
 STEPS, UNTIMED = 8, 3
 
@@ -31,16 +31,17 @@ def training_pace(config: RunConfig, splits: DataSplits) -> float:
     inputs, labels = next(
         BatchSource(splits.train, range(size), device=device).batches(batch_size=size)
     )
-    given, weights = config.train_args, torch.ones(size)
+    given, weights = config.train_args, torch.ones(size, device=device)
     with isolated_rng(0, "pace"):
         model = build_net(config, splits).to(device).train()
         optimizer = build_optimizer(model.parameters(), config.optimizer)
-        step = Step(model, optimizer, per_sample_loss(config), given.precision, given.memory_format)
+        loss = weighted_loss(per_sample_loss(config), labels, weights)
+        step = Step(model, optimizer, precision=given.precision, memory_format=given.memory_format)
         began = 0.0
         for number in range(UNTIMED + STEPS):
             if number == UNTIMED:
                 began = _now(device)
-            step(inputs, labels, weights)
+            step(inputs, loss)
     return STEPS * size / max(1e-9, _now(device) - began)
 
 

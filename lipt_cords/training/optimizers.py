@@ -1,10 +1,12 @@
-"""Optimizers and learning-rate schedules by CORDS's names."""
+"""Optimizers in one registry, for workers and for trainings; learning rates by CORDS's names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field, field_validator
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
@@ -17,6 +19,107 @@ from torch.optim.lr_scheduler import (
 )
 
 from lipt_cords.base.options import Section
+from lipt_cords.base.registry import Registry
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """What an optimizer is built with.
+
+    Attributes:
+        lr: peak learning rate; the training moves the rate of every group in proportion.
+        momentum: in [0, 1).
+        weight_decay: 0 or more.
+        nesterov: take Nesterov's form of the momentum.
+        fused: one kernel a step where torch has one; another rounding.
+        partial_gradients: some steps leave some parameters without a gradient (``subnetwork``).
+    """
+
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    fused: bool = False
+    partial_gradients: bool = False
+
+
+OptimizerFunction = Callable[[list[nn.Parameter], OptimizerOptions], Optimizer]
+OPTIMIZERS: Registry[OptimizerFunction] = Registry(
+    "optimizer", takes=("parameters", "options"), trains_workers=True
+)
+"""``trains_workers``: whether workers of a warm start can train with it."""
+
+
+def register_optimizer(
+    name: str, *, trains_workers: bool = True
+) -> Callable[[OptimizerFunction], OptimizerFunction]:
+    """Make an optimizer known by a name, in warm starts and in trainings.
+
+    The function takes a list of parameters and :class:`OptimizerOptions`, and returns a
+    ``torch.optim.Optimizer`` over all of them.
+
+    Args:
+        name: must be free.
+        trains_workers: whether workers of a warm start can train with it.
+
+    Raises:
+        ValueError: the name is taken, or the function cannot be called so.
+    """
+    return OPTIMIZERS.register(name, trains_workers=trains_workers)
+
+
+@register_optimizer("sgd")
+def sgd(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
+    """SGD with momentum, in Nesterov's form if asked for."""
+    floating = all(parameter.is_floating_point() for parameter in parameters)
+    fused = options.fused and floating and parameters[0].device.type in ("cpu", "cuda")
+    optimizer = SGD(
+        parameters,
+        lr=options.lr,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        nesterov=options.nesterov and options.momentum > 0,
+        fused=fused or None,
+    )
+    if options.partial_gradients and options.momentum > 0:
+        # A fused step wants a momentum of all or of none, and a parameter without a gradient
+        # cannot begin one. Zero gives the bits of one that begins by itself.
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+@register_optimizer("adam", trains_workers=False)
+def adam(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
+    """Adam, its decay added to the gradient."""
+    return Adam(parameters, lr=options.lr, weight_decay=options.weight_decay)
+
+
+@register_optimizer("adamw", trains_workers=False)
+def adamw(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
+    """Adam with decoupled weight decay."""
+    return AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay)
+
+
+@register_optimizer("rmsprop", trains_workers=False)
+def rmsprop(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
+    """RMSprop without momentum."""
+    return RMSprop(parameters, lr=options.lr, weight_decay=options.weight_decay)
+
+
+def build(name: str, parameters: Iterable[nn.Parameter], options: OptimizerOptions) -> Optimizer:
+    """An optimizer by name.
+
+    Raises:
+        ValueError: an unknown name, or a registered function that returns something else.
+    """
+    made = OPTIMIZERS[name](list(parameters), options)
+    if not isinstance(made, Optimizer):
+        raise ValueError(
+            f"optimizer {name!r} returned a {type(made).__name__}: expected a "
+            "torch.optim.Optimizer over the given parameters"
+        )
+    return made
 
 
 class OptimizerConfig(Section):
@@ -24,8 +127,8 @@ class OptimizerConfig(Section):
 
     section: ClassVar[str] = "optimizer"
 
-    type: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
-    """The optimizer."""
+    type: str = "sgd"
+    """A registered optimizer: ``sgd``, ``adam``, ``adamw``, ``rmsprop``, or one of your own."""
     lr: float = Field(0.05, gt=0)
     """Peak learning rate; also GLISTER's eta unless ``dss_args.eta`` is given, as in CORDS."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -34,6 +137,11 @@ class OptimizerConfig(Section):
     """L2 decay."""
     nesterov: bool = False
     """Nesterov's form of the momentum."""
+
+    @field_validator("type")
+    @classmethod
+    def _known_name(cls, value: str) -> str:
+        return OPTIMIZERS.entry(value).name
 
 
 class SchedulerConfig(Section):
@@ -69,20 +177,13 @@ class SchedulerConfig(Section):
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
     """The optimizer of a configuration over some parameters."""
-    lr, decay = config.lr, config.weight_decay
-    builders: dict[str, Callable[[], Optimizer]] = {
-        "sgd": lambda: SGD(
-            parameters,
-            lr=lr,
-            momentum=config.momentum,
-            weight_decay=decay,
-            nesterov=config.nesterov and config.momentum > 0,
-        ),
-        "adam": lambda: Adam(parameters, lr=lr, weight_decay=decay),
-        "adamw": lambda: AdamW(parameters, lr=lr, weight_decay=decay),
-        "rmsprop": lambda: RMSprop(parameters, lr=lr, weight_decay=decay),
-    }
-    return builders[config.type]()
+    options = OptimizerOptions(
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+    )
+    return build(config.type, parameters, options)
 
 
 def build_scheduler(

@@ -1,19 +1,20 @@
-"""One optimizer step on a weighted batch, in a precision and a layout."""
+"""One training step, in a precision and a layout, perhaps within a memory budget."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lipt_cords.data.batches import Inputs, to_device
+from lipt_cords.data.batches import Inputs
 from lipt_cords.models.heads import call_model, model_device
 from lipt_cords.models.losses import PerSampleLoss
 from lipt_cords.training.memory.planner import MemoryPlanner
+from lipt_cords.training.memory.step_kinds import Plans
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -101,60 +102,89 @@ def deterministic_convolutions() -> Iterator[None]:
 
 
 class Step:
-    """A training step; the loss of a batch is sum(w l) / sum(w), as in CORDS's own loop.
+    """One training step, the same for common starts, workers and trainings on subsets.
 
     Args:
         model: on its device; it is laid out in place.
         optimizer: over its parameters.
-        loss: per-sample loss of (logits, labels), shape (B,).
         precision: of the forward pass; the loss is in full precision.
         memory_format: layout of images and convolutions.
         memory: (bytes that a step may take, bytes a second to the host or None); None: no plan.
+        plans: memory plans that steps of nets built alike share; None: this step's own.
+        compile: run the net through ``torch.compile``.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        loss: PerSampleLoss,
+        *,
         precision: Precision,
         memory_format: MemoryFormat,
         memory: tuple[int, float | None] | None = None,
+        plans: Plans | None = None,
+        compile: bool = False,
     ) -> None:
-        self._model, self._optimizer, self._loss = model, optimizer, loss
+        self._optimizer = optimizer
         self._device = model_device(model)
         self._half = autocast_dtype(precision, self._device)
-        self._layout = memory_layout(memory_format, model)
-        lay_out(model, self._layout)
+        self.layout = memory_layout(memory_format, model)
+        """Of images and convolutions."""
+        lay_out(model, self.layout)
         self.planner: MemoryPlanner | None = None
         if memory is not None:
             budget, bandwidth = memory
             self.planner = MemoryPlanner(
-                model, budget=budget, optimizer=optimizer, bandwidth=bandwidth
+                model, budget=budget, optimizer=optimizer, bandwidth=bandwidth, plans=plans
             )
+        self._net: Any = torch.compile(model) if compile else model
 
     def __call__(
         self,
         inputs: Inputs,
-        labels: Tensor,
-        weights: Tensor,
+        loss: Callable[[Tensor], Tensor],
         after_backward: Callable[[], None] | None = None,
     ) -> Tensor:
-        """Take the step; the loss of the batch before it."""
-        labels = labels.to(self._device, non_blocking=True)
-        weights = weights.to(self._device, torch.float32, non_blocking=True)
-        inputs = laid_out(to_device(inputs, self._device), self._layout)
+        """Take the step.
+
+        Args:
+            inputs: of the batch, on the net's device.
+            loss: of the logits, in full precision; a scalar.
+            after_backward: called between the backward pass and the optimizer's step.
+
+        Returns:
+            The loss before the step, detached, on the device.
+        """
+        inputs = laid_out(inputs, self.layout)
         self._optimizer.zero_grad(set_to_none=True)  # before the forward pass: there is room then
         half = self._half
         with self.planner or nullcontext():
             with torch.autocast(self._device.type, dtype=half, enabled=half is not None):
-                logits = call_model(self._model, inputs)
-            losses = self._loss(logits if half is None else logits.float(), labels)
-            # A batch whose weights are all zero asks for no step; dividing would ask for NaN.
-            total = weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
-            loss = torch.dot(losses, weights) / total
-            loss.backward()  # type: ignore[no-untyped-call]
+                logits = call_model(self._net, inputs)
+            value = loss(logits if half is None else logits.float())
+            torch.autograd.backward(value)
+            value = value.detach()
         if after_backward is not None:
             after_backward()
         self._optimizer.step()
-        return loss
+        return value
+
+
+def weighted_loss(
+    loss: PerSampleLoss, labels: Tensor, weights: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """The loss of a weighted batch in CORDS's own loop, sum(w l) / sum(w), of its logits.
+
+    Args:
+        loss: per-sample loss of (logits, labels), shape (B,).
+        labels: (B,), on the device of the logits.
+        weights: (B,) float32, non-negative, there too.
+    """
+
+    def of_logits(logits: Tensor) -> Tensor:
+        losses = loss(logits, labels)
+        # A batch whose weights are all zero asks for no step; dividing would ask for NaN.
+        total = weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
+        return torch.dot(losses, weights) / total
+
+    return of_logits

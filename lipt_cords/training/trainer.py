@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lipt_cords.base.randomness import preserved_rng
-from lipt_cords.data.batches import Inputs, split_batch
+from lipt_cords.data.batches import Inputs, split_batch, to_device
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.heads import model_device
 from lipt_cords.models.losses import PerSampleLoss
@@ -35,7 +36,7 @@ from lipt_cords.training.evaluation import accuracy
 from lipt_cords.training.ledger import FULL, SKIPPED, SUBSET, CurvePoint, Ledger
 from lipt_cords.training.memory.report import MemoryReport
 from lipt_cords.training.sources import EpochSource
-from lipt_cords.training.step import MemoryFormat, Precision, Step
+from lipt_cords.training.step import MemoryFormat, Precision, Step, weighted_loss
 from lipt_cords.training.subset_history import SubsetHistory
 
 
@@ -132,8 +133,11 @@ class Trainer:
         self.schedule_over = schedule_over
         self.eval_every = eval_every
         self.device = model_device(model)
-        self._loss, self._how = loss, (precision, memory_format, memory)
-        self._step = Step(model, optimizer, loss, *self._how)
+        self._loss = loss
+        self._new_step = partial(
+            Step, precision=precision, memory_format=memory_format, memory=memory
+        )
+        self._step = self._new_step(model, optimizer)
         self.cheaper = cheaper
         self.result = TrainingResult()
         self.extra: dict[str, Any] = {}
@@ -215,7 +219,7 @@ class Trainer:
         for batch in opened.batches:
             inputs, labels, weights = split_weighted(batch)
             loss = self._take_step(inputs, labels, weights)
-            total += loss.detach() * len(labels)
+            total += loss * len(labels)
             passes += len(labels)
         seconds = self._clock() - started - opened.selection_seconds
         costs = self.result.costs
@@ -251,19 +255,23 @@ class Trainer:
 
     def _take_step(self, inputs: Inputs, labels: Tensor, weights: Tensor) -> Tensor:
         cheaper = self.cheaper
+        labels = labels.to(self.device, non_blocking=True)
+        weights = weights.to(self.device, torch.float32, non_blocking=True)
+        inputs = to_device(inputs, self.device)
+        loss = weighted_loss(self._loss, labels, weights)
         if cheaper is None:
-            return self._step(inputs, labels, weights)
+            return self._step(inputs, loss)
         cheaper.before_step(len(labels))
-        loss = self._step(inputs, labels, weights, cheaper.after_backward)
+        value = self._step(inputs, loss, cheaper.after_backward)
         if cheaper.after_step():
             self._take_on(cheaper)
-        return loss
+        return value
 
     def _take_on(self, cheaper: CheaperSteps) -> None:
         """Go on with a smaller net."""
         cheaper.move_momentum(self.optimizer, self.model)
         self.model = cheaper.net.train()
-        self._step = Step(self.model, self.optimizer, self._loss, *self._how)
+        self._step = self._new_step(self.model, self.optimizer)
 
     def _add_point(
         self, phase: str, loss: float | None, on_point: Callable[[CurvePoint], None] | None

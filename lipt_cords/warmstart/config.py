@@ -13,6 +13,7 @@ from lipt_cords.base.options import StrictModel
 from lipt_cords.base.sizes import parse_bytes, parse_memory
 from lipt_cords.training.cheaper.path_schedule import SubnetworkConfig
 from lipt_cords.training.cheaper.tickets import EarlyBirdConfig
+from lipt_cords.training.optimizers import OPTIMIZERS
 from lipt_cords.training.schedules import Schedule
 from lipt_cords.training.step import MemoryFormat, Precision, refuse_with_memory
 
@@ -104,8 +105,10 @@ class WarmStartConfig(StrictModel):
     """Steps of the common start theta* before the workers fork; 0 forks from the given model."""
     batch_size: int = Field(64, ge=1)
     """Samples in a step of the common start and of a worker."""
+    optimizer: str = "sgd"
+    """Optimizer of the common start and of every worker, by its registered name."""
     lr: float = Field(0.05, gt=0)
-    """Peak learning rate of SGD."""
+    """Peak learning rate."""
     schedule: Schedule = "constant"
     """Learning rate over a worker's steps of all rounds; ``wsd`` holds it for three quarters, then
     falls linearly to zero. One merge already acts like a decay; many rounds gain by one."""
@@ -227,6 +230,18 @@ class WarmStartConfig(StrictModel):
         if value not in valid:
             raise unknown_name(info.field_name.replace("_", " "), value, valid)
         return value
+
+    @field_validator("optimizer")
+    @classmethod
+    def _trains_workers(cls, value: str) -> str:
+        entry = OPTIMIZERS.entry(value)
+        if not entry.facts["trains_workers"]:
+            able = OPTIMIZERS.names_with("trains_workers")
+            raise ValueError(
+                f"optimizer {value!r} cannot train the workers of a warm start yet: expected one "
+                f"of {', '.join(map(repr, able))}"
+            )
+        return entry.name
 
     @field_validator("device", mode="before")
     @classmethod

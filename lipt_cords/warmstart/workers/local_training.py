@@ -1,30 +1,23 @@
-"""The training loop, for the common start and for workers: SGD without a stop for the host."""
+"""The training loop, for the common start and for workers: steps without a stop for the host."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lipt_cords.data.batches import Inputs
-from lipt_cords.models.heads import call_model
 from lipt_cords.models.losses import LossFunction
-from lipt_cords.training.memory.planner import MemoryPlanner
 from lipt_cords.training.memory.step_kinds import Plans
+from lipt_cords.training.optimizers import OptimizerOptions, build
 from lipt_cords.training.schedules import Schedule, rate_factor
-from lipt_cords.training.step import (
-    autocast_dtype,
-    laid_out,
-    lay_out,
-    memory_layout,
-)
+from lipt_cords.training.step import Step, laid_out
 from lipt_cords.warmstart.config import WarmStartConfig
 
 Batches = Iterator[tuple[Inputs, Tensor]]
@@ -93,53 +86,33 @@ def descend(
                 module.eval()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = parameters[0].device
-    optimizer = torch.optim.SGD(
-        parameters,
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.momentum > 0,
-        weight_decay=config.weight_decay,
-        fused=device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in parameters),
-    )
-    if config.subnetwork is not None and config.momentum > 0:
-        # A fused step wants a momentum of all or of none, and a block that was left out has no
-        # gradient to begin one with. Zero gives the bits of one that begins by itself.
-        for parameter in parameters:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    half = autocast_dtype(config.precision, device)
-    layout = memory_layout(config.memory_format, model)
-    lay_out(model, layout)
-    planner = None
+    optimizer = build(config.optimizer, parameters, optimizer_options(config))
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    memory = None
     if config.memory_budget is not None:
-        planner = MemoryPlanner(
-            model,
-            budget=config.memory_budget,
-            optimizer=optimizer,
-            bandwidth=config.memory_bandwidth,
-            plans=PLANS,
-        )
-    network: Any = torch.compile(model) if config.compile else model
+        memory = config.memory_budget, config.memory_bandwidth
+    take = Step(
+        model,
+        optimizer,
+        precision=config.precision,
+        memory_format=config.memory_format,
+        memory=memory,
+        plans=PLANS,
+        compile=config.compile,
+    )
     total, passes, counted, taken = torch.zeros((), device=device), 0, 0, 0
     for step in range(steps):
         inputs, labels = next(batches)
         if augment is not None and isinstance(inputs, Tensor):
             inputs = augment(inputs)
-        inputs = laid_out(inputs, layout)
+        inputs = laid_out(inputs, take.layout)
         if before_step is not None:
             passes += before_step(step, inputs, labels)
         if schedule != "constant":
             factor = rate_factor(schedule, first_step + step, all_steps or steps, decay)
-            optimizer.param_groups[0]["lr"] = config.lr * factor
-        optimizer.zero_grad(set_to_none=True)  # before the forward pass: there is room then
-        with planner or nullcontext():
-            with torch.autocast(device.type, dtype=half, enabled=half is not None):
-                logits = call_model(network, inputs)
-            value = loss(logits.float() if half is not None else logits, labels)
-            torch.autograd.backward(value)
-            value = value.detach()
-        if after_backward is not None:
-            after_backward()
-        optimizer.step()
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+        value = take(inputs, partial(_of_logits, loss, labels), after_backward)
         if after_step is not None:
             after_step()
         passes += len(labels)
@@ -149,7 +122,24 @@ def descend(
         taken = step + 1
         if enough is not None and enough(taken):
             break
-    if planner is not None:
-        for note in planner.report().notes:
+    if take.planner is not None:
+        for note in take.planner.report().notes:
             warnings.warn(f"memory_budget: {note}", stacklevel=2)
     return Descent(passes, float(total) / counted if counted else math.nan, taken)
+
+
+def optimizer_options(config: WarmStartConfig) -> OptimizerOptions:
+    """How the optimizer of common starts and workers is built."""
+    return OptimizerOptions(
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=True,
+        fused=True,
+        partial_gradients=config.subnetwork is not None,
+    )
+
+
+def _of_logits(loss: LossFunction, labels: Tensor, logits: Tensor) -> Tensor:
+    value: Tensor = loss(logits, labels)
+    return value
