@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -76,3 +77,33 @@ class Section(StrictModel):
             BaseModel.__init__(self, **options)
         except ValidationError as error:
             raise ValueError(readable_errors(self.section, error)) from None
+
+
+def one_of(kind: str, value: Any, names: Any) -> Any:
+    """A value that is one of the names of a ``Literal``.
+
+    Raises:
+        ValueError: it is none of them; the nearest is suggested.
+    """
+    if value not in get_args(names):
+        raise unknown_name(kind, value, get_args(names))
+    return value
+
+
+def by_name(value: Any, kind: type[StrictModel], what: str, example: str) -> Any:
+    """A record of options, from one or from a mapping; None stays None.
+
+    Args:
+        value: as given.
+        kind: of the record.
+        what: its parts are called, such as ``"options"``.
+        example: shown in the error.
+
+    Raises:
+        ValueError: another type.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): one for key, one in value.items()}
+    if isinstance(value, kind) or value is None:
+        return value
+    raise ValueError(f"expected {what} by name, such as {example}, received {value!r}")

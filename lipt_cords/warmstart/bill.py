@@ -1,31 +1,161 @@
-"""The bill, added up: from what the parts of a run did to one report."""
+"""The bill: what every part of a warm start took, added up to its one report."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lipt_cords.models.state import State
 from lipt_cords.training.cheaper.tickets import ticket_notes
 from lipt_cords.warmstart.clock import Clock
-from lipt_cords.warmstart.merge.soup import Finish, Judge
-from lipt_cords.warmstart.plan import Plan
+from lipt_cords.warmstart.merge.judge import Finish, Judge
+from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.report import RoundReport, WarmStartReport, WorkerSummary
+from lipt_cords.warmstart.watch.watcher import Watcher
+from lipt_cords.warmstart.worker_results import Finished
+
+if TYPE_CHECKING:
+    from lipt_cords.warmstart.round_inputs import RoundInputs
+    from lipt_cords.warmstart.run import Run
 
 
-def seconds_by_phase(
-    clock: Clock, evaluation_seconds: float, rounds: Sequence[RoundReport]
-) -> dict[str, float]:
-    """The clock's phases, with evaluation taken apart, the critical path and the total."""
-    seconds = dict(clock.seconds)
-    for phase in ("workers", "soup"):  # a run that resumes after its last merge has neither
-        seconds.setdefault(phase, 0.0)
-    seconds["workers"] -= evaluation_seconds
-    seconds["evaluation"] = evaluation_seconds
-    alone = seconds["common"] + seconds["soup"] + seconds["refresh"]
-    seconds["critical_path"] = alone + sum(one.seconds for one in rounds)
-    seconds["total"] = clock.total()
-    return seconds
+class Bill(Watcher):
+    """Counts a warm start, round by round; the only author of a report.
+
+    A change of the samples of a warm start (``forget``, ``add``) is one merge more on its bill.
+
+    Args:
+        inputs: of the rounds: FLOPs of the given net, shards.
+        ranks: the processes.
+        clock: which the phases are charged to.
+        judge: which counts what it evaluates and refreshes.
+        earlier: the report that this bill goes on from, or None.
+    """
+
+    name = "bill"
+
+    def __init__(
+        self,
+        inputs: RoundInputs,
+        ranks: Ranks,
+        clock: Clock,
+        judge: Judge,
+        earlier: WarmStartReport | None = None,
+    ) -> None:
+        self._inputs, self._ranks, self._clock, self._judge = inputs, ranks, clock, judge
+        self._earlier = earlier
+        self.forward_flops = inputs.forward_flops
+        """Of one sample in a forward pass of the net that is trained now."""
+        self._on_given_net = 0  # forward passes, before a smaller net
+        self._weight_bytes = 0  # before the round
+
+    def go_on(self, run: Run) -> None:
+        """Put a run where the earlier report ends."""
+        if (before := self._earlier) is None:
+            return
+        run.reports, run.summaries = list(before.rounds), [list(before.workers)]
+        run.common_passes = before.passes - sum(one.passes for one in before.rounds)
+        spent = sum(one.work for one in before.rounds)
+        run.common_work = before.flops / self._inputs.flops - spent
+        run.forward_passes = before.evaluation_passes
+        self._judge.refresh_passes = before.refresh_passes
+
+    def before_round(self, run: Run) -> None:
+        self._clock.enter("workers")
+        self._weight_bytes = self._ranks.weight_bytes
+
+    def after_training(self, run: Run) -> None:
+        self._clock.enter("soup")
+
+    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+        summaries = [one.summary for one in workers]
+        passes = [one.passes for one in summaries]
+        work = [one.passes * one.work for one in summaries]
+        before, before_work = run.common_passes, run.common_work
+        if run.reports:
+            before = run.reports[-1].critical_path_passes
+            before_work = run.reports[-1].critical_path_work
+        run.forward_passes += sum(one.forward_passes for one in workers)
+        run.summaries.append(summaries)
+        run.reports.append(
+            RoundReport(
+                round=len(run.reports),
+                workers=sum(one.kept for one in summaries),
+                passes=sum(passes),
+                critical_path_passes=before + max(passes),
+                weight_bytes=self._ranks.weight_bytes - self._weight_bytes,
+                seconds=max(one.seconds for one in summaries),
+                work=sum(work),
+                critical_path_work=before_work + max(work),
+            )
+        )
+
+    def net_changes(self, run: Run) -> None:
+        """From here on forward passes are those of a smaller net."""
+        judge = self._judge
+        self._on_given_net = run.forward_passes + judge.evaluation_passes + judge.refresh_passes
+
+    def state(self) -> tuple[dict[str, State], dict[str, Any]]:
+        judged = [self._judge.evaluation_passes, self._judge.refresh_passes]
+        return {}, {"judged": judged, "on_given_net": self._on_given_net}
+
+    def restore(self, run: Run, tensors: dict[str, State], values: dict[str, Any]) -> None:
+        self._on_given_net = values["on_given_net"]
+        if self._ranks.is_main:  # who alone judges
+            self._judge.evaluation_passes, self._judge.refresh_passes = values["judged"]
+
+    def report(
+        self,
+        run: Run,
+        finish: Finish,
+        *,
+        planned_rounds: int,
+        evaluation_seconds: float,
+        ticket: dict[str, Any] | None = None,
+        notes: Sequence[str] = (),
+    ) -> WarmStartReport:
+        """Add up what was done.
+
+        Args:
+            run: after its last merge.
+            finish: what became of the merged model.
+            planned_rounds: merges that were asked for.
+            evaluation_seconds: of workers, on rank 0, within the phase of the workers.
+            ticket: what is said of an Early-Bird ticket, or None.
+            notes: what happened beside.
+        """
+        inputs, judge, ranks, rounds = self._inputs, self._judge, self._ranks, run.reports
+        before = self._earlier
+        workers = over_rounds(run.summaries)
+        measured = [one.accuracy for one in workers if one.accuracy is not None]
+        evaluated = judge.evaluation_passes + run.forward_passes
+        smaller = evaluated + judge.refresh_passes - self._on_given_net
+        return WarmStartReport(
+            passes=run.common_passes + sum(one.passes for one in rounds),
+            critical_path_passes=rounds[-1].critical_path_passes,
+            evaluation_passes=evaluated,
+            refresh_passes=judge.refresh_passes,
+            flops=round((run.common_work + sum(one.work for one in rounds)) * inputs.flops),
+            critical_path_flops=round(rounds[-1].critical_path_work * inputs.flops),
+            forward_flops=self._on_given_net * inputs.forward_flops + smaller * self.forward_flops,
+            bytes_communicated=ranks.bytes_communicated
+            + (0 if before is None else before.bytes_communicated),
+            seconds=self._clock.phases(evaluation_seconds, [one.seconds for one in rounds]),
+            workers=workers,
+            merged_accuracy=finish.accuracy,
+            mean_worker_accuracy=sum(measured) / len(measured) if measured else None,
+            accuracy_before_refresh=finish.before,
+            accuracy_after_refresh=finish.after,
+            refresh_kept=finish.refreshed,
+            ranks=ranks.size if before is None else before.ranks,
+            weight_bytes=ranks.weight_bytes + (0 if before is None else before.weight_bytes),
+            rounds=list(rounds),
+            stopped_early=len(rounds) < planned_rounds,
+            stages=over_stages(stage for one in workers for stage in one.stages),
+            ticket=ticket,
+            notes=[*inputs.plan.notes(), *_left_out(workers), *ticket_notes(ticket), *notes],
+        )
 
 
 def over_rounds(parts: Sequence[Sequence[WorkerSummary]]) -> list[WorkerSummary]:
@@ -61,82 +191,7 @@ def over_stages(parts: Iterable[dict[str, float]]) -> list[dict[str, float]]:
     return [found[end] for end in sorted(found)]
 
 
-def make_report(
-    plan: Plan,
-    common_passes: int,
-    summaries: Sequence[WorkerSummary],
-    rounds: Sequence[RoundReport],
-    judge: Judge,
-    finish: Finish,
-    *,
-    flops: int,
-    forward_flops: tuple[int, int],
-    dense_forward_passes: int,
-    common_work: float,
-    ticket: dict[str, Any] | None,
-    ranks: int,
-    sent: int,
-    weight_bytes: int,
-    forward_passes: int,
-    stopped_early: bool,
-    seconds: dict[str, float],
-    notes: Sequence[str] = (),
-) -> WarmStartReport:
-    """Add up what everyone did.
-
-    Args:
-        plan: the shards, for notes.
-        common_passes: samples that the common start trained on.
-        summaries: of all workers, over all rounds.
-        rounds: the merges.
-        judge: what it evaluated and refreshed.
-        finish: the outcome.
-        flops: of one sample in a training step of the given net.
-        forward_flops: of one sample in a forward pass of the given net, and of the one that was
-            merged in the end.
-        dense_forward_passes: of all forward passes, those of the given net before a ticket.
-        common_work: the common start's passes, each as dear as the net that it trained.
-        ticket: what is told of an Early-Bird ticket, or None.
-        ranks: processes that took part.
-        sent: bytes that went between them.
-        weight_bytes: those of weights among them.
-        forward_passes: samples that workers and merges were evaluated on, round by round.
-        stopped_early: whether ``stop_when`` ended the rounds.
-        seconds: by phase.
-        notes: what happened beside.
-    """
-    passes = common_passes + sum(one.passes for one in rounds)
-    critical = rounds[-1].critical_path_passes
-    measured = [one.accuracy for one in summaries if one.accuracy is not None]
-    evaluation_passes = judge.evaluation_passes + forward_passes
-    return WarmStartReport(
-        passes=passes,
-        critical_path_passes=critical,
-        evaluation_passes=evaluation_passes,
-        refresh_passes=judge.refresh_passes,
-        flops=round((common_work + sum(one.work for one in rounds)) * flops),
-        critical_path_flops=round(rounds[-1].critical_path_work * flops),
-        forward_flops=dense_forward_passes * forward_flops[0]
-        + (evaluation_passes + judge.refresh_passes - dense_forward_passes) * forward_flops[1],
-        bytes_communicated=sent,
-        seconds=seconds,
-        workers=list(summaries),
-        merged_accuracy=finish.accuracy,
-        mean_worker_accuracy=sum(measured) / len(measured) if measured else None,
-        accuracy_before_refresh=finish.before,
-        accuracy_after_refresh=finish.after,
-        refresh_kept=finish.refreshed,
-        ranks=ranks,
-        weight_bytes=weight_bytes,
-        rounds=list(rounds),
-        stopped_early=stopped_early,
-        stages=over_stages(stage for one in summaries for stage in one.stages),
-        ticket=ticket,
-        notes=[*plan.notes(), *_notes(summaries), *ticket_notes(ticket), *notes],
-    )
-
-
-def _notes(summaries: Sequence[WorkerSummary]) -> list[str]:
+def _left_out(summaries: Sequence[WorkerSummary]) -> list[str]:
     return [
         f"worker {one.worker} is not in the soup: {one.reason}" for one in summaries if not one.kept
     ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +15,18 @@ from lipt_cords.data.batches import Inputs
 from lipt_cords.data.splits import balanced_order
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.state import State, all_finite, tensor_state
-from lipt_cords.training.cheaper.channels import scaled_batchnorms
-from lipt_cords.training.cheaper.tickets import Drawn, penalise_scales
+from lipt_cords.training.cheaper.tickets import Drawn
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.training.step import deterministic_convolutions
 from lipt_cords.warmstart.config import WarmStartConfig
-from lipt_cords.warmstart.resume.folder import RunFolder
-from lipt_cords.warmstart.round_inputs import Material
-from lipt_cords.warmstart.ticket import SmallerNet
 from lipt_cords.warmstart.workers.batches import Feed, Pool
-from lipt_cords.warmstart.workers.local_training import Descent, descend
+from lipt_cords.warmstart.workers.local_training import descend
+
+if TYPE_CHECKING:
+    from lipt_cords.warmstart.round_inputs import RoundInputs
+    from lipt_cords.warmstart.run import Run
+    from lipt_cords.warmstart.team import Team
+    from lipt_cords.warmstart.watch.watcher import StepHook, Watchers
 
 
 @dataclass(frozen=True)
@@ -33,55 +35,60 @@ class CommonStart:
 
     Attributes:
         passes: samples trained on, repeats counted.
-        searched: of these, those on the given net, before a ticket was drawn.
-        drawn: the ticket, if there is one.
+        on_given_net: of these, those that trained the given net and not a smaller one.
+        drawn: how the smaller net lies in the given one, if there is one.
+        state: theta*, on the rank that trained it.
     """
 
     passes: int
-    searched: int
+    on_given_net: int
     drawn: Drawn | None = None
+    state: State | None = None
 
     def work(self, net_work: float) -> float:
-        """The passes, each as dear as the net that it trained.
+        """The passes, weighted by the FLOPs of the net that was trained.
 
         Args:
-            net_work: operations of the ticket's net over those of the given one.
+            net_work: operations of the smaller net over those of the given one.
         """
-        return self.searched + (self.passes - self.searched) * net_work
+        return self.on_given_net + (self.passes - self.on_given_net) * net_work
 
 
-def find_or_train(
-    config: WarmStartConfig,
-    material: Material,
-    folder: RunFolder | None,
-    smaller: SmallerNet | None,
-    tick: Callable[[], None],
-) -> tuple[CommonStart, State]:
-    """theta* on rank 0: read from its folder if it is there, else trained, and kept there.
+def common_start(
+    run: Run, inputs: RoundInputs, config: WarmStartConfig, team: Team, watchers: Watchers
+) -> State:
+    """theta* on every rank: trained by rank 0, or stored by an earlier try.
 
     Returns:
-        What it did, and its weights: the ticket's net's if one was drawn.
+        Its weights, in the shapes of ``run.net``, which watchers may have replaced.
     """
-    stored = None if folder is None else folder.find("theta_star")
-    if stored is not None:
-        passes, searched, drawn = (stored.details[key] for key in ("passes", "searched", "drawn"))
-        found = None if drawn is None else Drawn(**drawn)
-        return CommonStart(passes, searched, found), stored.groups["state"]
-    searches = config.early_bird is not None and not config.early_bird.vote
-    done, net = train_common_start(
-        material.model,
-        material.dataset,
-        material.labels,
-        config=config,
-        loss=material.loss,
-        pool=material.pool,
-        smaller=smaller if searches else None,
-        tick=tick,
-    )
-    state = tensor_state(net)
-    if folder is not None:
-        folder.keep("theta_star", {"state": state}, asdict(done))
-    return done, state
+    trained: list[State] = []
+
+    def on_rank_0() -> CommonStart:
+        done = watchers.stored_start()
+        if done is None:
+            done = train_common_start(
+                inputs.model,
+                inputs.dataset,
+                inputs.labels,
+                config=config,
+                loss=inputs.loss,
+                pool=inputs.pool,
+                hook=watchers.step_hook(),
+                tick=team.tick,
+            )
+            watchers.keep_start(done)
+        if done.state is not None:
+            trained.append(done.state)
+        return replace(done, state=None)
+
+    team.announce("common start")
+    done = team.ranks.on_main(on_rank_0)
+    watchers.after_common_start(run, done)
+    run.common_passes, run.common_work = done.passes, done.work(run.net_work)
+    if trained:  # on rank 0
+        run.net.load_state_dict(trained[0])
+    return team.ranks.broadcast(tensor_state(run.net))
 
 
 def train_common_start(
@@ -92,33 +99,33 @@ def train_common_start(
     config: WarmStartConfig,
     loss: LossFunction,
     pool: Pool | None = None,
-    smaller: SmallerNet | None = None,
+    hook: StepHook | None = None,
     tick: Callable[[], None] = lambda: None,
-) -> tuple[CommonStart, nn.Module]:
+) -> CommonStart:
     """Train the common start in place, at a constant rate and without augmentation or masks.
 
-    Samples come in class-balanced order from the whole set, and only those needed are read. With
-    an Early-Bird search it ends on the ticket's net: momentum starts afresh there.
+    Samples come in class-balanced order from the whole set, and only those needed are read. A
+    hook may go on with another net; the optimizer begins anew there.
 
     Args:
         model: on the device to train on.
         dataset: the training set.
         labels: its labels, shape (N,).
-        config: ``common_steps``, ``batch_size`` and the options of SGD.
+        config: ``common_steps``, ``batch_size`` and the options of the optimizer.
         loss: mean loss of (logits, labels).
         pool: samples in memory already.
-        smaller: searches an Early-Bird ticket, or None.
+        hook: takes part in the steps, or None.
         tick: called after every step.
 
     Returns:
-        What it did, and the net that it ends with: the given one, or the ticket's.
+        What it did, and the weights that it ends with.
 
     Raises:
         ValueError: inputs that are not finite, or training that diverges.
     """
     steps, batch_size, seed = config.common_steps, config.batch_size, config.seed
     if steps == 0:
-        return CommonStart(0, 0), model
+        return CommonStart(0, 0, state=tensor_state(model))
     indices = common_samples(config, labels)
     needed = len(indices)
     device = next(model.parameters()).device
@@ -133,34 +140,40 @@ def train_common_start(
             )
             epoch += 1
 
+    passes, on_given_net, taken, net, drawn = 0, 0, 0, model, None
     with isolated_rng(seed, "common"), deterministic_convolutions():
-        feed = Feed(dataset, indices, device, pool, config.loader_workers)
-        samples = batches(feed)
-
-        def train(net: nn.Module, steps: int, **hooks: Any) -> Descent:
-            return descend(
+        samples = batches(Feed(dataset, indices, device, pool, config.loader_workers))
+        while taken < steps:
+            left = steps - taken
+            watched = hook if net is model else None
+            descent = descend(
                 net,
                 samples,
-                steps=steps,
-                last_epoch=min(steps, steps_per_epoch(needed, batch_size)),
+                steps=left,
+                last_epoch=min(left, steps_per_epoch(needed, batch_size)),
                 schedule="constant",
                 config=config,
                 loss=loss,
                 single_samples=min(needed, batch_size) == 1,
                 after_step=tick,
-                **hooks,
+                after_backward=None if watched is None else watched.after_backward,
+                enough=None if watched is None else _asked(watched, net),
             )
+            passes, taken = passes + descent.passes, taken + descent.steps
+            if net is model:
+                on_given_net = passes
+            if not all_finite(tensor_state(net)):
+                raise ValueError(
+                    f"the common start diverged within {steps} steps: lower lr (received "
+                    f"{config.lr:g})"
+                )
+            if watched is not None:
+                drawn, net = watched.replace(net, taken)
+    return CommonStart(passes, on_given_net, drawn, tensor_state(net))
 
-        if smaller is None:
-            passes = train(model, steps).passes
-            done = CommonStart(passes, passes)
-        else:
-            done, model = _searching(smaller, model, steps, train)
-    if not all_finite(tensor_state(model)):
-        raise ValueError(
-            f"the common start diverged within {steps} steps: lower lr (received {config.lr:g})"
-        )
-    return done, model
+
+def _asked(hook: StepHook, net: nn.Module) -> Callable[[int], bool]:
+    return lambda taken: hook.enough(net, taken)
 
 
 def common_samples(config: WarmStartConfig, labels: Tensor) -> Tensor:
@@ -176,29 +189,3 @@ def common_samples(config: WarmStartConfig, labels: Tensor) -> Tensor:
 
 def _order_of(labels: Tensor, seed: int, epoch: int) -> Tensor:
     return balanced_order(labels, generator(seed, "common", epoch))
-
-
-def _searching(
-    smaller: SmallerNet, model: nn.Module, steps: int, train: Callable[..., Descent]
-) -> tuple[CommonStart, nn.Module]:
-    """Train until a ticket is drawn, then its net for the rest of the steps."""
-    layers = scaled_batchnorms(model)
-
-    def enough(taken: int) -> bool:
-        last = taken >= smaller.latest_step
-        if not last and taken % smaller.every:
-            return False
-        return smaller.search.look(model.state_dict()) or last
-
-    search = train(
-        model,
-        steps,
-        after_backward=lambda: penalise_scales(layers, smaller.options.l1),
-        enough=enough,
-    )
-    if not all_finite(tensor_state(model)):
-        return CommonStart(search.passes, search.passes), model
-    drawn = smaller.draw({"steps": search.steps})
-    net = smaller.adopt(drawn, model).model
-    rest = train(net, steps - search.steps).passes if search.steps < steps else 0
-    return CommonStart(search.passes + rest, search.passes, drawn), net

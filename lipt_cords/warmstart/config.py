@@ -2,67 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from lipt_cords.base.errors import unknown_name
-from lipt_cords.base.options import StrictModel
+from lipt_cords.base.options import by_name, one_of
 from lipt_cords.base.sizes import parse_bytes, parse_memory
 from lipt_cords.training.cheaper.path_schedule import SubnetworkConfig
 from lipt_cords.training.cheaper.tickets import EarlyBirdConfig
 from lipt_cords.training.optimizers import OPTIMIZERS
 from lipt_cords.training.schedules import Schedule
 from lipt_cords.training.step import MemoryFormat, Precision, refuse_with_memory
-
-
-class StopRule(StrictModel):
-    """When a warm start of several rounds may end early: once all given conditions hold.
-
-    Each is a signal of :class:`lipt_cords.warmstart.watch.stability.Stability`, measured on
-    held-out data every few rounds. With the schedule ``wsd`` a third of the rounds
-    so far follows, in which the rate falls to zero; the others end at once.
-    """
-
-    benefit: float | None = Field(None, gt=0, lt=1)
-    """Stop when the merged model's loss fell by less than this share over the last quarter of
-    the critical path; 0.05 is a good value. The one to use by itself."""
-    merged_loss: float | None = Field(None, gt=0)
-    """Stop when the merged model's held-out loss falls below this."""
-    rank_correlation: float | None = Field(None, gt=-1, lt=1)
-    """Stop when the split-half rank correlation of the losses exceeds this."""
-    class_cosine: float | None = Field(None, gt=-1, lt=1)
-    """Stop when the pairwise cosine of the class-mean gradients exceeds this."""
-
-    @model_validator(mode="after")
-    def _some_condition(self) -> StopRule:
-        if not self.model_dump(exclude_none=True):
-            raise ValueError(
-                "stop_when needs a condition, such as benefit=0.05: set one of "
-                + ", ".join(type(self).model_fields)
-            )
-        return self
-
-
-Sparsity = Literal["none", "magnitude", "random", "snip"]
-
-
-Densities = Literal["global", "erk"]
-
-
-Augmentation = Literal["none", "randaugment"]
-
-
-Soup = Literal["uniform", "weighted", "greedy"]
-
-
-Outer = Literal["average", "nesterov"]
-
-
-Refresh = Literal["auto", "always", "never"]
-
+from lipt_cords.warmstart.merge.codecs import CodecOptions
+from lipt_cords.warmstart.merge.judge import RefreshOptions
+from lipt_cords.warmstart.merge.outer import OuterOptions
+from lipt_cords.warmstart.merge.soup import SoupOptions
+from lipt_cords.warmstart.watch.probe import ProbeOptions
+from lipt_cords.warmstart.watch.stop import StopOptions
+from lipt_cords.warmstart.workers.augment import AugmentationOptions
+from lipt_cords.warmstart.workers.sparsity import SparsityOptions
 
 Launch = Literal["auto", "serial", "processes", "torchrun"]
 
@@ -70,15 +30,16 @@ Launch = Literal["auto", "serial", "processes", "torchrun"]
 StartFrom = Literal["merged", "initial"]
 
 
-_BY_NAME: dict[str, tuple[type, str, str]] = {
-    "stop_when": (StopRule, "conditions", "{'benefit': 0.05}"),
-    "early_bird": (EarlyBirdConfig, "options", "{'ratio': 0.3}"),
-    "subnetwork": (SubnetworkConfig, "options", "{'lengths': [6, 8, 10, 12]}"),
-}
-"""Options that are records themselves: their type, and how an error calls and shows them."""
-
-
-class WarmStartConfig(StrictModel):
+class WarmStartConfig(
+    OuterOptions,
+    CodecOptions,
+    SoupOptions,
+    RefreshOptions,
+    SparsityOptions,
+    AugmentationOptions,
+    StopOptions,
+    ProbeOptions,
+):
     """Every option of a LiPT warm start (Ro et al., ICML 2023).
 
     The defaults follow measurements at small scale rather than the paper where the two differ:
@@ -122,49 +83,12 @@ class WarmStartConfig(StrictModel):
     rounds: int = Field(1, ge=1)
     """Merges: a worker's steps are split evenly over them, and after each all workers go on from
     the merged weights. 1 is LiPT; more walk towards data-parallel training."""
-    outer: Outer = "average"
-    """What a merge makes of the averaged weights: takes them, or takes a Nesterov step along the
-    averaged change (DiLoCo)."""
-    outer_lr: float = Field(0.7, gt=0)
-    """Learning rate of the outer Nesterov step."""
-    outer_momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of the outer Nesterov step."""
-    stop_when: StopRule | None = None
-    """End the rounds early, once its condition holds at two readings in a row; needs held-out
-    data. ``{"benefit": 0.05}`` is the one to use."""
-    probe_samples: int = Field(1024, ge=1)
-    """Held-out samples on which workers are compared after a round."""
-    probe_every: int | None = Field(None, ge=1)
-    """Rounds between two comparisons, the last round always included; None: an eighth of them."""
-    sparsity: Sparsity = "magnitude"
-    """One-shot pruning of every worker's weights: by magnitude, at random, by SNIP; or ``none``."""
-    densities: Densities = "global"
-    """How the density is spread over layers: by one threshold for all, or by ERK, which leaves
-    small layers denser."""
-    density: float = Field(0.8, gt=0, le=1)
-    """Share of the prunable weights that a worker keeps; 1 prunes nothing."""
-    prune_after: float = Field(0.25, ge=0, lt=1)
-    """Share of a worker's steps in a round before it prunes, so that the mask depends on its
-    shard."""
     subnetwork: SubnetworkConfig | None = None
     """Progressive subnetworks (RaPTr): a worker's steps train random paths of residual blocks,
     which grow to the whole net. ``{}`` takes its defaults; None trains the whole net."""
     early_bird: EarlyBirdConfig | None = None
     """Early-Bird tickets: whole channels are removed once it is known which, so that what follows
     trains a smaller net. ``{}`` takes its defaults; None trains the given net."""
-    augmentation: Augmentation = "none"
-    """Augmentation of the workers' batches; ``randaugment`` needs image tensors."""
-    num_ops: int = Field(2, ge=1)
-    """RandAugment operations drawn for each group of images."""
-    magnitude: int = Field(9, ge=0, le=30)
-    """Strength of RandAugment, 0 to 30."""
-    soup: Soup = "uniform"
-    """How workers are merged: all averaged, weighted by the size of their shards, or greedily
-    while held-out accuracy does not fall."""
-    batchnorm_refresh: Refresh = "auto"
-    """Recompute BatchNorm statistics of the soup; ``auto`` keeps the better on held-out data."""
-    refresh_samples: int = Field(2048, ge=1)
-    """Training samples that the BatchNorm refresh may read."""
     head: str | None = None
     """Name of the linear head in ``model.named_modules()``; None finds it."""
     start_from: StartFrom = "merged"
@@ -221,15 +145,12 @@ class WarmStartConfig(StrictModel):
     """The one seed from which every draw of the warm start is derived."""
 
     @field_validator(
-        "schedule", "sparsity", "densities", "augmentation", "soup", "outer", "batchnorm_refresh",
-        "launch", "precision", "memory_format", "start_from", "type", mode="before",
-    )  # fmt: skip
+        "schedule", "launch", "precision", "memory_format", "start_from", "type", mode="before"
+    )
     @classmethod
     def _known_name(cls, value: Any, info: Any) -> Any:
-        valid = get_args(cls.model_fields[info.field_name].annotation)
-        if value not in valid:
-            raise unknown_name(info.field_name.replace("_", " "), value, valid)
-        return value
+        annotation = cls.model_fields[info.field_name].annotation
+        return one_of(info.field_name.replace("_", " "), value, annotation)
 
     @field_validator("optimizer")
     @classmethod
@@ -263,25 +184,18 @@ class WarmStartConfig(StrictModel):
             raise ValueError(f"together must be at least 1 or 'auto', received {value}")
         return value
 
-    @field_validator("stop_when", "subnetwork", "early_bird", mode="before")
+    @field_validator("subnetwork", mode="before")
     @classmethod
-    def _parts_by_name(cls, value: Any, info: Any) -> Any:
-        kind, what, example = _BY_NAME[info.field_name]
-        if isinstance(value, Mapping):
-            return {str(key): one for key, one in value.items()}
-        if isinstance(value, kind) or value is None:
-            return value
-        raise ValueError(f"expected {what} by name, such as {example}, received {value!r}")
+    def _subnetwork_by_name(cls, value: Any) -> Any:
+        return by_name(value, SubnetworkConfig, "options", "{'lengths': [6, 8, 10, 12]}")
+
+    @field_validator("early_bird", mode="before")
+    @classmethod
+    def _early_bird_by_name(cls, value: Any) -> Any:
+        return by_name(value, EarlyBirdConfig, "options", "{'ratio': 0.3}")
 
     @model_validator(mode="after")
     def _options_agree(self) -> WarmStartConfig:
-        for name in ("outer_lr", "outer_momentum"):
-            unused = self.outer != "nesterov"
-            if unused and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(
-                    f"{name} does nothing with outer={self.outer!r}: set outer='nesterov', or "
-                    "leave it out"
-                )
         if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ValueError(
                 f"min_workers ({self.min_workers}) exceeds num_workers ({self.num_workers}): a "

@@ -15,19 +15,33 @@ from torch.utils.data import Dataset
 from lipt_cords.base.randomness import isolated_rng, preserved_rng
 from lipt_cords.models.flops import few_samples, flops_per_sample
 from lipt_cords.models.losses import LossFunction, mean_loss
+from lipt_cords.models.state import on_cpu
 from lipt_cords.training.cheaper.path_schedule import PathSchedule
 from lipt_cords.training.cheaper.paths import block_shares
+from lipt_cords.warmstart.bill import Bill
 from lipt_cords.warmstart.clock import Clock
 from lipt_cords.warmstart.config import WarmStartConfig
-from lipt_cords.warmstart.lipt import Rounds
+from lipt_cords.warmstart.early_bird import EarlyBird
+from lipt_cords.warmstart.lipt import lipt
+from lipt_cords.warmstart.merge.judge import Judge
 from lipt_cords.warmstart.prepare.checks import Request, copied
 from lipt_cords.warmstart.prepare.prepare import prepare, read_data
+from lipt_cords.warmstart.progress import StepProgress
 from lipt_cords.warmstart.ranks.conversation import Excluded
 from lipt_cords.warmstart.ranks.launch import open_ranks, threads_of
 from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.ranks.sigterm import stoppable
 from lipt_cords.warmstart.result import WarmStartResult
-from lipt_cords.warmstart.round_inputs import Material
+from lipt_cords.warmstart.resume.folder import RunFolder
+from lipt_cords.warmstart.resume.work_dir import WorkDir
+from lipt_cords.warmstart.round_inputs import RoundInputs
+from lipt_cords.warmstart.team import Team
+from lipt_cords.warmstart.watch.on_round import Announcement
+from lipt_cords.warmstart.watch.readings import Readings
+from lipt_cords.warmstart.watch.stop import EarlyStop
+from lipt_cords.warmstart.watch.watcher import Watchers
+from lipt_cords.warmstart.worker_results import WorkerResults
+from lipt_cords.warmstart.workers.worker import local_steps
 
 logger = logging.getLogger(__name__)
 
@@ -62,21 +76,83 @@ def fit_on_this_rank(
 
 
 def _fit(config: WarmStartConfig, ranks: Ranks, request: Request) -> WarmStartResult:
-    """One fit on one rank: everything is checked and read, then the rounds run."""
-    given, dataset, val_dataset = request.model, request.dataset, request.val_dataset
-    clock = Clock(ranks.device)
-    with clock.phase("prepare"):
-        model = copied(given)  # first: a forward pass without gradients can hide that it fails
-        plan, labels, folder = prepare(config, ranks, request)
-        loss = mean_loss(request.loss, ranks.device)
-        model.to(ranks.device)
-        (flops, forward_flops), shares = ranks.on_main(
-            partial(_flops, config, model, dataset, loss)
+    """One fit on one rank: everything is checked and read, then LiPT runs, then it is billed."""
+    clock = Clock(ranks.device, "prepare")
+    inputs, folder = _prepared(config, ranks, request)
+    judge = Judge(
+        copy.deepcopy(inputs.model), inputs.dataset, inputs.labels, config, inputs.validation
+    )
+    bill = Bill(inputs, ranks, clock, judge)
+    ticket = None
+    if config.early_bird is not None and config.early_bird.ratio > 0:
+        ticket = EarlyBird(config, config.early_bird, inputs, bill, judge)
+    shards = inputs.plan.shards[ranks.rank :: ranks.size]
+    steps = config.common_steps + sum(local_steps(config, len(shard)) for shard in shards)
+    with StepProgress(steps, config.progress if ranks.is_main else False) as progress:
+        results = WorkerResults(ranks.rank, inputs.plan, folder)
+        team = Team(ranks, config, results, judge, progress)
+        watchers = Watchers(
+            [
+                bill,
+                Readings(config, ranks, judge, inputs.probe),
+                EarlyStop(config),
+                *([] if ticket is None else [ticket]),
+                WorkDir(team, folder),
+                Announcement(ranks, request.on_round),
+            ]
         )
-        pool, validation, probe = read_data(config, ranks, plan, dataset, val_dataset)
-    material = Material(
+        clock.enter("common")
+        run, theta_star = lipt(inputs, config, team, watchers)
+        clock.enter("refresh")
+        finish = ranks.on_main(lambda: judge.finish(run.start))
+    clock.enter("result")
+    states = team.worker_states(run.summaries[-1])
+    found = [
+        f"found finished in work_dir and not trained again: workers {', '.join(map(str, some))}"
+        for some in [team.found()]
+        if some
+    ]
+    report = ranks.on_main(
+        lambda: bill.report(
+            run,
+            finish,
+            planned_rounds=config.rounds,
+            evaluation_seconds=team.evaluation_seconds,
+            ticket=None if ticket is None else ticket.summary(),
+            notes=[*watchers.notes(), *found],
+        )
+    )
+    if states is not None:
+        states = [None if state is None else run.whole(state) for state in states]
+    return WarmStartResult(
+        state_dict=run.whole(on_cpu(run.start) | finish.buffers),
+        theta_star=on_cpu(theta_star),
+        config=config,
+        report=report,
+        shards=inputs.plan.shards,
+        worker_states=states,
+        ticket=None if ticket is None else ticket.ticket,
+        template=copy.deepcopy(request.model).cpu(),
+        device=ranks.device,
+    )
+
+
+def _prepared(
+    config: WarmStartConfig, ranks: Ranks, request: Request
+) -> tuple[RoundInputs, RunFolder | None]:
+    """Everything that the rounds work on, checked and read on this rank."""
+    model = copied(request.model)  # first: a forward pass without gradients can hide that it fails
+    plan, labels, folder = prepare(config, ranks, request)
+    loss = mean_loss(request.loss, ranks.device)
+    model.to(ranks.device)
+    (flops, forward_flops), shares = ranks.on_main(
+        partial(_flops, config, model, request.dataset, loss)
+    )
+    pool, validation, probe = read_data(config, ranks, plan, request.dataset, request.val_dataset)
+    inputs = RoundInputs(
+        config=config,
         model=model,
-        dataset=dataset,
+        dataset=request.dataset,
         labels=labels,
         plan=plan,
         loss=loss,
@@ -86,20 +162,8 @@ def _fit(config: WarmStartConfig, ranks: Ranks, request: Request) -> WarmStartRe
         flops=flops,
         forward_flops=forward_flops,
         block_shares=shares,
-        on_round=request.on_round,
     )
-    outcome = Rounds(config, ranks, material, folder, clock).run()
-    return WarmStartResult(
-        state_dict=outcome.merged,
-        theta_star=outcome.theta_star,
-        config=config,
-        report=outcome.report,
-        shards=plan.shards,
-        worker_states=outcome.worker_states,
-        ticket=outcome.ticket,
-        template=copy.deepcopy(given).cpu(),
-        device=ranks.device,
-    )
+    return inputs, folder
 
 
 def _flops(

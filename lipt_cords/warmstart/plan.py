@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a warm start, found before it begins; and who gets what."""
+"""Who gets what: the shards, and what was found out about model and data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Plan:
+class FitPlan:
     """What rank 0 found out and decided for everyone.
 
     Attributes:

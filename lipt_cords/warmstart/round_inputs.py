@@ -1,7 +1,8 @@
-"""What goes into the rounds of a warm start, and what comes out."""
+"""What every round of a warm start reads: model, data and loss, checked and in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +11,21 @@ from torch.utils.data import Dataset
 
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.losses import LossFunction
-from lipt_cords.models.state import State
-from lipt_cords.training.cheaper.tickets import Ticket
-from lipt_cords.warmstart.plan import Plan
-from lipt_cords.warmstart.report import OnRound, WarmStartReport
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.merge.soup import SOUPS
+from lipt_cords.warmstart.plan import FitPlan
+from lipt_cords.warmstart.run import Run
 from lipt_cords.warmstart.watch.probe import Probe
 from lipt_cords.warmstart.workers.batches import Pool
+from lipt_cords.warmstart.workers.worker import WorkerTask
 
 
 @dataclass(frozen=True)
-class Material:
-    """What the rounds work on, checked and read.
+class RoundInputs:
+    """What the rounds work on.
 
     Attributes:
+        config: the options.
         model: scratch on the device; its weights are the given ones.
         dataset: the training set.
         labels: its labels; empty on ranks other than 0.
@@ -32,16 +35,15 @@ class Material:
         validation: held-out data, or None.
         probe: the part of it on which workers are compared, or None.
         flops: of one sample in a training step of the given net.
-        forward_flops: of one sample in a forward pass of ``model``.
+        forward_flops: of one sample in a forward pass of it.
         block_shares: with ``subnetwork``, each block's share of the former.
-        net_work: operations of ``model`` over those of the given net: below 1 with a ticket.
-        on_round: told on rank 0 of every merge, or None.
     """
 
+    config: WarmStartConfig
     model: nn.Module
     dataset: Dataset[Any]
     labels: Tensor
-    plan: Plan
+    plan: FitPlan
     loss: LossFunction
     pool: Pool | None
     validation: BatchSource | None
@@ -49,16 +51,29 @@ class Material:
     flops: int
     forward_flops: int
     block_shares: tuple[float, ...] = ()
-    net_work: float = 1.0
-    on_round: OnRound | None = None
 
+    @property
+    def trained(self) -> list[str]:
+        """Names of the parameters; other entries of a state are buffers."""
+        return [name for name, _ in self.model.named_parameters(remove_duplicate=False)]
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the rounds leave behind, on the CPU; states are the given net's."""
-
-    merged: State
-    theta_star: State
-    report: WarmStartReport
-    worker_states: list[State | None] | None
-    ticket: Ticket | None = None
+    def task(self, worker: int, run: Run, tick: Callable[[], None]) -> WorkerTask:
+        """What a worker does in the coming round."""
+        needed = run.in_last_round or SOUPS.entry(self.config.soup).facts["needs_validation"]
+        return WorkerTask(
+            worker=worker,
+            model=run.net,
+            head=self.plan.head,
+            dataset=self.dataset,
+            indices=self.plan.shards[worker],
+            config=self.config,
+            loss=self.loss,
+            round=run.round,
+            decay=run.decay,
+            validation=self.validation if needed else None,
+            probe=run.probe,
+            pool=self.pool,
+            scale_penalty=run.scale_penalty,
+            block_shares=run.block_shares,
+            tick=tick,
+        )

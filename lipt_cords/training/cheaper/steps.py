@@ -17,12 +17,12 @@ from lipt_cords.base.randomness import preserved_rng
 from lipt_cords.data.batches import Inputs
 from lipt_cords.models.flops import flops_per_sample
 from lipt_cords.models.losses import LossFunction
-from lipt_cords.models.state import all_finite
 from lipt_cords.training.cheaper.channels import ChannelGroups, scaled_batchnorms
 from lipt_cords.training.cheaper.path_schedule import SubnetworkConfig
 from lipt_cords.training.cheaper.paths import Paths, block_shares
 from lipt_cords.training.cheaper.tickets import (
     EarlyBirdConfig,
+    SearchSchedule,
     Ticket,
     TicketSearch,
     penalise_scales,
@@ -72,8 +72,11 @@ class CheaperSteps:
             self._search = TicketSearch(early_bird, ChannelGroups(model, batch[0]))
             self._search.rehearse(model, batch[0])
             self._layers = scaled_batchnorms(model)
-            self._every = early_bird.every or epoch_steps
-            self._latest = max(1, round(early_bird.latest * steps))
+            self._schedule = SearchSchedule(
+                self._search,
+                every=early_bird.every or epoch_steps,
+                latest=max(1, round(early_bird.latest * steps)),
+            )
         self._settle_on(model)
 
     @contextmanager
@@ -111,12 +114,7 @@ class CheaperSteps:
         search = self._search
         if search is None or self.ticket is not None:
             return False
-        last = self.step >= self._latest
-        if not last and self.step % self._every:
-            return False
-        if not all_finite(dict(self.net.named_parameters())):
-            return False  # the training says that it diverged
-        if not search.look(self.net.state_dict()) and not last:
+        if not self._schedule.ready(self.step, self.net):
             return False
         self._draw(*search.choose())
         return True

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lipt_cords.base.options import StrictModel
 from lipt_cords.data.batches import Inputs
 from lipt_cords.models.heads import call_model, undisturbed
-from lipt_cords.models.state import State, tensor_state
+from lipt_cords.models.state import State, all_finite, tensor_state
 from lipt_cords.training.cheaper.channels import ChannelGroups, dependency_graph, ticket_mask
 
 
@@ -337,6 +337,35 @@ class TicketSearch:
             "masks": len(self.masks),
             "distances": [[round(value, 6) for value in row] for row in self.distances()],
         }
+
+
+class SearchSchedule:
+    """When a search looks at the scales, and when the ticket is drawn.
+
+    Args:
+        search: the masks so far.
+        every: steps or rounds between two looks.
+        latest: after how many the newest mask is taken, settled or not.
+    """
+
+    def __init__(self, search: TicketSearch, *, every: int, latest: int) -> None:
+        self.search, self.every, self.latest = search, every, latest
+
+    def ready(self, count: int, net: State | nn.Module) -> bool:
+        """Look, if it is time; whether the ticket is to be drawn now.
+
+        Args:
+            count: steps or rounds so far.
+            net: its state, or itself; a net whose parameters are not finite is not looked at.
+        """
+        last = count >= self.latest
+        if not last and count % self.every:
+            return False
+        if isinstance(net, nn.Module):
+            if not all_finite(dict(net.named_parameters())):
+                return False  # the training says that it diverged
+            net = net.state_dict()
+        return self.search.look(net) or last
 
 
 def distance(one: Tensor, other: Tensor) -> float:

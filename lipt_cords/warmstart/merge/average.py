@@ -1,4 +1,4 @@
-"""Averages of state dicts: summed in float64, so that the order of the workers is forgotten."""
+"""Averages of state dicts that a user has: a uniform or weighted soup of any models."""
 
 from __future__ import annotations
 
@@ -8,53 +8,7 @@ import torch
 from torch import Tensor
 
 from lipt_cords.models.state import State
-
-
-class StateSum:
-    """A running float64 sum of state dicts as one flat vector.
-
-    Integer entries (``num_batches_tracked``, index buffers) are summed as differences from the
-    reference, so that an entry equal everywhere comes back exactly, whatever its size.
-
-    Args:
-        reference: gives names, shapes, dtypes, and the origin of the integer entries.
-    """
-
-    def __init__(self, reference: Mapping[str, Tensor]) -> None:
-        self.reference = dict(reference)
-        size = sum(tensor.numel() for tensor in reference.values())
-        device = next((tensor.device for tensor in reference.values()), torch.device("cpu"))
-        if device.type == "mps":  # has no float64
-            device = torch.device("cpu")
-        self.flat = torch.zeros(size, dtype=torch.float64, device=device)
-
-    def add(self, state: Mapping[str, Tensor], weight: float = 1.0) -> None:
-        """Add one state, times a weight."""
-        offset = 0
-        for name, origin in self.reference.items():
-            part = state[name].reshape(-1)
-            if not origin.is_floating_point():  # float64 does not hold every int64
-                part = part.to(torch.int64) - origin.reshape(-1).to(torch.int64)
-            part = part.to(self.flat)
-            self.flat[offset : offset + len(part)].add_(part, alpha=weight)
-            offset += len(part)
-
-    def mean(self, total: float) -> State:
-        """The sum divided by the total weight, in the reference's shapes, dtypes and devices."""
-        state, offset = {}, 0
-        for name, origin in self.reference.items():
-            part = (self.flat[offset : offset + origin.numel()] / total).view(origin.shape)
-            if not origin.is_floating_point():
-                part = part.round_().to(torch.int64) + origin.to(part.device, torch.int64)
-            state[name] = part.to(origin.device).to(origin.dtype)
-            offset += origin.numel()
-        return state
-
-    def copy(self) -> StateSum:
-        """An independent sum with the same contents."""
-        twin = StateSum(self.reference)
-        twin.flat.copy_(self.flat)
-        return twin
+from lipt_cords.warmstart.merge.fixed_point import FixedPointSum, largest_changes
 
 
 def average_weights(
@@ -62,8 +16,10 @@ def average_weights(
 ) -> State:
     """Average models of one architecture, parameter by parameter (a uniform model soup).
 
-    Sums run in float64 and every entry keeps its dtype; integer entries are averaged and
-    rounded. BatchNorm statistics are averaged like everything else: refresh them before use.
+    Sums are exact in fixed point, so that the order of the models does not matter, and every entry
+    keeps its dtype; integer entries are averaged and rounded. An entry that is not finite stays as
+    it is where all models agree on it. BatchNorm statistics are averaged like everything else:
+    refresh them before use.
 
     Args:
         state_dicts: at least one state dict; all with the same names and shapes.
@@ -94,11 +50,62 @@ def average_weights(
     reference = state_dicts[0]
     for position, state in enumerate(state_dicts):
         _require_match(reference, state, position)
-    mean = StateSum(reference)
-    for state, weight in zip(state_dicts, weights, strict=True):
-        if weight:
-            mean.add(state, weight)
-    return mean.mean(total)
+    used = [(state, one) for state, one in zip(state_dicts, weights, strict=True) if one]
+    finite = _finite_parts([state for state, _ in used])
+    reals = [
+        {name: value for name, value in state.items() if value.is_floating_point()}
+        for state in finite
+    ]
+    largest = torch.stack([largest_changes(state, reals[0]) for state in reals]).amax(0)
+    heaviest = max(one for _, one in used)
+    exact = FixedPointSum(reals[0], len(used), largest, heaviest, wide=True)
+    for real, (_, one) in zip(reals, used, strict=True):
+        exact.add(real, one)
+    averaged = exact.mean(exact.total, total, len(used))
+    return {
+        name: _put_back(averaged[name], used[0][0][name])
+        if name in averaged
+        else _weighted_integers([(state[name], one) for state, one in used], total)
+        for name in reference
+    }
+
+
+def _finite_parts(states: Sequence[Mapping[str, Tensor]]) -> list[State]:
+    """The states with zeros where the values of all are equal and not finite."""
+    parts: list[State] = [{} for _ in states]
+    for name, first in states[0].items():
+        strange = ~first.isfinite() if first.is_floating_point() else torch.zeros(())
+        for position, (part, state) in enumerate(zip(parts, states, strict=True)):
+            value = state[name]
+            if first.is_floating_point():
+                there = ~value.isfinite()
+                same = torch.equal(there.to(strange.device), strange) and torch.equal(
+                    value[there].nan_to_num(), first[strange].to(value.device).nan_to_num()
+                )
+                if not same:
+                    raise ValueError(
+                        f"state dict {position} has NaN or infinite values in {name!r} that the "
+                        "others do not have: leave out the models that diverged"
+                    )
+                value = value.masked_fill(there, 0) if bool(there.any()) else value
+            part[name] = value
+    return parts
+
+
+def _put_back(averaged: Tensor, given: Tensor) -> Tensor:
+    """The average on the device of the models, with the values that are not finite in all."""
+    averaged = averaged.to(given.device)
+    return torch.where(given.isfinite(), averaged, given)
+
+
+def _weighted_integers(values: Sequence[tuple[Tensor, float]], total: float) -> Tensor:
+    """The weighted mean of integers as differences from the first, which float64 holds."""
+    first = values[0][0]
+    moved = torch.zeros(first.shape, dtype=torch.float64)
+    for value, weight in values:
+        moved += (value.cpu().long() - first.cpu().long()).double() * weight
+    mean = (moved / total).round_().long() + first.cpu().long()
+    return mean.to(first.dtype).to(first.device)
 
 
 def _require_match(

@@ -12,6 +12,7 @@ and their mean is rounded once, whatever their size.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -25,8 +26,8 @@ SMALLEST_STEP = 2.0**-1000
 """A step, in float64, by which a weight can still be divided."""
 
 
-class ExactSum:
-    """Sums weighted changes from one origin as integers.
+class FixedPointSum:
+    """Sums weighted changes from one origin as integers: the one way in which states are averaged.
 
     Args:
         origin: the state that all workers started from; it gives names, shapes and dtypes.
@@ -34,10 +35,17 @@ class ExactSum:
         largest: for every slice of the state, an exponent that bounds the change that any of them
             has (the maximum of their :func:`largest_changes`).
         weight: the largest weight that any has.
+        wide: 61 bits, where nothing is sent; else as few as hold the state, 30 for most.
     """
 
     def __init__(
-        self, origin: Mapping[str, Tensor], terms: int, largest: Tensor, weight: float = 1
+        self,
+        origin: Mapping[str, Tensor],
+        terms: int,
+        largest: Tensor,
+        weight: float = 1,
+        *,
+        wide: bool = False,
     ) -> None:
         self.origin = {name: value.cpu() for name, value in origin.items()}
         values = list(self.origin.values())
@@ -47,7 +55,9 @@ class ExactSum:
             0.0 if value.is_floating_point() else float(most.sum()) * terms
             for value, most in zip(values, slices, strict=True)
         ]
-        wide = max(sums, default=0) >= 2**31 or any(v.dtype == torch.float64 for v in values)
+        wide = (
+            wide or max(sums, default=0) >= 2**31 or any(v.dtype == torch.float64 for v in values)
+        )
         self.dtype = torch.int64 if wide else torch.int32
         # Rounding adds at most half a step to each term: one bit more than the terms need.
         bits = (61 if wide else 30) - (max(terms, 1) - 1).bit_length()
@@ -75,6 +85,12 @@ class ExactSum:
                 part += _halved(value) - _halved(origin)
             else:
                 part += value.long() - origin.long()
+
+    def clone(self) -> FixedPointSum:
+        """An independent sum on the same grid with the same contents."""
+        twin = copy.copy(self)
+        twin.total = self.total.clone()
+        return twin
 
     def mean(self, total: Tensor, weight: float, terms: int) -> State:
         """The origin plus the weighted mean change, in the origin's dtypes, on the CPU.

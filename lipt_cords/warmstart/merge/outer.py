@@ -2,71 +2,145 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 import torch
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
+from lipt_cords.base.options import StrictModel
+from lipt_cords.base.registry import Registry
 from lipt_cords.models.state import State
-from lipt_cords.warmstart.config import Outer
+
+if TYPE_CHECKING:
+    from lipt_cords.warmstart.config import WarmStartConfig
+
+OuterFunction = Callable[..., State]
+OUTER_STEPS: Registry[OuterFunction] = Registry(
+    "outer step", takes=("start", "average", "memory", "*", "trained", "config")
+)
 
 
-class OuterOptimizer:
-    """From the start of a round and the average of its workers to the start of the next.
+def register_outer(name: str) -> Callable[[OuterFunction], OuterFunction]:
+    """Make an outer step known by a name.
 
-    ``average`` returns the average. ``nesterov`` treats start minus average as a gradient and
-    takes one step of SGD with Nesterov momentum along it, in float64; buffers, such as BatchNorm
-    statistics, and integer entries are averaged all the same. Every rank computes the same bits.
+    The function takes the weights that a round started from, the average of its workers, and a
+    dict that it may fill: what it needs in the next round, under names of the state's entries and
+    in their shapes, which is stored with a merge. By keyword it gets ``trained``, the names of the
+    trained entries, and the options as ``config``. It returns the start of the next round, on the
+    CPU. All ranks compute it, so it must not draw.
 
     Args:
-        kind: which of the two.
-        parameters: names of the entries that are trained.
-        lr: outer learning rate; 1 with momentum 0 is plain averaging.
-        momentum: outer momentum, in [0, 1).
+        name: must be free.
 
-    Source: Douillard et al., DiLoCo, 2023 (outer Nesterov, lr 0.7, momentum 0.9); Stich, Local
-    SGD, ICLR 2019 (plain averaging).
+    Raises:
+        ValueError: the name is taken, or the function cannot be called so.
     """
+    return OUTER_STEPS.register(name)
 
-    def __init__(
-        self, kind: Outer, parameters: Collection[str], *, lr: float, momentum: float
-    ) -> None:
-        self._kind, self._parameters = kind, set(parameters)
-        self._lr, self._momentum = lr, momentum
-        self.velocity: State = {}
-        """Momentum of every trained entry, float64; empty before the first step."""
 
-    def zeros(self, state: State) -> State:
-        """A velocity of the right names and shapes, for a rank that is sent one."""
-        return {
-            name: torch.zeros_like(value, dtype=torch.float64)
-            for name, value in state.items()
-            if name in self._parameters
-        }
+class OuterOptions(StrictModel):
+    """What a merge makes of the averaged weights."""
 
-    def step(self, start: State, average: State) -> State:
-        """The next start, on the CPU."""
-        if self._kind == "average":
-            return dict(average)
-        trained = [name for name in average if name in self._parameters]
-        # A copy even of float64 weights: the start, theta* in the first round, is kept.
-        values = [start[name].detach().cpu().to(torch.float64, copy=True) for name in trained]
-        for value, name in zip(values, trained, strict=True):
-            value.grad = value - average[name].double()
-        sgd = torch.optim.SGD(
-            values, lr=self._lr, momentum=self._momentum, nesterov=self._momentum > 0
+    outer: str = "average"
+    """What a merge makes of the averaged weights: ``average`` takes them, ``nesterov`` takes a
+    step along the averaged change (DiLoCo); or a registered outer step of your own."""
+    outer_lr: float = Field(0.7, gt=0)
+    """Learning rate of the outer Nesterov step."""
+    outer_momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of the outer Nesterov step."""
+
+    @field_validator("outer")
+    @classmethod
+    def _known_outer(cls, value: str) -> str:
+        return OUTER_STEPS.entry(value).name
+
+    @model_validator(mode="after")
+    def _outer_is_used(self) -> OuterOptions:
+        for name in ("outer_lr", "outer_momentum"):
+            unused = self.outer == "average"
+            if unused and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} does nothing with outer={self.outer!r}: set outer='nesterov', or "
+                    "leave it out"
+                )
+        return self
+
+
+def next_start(
+    start: State,
+    average: State,
+    memory: State,
+    *,
+    trained: Collection[str],
+    config: WarmStartConfig,
+) -> State:
+    """The start of the next round, by the outer step of the options.
+
+    Args:
+        start: of this round.
+        average: of its workers.
+        memory: of the outer step; filled in place.
+        trained: names of the trained entries. Buffers, such as BatchNorm statistics, and integer
+            entries are averaged whatever the step is.
+        config: the options.
+
+    Raises:
+        ValueError: an outer step that gives another state than the average's.
+    """
+    made = OUTER_STEPS[config.outer](start, average, memory, trained=trained, config=config)
+    if not isinstance(made, dict) or made.keys() != average.keys():
+        raise ValueError(
+            f"outer step {config.outer!r} must return a state with the entries of the average"
         )
-        if self.velocity and self._momentum:
-            for value, name in zip(values, trained, strict=True):
-                sgd.state[value]["momentum_buffer"] = self.velocity[name]
-        sgd.step()
-        self.velocity = {
-            name: _momentum_of(sgd, value) for value, name in zip(values, trained, strict=True)
-        }
-        moved = {
-            name: value.to(average[name].dtype) for value, name in zip(values, trained, strict=True)
-        }
-        return {name: moved.get(name, value) for name, value in average.items()}
+    return made
+
+
+@register_outer("average")
+def average_of_workers(
+    start: State,
+    average: State,
+    memory: State,
+    *,
+    trained: Collection[str],
+    config: WarmStartConfig,
+) -> State:
+    """The average as it is (Stich, Local SGD converges fast, ICLR 2019)."""
+    return dict(average)
+
+
+@register_outer("nesterov")
+def nesterov(
+    start: State,
+    average: State,
+    memory: State,
+    *,
+    trained: Collection[str],
+    config: WarmStartConfig,
+) -> State:
+    """One step of SGD with Nesterov momentum along the averaged change, in float64.
+
+    Start minus average is its gradient; a rate of 1 with momentum 0 is plain averaging.
+
+    Source: Douillard et al., DiLoCo, 2023 (rate 0.7, momentum 0.9).
+    """
+    wanted = set(trained)
+    names = [name for name in average if name in wanted]
+    # A copy even of float64 weights: the start, theta* in the first round, is kept.
+    values = [start[name].detach().cpu().to(torch.float64, copy=True) for name in names]
+    for value, name in zip(values, names, strict=True):
+        value.grad = value - average[name].double()
+    momentum = config.outer_momentum
+    sgd = torch.optim.SGD(values, lr=config.outer_lr, momentum=momentum, nesterov=momentum > 0)
+    if memory and momentum:
+        for value, name in zip(values, names, strict=True):
+            sgd.state[value]["momentum_buffer"] = memory[name]
+    sgd.step()
+    for value, name in zip(values, names, strict=True):
+        memory[name] = _momentum_of(sgd, value)
+    moved = {name: value.to(average[name].dtype) for value, name in zip(values, names, strict=True)}
+    return {name: moved.get(name, value) for name, value in average.items()}
 
 
 def _momentum_of(sgd: torch.optim.SGD, value: Tensor) -> Tensor:

@@ -1,218 +1,155 @@
-"""Which workers are merged, and with which BatchNorm statistics: judged on held-out data."""
+"""Which workers are merged, and with which weights: the soups, by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import Dataset
+from pydantic import field_validator
 
-from lipt_cords.base.randomness import generator, isolated_rng
-from lipt_cords.data.source import BatchSource
-from lipt_cords.data.splits import balanced_order
-from lipt_cords.models.heads import call_model
-from lipt_cords.models.state import State, on_cpu
-from lipt_cords.training.evaluation import accuracy
-from lipt_cords.warmstart.config import WarmStartConfig
-from lipt_cords.warmstart.merge.average import StateSum
-from lipt_cords.warmstart.watch.probe import Probe, Reading
+from lipt_cords.base.options import StrictModel
+from lipt_cords.base.registry import Registry
+from lipt_cords.warmstart.report import WorkerSummary
 
-REFRESH_BATCH = 256
-
-
-def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
-    """The BatchNorm layers that keep running statistics."""
-    layers = (module for module in model.modules() if isinstance(module, _BatchNorm))
-    return [layer for layer in layers if layer.running_mean is not None]
+Members = Sequence[int] | Mapping[int, float]
+"""Workers in a soup, all alike or with their weights."""
+Trial = Callable[[Sequence[int]], float]
+"""Held-out accuracy of the average of some workers."""
+SoupFunction = Callable[
+    [Sequence[WorkerSummary]], Members | Generator[Sequence[int], float, Members]
+]
+SOUPS: Registry[SoupFunction] = Registry(
+    "soup", takes=("workers",), needs_validation=False, reason=""
+)
+"""``needs_validation``: whether it reads held-out accuracies. ``reason``: what is said of workers
+that it leaves out."""
 
 
-def refresh_batchnorm(model: nn.Module, source: BatchSource) -> int:
-    """Recompute the running statistics of every BatchNorm layer, in place.
+def register_soup(
+    name: str, *, needs_validation: bool = False, reason: str = ""
+) -> Callable[[SoupFunction], SoupFunction]:
+    """Make a soup known by a name.
 
-    Like ``torch.optim.swa_utils.update_bn``, statistics start afresh and are a plain mean over
-    batches. Unlike there, all other layers stay in eval mode, so dropout draws nothing and the
-    statistics are those of the activations that evaluation meets. All batches have one size, so
-    that their order matters to rounding alone; for that up to one sample in 256 is passed over.
+    The function takes the :class:`~lipt_cords.warmstart.report.WorkerSummary` of every worker with
+    finite weights, and returns the numbers of those in the soup, or their weights by number. It
+    may be a generator: every ``yield [numbers]`` gives the held-out accuracy of their average. All
+    ranks run it, so it must not draw.
 
     Args:
-        model: on the device of the source.
-        source: un-augmented training samples.
+        name: must be free.
+        needs_validation: it reads ``accuracy`` of workers or tries soups, so that a warm start
+            without held-out data is refused.
+        reason: what the report says of workers that it leaves out.
 
-    Returns:
-        Samples read; 0, and nothing is changed, for a model without BatchNorm and for a single
-        sample, of which a channel may have one value and no variance.
+    Raises:
+        ValueError: the name is taken, or the function cannot be called so.
     """
-    layers = batchnorm_layers(model)
-    if not layers or len(source) == 1:
-        return 0
-    modes = [(module, module.training) for module in model.modules()]
-    momenta = [layer.momentum for layer in layers]
-    batches = max(1, len(source) // REFRESH_BATCH)
-    size = len(source) // batches
-    try:
-        model.eval()
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # a cumulative mean
-            layer.train()
-        with torch.no_grad():
-            order = torch.arange(batches * size)
-            for inputs, _ in source.batches(order, batch_size=size):
-                call_model(model, inputs)
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        for module, mode in modes:
-            module.training = mode
-    return batches * size
+    return SOUPS.register(name, needs_validation=needs_validation, reason=reason)
 
 
-def batchnorm_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the running statistics, under their names in the state dict."""
-    layers = {id(layer) for layer in batchnorm_layers(model)}
-    return {
-        f"{name}.{key}" if name else key: value.detach().clone()
-        for name, module in model.named_modules()
-        if id(module) in layers
-        for key, value in module._buffers.items()
-        if value is not None
-    }
+class SoupOptions(StrictModel):
+    """How workers become one model."""
+
+    soup: str = "uniform"
+    """How workers are merged: ``uniform`` averages all, ``weighted`` by the size of their shards,
+    ``greedy`` while held-out accuracy does not fall; or a registered soup of your own."""
+
+    @field_validator("soup")
+    @classmethod
+    def _known_soup(cls, value: str) -> str:
+        return SOUPS.entry(value).name
 
 
-class GreedySoup:
-    """Adds a worker only if the held-out accuracy of the soup does not fall.
+@register_soup("uniform")
+def uniform(workers: Sequence[WorkerSummary]) -> Members:
+    """All workers, with equal weights (Wortsman et al., Model soups, ICML 2022)."""
+    return [one.worker for one in workers]
 
-    Offer workers from the best to the worst; the first one is always taken.
 
-    Args:
-        reference: a state dict of the architecture.
-        evaluate: held-out accuracy of a state dict.
+@register_soup("weighted")
+def weighted(workers: Sequence[WorkerSummary]) -> Members:
+    """All workers, weighted by the size of their shards."""
+    return {one.worker: one.samples for one in workers}
+
+
+@register_soup("greedy", needs_validation=True, reason="held-out accuracy of the soup would fall")
+def greedy(workers: Sequence[WorkerSummary]) -> Generator[Sequence[int], float, Members]:
+    """Workers from the best down, each only if held-out accuracy does not fall.
 
     Source: Wortsman et al., Model soups, ICML 2022.
     """
-
-    def __init__(self, reference: State, evaluate: Callable[[State], float]) -> None:
-        self.kept: list[int] = []
-        self.accuracy = float("-inf")
-        self._sum = StateSum(reference)
-        self._evaluate = evaluate
-
-    def offer(self, worker: int, state: Mapping[str, Tensor]) -> bool:
-        """Try one more worker; returns whether it was taken."""
-        trial = self._sum.copy()
-        trial.add(state)
-        reached = self._evaluate(trial.mean(len(self.kept) + 1))
-        if reached < self.accuracy:
-            return False
-        self._sum, self.accuracy = trial, reached
-        self.kept.append(worker)
-        return True
+    ranking = sorted(workers, key=lambda one: (-(one.accuracy or 0), one.worker))
+    kept: list[int] = []
+    best = -math.inf
+    for one in ranking:
+        reached = yield [*kept, one.worker]
+        if reached >= best:
+            kept.append(one.worker)
+            best = reached
+    return kept
 
 
 @dataclass(frozen=True)
-class Finish:
-    """What became of the soup's BatchNorm statistics, and how good it is.
+class Chosen:
+    """Who is in a soup.
 
     Attributes:
-        buffers: the statistics to use, by name, on the CPU.
-        before: held-out accuracy with the averaged ones; None without held-out data.
-        after: with recomputed ones; None if there are none.
-        refreshed: whether ``buffers`` are the recomputed ones.
+        summaries: of all workers; those left out say why.
+        weights: of every worker in the soup, by its number.
     """
 
-    buffers: State
-    before: float | None
-    after: float | None
-    refreshed: bool
-
-    @property
-    def accuracy(self) -> float | None:
-        """Held-out accuracy of what is used."""
-        return self.after if self.refreshed else self.before
+    summaries: list[WorkerSummary]
+    weights: dict[int, float]
 
 
-@dataclass
-class Judge:
-    """Loads soups into a scratch model to evaluate them, and counts the passes that this takes.
+def choose(workers: Sequence[WorkerSummary], soup: str, trial: Trial) -> Chosen:
+    """Let a soup decide among the workers that can be merged.
 
-    Attributes:
-        model: scratch space on the device; its weights are overwritten.
-        dataset: the training set, of which at most ``refresh_samples`` are read.
-        labels: its labels, shape (N,).
-        config: the options of the refresh.
-        validation: held-out data, or None.
+    Args:
+        workers: of all workers; those not ``kept`` cannot be merged.
+        soup: its name.
+        trial: gives held-out accuracies of trial soups.
+
+    Raises:
+        ValueError: a soup that names other workers, none, or weights that are not positive.
     """
+    entry = SOUPS.entry(soup)
+    able = [one for one in workers if one.kept]
+    found = entry.make(able) if able else []
+    if isinstance(found, Generator):
+        found = _driven(found, trial)
+    weights: dict[int, float] = {}
+    weights.update(found if isinstance(found, Mapping) else dict.fromkeys(found, 1))
+    _check(entry.name, weights, [one.worker for one in able])
+    reason = entry.facts["reason"] or f"left out by soup {entry.name!r}"
+    summaries = [
+        replace(one, kept=False, reason=reason) if one.kept and one.worker not in weights else one
+        for one in workers
+    ]
+    return Chosen(summaries, weights)
 
-    model: nn.Module
-    dataset: Dataset[Any]
-    labels: Tensor
-    config: WarmStartConfig
-    validation: BatchSource | None
-    evaluation_passes: int = 0
-    refresh_passes: int = 0
-    _refresh_source: BatchSource | None = field(default=None, repr=False)
 
-    def trial(self, state: State) -> float:
-        """Held-out accuracy of a trial soup.
+def _driven(soup: Generator[Sequence[int], float, Members], trial: Trial) -> Members:
+    """Answer a soup's trials until it returns."""
+    try:
+        tried = next(soup)
+        while True:
+            tried = soup.send(trial(tried))
+    except StopIteration as end:
+        members: Members = end.value
+        return members
 
-        BatchNorm is refreshed first where a soup is worth nothing without it: when asked to
-        always, or when the workers had no common start.
-        """
-        with isolated_rng(self.config.seed, "judge"):
-            self._load(state)
-            return self._accuracy() or 0.0
 
-    def read(self, state: State, probe: Probe) -> Reading | None:
-        """What a merge of a round says about the probe, its BatchNorm as in a trial."""
-        with isolated_rng(self.config.seed, "judge"):
-            self._load(state)
-            return probe.read(self.model)
-
-    def _load(self, state: State) -> None:
-        self.model.load_state_dict(state)
-        policy = self.config.batchnorm_refresh
-        if policy == "always" or (policy == "auto" and self.config.common_steps == 0):
-            self._refresh()
-
-    def finish(self, state: State) -> Finish:
-        """Decide on the BatchNorm statistics of the merged model.
-
-        ``auto`` keeps the recomputed ones where they are no worse on held-out data. Without any
-        it keeps them too: they are essential without a common start, and cost a point or two at
-        most after a long one.
-        """
-        self.model.load_state_dict(state)
-        with isolated_rng(self.config.seed, "judge"):
-            before, averaged = self._accuracy(), batchnorm_buffers(self.model)
-            if self.config.batchnorm_refresh == "never" or not batchnorm_layers(self.model):
-                return Finish(on_cpu(averaged), before, None, False)
-            if self._refresh() == 0:
-                return Finish(on_cpu(averaged), before, None, False)
-            after = self._accuracy()
-        better = before is None or after is None or after >= before
-        if self.config.batchnorm_refresh == "auto" and not better:
-            return Finish(on_cpu(averaged), before, after, False)
-        return Finish(on_cpu(batchnorm_buffers(self.model)), before, after, True)
-
-    def _accuracy(self) -> float | None:
-        if self.validation is None:
-            return None
-        self.evaluation_passes += len(self.validation)
-        return accuracy(self.model, self.validation)
-
-    def _refresh(self) -> int:
-        """Recompute the statistics of the scratch model; returns the samples that it took."""
-        if self._refresh_source is None:
-            order = balanced_order(self.labels, generator(self.config.seed, "refresh"))
-            chosen = order[: self.config.refresh_samples]  # every batch as mixed as the whole
-            device = next(self.model.parameters()).device
-            self._refresh_source = BatchSource(
-                self.dataset, chosen, device=device, num_workers=self.config.loader_workers
+def _check(name: str, weights: Mapping[Any, Any], able: Sequence[int]) -> None:
+    if strange := [worker for worker in weights if worker not in able]:
+        raise ValueError(f"soup {name!r} names worker {strange[0]!r}: expected some of {able}")
+    if able and not weights:
+        raise ValueError(f"soup {name!r} names no worker: expected at least one of {able}")
+    for worker, weight in weights.items():
+        if not (isinstance(weight, int | float) and 0 < weight < math.inf):
+            raise ValueError(
+                f"soup {name!r} gives worker {worker} the weight {weight!r}: expected a positive "
+                "number"
             )
-        passes = refresh_batchnorm(self.model, self._refresh_source)
-        self.refresh_passes += passes
-        return passes

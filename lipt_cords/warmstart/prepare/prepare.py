@@ -21,7 +21,7 @@ from lipt_cords.models.heads import (
 )
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.warmstart.config import WarmStartConfig
-from lipt_cords.warmstart.plan import Plan
+from lipt_cords.warmstart.plan import FitPlan
 from lipt_cords.warmstart.prepare.checks import (
     Request,
     _check_labels,
@@ -53,7 +53,7 @@ def make_plan(
     val_dataset: Dataset[Any] | None,
     num_classes: int | None,
     shards: Sequence[Tensor] | None = None,
-) -> tuple[Plan, Tensor]:
+) -> tuple[FitPlan, Tensor]:
     """Check the model and the data, and deal the shards, unless they are given.
 
     Returns:
@@ -78,7 +78,7 @@ def make_plan(
         raise ValueError("the validation data set is empty: pass val_dataset=None, or fill it")
     sample = first_inputs(dataset)
     if config.augmentation != "none":
-        require_images(sample)
+        require_images(sample, config.augmentation)
     head = head_of(config, model, sample, num_classes)
     classes = head.module.out_features
     labels = labels_of(dataset)
@@ -102,12 +102,12 @@ def make_plan(
         )
     missing = missing_classes(labels, dealt)
     changing = BatchSource(dataset, cache_bytes=0).changes()
-    return Plan(head.name, dealt, missing, changing), labels
+    return FitPlan(head.name, dealt, missing, changing), labels
 
 
 def prepare(
     config: WarmStartConfig, ranks: Ranks, request: Request
-) -> tuple[Plan, Tensor, RunFolder | None]:
+) -> tuple[FitPlan, Tensor, RunFolder | None]:
     """The plan and the folder on every rank; the labels, which rank 0 alone has read, there."""
     model, dataset, val_dataset = request.model, request.dataset, request.val_dataset
 
@@ -131,7 +131,7 @@ def prepare(
             )
     labels = torch.empty(0, dtype=torch.int64)
 
-    def plan_on_main() -> Plan:
+    def plan_on_main() -> FitPlan:
         nonlocal labels
         with isolated_rng(config.seed, "prepare"):
             plan, labels = make_plan(
@@ -165,7 +165,7 @@ def prepare(
 def read_data(
     config: WarmStartConfig,
     ranks: Ranks,
-    plan: Plan,
+    plan: FitPlan,
     dataset: Dataset[Any],
     val_dataset: Dataset[Any] | None,
 ) -> tuple[Pool | None, BatchSource | None, Probe | None]:

@@ -31,7 +31,7 @@ from lipt_cords.models.state import State
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 SUBFOLDER = "progress"
 RUN = "run.json"
 OPTIONAL_FILES = "the warm start goes on, but an interrupted run would have to train it again"
@@ -169,7 +169,7 @@ class RunFolder:
         """The subfolder of a round."""
         return self.root / f"round_{number:05d}"
 
-    def forget_before(self, number: int) -> None:
+    def remove_before(self, number: int) -> None:
         """Remove the subfolders of earlier rounds, which nobody needs after this one's merge.
 
         Ranks may share the folder and remove the same one at the same time.

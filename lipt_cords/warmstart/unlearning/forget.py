@@ -8,6 +8,7 @@ IEEE S&P 2021), as far as theta* had not seen it either, which is found out and 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,23 +23,29 @@ from lipt_cords.models.flops import few_samples, flops_per_sample
 from lipt_cords.models.losses import mean_loss
 from lipt_cords.models.state import State, on_cpu
 from lipt_cords.training.cheaper.paths import block_shares
+from lipt_cords.warmstart.bill import Bill
+from lipt_cords.warmstart.clock import Clock
 from lipt_cords.warmstart.common_start import common_samples
 from lipt_cords.warmstart.config import WarmStartConfig
-from lipt_cords.warmstart.crew import Crew
+from lipt_cords.warmstart.fitted import Origins, Unlearning
 from lipt_cords.warmstart.forecast import common_passes, passes_of
-from lipt_cords.warmstart.merge.soup import Judge
-from lipt_cords.warmstart.plan import Plan
+from lipt_cords.warmstart.merge.judge import Judge
+from lipt_cords.warmstart.merge.outer import next_start
+from lipt_cords.warmstart.plan import FitPlan
 from lipt_cords.warmstart.prepare.checks import data_length, first_inputs, head_of
 from lipt_cords.warmstart.prepare.shards import missing_classes
+from lipt_cords.warmstart.progress import StepProgress
 from lipt_cords.warmstart.ranks.launch import open_ranks, threads_of
 from lipt_cords.warmstart.ranks.ranks import Ranks
+from lipt_cords.warmstart.round_inputs import RoundInputs
+from lipt_cords.warmstart.run import Run
+from lipt_cords.warmstart.team import Team
+from lipt_cords.warmstart.worker_results import NOT_FINITE, Finished, WorkerResults
 from lipt_cords.warmstart.workers.together import run_workers
-from lipt_cords.warmstart.workers.worker import WorkerTask, local_steps
+from lipt_cords.warmstart.workers.worker import WorkerResult, local_steps
 
 if TYPE_CHECKING:
     from lipt_cords.warmstart.result import WarmStartResult
-
-from lipt_cords.warmstart.fitted import Origins, Unlearning
 
 
 def forget(result: WarmStartResult, indices: Any) -> WarmStartResult:
@@ -104,7 +111,7 @@ def _retrained(
 
 
 class _Retraining:
-    """One change of the samples."""
+    """One change of the samples: some workers train again, all are merged again."""
 
     def __init__(
         self, result: WarmStartResult, config: WarmStartConfig, ranks: Ranks, origins: Origins,
@@ -125,86 +132,115 @@ class _Retraining:
         self.theta_star = self._inner(result.theta_star)
         self.model.load_state_dict(self.theta_star)
         self.loss = mean_loss(origins.loss, ranks.device)
-        self.validation = None
-        if origins.val_dataset is not None:
-            self.validation = BatchSource(
-                origins.val_dataset, device=ranks.device, num_workers=config.loader_workers
-            )
 
     def run(self) -> WarmStartResult:
         """Train, merge, refresh, and write the bill."""
-        config, before = self.config, self.result.report
-        head = head_of(config, self.model, first_inputs(self.origins.dataset)).name
-        plan = Plan(head, self.shards, missing_classes(self.labels, self.shards))
-        crew = Crew(self.ranks, config, plan, None)
-        crew.stand_after(self.theta_star, 0)
-        flops, net_work, shares = self._operations()
-        trained = {one.worker: one for one in run_workers(self._tasks(head, shares))}
-        told = {one.worker: one for one in before.workers}
-        finished = []
-        for worker, state in enumerate(self.result.worker_states or []):
-            if worker in trained:
-                finished.append(crew.take(trained[worker], net_work))
-            else:
-                again = replace(told[worker], rank=0, kept=state is not None)
-                finished.append(crew.take_up(again, None if state is None else self._inner(state)))
-        judge = self._judge()
-        merged, summaries = crew.merge(finished, crew.choose(finished, judge))
-        finish = judge.finish(merged)
-        passes = sum(one.passes for one in trained.values())
-        work = sum(one.passes * one.work * net_work for one in trained.values())
+        config, earlier = self.config, self.result.report
+        clock = Clock(self.ranks.device, "prepare", earlier.seconds)
+        inputs, net_work = self._inputs()
+        judge = self._judge(inputs.validation)
+        bill = Bill(inputs, self.ranks, clock, judge, earlier)
+        run = Run(self.model, 1, net_work=net_work, block_shares=inputs.block_shares)
+        run.start = self.theta_star
+        bill.go_on(run)
+        with StepProgress(0, shown=False) as progress:
+            results = WorkerResults(self.ranks.rank, inputs.plan, None)
+            team = Team(self.ranks, config, results, judge, progress)
+            results.begin_round(run.start, 0)
+            bill.before_round(run)
+            trained = list(
+                run_workers([inputs.task(worker, run, team.tick) for worker in self.affected])
+            )
+            workers = self._all_workers(team, results, trained, net_work)
+            bill.after_training(run)
+            average, workers = team.merge(workers, team.choose(workers))
+            run.start = next_start(
+                run.start, average, run.memory, trained=inputs.trained, config=config
+            )
+            bill.after_merge(run, workers)
+        clock.enter("refresh")
+        finish = judge.finish(run.start)
         states = list(self.result.worker_states or [])
-        for worker, one in trained.items():
-            states[worker] = self._whole(on_cpu(one.state)) if one.finite else None
-        report = replace(
-            before,
-            passes=before.passes + passes,
-            critical_path_passes=before.critical_path_passes
-            + max((one.passes for one in trained.values()), default=0),
-            flops=before.flops + round(work * flops),
-            workers=summaries,
-            merged_accuracy=finish.accuracy,
-            accuracy_before_refresh=finish.before,
-            accuracy_after_refresh=finish.after,
-            refresh_kept=finish.refreshed,
-        )
+        for one in trained:
+            states[one.worker] = self._whole(on_cpu(one.state)) if one.finite else None
+        passes = sum(one.passes for one in trained)
         return replace(
             self.result,
-            state_dict=self._whole(on_cpu(merged) | finish.buffers),
+            state_dict=self._whole(on_cpu(run.start) | finish.buffers),
             shards=self.shards,
             worker_states=states,
-            report=report,
+            report=bill.report(
+                run,
+                finish,
+                planned_rounds=config.rounds,
+                evaluation_seconds=sum(one.evaluation_seconds for one in trained),
+                ticket=earlier.ticket,
+            ),
             forgotten=self.forgotten,
             unlearning=Unlearning(self.affected, passes, self._redo(), self._uncovered()),
         )
 
-    def _tasks(self, head: str, shares: tuple[float, ...]) -> list[WorkerTask]:
-        return [
-            WorkerTask(
-                worker=worker, model=self.model, head=head, dataset=self.origins.dataset,
-                indices=self.shards[worker], config=self.config, loss=self.loss,
-                validation=self.validation, block_shares=shares,
+    def _inputs(self) -> tuple[RoundInputs, float]:
+        """What the workers train on, and FLOPs of the trained net over those of the given one."""
+        config, origins, device = self.config, self.origins, self.ranks.device
+        head = head_of(config, self.model, first_inputs(origins.dataset)).name
+        lacking = missing_classes(self.labels, self.shards)
+        with isolated_rng(config.seed, "flops"):
+            batch = (*few_samples(origins.dataset, device), self.loss)
+            flops, _ = flops_per_sample(self.given.to(device), *batch)
+            trained, forward_flops = flops_per_sample(self.model, *batch)
+            shares: tuple[float, ...] = ()
+            if config.subnetwork is not None:
+                shares = block_shares(self.model, *batch, config.subnetwork)
+        validation = None
+        if origins.val_dataset is not None:
+            validation = BatchSource(
+                origins.val_dataset, device=device, num_workers=config.loader_workers
             )
-            for worker in self.affected
-        ]  # fmt: skip
+        inputs = RoundInputs(
+            config=config,
+            model=self.model,
+            dataset=origins.dataset,
+            labels=self.labels,
+            plan=FitPlan(head, self.shards, lacking),
+            loss=self.loss,
+            pool=None,
+            validation=validation,
+            probe=None,
+            flops=flops,
+            forward_flops=forward_flops,
+            block_shares=shares,
+        )
+        return inputs, trained / flops
 
-    def _judge(self) -> Judge:
+    def _all_workers(
+        self,
+        team: Team,
+        results: WorkerResults,
+        trained: Sequence[WorkerResult],
+        net_work: float,
+    ) -> list[Finished]:
+        """Those that trained again, and the others as they were, which cost nothing now."""
+        again = {one.worker: team.keep(one, net_work) for one in trained}
+        before = {one.worker: one for one in self.result.report.workers}
+        workers = []
+        for worker, state in enumerate(self.result.worker_states or []):
+            if worker not in again:
+                unchanged = replace(
+                    before[worker], rank=0, steps=0, passes=0, seconds=0.0, work=1.0, stages=[],
+                    kept=state is not None, reason=None if state is not None else NOT_FINITE,
+                )  # fmt: skip
+                inner = None if state is None else self._inner(state)
+                again[worker] = results.hold(unchanged, inner)
+            workers.append(again[worker])
+        return workers
+
+    def _judge(self, validation: BatchSource | None) -> Judge:
         """Judges soups, and refreshes BatchNorm on samples that are not forgotten."""
         kept = remaining(len(self.labels), self.forgotten)
         others = Subset(self.origins.dataset, kept.tolist())
         scratch = copy.deepcopy(self.model)
-        return Judge(scratch, others, self.labels[kept], self.config, self.validation)
-
-    def _operations(self) -> tuple[int, float, tuple[float, ...]]:
-        """FLOPs of a step of the given net, of the trained net over it, and of its blocks."""
-        with isolated_rng(self.config.seed, "flops"):
-            batch = (*few_samples(self.origins.dataset, self.ranks.device), self.loss)
-            flops, _ = flops_per_sample(self.given.to(self.ranks.device), *batch)
-            trained, _ = flops_per_sample(self.model, *batch)
-            shares: tuple[float, ...] = ()
-            if self.config.subnetwork is not None:
-                shares = block_shares(self.model, *batch, self.config.subnetwork)
-        return flops, trained / flops, shares
+        return Judge(scratch, others, self.labels[kept], self.config, validation)
 
     def _redo(self) -> int:
         """Passes of a whole warm start on these shards."""

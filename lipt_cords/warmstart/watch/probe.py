@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from lipt_cords.base.options import StrictModel
 from lipt_cords.base.randomness import generator
 from lipt_cords.data.source import SCAN_BATCH, BatchSource, require_finite
 from lipt_cords.data.splits import balanced_order
@@ -18,6 +20,15 @@ logger = logging.getLogger(__name__)
 
 LARGEST = 2**22
 """Most entries of class-mean gradients; beyond it the head's bias part stands for the whole."""
+
+
+class ProbeOptions(StrictModel):
+    """On what, and how often, the workers of a round are compared."""
+
+    probe_samples: int = Field(1024, ge=1)
+    """Held-out samples on which workers are compared after a round."""
+    probe_every: int | None = Field(None, ge=1)
+    """Rounds between two comparisons, the last round always included; None: an eighth of them."""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 
+from lipt_cords.base.options import StrictModel
+from lipt_cords.base.registry import Registry
 from lipt_cords.data.batches import Inputs
+
+if TYPE_CHECKING:
+    from lipt_cords.warmstart.config import WarmStartConfig
+
+Augment = Callable[[Tensor], Tensor]
+"""Changes a batch of images (B, C, H, W); shape, dtype and device stay."""
+AugmentationFunction = Callable[["WarmStartConfig", Tensor, Tensor], "Augment | None"]
+AUGMENTATIONS: Registry[AugmentationFunction] = Registry(
+    "augmentation", takes=("options", "low", "high")
+)
+
+
+def register_augmentation(name: str) -> Callable[[AugmentationFunction], AugmentationFunction]:
+    """Make an augmentation known by a name.
+
+    The function takes the options of the warm start and the smallest and largest value of every
+    image channel, shapes (C,), and returns a function that changes a batch of images. It draws
+    from torch's global random state, which is the worker's own while it trains.
+
+    Args:
+        name: must be free.
+
+    Raises:
+        ValueError: the name is taken, or the function cannot be called so.
+    """
+    return AUGMENTATIONS.register(name)
+
+
+class AugmentationOptions(StrictModel):
+    """How workers' batches are changed."""
+
+    augmentation: str = "none"
+    """Augmentation of the workers' batches, of image tensors alone: ``none``, ``randaugment``, or
+    a registered one of your own."""
+    num_ops: int = Field(2, ge=1)
+    """RandAugment operations drawn for each group of images."""
+    magnitude: int = Field(9, ge=0, le=30)
+    """Strength of RandAugment, 0 to 30."""
+
+    @field_validator("augmentation")
+    @classmethod
+    def _known_augmentation(cls, value: str) -> str:
+        return AUGMENTATIONS.entry(value).name
+
+
+@register_augmentation("none")
+def none(options: WarmStartConfig, low: Tensor, high: Tensor) -> None:
+    """Batches as they are."""
+
+
+@register_augmentation("randaugment")
+def randaugment(options: WarmStartConfig, low: Tensor, high: Tensor) -> Augment:
+    """RandAugment (Cubuk et al., 2020), drawn per group of images on the device."""
+    return BatchRandAugment(low, high, num_ops=options.num_ops, magnitude=options.magnitude)
+
 
 GROUP = 8
 """Images that share one draw of operations: more are faster, fewer are more varied."""
@@ -53,8 +114,8 @@ class BatchRandAugment:
         return torch.cat(groups).mul_(self.span).add_(self.low)
 
 
-def require_images(inputs: Inputs) -> Tensor:
-    """Check that a batch is made of images that RandAugment can change.
+def require_images(inputs: Inputs, augmentation: str = "randaugment") -> Tensor:
+    """Check that a batch is made of images that an augmentation can change.
 
     Raises:
         ValueError: the inputs are a mapping, not four-dimensional, or not floating point.
@@ -67,6 +128,6 @@ def require_images(inputs: Inputs) -> Tensor:
         else "inputs that are a mapping"
     )
     raise ValueError(
-        "augmentation='randaugment' needs float image batches (batch, channels, height, width), "
-        f"received {received}: set augmentation='none'"
+        f"augmentation={augmentation!r} needs float image batches (batch, channels, height, "
+        f"width), received {received}: set augmentation='none'"
     )

@@ -2,16 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from lipt_cords.base.options import StrictModel, one_of
 from lipt_cords.base.randomness import generator, preserved_rng
+from lipt_cords.base.registry import Registry
 from lipt_cords.data.batches import Inputs
 from lipt_cords.models.heads import call_model, find_head
 from lipt_cords.models.losses import LossFunction
-from lipt_cords.warmstart.config import Densities, WarmStartConfig
+
+if TYPE_CHECKING:
+    from lipt_cords.warmstart.config import WarmStartConfig
+
+Densities = Literal["global", "erk"]
+
+
+class PruningMoment:
+    """What a sparsity may ask when a worker prunes.
+
+    Args:
+        model: the worker's copy.
+        weights: the prunable ones.
+        batch: inputs and labels of the step before which it prunes.
+        loss: mean loss of (logits, labels).
+        generator: for draws; made from the seed, the worker and the round.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: Sequence[nn.Parameter],
+        batch: tuple[Inputs, Tensor],
+        loss: LossFunction,
+        generator: torch.Generator,
+    ) -> None:
+        self._model, self._weights, self._batch, self._loss = model, weights, batch, loss
+        self.generator = generator
+        self.passes = 0
+        """Samples that gradients were computed of."""
+
+    def gradients(self) -> tuple[Tensor | None, ...]:
+        """Gradients of the loss on one batch; buffers, statistics and random state stay.
+
+        Returns:
+            One a weight, in its shape; None for a weight that the loss does not depend on.
+        """
+        inputs, labels = self._batch
+        saved = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
+        try:
+            with preserved_rng():
+                value = self._loss(call_model(self._model, inputs).float(), labels)
+                self.passes += len(labels)
+                return torch.autograd.grad(value, list(self._weights), allow_unused=True)
+        finally:
+            with torch.no_grad():
+                for buffer, before in saved:
+                    buffer.copy_(before)
+
+
+SparsityFunction = Callable[[Sequence[nn.Parameter], PruningMoment], Sequence[Tensor]]
+SPARSITIES: Registry[SparsityFunction] = Registry("sparsity", takes=("weights", "moment"))
+
+
+def register_sparsity(name: str) -> Callable[[SparsityFunction], SparsityFunction]:
+    """Make a sparsity known by a name.
+
+    The function takes a worker's prunable weights and the :class:`PruningMoment`, and returns how
+    much every element is worth: one finite tensor a weight, in its shape. The largest stay; among
+    equals the earlier positions.
+
+    Args:
+        name: must be free.
+
+    Raises:
+        ValueError: the name is taken, or the function cannot be called so.
+    """
+    return SPARSITIES.register(name)
+
+
+class SparsityOptions(StrictModel):
+    """How workers are pruned."""
+
+    sparsity: str = "magnitude"
+    """One-shot pruning of every worker's weights: by ``magnitude``, at ``random``, by ``snip``, or
+    by a registered sparsity of your own; ``none`` prunes nothing."""
+    densities: Densities = "global"
+    """How the density is spread over layers: by one threshold for all, or by ERK, which leaves
+    small layers denser."""
+    density: float = Field(0.8, gt=0, le=1)
+    """Share of the prunable weights that a worker keeps; 1 prunes nothing."""
+    prune_after: float = Field(0.25, ge=0, lt=1)
+    """Share of a worker's steps in a round before it prunes, so that the mask depends on its
+    shard."""
+
+    @field_validator("sparsity")
+    @classmethod
+    def _known_sparsity(cls, value: str) -> str:
+        return SPARSITIES.entry(value).name
+
+    @field_validator("densities", mode="before")
+    @classmethod
+    def _known_densities(cls, value: Any) -> Any:
+        return one_of("densities", value, Densities)
 
 
 class Pruning:
@@ -21,7 +118,7 @@ class Pruning:
         model: the worker's copy, whose weights are changed.
         head: name of its linear head, which stays dense.
         config: ``sparsity``, ``density``, ``densities``, ``prune_after``.
-        loss: mean loss of (logits, labels), which SNIP differentiates.
+        loss: mean loss of (logits, labels).
         steps: of the round; ``prune_after`` is a share of them.
         names: what the draw of a random mask derives from, beside the seed.
     """
@@ -48,43 +145,44 @@ class Pruning:
         return self.masks.density if self.masks is not None else 1.0
 
     def before(self, step: int, inputs: Inputs, labels: Tensor) -> int:
-        """Prune if it is time; returns the samples that this took (SNIP's one batch)."""
+        """Prune if it is time; returns the samples that gradients were computed of for it.
+
+        Raises:
+            ValueError: a sparsity whose scores do not fit the weights, or are not finite.
+        """
         if step != self._at:
             return 0
         head = find_head(self._model, head=self._head).module
         weights = prunable_weights(self._model, head)
         if not weights:
             return 0
-        taken, kind = 0, self._config.sparsity
-        if kind == "random":
-            scores = random_scores(weights, generator(self._config.seed, *self._names, "prune"))
-        elif kind == "snip":
-            scores = snip_scores(weights, self._gradients(weights, inputs, labels))
-            taken = len(labels)
-        else:
-            scores = magnitude_scores(weights)
+        draws = generator(self._config.seed, *self._names, "prune")
+        moment = PruningMoment(self._model, weights, (inputs, labels), self._loss, draws)
+        scores = SPARSITIES[self._config.sparsity](weights, moment)
+        _check_scores(self._config.sparsity, scores, weights)
         self.masks = Masks(weights, scores, self._config.density, self._config.densities)
         self.masks.apply()
-        return taken
+        return moment.passes
 
     def keep(self) -> None:
         """Clear what the optimizer moved."""
         if self.masks is not None:
             self.masks.apply()
 
-    def _gradients(
-        self, weights: list[nn.Parameter], inputs: Inputs, labels: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        """Gradients on one batch; buffers, statistics among them, and random state stay."""
-        saved = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
-        try:
-            with preserved_rng():
-                value = self._loss(call_model(self._model, inputs).float(), labels)
-                return torch.autograd.grad(value, weights, allow_unused=True)
-        finally:
-            with torch.no_grad():
-                for buffer, before in saved:
-                    buffer.copy_(before)
+
+def _check_scores(name: str, scores: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+    given = [tuple(score.shape) for score in scores]
+    if given != [tuple(weight.shape) for weight in weights]:
+        raise ValueError(
+            f"sparsity {name!r} must return one tensor a weight, in its shape: expected "
+            f"{[tuple(weight.shape) for weight in weights][:3]}..., received {given[:3]}..."
+        )
+
+
+@register_sparsity("none")
+def _nothing(weights: Sequence[nn.Parameter], moment: PruningMoment) -> Sequence[Tensor]:
+    """Prunes nothing."""
+    return [torch.ones_like(weight) for weight in weights]
 
 
 PRUNABLE = (nn.Linear, nn.modules.conv._ConvNd)
@@ -104,6 +202,24 @@ def prunable_weights(model: nn.Module, head: nn.Linear | None = None) -> list[nn
             seen.add(id(weight))
             weights.append(weight)
     return weights
+
+
+@register_sparsity("magnitude")
+def _magnitude(weights: Sequence[nn.Parameter], moment: PruningMoment) -> Sequence[Tensor]:
+    """Keeps the largest weights."""
+    return magnitude_scores(weights)
+
+
+@register_sparsity("random")
+def _random(weights: Sequence[nn.Parameter], moment: PruningMoment) -> Sequence[Tensor]:
+    """Keeps weights at random."""
+    return random_scores(weights, moment.generator)
+
+
+@register_sparsity("snip")
+def _snip(weights: Sequence[nn.Parameter], moment: PruningMoment) -> Sequence[Tensor]:
+    """Keeps the weights whose removal would change the loss most, on one batch."""
+    return snip_scores(weights, moment.gradients())
 
 
 def magnitude_scores(weights: Iterable[Tensor]) -> list[Tensor]:

@@ -27,7 +27,7 @@ from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.training.step import deterministic_convolutions, lay_out, memory_layout
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.watch.probe import Probe, Reading
-from lipt_cords.warmstart.workers.augment import BatchRandAugment
+from lipt_cords.warmstart.workers.augment import AUGMENTATIONS, Augment
 from lipt_cords.warmstart.workers.batches import Feed, Pool, channel_range
 from lipt_cords.warmstart.workers.ema import WeightAverage
 from lipt_cords.warmstart.workers.local_training import descend
@@ -53,7 +53,7 @@ class WorkerTask:
         validation: held-out data to evaluate on, or None.
         probe: held-out samples on which workers are compared, or None.
         pool: samples in memory already; without it the worker reads its own.
-        search: whether the workers vote for a ticket in this round: scales are penalised.
+        scale_penalty: L1 penalty of BatchNorm's scales, or None.
         block_shares: with ``subnetwork``, each block's share of a step's operations.
         tick: called after every step; for a progress bar.
     """
@@ -70,7 +70,7 @@ class WorkerTask:
     validation: BatchSource | None = None
     probe: Probe | None = None
     pool: Pool | None = None
-    search: bool = False
+    scale_penalty: float | None = None
     block_shares: tuple[float, ...] = ()
     tick: Callable[[], None] = lambda: None
 
@@ -201,9 +201,9 @@ def run_worker(task: WorkerTask) -> WorkerResult:
             task.tick()
 
         after_backward = None
-        if task.search and config.early_bird is not None:
-            penalty = (scaled_batchnorms(model), config.early_bird.l1)
-            after_backward = partial(penalise_scales, *penalty)
+        if task.scale_penalty is not None:
+            scales = scaled_batchnorms(model)
+            after_backward = partial(penalise_scales, scales, task.scale_penalty)
         order = generator(seed, "worker", task.worker, "order")
         with nullcontext() if paths is None else paths.applied():
             descent = descend(
@@ -265,9 +265,9 @@ def held_out(task: WorkerTask, model: nn.Module) -> tuple[float | None, Reading 
     return accuracy(model, task.validation), reading, taken + len(task.validation)
 
 
-def augmentation(feed: Feed, config: WarmStartConfig) -> BatchRandAugment | None:
+def augmentation(feed: Feed, config: WarmStartConfig) -> Augment | None:
     """What changes a worker's batches, if anything does."""
     if config.augmentation == "none":
         return None
     low, high = channel_range(feed)
-    return BatchRandAugment(low, high, num_ops=config.num_ops, magnitude=config.magnitude)
+    return AUGMENTATIONS[config.augmentation](config, low, high)

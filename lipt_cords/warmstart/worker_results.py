@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lipt_cords.models.state import State
 from lipt_cords.warmstart.merge.fixed_point import largest_changes
-from lipt_cords.warmstart.plan import Plan
+from lipt_cords.warmstart.plan import FitPlan
 from lipt_cords.warmstart.report import WorkerSummary, finite_or_none
 from lipt_cords.warmstart.resume.folder import RunFolder, digest
 from lipt_cords.warmstart.watch.probe import Reading
@@ -38,8 +38,8 @@ class Finished:
     forward_passes: int = 0
 
 
-class Holding:
-    """What one rank holds of a round's finished workers.
+class WorkerResults:
+    """The finished workers of a round that one rank holds.
 
     Args:
         rank: whose.
@@ -47,13 +47,13 @@ class Holding:
         folder: where finished workers are kept, or None.
     """
 
-    def __init__(self, rank: int, plan: Plan, folder: RunFolder | None) -> None:
+    def __init__(self, rank: int, plan: FitPlan, folder: RunFolder | None) -> None:
         self._rank, self._plan, self._folder = rank, plan, folder
         self._states: dict[int, State] = {}
         self.start: State = {}
 
-    def stand_at(self, start: State, number: int) -> None:
-        """Let go of what is in memory, and hold the workers of a round from now on.
+    def begin_round(self, start: State, number: int) -> None:
+        """Drop what is in memory; the workers of this round are held from now on.
 
         Args:
             start: the weights that its workers start from.
@@ -63,12 +63,22 @@ class Holding:
         self._states = {}
         self._start_digest = digest(start) if self._folder is not None else ""
 
-    def state_of(self, worker: int) -> State | None:
-        """A worker's weights in this round, on the CPU, if this rank holds them."""
+    def state_of(self, worker: int) -> State:
+        """The weights in this round of a worker that this rank holds, on the CPU.
+
+        Raises:
+            ValueError: its file is gone or changed; it is named.
+        """
         state = self._states.get(worker)
         if state is None and self._folder is not None:
             stored = self._folder.find(self._name(worker))
             state = None if stored is None else stored.groups["state"]
+        if state is None:
+            where = "" if self._folder is None else f": {self._folder.root / self._name(worker)}"
+            raise ValueError(
+                f"the weights of worker {worker}, which had finished, are gone{where}: run again, "
+                "and leave the files of a run alone"
+            )
         return state
 
     def keep(self, result: WorkerResult) -> Finished:

@@ -1,0 +1,71 @@
+"""BatchNorm statistics of averaged weights, which describe none of the workers: made anew."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lipt_cords.data.source import BatchSource
+from lipt_cords.models.heads import call_model
+
+REFRESH_BATCH = 256
+
+
+def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
+    """The BatchNorm layers that keep running statistics."""
+    layers = (module for module in model.modules() if isinstance(module, _BatchNorm))
+    return [layer for layer in layers if layer.running_mean is not None]
+
+
+def refresh_batchnorm(model: nn.Module, source: BatchSource) -> int:
+    """Recompute the running statistics of every BatchNorm layer, in place.
+
+    Like ``torch.optim.swa_utils.update_bn``, statistics start afresh and are a plain mean over
+    batches. Unlike there, all other layers stay in eval mode, so dropout draws nothing and the
+    statistics are those of the activations that evaluation meets. All batches have one size, so
+    that their order matters to rounding alone; for that up to one sample in 256 is passed over.
+
+    Args:
+        model: on the device of the source.
+        source: un-augmented training samples.
+
+    Returns:
+        Samples read; 0, and nothing is changed, for a model without BatchNorm and for a single
+        sample, of which a channel may have one value and no variance.
+    """
+    layers = batchnorm_layers(model)
+    if not layers or len(source) == 1:
+        return 0
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [layer.momentum for layer in layers]
+    batches = max(1, len(source) // REFRESH_BATCH)
+    size = len(source) // batches
+    try:
+        model.eval()
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # a cumulative mean
+            layer.train()
+        with torch.no_grad():
+            order = torch.arange(batches * size)
+            for inputs, _ in source.batches(order, batch_size=size):
+                call_model(model, inputs)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for module, mode in modes:
+            module.training = mode
+    return batches * size
+
+
+def batchnorm_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the running statistics, under their names in the state dict."""
+    layers = {id(layer) for layer in batchnorm_layers(model)}
+    return {
+        f"{name}.{key}" if name else key: value.detach().clone()
+        for name, module in model.named_modules()
+        if id(module) in layers
+        for key, value in module._buffers.items()
+        if value is not None
+    }

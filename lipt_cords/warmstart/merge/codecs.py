@@ -1,0 +1,125 @@
+"""How workers' changes travel when they are merged: the codecs, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import field_validator
+from torch import Tensor
+
+from lipt_cords.base.options import StrictModel
+from lipt_cords.base.registry import Registry
+from lipt_cords.models.state import State
+from lipt_cords.warmstart.merge.fixed_point import FixedPointSum
+from lipt_cords.warmstart.ranks.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Member:
+    """A worker in the soup, on the rank that holds it.
+
+    Attributes:
+        worker: its number.
+        weight: how much it counts.
+        state: gives its weights, on the CPU; they are read when they are needed, one by one.
+    """
+
+    worker: int
+    weight: float
+    state: Callable[[], State]
+
+
+class Wire:
+    """What goes between the ranks in a merge: exact sums of integers.
+
+    Args:
+        ranks: the processes.
+        terms: workers in the soup, on all ranks.
+        heaviest: the largest weight of any.
+        largest: for every slice of the state, the exponent that bounds the change of any.
+        mine: the members on this rank.
+    """
+
+    def __init__(
+        self, ranks: Ranks, terms: int, heaviest: float, largest: Tensor, mine: Sequence[Member]
+    ) -> None:
+        self._ranks = ranks
+        self.terms, self.heaviest, self.largest = terms, heaviest, largest
+        self._mine = len(mine), sum(member.weight for member in mine)
+        self.merged, self.weight = 0, 0.0
+        """After a sum: how many workers are in it, and their weight: fewer if a rank was lost."""
+
+    def sum(self, flat: Tensor, dtype: torch.dtype) -> Tensor:
+        """Add a vector of integers over all ranks; the same bits in any order.
+
+        Args:
+            flat: this rank's part, int64, on the CPU.
+            dtype: int32 or int64, in which it travels and in which the sums fit.
+        """
+        tail = torch.tensor(self._mine)  # in the same exchange: true even if a rank is lost on it
+        summed = self._ranks.sum_integers(torch.cat([flat, tail]), dtype)
+        self.merged, self.weight = int(summed[-2]), float(summed[-1])
+        return summed[:-2]
+
+
+CodecFunction = Callable[[State, Sequence[Member], Wire], State]
+CODECS: Registry[CodecFunction] = Registry("codec", takes=("origin", "members", "wire"))
+
+
+def register_codec(name: str) -> Callable[[CodecFunction], CodecFunction]:
+    """Make a codec known by a name.
+
+    The function takes the weights that all workers started from, this rank's :class:`Member` list
+    and the :class:`Wire`, and returns the average of all members on all ranks. Every rank must end
+    with the same bits, whatever their number: exchange by ``wire.sum`` alone, or by calling
+    :func:`exact`.
+
+    Args:
+        name: must be free.
+
+    Raises:
+        ValueError: the name is taken, or the function cannot be called so.
+    """
+    return CODECS.register(name)
+
+
+class CodecOptions(StrictModel):
+    """How changes travel."""
+
+    codec: str = "exact"
+    """How workers' changes travel in a merge: ``exact``, or a registered codec of your own."""
+
+    @field_validator("codec")
+    @classmethod
+    def _known_codec(cls, value: str) -> str:
+        return CODECS.entry(value).name
+
+
+@register_codec("exact")
+def exact(origin: State, members: Sequence[Member], wire: Wire) -> State:
+    """Changes in fixed point, 32 bits a weight in one all-reduce."""
+    total = FixedPointSum(origin, wire.terms, wire.largest, wire.heaviest)
+    for member in members:
+        total.add(member.state(), member.weight)
+    summed = wire.sum(total.total, total.dtype)
+    return total.mean(summed, wire.weight, wire.merged)
+
+
+def merged(codec: str, origin: State, members: Sequence[Member], wire: Wire) -> State:
+    """The average of a soup, by a codec's name.
+
+    Raises:
+        ValueError: a codec that gives another state than the origin's.
+    """
+    average = CODECS[codec](origin, members, wire)
+    for name, at in origin.items():
+        value = average.get(name) if isinstance(average, dict) else None
+        if value is None or value.shape != at.shape or value.dtype != at.dtype:
+            given = "nothing" if value is None else f"{value.dtype} {tuple(value.shape)}"
+            raise ValueError(
+                f"codec {codec!r} gives {given} for {name!r}: expected {at.dtype} "
+                f"{tuple(at.shape)}, as the workers started from"
+            )
+    return average

@@ -1,0 +1,147 @@
+"""How good merged weights are on held-out data, and with which BatchNorm statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.base.options import StrictModel, one_of
+from lipt_cords.base.randomness import generator, isolated_rng
+from lipt_cords.data.source import BatchSource
+from lipt_cords.data.splits import balanced_order
+from lipt_cords.models.state import State, on_cpu
+from lipt_cords.training.evaluation import accuracy
+from lipt_cords.warmstart.merge.batchnorm import (
+    batchnorm_buffers,
+    batchnorm_layers,
+    refresh_batchnorm,
+)
+from lipt_cords.warmstart.watch.probe import Probe, Reading
+
+if TYPE_CHECKING:
+    from lipt_cords.warmstart.config import WarmStartConfig
+
+Refresh = Literal["auto", "always", "never"]
+
+
+class RefreshOptions(StrictModel):
+    """How the merged model gets its BatchNorm statistics."""
+
+    batchnorm_refresh: Refresh = "auto"
+    """Recompute BatchNorm statistics of the soup; ``auto`` keeps the better on held-out data."""
+    refresh_samples: int = Field(2048, ge=1)
+    """Training samples that the BatchNorm refresh may read."""
+
+    @field_validator("batchnorm_refresh", mode="before")
+    @classmethod
+    def _known_refresh(cls, value: Any) -> Any:
+        return one_of("batchnorm refresh", value, Refresh)
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What became of the soup's BatchNorm statistics, and how good it is.
+
+    Attributes:
+        buffers: the statistics to use, by name, on the CPU.
+        before: held-out accuracy with the averaged ones; None without held-out data.
+        after: with recomputed ones; None if there are none.
+        refreshed: whether ``buffers`` are the recomputed ones.
+    """
+
+    buffers: State
+    before: float | None
+    after: float | None
+    refreshed: bool
+
+    @property
+    def accuracy(self) -> float | None:
+        """Held-out accuracy of what is used."""
+        return self.after if self.refreshed else self.before
+
+
+@dataclass
+class Judge:
+    """Loads soups into a scratch model to evaluate them, and counts the passes that this takes.
+
+    Attributes:
+        model: scratch space on the device; its weights are overwritten.
+        dataset: the training set, of which at most ``refresh_samples`` are read.
+        labels: its labels, shape (N,).
+        config: the options of the refresh.
+        validation: held-out data, or None.
+    """
+
+    model: nn.Module
+    dataset: Dataset[Any]
+    labels: Tensor
+    config: WarmStartConfig
+    validation: BatchSource | None
+    evaluation_passes: int = 0
+    refresh_passes: int = 0
+    _refresh_source: BatchSource | None = field(default=None, repr=False)
+
+    def trial(self, state: State) -> float:
+        """Held-out accuracy of a trial soup.
+
+        BatchNorm is refreshed first where a soup is worth nothing without it: when asked to
+        always, or when the workers had no common start.
+        """
+        with isolated_rng(self.config.seed, "judge"):
+            self._load(state)
+            return self._accuracy() or 0.0
+
+    def read(self, state: State, probe: Probe) -> Reading | None:
+        """What a merge of a round says about the probe, its BatchNorm as in a trial."""
+        with isolated_rng(self.config.seed, "judge"):
+            self._load(state)
+            return probe.read(self.model)
+
+    def _load(self, state: State) -> None:
+        self.model.load_state_dict(state)
+        policy = self.config.batchnorm_refresh
+        if policy == "always" or (policy == "auto" and self.config.common_steps == 0):
+            self._refresh()
+
+    def finish(self, state: State) -> Finish:
+        """Decide on the BatchNorm statistics of the merged model.
+
+        ``auto`` keeps the recomputed ones where they are no worse on held-out data. Without any
+        it keeps them too: they are essential without a common start, and cost a point or two at
+        most after a long one.
+        """
+        self.model.load_state_dict(state)
+        with isolated_rng(self.config.seed, "judge"):
+            before, averaged = self._accuracy(), batchnorm_buffers(self.model)
+            if self.config.batchnorm_refresh == "never" or not batchnorm_layers(self.model):
+                return Finish(on_cpu(averaged), before, None, False)
+            if self._refresh() == 0:
+                return Finish(on_cpu(averaged), before, None, False)
+            after = self._accuracy()
+        better = before is None or after is None or after >= before
+        if self.config.batchnorm_refresh == "auto" and not better:
+            return Finish(on_cpu(averaged), before, after, False)
+        return Finish(on_cpu(batchnorm_buffers(self.model)), before, after, True)
+
+    def _accuracy(self) -> float | None:
+        if self.validation is None:
+            return None
+        self.evaluation_passes += len(self.validation)
+        return accuracy(self.model, self.validation)
+
+    def _refresh(self) -> int:
+        """Recompute the statistics of the scratch model; returns the samples that it took."""
+        if self._refresh_source is None:
+            order = balanced_order(self.labels, generator(self.config.seed, "refresh"))
+            chosen = order[: self.config.refresh_samples]  # every batch as mixed as the whole
+            device = next(self.model.parameters()).device
+            self._refresh_source = BatchSource(
+                self.dataset, chosen, device=device, num_workers=self.config.loader_workers
+            )
+        passes = refresh_batchnorm(self.model, self._refresh_source)
+        self.refresh_passes += passes
+        return passes

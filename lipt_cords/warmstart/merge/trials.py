@@ -1,0 +1,71 @@
+"""Held-out accuracies of trial soups, of workers that lie on several ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from lipt_cords.models.state import State
+from lipt_cords.warmstart.merge.fixed_point import FixedPointSum
+from lipt_cords.warmstart.ranks.ranks import Ranks
+
+
+class Trials:
+    """Averages some workers on rank 0 and evaluates them there; every rank gets the accuracy.
+
+    Sums of the last trial, and of the workers that it was built on, are kept, so that one worker
+    more is one state sent to rank 0.
+
+    Args:
+        ranks: the processes.
+        origin: what all workers started from.
+        owners: the rank that holds each worker's state.
+        state_of: gives the state of a worker that this rank holds.
+        largest: bounds of all workers' changes; see :class:`FixedPointSum`.
+        evaluate: held-out accuracy of a state; called on rank 0.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        origin: State,
+        owners: Mapping[int, int],
+        state_of: Callable[[int], State],
+        largest: Tensor,
+        evaluate: Callable[[State], float],
+    ) -> None:
+        self._ranks, self._origin, self._owners = ranks, origin, owners
+        self._state_of, self._evaluate = state_of, evaluate
+        nothing = FixedPointSum(origin, len(owners), largest, wide=True)
+        self._sums: dict[frozenset[int], FixedPointSum] = {frozenset(): nothing}
+
+    def __call__(self, workers: Sequence[int]) -> float:
+        """Held-out accuracy of the average of some workers.
+
+        Raises:
+            ValueError: no workers, or some that are not there.
+        """
+        wanted = frozenset(workers)
+        if not wanted or not wanted <= self._owners.keys():
+            raise ValueError(
+                f"a soup tried workers {sorted(wanted)}: expected some of {sorted(self._owners)}"
+            )
+        base = max((known for known in self._sums if known <= wanted), key=len)
+        total = self._sums[base].clone() if self._ranks.is_main else self._sums[base]
+        sent = [self._to_main(worker) for worker in sorted(wanted - base)]
+
+        def evaluate() -> float:
+            for state in sent:
+                if state is not None:
+                    total.add(state)
+            return self._evaluate(total.mean(total.total, len(wanted), len(wanted)))
+
+        reached = self._ranks.on_main(evaluate)
+        self._sums = {frozenset(): self._sums[frozenset()], base: self._sums[base], wanted: total}
+        return reached
+
+    def _to_main(self, worker: int) -> State | None:
+        owner = self._owners[worker]
+        held = self._state_of(worker) if owner == self._ranks.rank else None
+        return self._ranks.to_main(held, owner, like=self._origin)

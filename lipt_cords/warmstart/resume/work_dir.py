@@ -1,0 +1,160 @@
+"""Keeps a run in ``work_dir``, so that an interrupted one goes on after its last merge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from lipt_cords.models.state import State
+from lipt_cords.training.cheaper.tickets import Drawn
+from lipt_cords.warmstart.common_start import CommonStart
+from lipt_cords.warmstart.report import RoundReport, WorkerSummary
+from lipt_cords.warmstart.resume.folder import RunFolder
+from lipt_cords.warmstart.run import Run
+from lipt_cords.warmstart.team import Team
+from lipt_cords.warmstart.watch.watcher import Watcher
+from lipt_cords.warmstart.worker_results import Finished
+
+START = "theta_star"
+
+
+class WorkDir(Watcher):
+    """Stores theta* and every merge, with the state of all watchers, and finds them again.
+
+    What happened in a round is a small record of its own that stays, so that a merge holds the
+    newest state alone, however many rounds there are.
+
+    Args:
+        team: the ranks, and who trains on them.
+        folder: of the run, or None, which stores nothing.
+    """
+
+    def __init__(self, team: Team, folder: RunFolder | None) -> None:
+        self._team, self._ranks, self._folder = team, team.ranks, folder
+        self._watchers: Sequence[Watcher] = ()
+        self._recorded = 0  # rounds whose records are stored
+        self._resumed_after = 0  # rounds
+
+    def stored_start(self) -> CommonStart | None:
+        stored = None if self._folder is None else self._folder.find(START)
+        if stored is None:
+            return None
+        passes, on_given, drawn = (stored.details[key] for key in ("passes", "searched", "drawn"))
+        found = None if drawn is None else Drawn(**drawn)
+        return CommonStart(passes, on_given, found, stored.groups["state"])
+
+    def keep_start(self, done: CommonStart) -> None:
+        if self._folder is not None and done.state is not None:
+            drawn = None if done.drawn is None else asdict(done.drawn)
+            details = {"passes": done.passes, "searched": done.on_given_net, "drawn": drawn}
+            self._folder.keep(START, {"state": done.state}, details)
+
+    def resume(self, run: Run, watchers: Sequence[Watcher]) -> None:
+        """Go on after the last stored merge, which rank 0 reads and gives to all.
+
+        Raises:
+            ValueError: a file is not what was written, or the record of a round is missing.
+        """
+        self._watchers = watchers
+        states: list[State] = []
+
+        def look() -> dict[str, Any] | None:
+            found = None if self._folder is None else self._find(self._folder)
+            if found is not None:
+                states.extend([found.pop("start"), found.pop("memory")])
+                memory = states[1].items()
+                found["memory"] = [(name, tuple(v.shape), v.dtype) for name, v in memory]
+            return found
+
+        found = self._ranks.on_main(look)
+        if found is None:
+            return
+        run.reports, run.summaries = found["reports"], found["summaries"]
+        run.round = self._resumed_after = self._recorded = len(run.reports)
+        run.forward_passes = found["values"]["forward_passes"]
+        for one in watchers:
+            if one.name:
+                tensors = found["tensors"].get(one.name, {})
+                one.restore(run, tensors, found["values"].get(one.name, {}))
+        memory = {name: torch.zeros(shape, dtype=kind) for name, shape, kind in found["memory"]}
+        if states:  # on rank 0
+            run.start, memory = states
+        run.start = self._ranks.broadcast(run.start)
+        run.memory = self._ranks.broadcast(memory) if memory else {}
+        self._team.stand_after(run.start, run.round - 1)
+
+    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+        folder = self._folder
+        if folder is None:
+            return
+        # Where the folder is not shared, the others have files of earlier rounds too.
+        written = self._ranks.on_main(lambda: self._store(folder, run))
+        if written:
+            folder.remove_before(run.round - 1)
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self._resumed_after:
+            notes.append(f"resumed after the merge of round {self._resumed_after} in work_dir")
+        if self._folder is not None and self._folder.unwritten:
+            named = ", ".join(self._folder.unwritten)
+            notes.append(f"could not be written to work_dir: {named}")
+        return notes
+
+    def _store(self, folder: RunFolder, run: Run) -> bool:
+        """Write what happened, then the merge; whether all of it was written."""
+        while self._recorded < len(run.reports):
+            number = self._recorded
+            details = {
+                "round": asdict(run.reports[number]),
+                "summaries": [asdict(one) for one in run.summaries[number]],
+            }
+            if not folder.keep(_record(number), {}, details):
+                return False  # the next merge tries again
+            self._recorded += 1
+        groups = {"start": run.start, "memory": run.memory}
+        values: dict[str, Any] = {"forward_passes": run.forward_passes}
+        for one in self._watchers:
+            tensors, values[one.name] = one.state() if one.name else ({}, {})
+            groups |= {f"{one.name}:{group}": state for group, state in tensors.items()}
+        values.pop("", None)
+        return folder.keep(_merge(run.round - 1), groups, values)
+
+    def _find(self, folder: RunFolder) -> dict[str, Any] | None:
+        """The last stored merge; None if there is none."""
+        merged = [n for n in folder.rounds() if (folder.place(n) / "merge.json").exists()]
+        stored = folder.find(_merge(merged[-1])) if merged else None
+        if stored is None:
+            return None
+        reports: list[RoundReport] = []
+        summaries: list[list[WorkerSummary]] = []
+        for number in range(merged[-1] + 1):
+            record = folder.find(_record(number))
+            if record is None:
+                raise ValueError(
+                    f"{folder.root / _record(number)}.json is missing, which the merge of round "
+                    f"{merged[-1] + 1} needs: delete {folder.root} and run again"
+                )
+            reports.append(RoundReport(**record.details["round"]))
+            summaries.append([WorkerSummary(**one) for one in record.details["summaries"]])
+        tensors: dict[str, dict[str, State]] = {}
+        for key, state in stored.groups.items():
+            watcher, colon, group = key.partition(":")
+            if colon:
+                tensors.setdefault(watcher, {})[group] = state
+        return {
+            "start": stored.groups["start"], "memory": stored.groups.get("memory", {}),
+            "reports": reports, "summaries": summaries,
+            "values": stored.details, "tensors": tensors,
+        }  # fmt: skip
+
+
+def _merge(number: int) -> str:
+    return f"round_{number:05d}/merge"
+
+
+def _record(number: int) -> str:
+    return f"history/round_{number:05d}"

@@ -1,0 +1,63 @@
+"""Where a warm start stands: what its loop, its team and its watchers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from lipt_cords.models.state import State
+from lipt_cords.warmstart.report import RoundReport, WorkerSummary
+from lipt_cords.warmstart.watch.probe import Probe
+
+
+def _as_it_is(state: State) -> State:
+    return state
+
+
+@dataclass
+class Run:
+    """One warm start at one moment; equal on every rank.
+
+    Attributes:
+        net: what is trained, on this rank's device; its weights are scratch.
+        rounds: merges that there will be in the end, as far as is known.
+        start: weights from which the next round starts.
+        round: merges so far.
+        memory: what the outer step needs in the next round.
+        decay: rounds, from and to, in which the rate falls before an early end; None: as the
+            schedule says.
+        probe: held-out samples on which the workers of the coming round are compared, or None.
+        scale_penalty: L1 penalty of BatchNorm's scales in the coming round; None: none.
+        net_work: operations of ``net`` over those of the given one.
+        block_shares: with ``subnetwork``, each block's share of a step's operations.
+        whole: gives a state of ``net`` in the shapes of the given one.
+        common_passes: samples that the common start trained on.
+        common_work: the same, weighted by the FLOPs of the net that was trained.
+        forward_passes: samples run forward to evaluate workers and merges.
+        reports: of every merge.
+        summaries: of the workers of every merge.
+    """
+
+    net: nn.Module
+    rounds: int
+    start: State = field(default_factory=dict)
+    round: int = 0
+    memory: State = field(default_factory=dict)
+    decay: tuple[int, int] | None = None
+    probe: Probe | None = None
+    scale_penalty: float | None = None
+    net_work: float = 1.0
+    block_shares: tuple[float, ...] = ()
+    whole: Callable[[State], State] = _as_it_is
+    common_passes: int = 0
+    common_work: float = 0.0
+    forward_passes: int = 0
+    reports: list[RoundReport] = field(default_factory=list)
+    summaries: list[list[WorkerSummary]] = field(default_factory=list)
+
+    @property
+    def in_last_round(self) -> bool:
+        """Whether the coming round is the last one, as far as is known."""
+        return self.round == self.rounds - 1

@@ -1,0 +1,209 @@
+"""The team: all workers of a warm start, shared out among the ranks, trained and merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from lipt_cords.models.state import State
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.merge.codecs import Member, Wire, merged
+from lipt_cords.warmstart.merge.judge import Judge
+from lipt_cords.warmstart.merge.soup import Chosen, choose
+from lipt_cords.warmstart.merge.trials import Trials
+from lipt_cords.warmstart.progress import StepProgress
+from lipt_cords.warmstart.ranks.ranks import Ranks
+from lipt_cords.warmstart.report import WorkerSummary
+from lipt_cords.warmstart.round_inputs import RoundInputs
+from lipt_cords.warmstart.run import Run
+from lipt_cords.warmstart.worker_results import LOST, NOT_FINITE, Finished, WorkerResults
+from lipt_cords.warmstart.workers.together import run_workers
+from lipt_cords.warmstart.workers.worker import WorkerResult
+
+FINEST = 2**20
+"""Steps in which weights of a soup that are no whole numbers are told apart."""
+
+
+class Team:
+    """Rank r of W trains workers r, r + W, ... and holds their weights until they are merged.
+
+    Args:
+        ranks: the processes.
+        config: options of the warm start.
+        results: where finished workers are held; those that are there are not trained again.
+        judge: evaluates trial soups, on rank 0.
+        progress: shows the steps.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        config: WarmStartConfig,
+        results: WorkerResults,
+        judge: Judge,
+        progress: StepProgress,
+    ) -> None:
+        self.ranks = ranks
+        self._config, self._results, self._judge = config, results, judge
+        self._progress = progress
+        self.evaluation_seconds = 0.0
+        self._found: list[int] = []
+        self._resumed = False
+
+    def tick(self) -> None:
+        """A step was taken on this rank."""
+        self.ranks.progress()
+        self._progress.tick()
+
+    def announce(self, what: str) -> None:
+        """Show what is going on."""
+        self._progress.describe(what)
+
+    def train(self, run: Run, inputs: RoundInputs) -> list[Finished]:
+        """Train this rank's workers for a round and gather what all have to say, in their order.
+
+        Raises:
+            ValueError: a worker cannot read its shard, fewer workers than are needed have finite
+                weights, or a file of a finished worker is not what it should be.
+        """
+        self._resumed = False
+        self._results.begin_round(run.start, run.round)
+        mine = range(self.ranks.rank, self._config.num_workers, self.ranks.size)
+
+        def work() -> list[Finished]:
+            done = [one for one in map(self._results.find, mine) if one is not None]
+            self._found += [one.summary.worker for one in done]
+            missing = [w for w in mine if w not in {one.summary.worker for one in done}]
+            if missing:
+                self.announce(
+                    f"workers {missing[0] + 1} to {missing[-1] + 1}, round {run.round + 1}"
+                )
+            tasks = [inputs.task(worker, run, self.tick) for worker in missing]
+            for result in run_workers(tasks):
+                self.evaluation_seconds += result.evaluation_seconds
+                done.append(self.keep(result, run.net_work))
+            return done
+
+        finished = [one for part in self.ranks.everywhere(work) for one in part]
+        finished += self._of_lost_ranks({one.summary.worker for one in finished})
+        finished.sort(key=lambda one: one.summary.worker)
+        self._require_enough([one.summary for one in finished])
+        return finished
+
+    def keep(self, result: WorkerResult, net_work: float) -> Finished:
+        """Hold a worker that was trained just now.
+
+        Args:
+            result: the worker.
+            net_work: operations of the net that it trained over those of the given one.
+        """
+        stages = [
+            stage | {key: stage[key] * net_work for key in ("planned", "counted")}
+            for stage in result.stages
+        ]
+        return self._results.keep(replace(result, work=result.work * net_work, stages=stages))
+
+    def choose(self, workers: Sequence[Finished]) -> Chosen:
+        """Decide who is in the soup, and how much each counts; the same on every rank."""
+        self.announce("soup")
+        able = [one for one in workers if one.summary.kept]
+        trials = Trials(
+            self.ranks,
+            self._results.start,
+            {one.summary.worker: one.summary.rank for one in able},
+            self._results.state_of,
+            torch.stack([one.largest for one in able]).amax(0),
+            self._judge.trial,
+        )
+        return choose([one.summary for one in workers], self._config.soup, trials)
+
+    def merge(self, workers: Sequence[Finished], chosen: Chosen) -> tuple[State, list[Finished]]:
+        """Average the workers in the soup by the codec.
+
+        Returns:
+            The average, and all workers; those of a rank that was lost on the way are not kept.
+        """
+        weights = _whole(chosen.weights)
+        mine = [
+            Member(one.worker, weights[one.worker], self._reader(one.worker))
+            for one in chosen.summaries
+            if one.kept and one.rank == self.ranks.rank
+        ]
+        largest = [one.largest for one in workers if one.summary.worker in weights]
+        wire = Wire(
+            self.ranks, len(weights), max(weights.values()), torch.stack(largest).amax(0), mine
+        )
+        average = merged(self._config.codec, self._results.start, mine, wire)
+        after = [
+            replace(one, kept=False, reason=LOST) if one.rank not in self.ranks.live else one
+            for one in chosen.summaries
+        ]
+        self._require_enough(after)
+        return average, [
+            replace(one, summary=summary) for one, summary in zip(workers, after, strict=True)
+        ]
+
+    def stand_after(self, start: State, number: int) -> None:
+        """Go on after the stored merge of a round, whose workers are stored beside it."""
+        self._resumed = True
+        self._results.begin_round(start, number)
+
+    def found(self) -> list[int]:
+        """Workers that were finished already, in any round, on every rank."""
+        return sorted({one for part in self.ranks.everywhere(lambda: self._found) for one in part})
+
+    def worker_states(self, summaries: Sequence[WorkerSummary]) -> list[State | None] | None:
+        """With ``keep_workers``: every worker's state, on every rank and on the CPU."""
+        if not self._config.keep_workers:
+            return None
+        gathered: list[State | None] = []
+        for one in summaries:
+            owner = one.worker % self.ranks.size if self._resumed else one.rank
+            if one.reason == NOT_FINITE or owner not in self.ranks.live:
+                gathered.append(None)
+                continue
+            state = self._results.start
+            if owner == self.ranks.rank:
+                state = self._results.state_of(one.worker)
+            shared = self.ranks.broadcast(state, source=owner)
+            gathered.append({name: value.cpu() for name, value in shared.items()})
+        return gathered
+
+    def _reader(self, worker: int) -> Callable[[], State]:
+        return lambda: self._results.state_of(worker)
+
+    def _of_lost_ranks(self, heard: set[int]) -> list[Finished]:
+        """Workers of lost ranks: what they stored where rank 0 can read it, else their names."""
+        if len(heard) == self._config.num_workers:
+            return []
+        missing = [w for w in range(self._config.num_workers) if w not in heard]
+
+        def look() -> list[Finished]:
+            results, size = self._results, self.ranks.size
+            return [results.find(w) or results.lost(w, w % size) for w in missing]
+
+        return self.ranks.on_main(look)
+
+    def _require_enough(self, summaries: Sequence[WorkerSummary]) -> None:
+        without = [one for one in summaries if not one.kept]
+        if len(without) == len(summaries) and not any(one.reason == LOST for one in without):
+            raise ValueError(
+                f"all {len(summaries)} workers ended with weights that are not finite: lower lr "
+                f"(received {self._config.lr:g})"
+            )
+        kept, needed = len(summaries) - len(without), self._config.min_workers or 1
+        if kept < needed:
+            reasons = "; ".join(f"worker {one.worker} {one.reason}" for one in without)
+            raise ValueError(
+                f"{kept} workers can be merged, expected at least {needed} (min_workers): {reasons}"
+            )
+
+
+def _whole(weights: dict[int, float]) -> dict[int, int]:
+    """Weights as whole numbers, which ranks can add in any order."""
+    if all(isinstance(weight, int) for weight in weights.values()):
+        return {worker: int(weight) for worker, weight in weights.items()}
+    scale = FINEST / max(weights.values())
+    return {worker: max(1, round(weight * scale)) for worker, weight in weights.items()}

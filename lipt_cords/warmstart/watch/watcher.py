@@ -1,0 +1,130 @@
+"""Watchers: what happens around the rounds of a warm start and is no part of the algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import nn
+
+from lipt_cords.models.state import State
+
+if TYPE_CHECKING:
+    from lipt_cords.training.cheaper.tickets import Drawn
+    from lipt_cords.warmstart.common_start import CommonStart
+    from lipt_cords.warmstart.run import Run
+    from lipt_cords.warmstart.worker_results import Finished
+
+
+class StepHook(Protocol):
+    """What takes part in the steps of a common start, on rank 0."""
+
+    def after_backward(self) -> None:
+        """Change gradients before the optimizer's step."""
+
+    def enough(self, net: nn.Module, steps: int) -> bool:
+        """Whether the training ends after so many steps, to go on with another net."""
+
+    def replace(self, net: nn.Module, steps: int) -> tuple[Drawn, nn.Module]:
+        """The net to go on with, and how it lies in the one before."""
+
+
+class Watcher:
+    """One watcher; every rank calls every method, in the order of the list.
+
+    Ranks that exchange something in a method all call it in the same order, so a method must do
+    the same exchanges on each.
+    """
+
+    name = ""
+    """Under which its state is stored with a merge; empty if it has none."""
+
+    def step_hook(self) -> StepHook | None:
+        """What takes part in the steps of the common start; asked on rank 0."""
+        return None
+
+    def stored_start(self) -> CommonStart | None:
+        """A common start of an earlier try; asked on rank 0."""
+        return None
+
+    def keep_start(self, done: CommonStart) -> None:
+        """Store the common start; called on rank 0."""
+
+    def after_common_start(self, run: Run, done: CommonStart) -> None:
+        """The common start is there, and ``run.start`` is not yet."""
+
+    def resume(self, run: Run, watchers: Sequence[Watcher]) -> None:
+        """Put a run, and the state of all watchers, where an earlier try of it ended."""
+
+    def resumed(self, run: Run) -> None:
+        """The run is where the rounds begin: at theta*, or after a stored merge."""
+
+    def before_round(self, run: Run) -> None:
+        """A round begins."""
+
+    def after_training(self, run: Run) -> None:
+        """The workers of a round are trained."""
+
+    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+        """The workers are merged, and ``run`` stands before the next round."""
+
+    def state(self) -> tuple[dict[str, State], dict[str, Any]]:
+        """What the next try needs: tensors by group and name, and plain values."""
+        return {}, {}
+
+    def restore(self, run: Run, tensors: dict[str, State], values: dict[str, Any]) -> None:
+        """Continue from what :meth:`state` gave."""
+
+    def notes(self) -> list[str]:
+        """Sentences for the report; asked on rank 0."""
+        return []
+
+
+class Watchers:
+    """A list of watchers that is called like one.
+
+    Args:
+        watchers: in the order in which they are called.
+    """
+
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        self._all = list(watchers)
+
+    def step_hook(self) -> StepHook | None:
+        """The first that there is."""
+        return next((hook for one in self._all if (hook := one.step_hook()) is not None), None)
+
+    def stored_start(self) -> CommonStart | None:
+        """The first that there is."""
+        return next((done for one in self._all if (done := one.stored_start()) is not None), None)
+
+    def keep_start(self, done: CommonStart) -> None:
+        """See :class:`Watcher`, as for the other methods."""
+        for one in self._all:
+            one.keep_start(done)
+
+    def after_common_start(self, run: Run, done: CommonStart) -> None:
+        for one in self._all:
+            one.after_common_start(run, done)
+
+    def resume(self, run: Run) -> None:
+        for one in self._all:
+            one.resume(run, self._all)
+        for one in self._all:
+            one.resumed(run)
+
+    def before_round(self, run: Run) -> None:
+        for one in self._all:
+            one.before_round(run)
+
+    def after_training(self, run: Run) -> None:
+        for one in self._all:
+            one.after_training(run)
+
+    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+        for one in self._all:
+            one.after_merge(run, workers)
+
+    def notes(self) -> list[str]:
+        """Of all, in their order."""
+        return [note for one in self._all for note in one.notes()]
