@@ -10,11 +10,16 @@ full-data warm-up, after LiPT, and after one worker of equal critical path.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import torch
 
+from benchmarks import RESULTS
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.experiments.compare import compare
@@ -74,7 +79,7 @@ def main() -> None:
     parser.add_argument("--warm-epochs", type=int, default=15, help="full-data epochs replaced")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     directory = output_directory(args.output)
     torch.set_num_threads(args.threads)
