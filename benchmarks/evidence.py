@@ -25,6 +25,7 @@ if __name__ == "__main__":  # in place of this folder, the repository
 import torch
 
 from benchmarks import RESULTS
+from benchmarks.lean import lean
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.cords.config import RunConfig
@@ -180,7 +181,7 @@ def main() -> None:
             jobs=args.jobs, output=args.work / f"{args.question}-{args.set}-{number}", resume=True,
             splits=splits, on_run=announce, **part.terms,
         )  # fmt: skip
-        parts.append(without_local_paths(results))
+        parts.append(lean(without_local_paths(results)))
     payload = {
         "kind": "evidence",
         "question": args.question,
