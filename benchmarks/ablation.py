@@ -13,11 +13,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import torch
 
+from benchmarks import RESULTS
 from lipt_cords import LiPTWarmStart
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.provenance import provenance
@@ -97,7 +102,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     directory = output_directory(args.output)
     torch.set_num_threads(1)

@@ -4,17 +4,24 @@
 
 Fashion-MNIST (needs DIR/FashionMNIST), ResNet-8, a tenth of the pool, GLISTER through CORDS's own
 loader: from scratch at random, RS2 at equal subset epochs and at LiPT's whole cost, after CORDS's
-full-data warm-up, after LiPT, and after one worker of equal critical path.
+full-data warm-up, after LiPT, and after one worker of equal critical path. Interrupted runs go on
+where they stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import torch
 
+from benchmarks import RESULTS
+from benchmarks.lean import lean
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.experiments.compare import compare
@@ -74,7 +81,8 @@ def main() -> None:
     parser.add_argument("--warm-epochs", type=int, default=15, help="full-data epochs replaced")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--work", type=Path, default=Path("runs/end_to_end"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     directory = output_directory(args.output)
     torch.set_num_threads(args.threads)
@@ -84,11 +92,13 @@ def main() -> None:
         methods=METHODS,
         seeds=range(args.seeds),
         warm_epochs=args.warm_epochs,
+        output=args.work,
+        resume=True,
         on_run=announce,
     )
     results["command"] = "python benchmarks/end_to_end.py --data DIR"
     print(results["reading"])
-    print(write_json(directory / "end_to_end.json", without_local_paths(results)))
+    print(write_json(directory / "end_to_end.json", lean(without_local_paths(results))))
 
 
 if __name__ == "__main__":

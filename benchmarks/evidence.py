@@ -14,12 +14,18 @@ stopped.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import torch
 
+from benchmarks import RESULTS
+from benchmarks.lean import lean
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.cords.config import RunConfig
@@ -162,7 +168,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/evidence"))
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(args.jobs)
     keep_freed_memory()
@@ -175,7 +181,7 @@ def main() -> None:
             jobs=args.jobs, output=args.work / f"{args.question}-{args.set}-{number}", resume=True,
             splits=splits, on_run=announce, **part.terms,
         )  # fmt: skip
-        parts.append(without_local_paths(results))
+        parts.append(lean(without_local_paths(results)))
     payload = {
         "kind": "evidence",
         "question": args.question,

@@ -14,14 +14,19 @@ Everything is on the bill. An interrupted run goes on (--resume).
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 from torch import nn
 from torch.utils.data import Subset
 
+from benchmarks import RESULTS
 from lipt_cords import LiPTWarmStart, WarmStartResult, select, train_on_subset
 from lipt_cords.base.files import output_directory, read_json, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
@@ -165,7 +170,7 @@ def main() -> None:
     parser.add_argument("--fractions", type=float, nargs="+", default=list(PASSES))
     parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
     parser.add_argument("--again", action="store_true", help=f"rows of {AGAIN} too")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     path = output_directory(args.output) / f"fixed_subset-{args.set}.json"
     torch.set_num_threads(1)

@@ -15,13 +15,20 @@ Rows are written as they are finished; with ``--resume`` those that are there ar
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import torch
-from gradient_signal import (
+from torch import nn
+
+from benchmarks import RESULTS
+from benchmarks.gradient_signal import (
     Signal,
     Task,
     load_task,
@@ -30,8 +37,6 @@ from gradient_signal import (
     signal_of,
     train_plainly,
 )
-from torch import nn
-
 from lipt_cords import LiPTWarmStart
 from lipt_cords.base.files import (
     load_tensors,
@@ -154,7 +159,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="start no row after that long")
     parser.add_argument("--resume", action="store_true", help="keep rows that are there")
     parser.add_argument("--cache", type=Path, default=Path("runs/frontier"))
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     path = output_directory(args.output) / f"frontier-{args.set}.json"
     torch.set_num_threads(1)

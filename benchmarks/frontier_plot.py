@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
-from distributed_tables import SETS, grouped
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks import RESULTS
+from benchmarks.tables.distributed import SETS, grouped
 from lipt_cords.base.files import read_json, write_atomic
 
 SIGNALS = (
@@ -55,7 +60,7 @@ def draw(figure: Any, axes: Any, rows: list[dict[str, Any]], title: str) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     figure = Figure(figsize=(11, 3.4 * len(SETS)), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)

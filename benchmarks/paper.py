@@ -14,12 +14,17 @@ paper's net and data, on one GPU. Interrupted tables go on where they stopped.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import torch
 
+from benchmarks import RESULTS
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.base.provenance import provenance
@@ -206,7 +211,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a try-out on 600 images; no result")
     parser.add_argument("--work", type=Path, default=Path("runs/paper"))
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     keep_freed_memory()
     if args.jobs == 1 and args.scale == "cpu":

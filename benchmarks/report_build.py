@@ -16,6 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks import RESULTS
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.provenance import provenance
 from lipt_cords.cords.config import RunConfig
@@ -41,7 +45,7 @@ CONFIG = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--builds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:

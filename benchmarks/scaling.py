@@ -21,9 +21,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import torch
 from torch.utils.data import TensorDataset
 
+from benchmarks import RESULTS
 from lipt_cords import LiPTWarmStart, WarmStartResult
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.provenance import provenance
@@ -151,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="alternations of the speed test")
     parser.add_argument("--steps", type=int, default=100, help="steps of a worker in it")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if os.environ.get(ALONE):

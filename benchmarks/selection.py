@@ -28,11 +28,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks import RESULTS
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.provenance import provenance
 from lipt_cords.base.randomness import generator, preserved_rng
@@ -382,7 +386,7 @@ def plot(curves: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--output", type=Path, required=False, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, required=False, default=RESULTS)
     parser.add_argument("--cases", choices=("small", "full", "imagenet"), default="full")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0, help="of ImageNet's classes")

@@ -14,11 +14,16 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 from scipy.stats import spearmanr
 
+from benchmarks import RESULTS
 from lipt_cords.base.files import read_json, write_json
 from lipt_cords.base.provenance import provenance
 
@@ -74,7 +79,7 @@ def agreement(rounds: list[dict[str, Any]], name: str) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     sets = {}
     for path in sorted(args.results.glob("frontier-*.json")):

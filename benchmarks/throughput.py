@@ -12,14 +12,19 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from functools import partial
 from pathlib import Path
+
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+from benchmarks import RESULTS
 from lipt_cords import LiPTWarmStart
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.provenance import provenance
@@ -67,7 +72,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     directory = output_directory(args.output)
     torch.set_num_threads(args.threads)

@@ -14,16 +14,21 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
+from benchmarks import RESULTS
 from lipt_cords import WarmStartConfig
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.provenance import provenance
@@ -193,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     directory = output_directory(args.output)
     torch.set_num_threads(1)

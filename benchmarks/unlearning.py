@@ -13,15 +13,20 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import torch
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
+from benchmarks import RESULTS
 from lipt_cords import LiPTWarmStart
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
@@ -167,7 +172,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="directory of Fashion-MNIST")
     parser.add_argument("--cases", type=int, default=50)
     parser.add_argument("--in-a-row", type=int, default=100)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from benchmarks.memory.scaling import extrapolated
+from benchmarks.tables import memory as tables
+from benchmarks.tables import parts
 from lipt_cords.training.memory.plan import least_budget
 from lipt_cords.training.memory.trace import Op, Storage, Trace
-
-
-@pytest.fixture
-def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 
 def step(batch: int) -> Trace:
@@ -35,9 +32,7 @@ def step(batch: int) -> Trace:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 8, 1000])
-def test_a_step_that_grows_with_its_batch_is_extrapolated_to_the_byte(benchmarks, batch):
-    from memory_scaling import extrapolated
-
+def test_a_step_that_grows_with_its_batch_is_extrapolated_to_the_byte(batch):
     found, true = extrapolated((2, step(2)), (8, step(8)), batch), step(batch)
     assert found.storages == true.storages
     assert (found.resident, found.given) == (true.resident, true.given)
@@ -45,17 +40,13 @@ def test_a_step_that_grows_with_its_batch_is_extrapolated_to_the_byte(benchmarks
     assert found.seconds == pytest.approx(true.seconds)
 
 
-def test_no_operation_gets_faster_with_more_samples(benchmarks):
-    from memory_scaling import extrapolated
-
+def test_no_operation_gets_faster_with_more_samples():
     small = step(2)
     slow = replace(small, ops=(replace(small.ops[0], seconds=100.0), *small.ops[1:]))
     assert extrapolated((2, slow), (8, step(8)), 80).ops[0].seconds == step(8).ops[0].seconds
 
 
-def test_different_steps_are_not_extrapolated(benchmarks):
-    from memory_scaling import extrapolated
-
+def test_different_steps_are_not_extrapolated():
     small, large = step(2), step(8)
     others = {
         "smaller one first": (8, small),
@@ -115,11 +106,8 @@ REACH = {
         ),
     ],
 )  # fmt: skip
-def test_a_table_says_what_its_record_says(benchmarks, tmp_path, monkeypatch, name, rows, said):
-    import memory_tables
-    import table_parts
-
+def test_a_table_says_what_its_record_says(tmp_path, monkeypatch, name, rows, said):
     payload = {"command": "python", "rounds": 7, "rows": rows, "provenance": PLACE}
     (tmp_path / f"memory-{name}.json").write_text(json.dumps(payload))
-    monkeypatch.setattr(table_parts, "RESULTS", tmp_path)
-    assert said in getattr(memory_tables, f"memory_{name}")()
+    monkeypatch.setattr(parts, "RESULTS", tmp_path)
+    assert said in getattr(tables, f"memory_{name}")()

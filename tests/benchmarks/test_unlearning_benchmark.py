@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from benchmarks import unlearning
 from lipt_cords.warmstart.unlearning.deltagrad import DeltaGrad
 
 
 def test_every_change_is_timed_in_turns_with_training_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-    unlearning = importlib.import_module("unlearning")
     monkeypatch.setattr(unlearning, "ROUNDS", 2)
     draws = torch.Generator().manual_seed(0)
     inputs = torch.randn(400, 4, generator=draws)

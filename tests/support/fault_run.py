@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults" / "run.py"
 FAULTS = {
     "rank killed, restarts": "merged",
     "agent asked to stop": "clear error",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from table_parts import load, markdown, origin, spread
+from benchmarks.tables.parts import load, markdown, origin, spread
 
 SETS = ("cifar10-jpeg", "fashion-mnist")
 

@@ -1,12 +1,11 @@
-"""Of benchmarks/memory.py: guided steps against plain ones, to the bit and to the byte."""
+"""guided steps against plain ones, to the bit and to the byte."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from memory_nets import Case, Planner, Training, measured
-
+from benchmarks.memory.nets import Case, Planner, Training, measured
 from lipt_cords.warmstart.memory import Trace, least_budget
 
 POLICIES = ("both", "swap", "recompute")

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from memory_nets import Stage
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import Bottleneck
 
+from benchmarks.memory.nets import Stage
 from lipt_cords.models.nets import ResidualBlock
 from lipt_cords.training.memory.link import Away, PacedLink
 from lipt_cords.training.memory.storages import Geometry

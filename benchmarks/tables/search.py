@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from question_tables import (
+from benchmarks.tables.parts import markdown, origin, spread
+from benchmarks.tables.question import (
     accuracies,
     asked,
     by_method,
@@ -12,7 +13,6 @@ from question_tables import (
     mean,
     runs_of,
 )
-from table_parts import markdown, origin, spread
 
 WARM_UPS = {"lipt": "one merge", "lipt-rounds": "40 rounds"}
 """Warm starts of the question about selectors, part by part."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+from benchmarks import RESULTS
 
 
 def load(name: str) -> dict[str, Any]:

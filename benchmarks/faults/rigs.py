@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fault_ranks import ADDRESSES
+from benchmarks.faults.ranks import ADDRESSES
 
 
 class Skipped(Exception):

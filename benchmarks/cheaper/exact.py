@@ -1,4 +1,4 @@
-"""Of benchmarks/cheaper.py: what must be equal to the bit, and how long a step really takes."""
+"""what must be equal to the bit, and how long a step really takes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from cheaper_nets import PatchEncoder
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.cheaper.nets import PatchEncoder
 from lipt_cords.models import build_model
 from lipt_cords.models.state import tensor_state
 from lipt_cords.training.cheaper.channels import ChannelGroups, scaled_batchnorms

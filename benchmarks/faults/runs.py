@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fault_ranks import Job, run_agent
+
+from benchmarks.faults.ranks import Job, run_agent
 
 
 def forked(work: Callable[[], object], log: Path) -> int:

@@ -1,4 +1,4 @@
-"""Nets of benchmarks/memory.py, and a training step of any of them on one batch."""
+"""Nets to train, and a training step of any of them on one batch."""
 
 from __future__ import annotations
 

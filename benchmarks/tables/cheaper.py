@@ -1,4 +1,4 @@
-"""Tables of benchmarks/cheaper.py: what cheaper steps save, and what they cost, beside controls."""
+"""Tables of benchmarks/cheaper: what cheaper steps save, and what they cost, beside controls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import statistics
 from typing import Any
 
-from table_parts import RESULTS, load, markdown, origin, spread
+from benchmarks.tables.parts import RESULTS, load, markdown, origin, spread
 
 Rows = list[dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""Of benchmarks/memory.py: the trace of a batch that no machine here can hold."""
+"""the trace of a batch that no machine here can hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A net of benchmarks/cheaper.py: as many residual blocks as BERT-base."""
+"""A net with as many residual blocks as BERT-base."""
 
 from __future__ import annotations
 

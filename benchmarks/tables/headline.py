@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from evidence_tables import first_use, gains, signed, uncut
-from question_tables import (
+from benchmarks.tables.evidence import first_use, gains, signed, uncut
+from benchmarks.tables.parts import RESULTS, load, markdown
+from benchmarks.tables.question import (
     Runs,
     all_runs,
     asked,
@@ -18,8 +19,7 @@ from question_tables import (
     merges,
     ratios,
 )
-from search_tables import WARM_UPS
-from table_parts import RESULTS, load, markdown
+from benchmarks.tables.search import WARM_UPS
 
 KINDS = {"glister": "GLISTER", "gradmatch": "GradMatch", "craig": "CRAIG"}
 NAMES = {"cifar10-jpeg": "CIFAR-10 (JPEG)", "fashion-mnist": "Fashion-MNIST"}

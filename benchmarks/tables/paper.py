@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from table_parts import RESULTS, load, markdown, origin, spread
+from benchmarks.tables.parts import RESULTS, load, markdown, origin, spread
 
 Rows = list[dict[str, Any]]
 

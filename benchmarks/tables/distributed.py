@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from table_parts import load, markdown, origin
+from benchmarks.tables.parts import load, markdown, origin
 
 SETS = ("fashion-mnist", "cifar10-jpeg")
 SIGNALS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from table_parts import load, markdown, origin
+from benchmarks.tables.parts import load, markdown, origin
 
 
 def unlearning() -> str:

@@ -1,10 +1,10 @@
 """Write the tables of README and docs from the committed results, or check that they still agree.
 
-    python benchmarks/tables.py            rewrite every table between its markers
-    python benchmarks/tables.py --check    exit 1 and name the page if one differs from its JSON
+    python benchmarks/tables/write.py           rewrite every table between its markers
+    python benchmarks/tables/write.py --check   exit 1 and name a page that differs from its JSON
 
 A page marks a table with ``<!-- table: NAME -->`` and ``<!-- end of table -->``; NAME is a function
-of this file.
+of this file or of another one of this folder.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cheaper_tables import CHEAPER
-from distributed_tables import DISTRIBUTED
-from evidence_tables import EVIDENCE
-from headline_table import headline
-from memory_tables import MEMORY
-from paper_tables import PAPER
-from question_tables import QUESTIONS
-from search_tables import SEARCHES
-from table_parts import load, markdown, origin, spread
-from unlearning_tables import UNLEARNING
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.tables.cheaper import CHEAPER
+from benchmarks.tables.distributed import DISTRIBUTED
+from benchmarks.tables.evidence import EVIDENCE
+from benchmarks.tables.headline import headline
+from benchmarks.tables.memory import MEMORY
+from benchmarks.tables.paper import PAPER
+from benchmarks.tables.parts import load, markdown, origin, spread
+from benchmarks.tables.question import QUESTIONS
+from benchmarks.tables.search import SEARCHES
+from benchmarks.tables.unlearning import UNLEARNING
+
+ROOT = Path(__file__).resolve().parents[2]
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 

@@ -10,19 +10,15 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from fault_ranks import ADDRESSES, OPTIONS
-from fault_rigs import small_disk, two_hosts
-from fault_runs import Run, lost
-
+from benchmarks.faults.bench import Bench, Verdict
+from benchmarks.faults.ranks import ADDRESSES, OPTIONS
+from benchmarks.faults.rigs import small_disk, two_hosts
+from benchmarks.faults.runs import Run, lost
 from lipt_cords.base.files import load_tensors, read_json
-
-if TYPE_CHECKING:
-    from faults import Bench
 
 MOMENTS = [
     ("join", 0), ("workers", 1), ("soup", 0), ("save", 0), ("prepare", 0), ("workers", 0),
@@ -31,39 +27,6 @@ MOMENTS = [
 """Phases, and the round, in which the faults fall in turn."""
 STOPPED = "stopped by SIGTERM; finished workers are kept in [^:]*"
 WORKERS = OPTIONS["num_workers"]
-
-
-@dataclass
-class Verdict:
-    """How one trial ended.
-
-    Attributes:
-        moment: when the fault struck, and what it was.
-        ended: merged, clear error, unclear error, or hung.
-        messages: what was said.
-        broken: the promises that were not kept.
-        resumed_equal: whether the same command gave the undisturbed bits afterwards.
-        finished_lost: finished workers that were trained again.
-        seconds_to_end: from the fault to the end of the last process.
-    """
-
-    moment: str = ""
-    ended: str = ""
-    messages: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
-    resumed_equal: bool | None = None
-    finished_lost: int = 0
-    seconds_to_end: float = 0.0
-
-    def expect(self, holds: bool, otherwise: str) -> None:
-        """Note a promise that was not kept."""
-        if not holds:
-            self.broken.append(otherwise)
-
-    def forget(self, workers: int) -> None:
-        """Note finished workers that were trained again."""
-        self.finished_lost += workers
-        self.expect(workers == 0, f"{workers} finished workers were trained again")
 
 
 def kill_rank(bench: Bench, draw: random.Random, trial: int, restarts: int = 0) -> Verdict:

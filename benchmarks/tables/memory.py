@@ -1,10 +1,10 @@
-"""Tables of benchmarks/memory.py: same bits, planned bytes, what they cost, how far they reach."""
+"""Tables of benchmarks/memory: same bits, planned bytes, what they cost, how far they reach."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from table_parts import load, markdown, origin
+from benchmarks.tables.parts import load, markdown, origin
 
 Rows = list[dict[str, Any]]
 

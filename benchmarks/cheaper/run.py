@@ -1,6 +1,6 @@
 """Cheaper workers: progressive subnetworks and Early-Bird tickets against what would expose them.
 
-    python benchmarks/cheaper.py --part warm-start --data DIR
+    python benchmarks/cheaper/run.py --part warm-start --data DIR
 
 warm-start: LiPT on a ResNet-20 with paths, a ticket, both; the signal against long full-data
 trainings; beside it paths of constant length and plain training cut to as many FLOPs. layers: a
@@ -13,19 +13,24 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
 import torch
 import torch.nn.functional as F
-from cheaper_exact import exactness
-from cheaper_nets import PatchEncoder
-from gradient_signal import load_task, quality, signal_of, train_plainly
 from torch import nn
 
+from benchmarks import RESULTS
+from benchmarks.cheaper.exact import exactness
+from benchmarks.cheaper.nets import PatchEncoder
+from benchmarks.gradient_signal import load_task, quality, signal_of, train_plainly
 from lipt_cords import LiPTWarmStart, train_on_subset
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
@@ -221,14 +226,14 @@ def main() -> None:
     parser.add_argument("--part", choices=(*PARTS, "exact"), required=True)
     parser.add_argument("--data", default=None, help="directory of Fashion-MNIST")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     payload: Row = {
         "kind": "cheaper",
         "part": args.part,
-        "command": f"python benchmarks/cheaper.py --part {args.part} --data DIR",
+        "command": f"python benchmarks/cheaper/run.py --part {args.part} --data DIR",
         "warm_start": copy.deepcopy(LIPT),
         "rows": [],
         "provenance": provenance(),

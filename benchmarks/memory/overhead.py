@@ -1,4 +1,4 @@
-"""Of benchmarks/memory.py: what half of the activation memory costs, beside what people do today.
+"""what half of the activation memory costs, beside what people do today.
 
 Plans are also made for the least memory, near which save_on_cpu is, and for checkpointing's peak.
 Every way takes its steps on one net in turns with the others; a ratio is to the plain step of the
@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from memory_nets import Case, Planner, Training, measured
-from memory_rivals import checkpointed, saved_on_host
 
+from benchmarks.memory.nets import Case, Planner, Training, measured
+from benchmarks.memory.rivals import checkpointed, saved_on_host
 from lipt_cords.experiments.memory_bench import faster
 from lipt_cords.training.memory.link import build_link
 from lipt_cords.training.memory.live_bytes import LiveBytes

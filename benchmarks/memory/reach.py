@@ -1,4 +1,4 @@
-"""Of benchmarks/memory.py: the largest batch in 16 GiB, plain and planned, beside Capuchin's.
+"""the largest batch in 16 GiB, plain and planned, beside Capuchin's.
 
 Nothing here holds such a batch. Steps are measured at two small ones, and every storage's bytes and
 every operation's seconds are extrapolated on the line through them; a third batch is measured to
@@ -11,9 +11,8 @@ from bisect import bisect_right
 from functools import partial
 from typing import Any
 
-from memory_nets import Case, Training, measured, torchvision
-from memory_scaling import extrapolated
-
+from benchmarks.memory.nets import Case, Training, measured, torchvision
+from benchmarks.memory.scaling import extrapolated
 from lipt_cords.experiments.memory_bench import faster
 from lipt_cords.training.memory.largest_batch import largest_batch
 from lipt_cords.warmstart.memory import Trace, least_budget, plan_activations

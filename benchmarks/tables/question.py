@@ -7,8 +7,7 @@ import math
 import statistics
 from typing import Any
 
-from table_parts import RESULTS, load, markdown, origin, spread
-
+from benchmarks.tables.parts import RESULTS, load, markdown, origin, spread
 from lipt_cords.experiments.report.summary import times
 
 SETS = ("fashion-mnist", "cifar10-jpeg")

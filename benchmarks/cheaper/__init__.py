@@ -1,0 +1,1 @@
+"""Cheaper steps of workers: progressive subnetworks and Early-Bird tickets."""

@@ -1,0 +1,1 @@
+"""Faults at random moments into real process groups."""

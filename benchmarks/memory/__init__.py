@@ -1,0 +1,1 @@
+"""The memory planner: its bits and bytes, what it costs, how far it reaches."""
