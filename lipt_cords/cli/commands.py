@@ -10,7 +10,14 @@ import typer
 from rich.console import Console
 
 from lipt_cords.base.process_memory import keep_freed_memory
-from lipt_cords.cli.display import show_diagnosis, show_plan, show_report, show_run, show_selection
+from lipt_cords.cli.display import (
+    say,
+    show_diagnosis,
+    show_plan,
+    show_report,
+    show_run,
+    show_selection,
+)
 from lipt_cords.cli.plan import plan
 from lipt_cords.cli.support import (
     TUTORIAL,
@@ -268,9 +275,9 @@ def report(
         return
     console = display_for(False).console
     for line in ([made.verdict.text] if made.verdict else []) + made.results.notes:
-        console.print(line, markup=False, highlight=False)
+        say(console, line)
     for path in written:
-        console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"  {path}")
 
 
 app.command()(plan)

@@ -25,6 +25,11 @@ from lipt_cords.warmstart.report import WarmStartReport
 MARKS = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "broken": "[red]broken[/]"}
 
 
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print one line as it is; the terminal wraps it, so that a path in it can be copied."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 class Display:
     """Progress of one command; a quiet console makes it silent.
 
@@ -42,15 +47,14 @@ class Display:
         name = f"  seed {seed}  {fraction:<5.3g} {method:<17} "
         if record.status != "ok":
             line = (record.error or "").splitlines()[0]
-            self.console.print(name + f"failed: {line}", style="red", markup=False)
+            say(self.console, name + f"failed: {line}", style="red")
         else:
-            self.console.print(name + _reached(record), markup=False, highlight=False)
+            say(self.console, name + _reached(record))
 
     def strategy(self, name: str, record: RunRecord | None) -> None:
         """One line for every other strategy that the demo passes through."""
         if record is not None:
-            line = f"  {name} after LiPT: {_reached(record)}"
-            self.console.print(line, markup=False, highlight=False)
+            say(self.console, f"  {name} after LiPT: {_reached(record)}")
 
     @contextmanager
     def curve(self, epochs: int) -> Iterator[Callable[[CurvePoint], None]]:
@@ -93,9 +97,9 @@ class Display:
         if report.stopped_early:
             self.console.print(f"stop_when ended it early, after {len(report.rounds)} rounds")
         for note in report.notes:
-            self.console.print(f"note: {note}", markup=False)
+            say(self.console, f"note: {note}")
         if output is not None:
-            self.console.print(f"saved in {output}", markup=False, highlight=False)
+            say(self.console, f"saved in {output}")
             show_written(self.console, output)
 
 
@@ -144,7 +148,7 @@ def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) ->
     console.print("Plan, in sample-passes a run:")
     console.print(table)
     for note in plan.notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
+        say(console, f"note: {note}")
     minutes = plan.passes / max(1.0, pace) / jobs / 60
     time = f"{minutes:.0f} minutes" if minutes >= 2 else f"{1 + 60 * minutes:.0f} seconds"
     console.print(
@@ -157,11 +161,11 @@ def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) ->
 
 def show_run(console: Console, record: RunRecord, output: Path | None) -> None:
     """The outcome of one run in a few lines."""
-    console.print(f"{record.method}: {_outcome(record)}", markup=False, highlight=False)
+    say(console, f"{record.method}: {_outcome(record)}")
     for note in record.notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
+        say(console, f"note: {note}")
     if output is not None:
-        console.print(f"results: {output / 'results.json'}", markup=False, highlight=False)
+        say(console, f"results: {output / 'results.json'}")
 
 
 def show_selection(console: Console, made: SelectionRun, output: Path | None) -> None:
@@ -182,12 +186,12 @@ def show_selection(console: Console, made: SelectionRun, output: Path | None) ->
         table.add_row(name, value)
     console.print(table)
     if report.warning:
-        console.print(f"warning: {report.warning}", style="yellow", markup=False, highlight=False)
+        say(console, f"warning: {report.warning}", style="yellow")
     for note in made.notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
+        say(console, f"note: {note}")
     if output is not None:
         for name in ("selection.json", "selection.npz"):
-            console.print(f"  {output / name}", markup=False, highlight=False, soft_wrap=True)
+            say(console, f"  {output / name}")
 
 
 def show_report(console: Console, results: dict[str, Any], output: Path | None) -> None:
@@ -199,10 +203,10 @@ def show_report(console: Console, results: dict[str, Any], output: Path | None) 
     for run in results["runs"]:
         if run["status"] != "ok":
             line = f"failed: {run['method']}, seed {run['seed']}: {run['error']}"
-            console.print(line, style="red", markup=False)
+            say(console, line, style="red")
     if output is not None and any(run["status"] == "ok" for run in results["runs"]):
         console.print()
-        _show_path(console, output / "results.json")
+        say(console, f"  {output / 'results.json'}")
         show_written(console, output)
 
 
@@ -211,14 +215,10 @@ def show_written(console: Console, *directories: Path, output: Path | None = Non
     try:
         paths = write_report(*directories, output=output)
     except ImportError as error:
-        console.print(f"note: no report was written: {error}", markup=False, highlight=False)
+        say(console, f"note: no report was written: {error}")
         return
     for path in paths:
-        _show_path(console, path)
-
-
-def _show_path(console: Console, path: Path) -> None:
-    console.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"  {path}")
 
 
 def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
@@ -232,7 +232,7 @@ def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
         # Not wrapped here, so that a path or a command can be copied whole.
         console.print(f"{place}{mark} {_plain(check.detail)}", highlight=False, soft_wrap=True)
         if check.remedy is not None:
-            console.print(f"    -> {check.remedy}", markup=False, highlight=False, soft_wrap=True)
+            say(console, f"    -> {check.remedy}")
     broken = [
         check.name for check in diagnosis.checks if check.part == "core" and check.status != OK
     ]

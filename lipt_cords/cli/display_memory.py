@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lipt_cords.base.sizes import show_bytes
+from lipt_cords.cli.display import say
 from lipt_cords.experiments.memory_plan import MemoryRun
 from lipt_cords.training.memory.largest_batch import LargestBatch
 from lipt_cords.training.memory.trace import KEEP, RECOMPUTE, SWAP, Trace
@@ -65,8 +66,8 @@ def show_memory_plan(console: Console, made: MemoryRun) -> None:
     if made.largest is not None:
         _show_largest(console, made.largest)
     for note in made.notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
-    console.print(f"next: {_next(made)}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"note: {note}")
+    say(console, f"next: {_next(made)}")
 
 
 def _peaks(made: MemoryRun) -> Table:
@@ -119,7 +120,7 @@ def _show_largest(console: Console, found: LargestBatch) -> None:
         markup=False, highlight=False,
     )  # fmt: skip
     if found.stopped is not None:
-        console.print(f"note: {found.stopped}", markup=False, highlight=False)
+        say(console, f"note: {found.stopped}")
 
 
 def _next(made: MemoryRun) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from lipt_cords.base.files import output_directory, write_atomic
 from lipt_cords.base.sizes import parse_bytes
+from lipt_cords.cli.display import say
 from lipt_cords.cli.display_memory import show_measured, show_memory_plan
 from lipt_cords.cli.support import (
     AsJson,
@@ -92,7 +93,7 @@ def plan(
         sys.stdout.write(json.dumps(made.to_dict(), indent=2, allow_nan=False) + "\n")
     if plot is not None:
         write_atomic(plot, as_file(memory_timeline(made.plan)))
-        console.print(f"  {plot}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"  {plot}")
 
 
 def _check_file(path: Path) -> None:

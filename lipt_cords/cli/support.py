@@ -11,9 +11,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
-from lipt_cords.cli.display import Display
+from lipt_cords.cli.display import Display, say
 from lipt_cords.experiments.run import is_main_process
 
 ConfigFile = Annotated[Path, typer.Argument(help="A .yaml, or a CORDS .py with config = dict(...)")]
@@ -92,14 +91,18 @@ def display_for(as_json: bool) -> Display:
     return Display(Console(stderr=as_json, quiet=not is_main_process()))
 
 
+class _Lines(logging.Handler):
+    """Shows what is logged on stderr, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(Console(stderr=True), f"{record.levelname:<8} {self.format(record)}", style="yellow")
+
+
 def configure_logging() -> None:
     """Warnings of this package on stderr; CORDS's own lines only where something is wrong."""
     root = logging.getLogger("lipt_cords")
     if not root.handlers and is_main_process():
-        handler = RichHandler(
-            console=Console(stderr=True), show_time=False, show_path=False, markup=False
-        )
-        root.addHandler(handler)
+        root.addHandler(_Lines())
     root.setLevel(logging.WARNING)
     root.propagate = False
 
@@ -111,7 +114,5 @@ def print_json(payload: dict[str, Any]) -> None:
 
 
 def say_error(text: str) -> None:
-    """One red line; the terminal wraps it, so that a command or a path in it can be copied."""
-    Console(stderr=True).print(
-        f"lipt-cords: {text}", style="red", markup=False, highlight=False, soft_wrap=True
-    )
+    """One red line."""
+    say(Console(stderr=True), f"lipt-cords: {text}", style="red")

@@ -1,6 +1,7 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from lipt_cords.base.randomness import derive_seed, generator, isolated_rng, preserved_rng
@@ -30,12 +31,9 @@ def test_isolated_draws_repeat_and_leave_the_caller_untouched():
 
 def test_the_state_is_restored_after_an_error():
     state = torch.get_rng_state()
-    try:
-        with preserved_rng():
-            torch.rand(1)
-            raise RuntimeError
-    except RuntimeError:
-        pass
+    with pytest.raises(RuntimeError, match="of the work"), preserved_rng():
+        torch.rand(1)
+        raise RuntimeError("of the work")
     assert torch.equal(torch.get_rng_state(), state)
 
 

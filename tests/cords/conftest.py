@@ -17,10 +17,9 @@ def plugged():
 
 @pytest.fixture
 def fake_warm_start(monkeypatch):
+    """Each of many loaders would train for a second: one of them does so, end to end."""
     FakeWarmStart.fits = []
-    monkeypatch.setattr(
-        "lipt_cords.warmstart.warm_start.LiPTWarmStart", FakeWarmStart, raising=False
-    )
+    monkeypatch.setattr("lipt_cords.warmstart.warm_start.LiPTWarmStart", FakeWarmStart)
     return FakeWarmStart.fits
 
 

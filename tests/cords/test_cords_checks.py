@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -34,9 +35,16 @@ def check(adaptive, problem):
 
 
 @pytest.mark.parametrize("strategy", ["GLISTER", "GradMatch", "CRAIG"])
-def test_a_sound_configuration_passes(check, strategy):
-    for kind in ("PerClass", "PerBatch"):
+@pytest.mark.parametrize("kind", ["PerClass", "PerBatch"])
+def test_a_sound_configuration_passes_and_cords_selects(check, build, strategy, kind):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         check(strategy, selection_type=kind)
+    loader = build(strategy, selection_type=kind)
+    loader.resample()
+    samples = sum(len(batch[0]) for batch in loader)
+    assert samples == len(loader.subset_indices) == len(loader.subset_weights)
+    assert samples == (12 if kind == "PerClass" else 20)  # two whole batches of ten
 
 
 @pytest.mark.parametrize(
@@ -74,9 +82,13 @@ def test_wrong_options(check, strategy, changes, message):
 
 
 @pytest.mark.parametrize(("budget", "r"), [(12, 5), (12, 8), (10, 4)])
-def test_rounds_that_do_not_divide_the_budget_but_fit_pass(problem, budget, r):
-    options = problem.options(greedy="RGreedy", r=r, selection_type="Supervised")
+def test_rounds_that_do_not_divide_the_budget_but_fit_pass(problem, build, budget, r):
+    changes = {"greedy": "RGreedy", "r": r, "selection_type": "Supervised"}
+    options = problem.options(**changes)
     check_greedy(options, budget, problem.train_loader, problem.val_loader, None)
+    loader = build(fraction=budget / 60, **changes)
+    loader.resample()
+    assert len(loader.subset_indices) == len(loader.subset_weights) == budget
 
 
 def test_rounds_that_overshoot_name_one_that_fits(problem):
@@ -171,6 +183,8 @@ def test_random_loaders_need_no_model(adaptive, problem):
         del options[key]
     shuffled = DataLoader(TensorDataset(torch.zeros(50, 1)), batch_size=5, shuffle=True)
     check_loader(adaptive.RandomDataLoader, shuffled, shuffled, options, warm=False)
+    loader = adaptive.RandomDataLoader(shuffled, options, problem.logger, batch_size=5)
+    assert sum(len(batch[0]) for batch in loader) == 10
 
 
 def test_selections_of_unequal_length_or_none():

@@ -106,9 +106,12 @@ def test_a_training_script_runs_unchanged(tmp_path):
     assert "ImportError: ray.tune.report was called, but it is not available here" in said
 
 
-@pytest.mark.parametrize("arguments", [[], ["no/such/script.py", "--flag"]])
-def test_no_script(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [([], False), (["no/such/script.py", "--flag"], True)],
+)
+def test_no_script(arguments, named, capsys):
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert "usage: python -m lipt_cords.cords_plugin SCRIPT" in said
-    assert not arguments or "no script at no/such/script.py" in said
+    assert ("no script at no/such/script.py" in said) == named

@@ -13,7 +13,7 @@ def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(CLASSES, st.floats(0, 1), st.integers(0, 3))
 def test_a_split_is_a_partition_in_proportion(classes, share, seed):
     labels = torch.tensor(classes)
@@ -26,7 +26,7 @@ def test_a_split_is_a_partition_in_proportion(classes, share, seed):
     assert ((taken - count * sizes / len(labels)).abs() <= 2.5).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(CLASSES, st.integers(1, 70))
 def test_a_balanced_sample_is_as_equal_as_the_classes_allow(classes, count):
     labels = torch.tensor(classes)

@@ -13,12 +13,11 @@ import torch
 from lipt_cords.base.files import read_json, write_json
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.importing import cords_version
-from lipt_cords.experiments import compare_runs as comparison_runs
 from lipt_cords.experiments import demo as demo_module
 from lipt_cords.experiments.compare import compare
 from lipt_cords.experiments.demo import demo, demo_config
 from lipt_cords.experiments.record import RunRecord
-from lipt_cords.experiments.run import run
+from lipt_cords.training.ledger import CurvePoint
 
 WARM = {"num_workers": 2, "common_steps": 2, "local_steps": 3, "batch_size": 16}
 CONFIG = RunConfig.parse(
@@ -68,17 +67,20 @@ def test_every_method_and_seed(tmp_path: Path) -> None:
     assert results["reading"] and results["versions"]["torch"]
 
 
-def test_a_failed_run_is_listed_and_the_others_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fragile(config: RunConfig, **options: Any) -> RunRecord | None:
-        if options["method"] == "lipt" and config.train_args.seed == 1:
-            raise RuntimeError("out of luck")
-        return run(config, **options)
+def test_a_failed_run_is_listed_and_the_others_go_on(tmp_path: Path) -> None:
+    begun: list[tuple[str, int]] = []
 
-    monkeypatch.setattr(comparison_runs, "run", fragile)
+    def on_run(method: str, fraction: float, seed: int, record: RunRecord | None) -> None:
+        begun.append((method, seed))
+
+    def on_point(point: CurvePoint) -> None:
+        if begun[-1] == ("lipt", 1):
+            raise RuntimeError("out of luck")
+
     methods = ["rs2", "lipt", "one-worker"]
-    results = compare(CONFIG, methods=methods, seeds=[0, 1], output=tmp_path)
+    results = compare(
+        CONFIG, methods=methods, seeds=[0, 1], output=tmp_path, on_run=on_run, on_point=on_point
+    )
     failed = [(r["method"], r["seed"], r["error"]) for r in results["runs"] if r["error"]]
     assert failed == [("lipt", 1, "RuntimeError: out of luck")]
     rows = {row["method"]: row for row in results["summary"]}
@@ -86,31 +88,29 @@ def test_a_failed_run_is_listed_and_the_others_go_on(
     assert rows["rs2"]["runs"] == 2
     assert "1 run failed" in results["reading"]
     assert read_json(tmp_path / "results.json") == results
-    monkeypatch.setattr(comparison_runs, "run", run)
     whole = compare(CONFIG, methods=methods, seeds=[0, 1], output=tmp_path, resume=True)
     assert [r["status"] for r in whole["runs"]] == ["ok"] * 6
 
 
-def test_an_interrupted_comparison_goes_on_and_grows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[tuple[str, int]] = []
+def test_an_interrupted_comparison_goes_on_and_grows(tmp_path: Path) -> None:
+    begun: list[str] = []
 
-    def watched(config: RunConfig, **options: Any) -> RunRecord | None:
-        if len(made) == 2:
-            raise KeyboardInterrupt
-        made.append((options["method"], config.train_args.seed))
-        return run(config, **options)
+    def watched(method: str, fraction: float, seed: int, record: RunRecord | None) -> None:
+        if record is None:
+            begun.append(method)
+            if len(begun) == 3:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(comparison_runs, "run", watched)
     methods = ["random", "lipt", "lipt+random"]
     with pytest.raises(KeyboardInterrupt):
-        compare(CONFIG, methods=methods, seeds=[0], output=tmp_path)
-    made.clear()
+        compare(CONFIG, methods=methods, seeds=[0], output=tmp_path, on_run=watched)
+    assert begun == methods
     with pytest.raises(ValueError, match="holds results already: resume"):
         compare(CONFIG, methods=methods, seeds=[0], output=tmp_path)
-    monkeypatch.setattr(comparison_runs, "run", run)
-    resumed = compare(CONFIG, methods=methods, seeds=[0], output=tmp_path, resume=True)
+    resumed = compare(
+        CONFIG, methods=methods, seeds=[0], output=tmp_path, resume=True, on_run=watched
+    )
+    assert begun[3:] == ["lipt+random"]  # the others are not made again
     whole = compare(CONFIG, methods=methods, seeds=[0])
     for one, two in zip(resumed["runs"], whole["runs"], strict=True):
         assert one["method"] == two["method"] and one["test_accuracy"] == two["test_accuracy"]

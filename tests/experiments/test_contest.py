@@ -144,7 +144,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(options=OPTIONS, samples=st.integers(20, 130), rounds=st.integers(1, 3))
 def test_the_forecast_is_what_a_warm_start_spends(options, samples, rounds):
     data = torch.utils.data.TensorDataset(torch.randn(samples, 3), torch.arange(samples) % 2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from lipt_cords.base.files import read_json
 from lipt_cords.cli.commands import main
@@ -16,7 +18,7 @@ from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.datasets import DataSplits, load_dataset
 from lipt_cords.experiments.run import build_net, fit_warm_start, run
 from lipt_cords.experiments.select_once import SelectionRun, select_once
-from lipt_cords.models.gradients import LastLayerGradients
+from lipt_cords.models.gradients import last_layer_gradients
 from lipt_cords.selectors.base import select
 from lipt_cords.selectors.report import subset_accuracy
 
@@ -157,27 +159,44 @@ def test_the_command(
     assert "no weights at" in capsys.readouterr().err.replace("\n", " ")
 
 
+def mostly_right(digits: DataSplits) -> tuple[torch.nn.Module, float]:
+    """A net that was trained until it knows three quarters of the pool, and its share."""
+    model = build_net(_config(), digits)
+    inputs, labels = default_collate([digits.train[k] for k in range(150)])
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model.train()(inputs), labels).backward()
+        optimizer.step()
+        with torch.no_grad():
+            right = (model.eval()(inputs).argmax(1) == labels).float().mean().item()
+        if right >= 0.75:
+            return model, right
+    raise AssertionError("the net learned nothing")
+
+
 def test_the_alarm_shows_in_the_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    digits: DataSplits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A model that is mostly right; the selector of the largest gradients takes the rest."""
-    labels = torch.arange(150) % 10
-    shown = labels.clone()
-    shown[:40] = (labels[:40] + 1) % 10
-    logits = 6 * torch.nn.functional.one_hot(shown, 10).float()
-    grads = logits.softmax(1) - torch.nn.functional.one_hot(labels, 10)
-    gradients = LastLayerGradients(grads, torch.ones(150, 2), labels, logits)
-    monkeypatch.setattr(
-        "lipt_cords.experiments.select_once.last_layer_gradients", lambda *args, **kwargs: gradients
-    )
+    """A model that is mostly right; the selector of the largest errors takes the rest."""
+    model, right = mostly_right(digits)
+    weights = tmp_path / "net.pt"
+    torch.save(model.state_dict(), weights)
     config = tmp_path / "config.yaml"
     config.write_text(
         "dataset: {name: digits, limit: 150}\n"
-        "dss_args: {type: GraNd, fraction: 0.2, selection_type: Supervised}\n"
+        "dss_args: {type: EL2N, fraction: 0.2, selection_type: Supervised}\n"
         "train_args: {device: cpu}\n"
     )
-    assert main(["select", str(config), "--output", str(tmp_path / "out")]) == 0
+    command = ["select", str(config), "--output", str(tmp_path / "out")]
+    assert main([*command, "--checkpoint", str(weights)]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "warning: the model classifies 0.0% of the subset correctly, but 73.3% of the" in said
-    chosen = select("random", labels, 30).indices
+    warning = (
+        r"warning: the model classifies ([\d.]+)% of the subset correctly, but ([\d.]+)% of the"
+    )
+    found = re.search(warning, said)
+    assert found is not None and float(found[1]) < 30
+    assert float(found[2]) == pytest.approx(100 * right, abs=5)
+    gradients = last_layer_gradients(model, digits.train)
+    chosen = select("random", gradients.labels, 30).indices
     assert not subset_accuracy(gradients, chosen).far_lower

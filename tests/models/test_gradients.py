@@ -76,7 +76,7 @@ def dense(gradients: LastLayerGradients, linear_layer: bool = True) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(sorted(LOSSES)),
     count=st.integers(1, 7),
@@ -153,7 +153,7 @@ def test_indices_choose_and_order(resident):
     torch.testing.assert_close(picked.embeddings, subset.embeddings[[1, 3]])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), st.integers(1, 5), st.booleans())
 def test_factored_algebra_equals_the_dense_one(count, other_count, classes, width, linear_layer):
     draws = torch.Generator().manual_seed(count * 100 + width)

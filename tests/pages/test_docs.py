@@ -149,7 +149,6 @@ def ran(command: list[str]) -> str:
         command,
         capture_output=True,
         text=True,
-        timeout=170,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]

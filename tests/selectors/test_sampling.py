@@ -27,7 +27,7 @@ def test_rs2_visits_everything_once_before_anything_twice() -> None:
         select("rs2", labels, 8, epoch=-1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 99),
     start=st.floats(0.01, 1),
@@ -102,7 +102,7 @@ def expectation(chances: Tensor, budget: int, order: Tensor, values: Tensor) -> 
     return total
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     scores=st.lists(st.sampled_from([0.0, 0.1, 1.0, 1.0, 7.3, 40.0]), min_size=2, max_size=15),
     seed=st.integers(0, 99),

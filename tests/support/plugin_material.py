@@ -71,7 +71,6 @@ def run_python(*arguments, **environment):
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        timeout=100,
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -89,6 +89,7 @@ def test_what_is_no_image_is_not_drawn() -> None:
 def test_peaks_are_those_since_the_start() -> None:
     """In a process of its own: one that ran other tests has freed memory to give out again."""
     code = """
+from pathlib import Path
 import torch
 from lipt_cords.base.process_memory import PeakMemory
 cpu = torch.device("cpu")
@@ -100,9 +101,14 @@ second = PeakMemory(cpu)
 print(second.read()["process"])
 again = torch.ones(2**27)
 print(second.read()["process"])
+try:
+    print(Path("/proc/self/clear_refs").write_text("5"))
+except OSError:
+    print(0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    high, low, again = map(int, done.stdout.split())
-    # Where the system does not let the mark be set back, all three are the highest ever.
-    assert high - low > 0.9 * 2**29 or high == low
-    assert again - low > 0.9 * 2**29 or high == low == again
+    high, low, again, can_be_set_back = map(int, done.stdout.split())
+    if can_be_set_back:
+        assert min(high, again) - low > 0.9 * 2**29
+    else:  # all three are the highest ever
+        assert high == low == again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -13,12 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from crashes import writing
 from rounds_script import fit, give_a_lock, meddle
 from torch import nn
 from warmstart_material import make_images
 
 from lipt_cords.warmstart.ranks.ranks import portable
-from lipt_cords.warmstart.resume.folder import RunFolder
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
 SCRIPT = Path(__file__).parents[1] / "support" / "rounds_script.py"
@@ -58,7 +59,7 @@ def ranked(tmp_path_factory):
     command += ["--nproc-per-node", "2", str(SCRIPT), str(directory)]
     with (directory / "log").open("w") as log:
         done = subprocess.run(
-            command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=100
+            command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     assert done.returncode == 0, (directory / "log").read_text()
     return [pickle.loads((directory / f"rank_{r}.pickle").read_bytes()) for r in range(2)]
@@ -80,10 +81,10 @@ def test_a_callback_changes_nothing_on_any_rank(serial, ranked, name):
 
 
 def test_an_error_that_cannot_travel_is_told_by_its_words_and_nobody_waits(ranked):
-    errors = [outcome["lock"][0] for outcome in ranked]
+    # Who waited would do so for a worker_timeout of an hour.
+    errors = [outcome["lock"] for outcome in ranked]
     assert errors[0].startswith("ValueError: <unlocked _thread.lock")
     assert errors[1].startswith("RuntimeError: ValueError: <unlocked _thread.lock")
-    assert all(outcome["lock"][1] < 15 for outcome in ranked)  # of a worker_timeout of 20
 
 
 def test_every_rank_forgets_the_rounds_on_its_own_disk(ranked):
@@ -154,40 +155,33 @@ def test_what_is_written_in_a_round_does_not_grow_with_their_number(tmp_path):
 
 @pytest.mark.parametrize("name", ["history/round_00001", "round_00001/merge"])
 @pytest.mark.parametrize("torn", [True, False])
-def test_a_crash_or_a_full_disk_between_the_records_of_a_round(
-    serial, tmp_path, monkeypatch, name, torn
-):
-    keep = RunFolder.keep
+def test_a_crash_or_a_full_disk_between_the_records_of_a_round(serial, tmp_path, name, torn):
+    tried = []
 
-    def failing(self, wanted, groups, details):
-        if wanted != name:
-            return keep(self, wanted, groups, details)
-        if torn:
-            raise Crash
-        self.unwritten.append(wanted)
-        return False
+    def failing(target):
+        if target.with_suffix("") == tmp_path / "progress" / name:
+            tried.append(target)
+            raise Crash if torn else OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(RunFolder, "keep", failing)
+    with writing(failing), pytest.raises(Crash):
         fit(crashing(1), launch="serial", work_dir=tmp_path)
+    assert tried
     resumed = fit(launch="serial", work_dir=tmp_path)
     assert same(resumed.state_dict, serial.state_dict)
     assert "went on from the merge of round 1 in work_dir" in resumed.report.notes
 
 
-def test_a_record_that_found_no_room_is_written_with_the_next_merge(serial, tmp_path, monkeypatch):
-    keep, failed = RunFolder.keep, []
+def test_a_record_that_found_no_room_is_written_with_the_next_merge(serial, tmp_path):
+    failed = []
 
-    def failing(self, name, groups, details):
-        if name == "history/round_00000" and not failed:
-            failed.append(name)
-            self.unwritten.append(name)
-            return False
-        return keep(self, name, groups, details)
+    def failing(target):
+        if target == tmp_path / "progress/history/round_00000.json" and not failed:
+            failed.append(target)
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(RunFolder, "keep", failing)
-    with pytest.raises(Crash):
+    with writing(failing), pytest.raises(Crash):
         fit(crashing(1), launch="serial", work_dir=tmp_path)
+    assert failed
     resumed = fit(launch="serial", work_dir=tmp_path)
     assert same(resumed.state_dict, serial.state_dict)
     assert [one.round for one in resumed.report.rounds] == [0, 1, 2]
@@ -233,12 +227,12 @@ def test_processes_that_are_stopped_say_nothing_of_their_temporary_folder(tmp_pa
             [sys.executable, str(SCRIPT), str(tmp_path)],
             env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
-        deadline = time.monotonic() + 90
         while not (tmp_path / "first round").exists():
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=60)
+        (tmp_path / "go on").touch()
+        code = process.wait()
     said = (tmp_path / "log").read_text()
     assert code in (143, -signal.SIGTERM), said
     assert "finished workers are kept" not in said

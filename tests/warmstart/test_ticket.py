@@ -6,14 +6,13 @@ import copy
 
 import pytest
 import torch
+from crashes import Killed, Trainings
 from torch import nn
 from warmstart_material import make_images
 
 from lipt_cords import LiPTWarmStart
 from lipt_cords.models.build import build_model
-from lipt_cords.warmstart import crew
 from lipt_cords.warmstart.result import WarmStartResult
-from lipt_cords.warmstart.workers.worker import run_worker
 
 SMALL = {
     "num_workers": 3, "epochs": 2, "batch_size": 16, "common_steps": 20, "launch": "serial",
@@ -93,26 +92,16 @@ def test_processes_give_the_same_bits(options, ticketed, voted) -> None:
     assert same(result.ticket_model().state_dict(), expected.ticket_model().state_dict())
 
 
-class Killed(BaseException):
-    """What a crash looks like from inside."""
-
-
 @pytest.mark.parametrize(("options", "workers"), [(VOTE, 1), (VOTE, 4), (VOTE, 7), (VOTE, 11),
                                                   ({"early_bird": SEARCH}, 1)])  # fmt: skip
-def test_a_crash_changes_no_bit(options, workers, ticketed, voted, tmp_path, monkeypatch) -> None:
-    trained = []
-
-    def dying(tasks):
-        for task in tasks:
-            if len(trained) == workers:
-                raise Killed
-            trained.append(task.worker)
-            yield run_worker(task)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(crew, "run_workers", dying)
+def test_a_crash_changes_no_bit(options, workers, ticketed, voted, tmp_path) -> None:
+    # Before the workers there is the common start, of one net, or of two with the ticket's.
+    starts = 1 if "rounds" in options else 2
+    with Trainings(die_in=starts + workers), pytest.raises(Killed):
         fit(**options, work_dir=tmp_path)
-    result = fit(**options, work_dir=tmp_path)
+    with Trainings() as trained:
+        result = fit(**options, work_dir=tmp_path)
+    assert trained.begun == 3 * options.get("rounds", 1) - workers
     expected = voted if "rounds" in options else ticketed
     assert same(result.state_dict, expected.state_dict)
     assert result.report.ticket == expected.report.ticket
@@ -137,10 +126,15 @@ def test_files_bring_the_ticket_back(ticketed, tmp_path) -> None:
 
 
 def test_callers_are_told_the_given_nets_weights() -> None:
-    heard = []
-    warm_start = LiPTWarmStart(**SMALL, early_bird=SEARCH)
-    warm_start.fit(make_net(), make_images(160), on_round=lambda report, state: heard.append(state))
-    make_net().load_state_dict(heard[0])
+    heard, given = [], make_net()
+    warm_start = LiPTWarmStart(**SMALL, early_bird=SEARCH, batchnorm_refresh="never")
+    result = warm_start.fit(
+        given, make_images(160), on_round=lambda report, state: heard.append(state)
+    )
+    assert [len(state) for state in heard] == [len(given.state_dict())]
+    assert same(heard[0], result.state_dict)
+    given.load_state_dict(heard[0])
+    assert given.head.in_features > result.ticket_model().head.in_features
 
 
 def test_a_ticket_goes_with_paths_and_masks() -> None:
@@ -212,14 +206,14 @@ def test_stages_are_in_the_given_nets_operations() -> None:
     assert counted == pytest.approx(sum(one.passes * one.work for one in report.workers))
 
 
-def test_a_net_that_cannot_be_cut_is_refused_before_any_work(monkeypatch) -> None:
+def test_a_net_that_cannot_be_cut_is_refused_before_any_work() -> None:
     net = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.GroupNorm(1, 8), nn.AdaptiveAvgPool2d(1),
         nn.Flatten(), nn.Linear(8, 4),
     )  # fmt: skip
-    monkeypatch.setattr("lipt_cords.warmstart.common_start.descend", None)
-    with pytest.raises(ValueError, match="does not compute the same"):
+    with Trainings() as trained, pytest.raises(ValueError, match="does not compute the same"):
         LiPTWarmStart(**SMALL, early_bird=SEARCH).fit(net, make_images(160))
+    assert trained.begun == 0
 
 
 def test_a_net_without_batchnorm_is_refused_before_any_work() -> None:

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from crashes import Trainings
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, get_worker_info
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,8 +14,6 @@ from warmstart_material import Dicts, Streamed, make_images, make_net
 
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.losses import mean_loss
-from lipt_cords.warmstart import common_start as common
-from lipt_cords.warmstart import crew
 from lipt_cords.warmstart.common_start import train_common_start
 from lipt_cords.warmstart.merge.average import average_weights
 from lipt_cords.warmstart.report import WarmStartReport
@@ -372,12 +371,12 @@ def test_autograd_switched_off_by_the_caller_does_not_matter(net, train):
     assert same(result.state_dict, warm().fit(net, train).state_dict)
 
 
-def test_nan_inputs_of_any_shard_are_found_before_anyone_trains(net, train, monkeypatch):
+def test_nan_inputs_of_any_shard_are_found_before_anyone_trains(net, train):
     train.tensors[0][150] = float("nan")
-    monkeypatch.setattr(crew, "run_workers", lambda tasks: pytest.fail("a worker was started"))
-    monkeypatch.setattr(common, "train_common_start", lambda *_, **__: pytest.fail("trained"))
-    with pytest.raises(ValueError, match="sample 150 of the training data holds NaN"):
+    message = "sample 150 of the training data holds NaN"
+    with Trainings() as trained, pytest.raises(ValueError, match=message):
         warm().fit(net, train)
+    assert trained.begun == 0
 
 
 def test_broken_weights_are_refused(net, train):

@@ -153,8 +153,11 @@ def test_options_that_contradict_each_other_are_refused(options, message):
         {"together": 7},
     ],
 )
-def test_options_that_agree_pass(options):
-    WarmStartConfig(**options)
+def test_options_that_agree_pass_and_are_kept(options):
+    config = WarmStartConfig(**options)
+    for name, value in options.items():
+        rule = name == "stop_when" and isinstance(value, dict)
+        assert getattr(config, name) == (StopRule(**value) if rule else value), name
 
 
 def test_a_stop_rule_keeps_what_it_was_given():

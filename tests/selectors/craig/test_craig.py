@@ -34,7 +34,7 @@ def brute_force(kernel: Tensor, budget: int) -> tuple[list[int], float]:
     return picks, gap
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     samples=st.integers(1, 25),
     classes=st.integers(2, 4),

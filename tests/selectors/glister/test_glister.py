@@ -50,7 +50,7 @@ def brute_force(
     return picks, gap
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     samples=st.integers(1, 30),
     held=st.integers(1, 12),
@@ -125,7 +125,7 @@ def test_per_class_uses_the_class_and_falls_back_to_all() -> None:
     assert everywhere.indices[:3].tolist() == members[wanted].tolist()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     sizes=st.lists(st.integers(1, 14), min_size=2, max_size=5),
     held=st.lists(st.integers(0, 6), min_size=5, max_size=5),

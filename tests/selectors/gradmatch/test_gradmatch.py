@@ -36,7 +36,7 @@ def brute_force(
     return chosen, weights, gap
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     samples=st.integers(2, 25),
     classes=st.integers(2, 5),

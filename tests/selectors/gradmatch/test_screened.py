@@ -31,7 +31,7 @@ def in_float64(
     )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     samples=st.integers(2, 120),
     classes=st.integers(2, 5),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,7 +18,6 @@ from lipt_cords.selectors.base import Selection
 from lipt_cords.training.cheaper.path_schedule import SubnetworkConfig
 from lipt_cords.training.cheaper.steps import CheaperSteps
 from lipt_cords.training.cheaper.tickets import EarlyBirdConfig
-from lipt_cords.training.checkpoint import save_checkpoint
 
 DRAWS = torch.Generator().manual_seed(0)
 LABELS = torch.arange(72) % 4
@@ -45,6 +45,20 @@ def same(one: nn.Module, two: nn.Module) -> bool:
 @pytest.fixture(scope="module")
 def plain() -> tuple[nn.Module, Any]:
     return trained()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> Any:
+    """Trains with some options; once for all tests that ask for them."""
+    kept: dict[str, tuple[nn.Module, Any]] = {}
+
+    def ask(options: dict[str, Any]) -> tuple[nn.Module, Any]:
+        key = repr(options)
+        if key not in kept:
+            kept[key] = trained(**options)
+        return kept[key]
+
+    return ask
 
 
 @pytest.mark.parametrize(
@@ -96,20 +110,24 @@ def test_a_ticket_makes_the_rest_cheaper_and_comes_back_as_zeros() -> None:
      {"early_bird": TICKET, "optimizer": "adamw"}],
 )  # fmt: skip
 @pytest.mark.parametrize("stopped", [1, 2, 3])
-def test_a_resumed_training_has_the_same_bits(options, stopped, tmp_path, monkeypatch) -> None:
+def test_a_resumed_training_has_the_same_bits(options, stopped, uninterrupted, tmp_path) -> None:
     class Killed(BaseException):
         pass
 
-    whole, result = trained(**options)
+    whole, result = uninterrupted(options)
+    steps = []
 
-    def dying(path, state, *, identity):
-        save_checkpoint(path, state, identity=identity)
-        if state["epoch"] == stopped:
+    def dying(*_):
+        steps.append(1)
+        if len(steps) > 3 * stopped:  # in the epoch after, of three batches
             raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("lipt_cords.training.trainer.save_checkpoint", dying)
-        trained(**options, checkpoint_dir=tmp_path)
+    hook = register_optimizer_step_pre_hook(dying)
+    try:
+        with pytest.raises(Killed):
+            trained(**options, checkpoint_dir=tmp_path)
+    finally:
+        hook.remove()
     again, resumed = trained(**options, checkpoint_dir=tmp_path, resume=True)
     assert same(whole, again)
     assert resumed.work == pytest.approx(result.work) and resumed.ticket == result.ticket

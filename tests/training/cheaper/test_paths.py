@@ -140,7 +140,7 @@ def test_hooks_go_even_if_training_fails() -> None:
     assert not any("forward" in vars(m) for m in model.modules())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data(), blocks=st.integers(1, 14), steps=st.integers(1, 40), seed=st.integers(0, 9))
 def test_paths_have_their_length_and_grow(
     data: st.DataObject, blocks: int, steps: int, seed: int

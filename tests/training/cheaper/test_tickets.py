@@ -135,7 +135,7 @@ def test_streams_lose_the_same_channels() -> None:
         Ticket.cut(model, groups, images(), torn)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=40), st.floats(0, 0.99))
 def test_the_mask_is_strictly_above_the_quantile(values: list[int], ratio: float) -> None:
     scales = torch.tensor(values, dtype=torch.float64)
@@ -257,15 +257,28 @@ def test_outputs_are_not_removed() -> None:
         ticket_of(scattered(model), images(), 0.5)
 
 
-def test_grouped_convolutions_are_cut_or_refused_in_words() -> None:
+def grouped(groups: int) -> nn.Sequential:
     torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, groups=4)]
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
-    for seed in range(4):
-        try:
-            ticket_of(scattered(model, seed), images(), 0.5)
-        except ValueError as error:
-            assert "early_bird" in str(error)
+    layers = [nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, groups=groups)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_convolutions_with_a_group_a_channel_are_cut(seed: int) -> None:
+    model, inputs = scattered(grouped(16), seed), images()
+    ticket = ticket_of(model, inputs, 0.5)
+    small = ticket.build(model)
+    assert small[2].weight.shape == (8, 1, 3, 3) and small[2].groups == 8
+    zeroed = copy.deepcopy(model)
+    zeroed.load_state_dict(ticket.expand(tensor_state(small)))
+    torch.testing.assert_close(small(inputs), zeroed(inputs), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("ratio", [0.1, 0.5])
+def test_convolutions_with_wider_groups_are_refused_in_words(seed: int, ratio: float) -> None:
+    with pytest.raises(ValueError, match="leave early_bird out"):
+        ticket_of(scattered(grouped(4), seed), images(), ratio)
 
 
 def test_states_of_different_tickets_are_not_averaged() -> None:

@@ -65,7 +65,7 @@ def least_seconds(course: Course, budget: int, bandwidth: float, ways=(SWAP, REC
     return min((each.seconds for each in found if each.peak <= budget), default=math.inf)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(request=requests())
 def test_a_plan_fits_or_the_error_says_a_budget_that_does(request):
     trace, budget, options = request
@@ -81,7 +81,7 @@ def test_a_plan_fits_or_the_error_says_a_budget_that_does(request):
         assert plan.peak <= budget
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(request=requests())
 def test_a_plan_decides_on_candidates_alone_and_does_what_its_timeline_says(request):
     trace, budget, options = request
@@ -100,7 +100,7 @@ def test_a_plan_decides_on_candidates_alone_and_does_what_its_timeline_says(requ
     assert plan.budget == budget and plan.bandwidth == options["bandwidth"]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(trace=STEPS, bandwidth=BANDWIDTHS, policy=st.sampled_from(POLICIES), more=st.integers(0, 99))
 def test_a_step_that_fits_is_left_alone(trace, bandwidth, policy, more):
     plan = plan_activations(trace, trace.peak + more, bandwidth=bandwidth, policy=policy)
@@ -108,7 +108,7 @@ def test_a_step_that_fits_is_left_alone(trace, bandwidth, policy, more):
     assert plan.peak == trace.peak and plan.overhead == 0
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(trace=STEPS, bandwidth=BANDWIDTHS, policy=st.sampled_from(POLICIES))
 def test_the_least_budget_can_be_planned_and_so_can_all_above_it(trace, bandwidth, policy):
     least = least_budget(trace, bandwidth=bandwidth, policy=policy)
@@ -117,7 +117,7 @@ def test_the_least_budget_can_be_planned_and_so_can_all_above_it(trace, bandwidt
         assert plan_activations(trace, budget, bandwidth=bandwidth, policy=policy).peak <= budget
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(trace=STEPS)
 def test_where_the_link_takes_no_time_the_least_is_with_every_candidate_away(trace):
     course, fast = Course(trace), 2.0**80  # a transfer takes no more than a clock can tell
@@ -127,7 +127,7 @@ def test_where_the_link_takes_no_time_the_least_is_with_every_candidate_away(tra
     assert plan.timeline.seconds < 1e-20
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(request=requests())
 def test_no_plan_beats_the_best_of_all_decisions(request):
     trace, budget, options = request
@@ -187,7 +187,7 @@ def test_where_swaps_alone_cost_nothing_a_plan_for_a_net_costs_nothing():
 # What changes nothing but the units.
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(request=requests(), more=st.integers(0, 1000))
 def test_what_is_there_all_the_time_shifts_a_plan_and_changes_nothing_else(request, more):
     trace, budget, options = request
@@ -200,7 +200,7 @@ def test_what_is_there_all_the_time_shifts_a_plan_and_changes_nothing_else(reque
         assert after.peak == plan.peak + more and after.timeline.seconds == plan.timeline.seconds
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(request=requests(), bytes_power=st.integers(0, 20), seconds_power=st.integers(-10, 3))
 def test_units_change_nothing(request, bytes_power, seconds_power):
     trace, budget, options = request
@@ -266,7 +266,7 @@ def test_one_is_made_again_from_nothing_and_the_next_comes_over_a_slow_link():
     assert plan.timeline.seconds == least_seconds(Course(trace), 126, 4.0) == 15.9375
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(trace=STEPS, bandwidth=BANDWIDTHS)
 def test_free_time_is_what_is_left_between_the_way_out_and_the_way_back(trace, bandwidth):
     course = Course(trace)
@@ -277,7 +277,7 @@ def test_free_time_is_what_is_left_between_the_way_out_and_the_way_back(trace, b
         assert free_time(course, one, bandwidth) == idle - 2 * storage.size / bandwidth
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(request=requests())
 def test_bytes_by_decision_are_those_of_all_activations(request):
     trace, budget, options = request

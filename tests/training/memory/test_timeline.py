@@ -48,7 +48,7 @@ def assert_same(found: Timeline, slow: SlowSimulator) -> None:
     assert found.ends.tolist() == [slow.until(one) for one in range(len(slow.storages))]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(case=cases())
 def test_a_step_under_any_decisions_is_that_of_the_slow_simulator(case):
     course, decisions, bandwidth, budget = case
@@ -57,7 +57,7 @@ def test_a_step_under_any_decisions_is_that_of_the_slow_simulator(case):
     assert_same(found, SlowSimulator(course.trace, decisions, bandwidth, budget, starts))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(case=cases(), random=RANDOMS)
 def test_so_it_is_with_any_triggers(case, random):
     course, decisions, bandwidth, budget = case
@@ -66,7 +66,7 @@ def test_so_it_is_with_any_triggers(case, random):
     assert_same(found, SlowSimulator(course.trace, decisions, bandwidth, budget, starts))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(case=cases())
 def test_sums_of_a_timeline_are_those_of_its_parts(case):
     course, decisions, bandwidth, budget = case
@@ -78,7 +78,7 @@ def test_sums_of_a_timeline_are_those_of_its_parts(case):
     assert all(seconds > 0 for part in parts[:2] for seconds in part.values())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(trace=STEPS, bandwidth=BANDWIDTHS)
 def test_without_decisions_a_step_is_the_plain_one(trace, bandwidth):
     course = Course(trace)
@@ -89,7 +89,7 @@ def test_without_decisions_a_step_is_the_plain_one(trace, bandwidth):
         assert found.peak == trace.peak and not found.before.any()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(case=cases(budgets=False))
 def test_where_the_link_takes_no_time_swaps_cost_nothing_and_each_is_away_meanwhile(case):
     course, decisions, _, _ = case
@@ -106,7 +106,7 @@ def test_where_the_link_takes_no_time_swaps_cost_nothing_and_each_is_away_meanwh
         assert (found.live == course.trace.live(ends) - away).all()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(case=cases())
 def test_a_budget_holds_the_step_up_and_never_adds_to_what_is_in_memory_at_the_start(case):
     course, decisions, bandwidth, budget = case
@@ -127,7 +127,7 @@ def event_times(trace: Trace) -> list[float]:
     return [float(trace.clock[op]) for op, _ in trace.events]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(case=cases(budgets=False), place=st.integers(0, 20), shift=st.integers(0, 12))
 def test_a_single_trigger_is_the_last_one_that_comes_in_time(case, place, shift):
     course, _, bandwidth, _ = case
@@ -154,7 +154,7 @@ def in_time(trace: Trace, needed, starts, bandwidth) -> bool:
     return True
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(case=cases(budgets=False), random=RANDOMS)
 def test_triggers_are_the_latest_of_all_that_come_in_time(case, random):
     course, _, bandwidth, _ = case
@@ -180,7 +180,7 @@ def test_triggers_are_the_latest_of_all_that_come_in_time(case, random):
         assert found[swapped[0]] == 0
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(case=cases())
 def test_triggers_come_no_later_than_the_need_and_feedback_moves_them_forward_alone(case):
     course, decisions, bandwidth, budget = case
@@ -194,7 +194,7 @@ def test_triggers_come_no_later_than_the_need_and_feedback_moves_them_forward_al
         assert all(earlier[one] <= plenty[one] for one in plain)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(case=cases())
 def test_triggers_wait_for_room(case):
     course, decisions, bandwidth, budget = case
@@ -208,7 +208,7 @@ def test_triggers_wait_for_room(case):
         assert simulate(course, decisions, bandwidth, budget, found).peak <= budget
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(case=cases())
 def test_the_one_needed_first_is_the_first_to_come(case):
     course, decisions, bandwidth, budget = case
@@ -219,7 +219,7 @@ def test_the_one_needed_first_is_the_first_to_come(case):
             assert first[one] <= first[other]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(case=cases(budgets=False))
 def test_what_is_triggered_in_time_is_not_waited_for(case):
     course, decisions, bandwidth, _ = case

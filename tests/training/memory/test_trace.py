@@ -71,7 +71,7 @@ def demands(draw):
     return ops, born, wanted, available
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(demand=demands())
 def test_a_lineage_makes_what_the_forward_pass_left_and_calls_nothing_else(demand):
     ops, born, wanted, available = demand
@@ -103,7 +103,7 @@ def spoils(ops, born, called, wanted):
     return False
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(demand=demands())
 def test_what_has_no_lineage_has_none_by_any_choice_of_operations_or_reads_what_changed(demand):
     ops, born, wanted, available = demand
@@ -181,7 +181,7 @@ def test_a_lineage_of_five_thousand_operations_is_found():
     assert lineage(trace, count - 1, set()) == (tuple(range(count)), ())
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(trace=traces, data=st.data())
 def test_bytes_in_memory_are_those_of_a_loop_over_operations_and_storages(trace, data):
     count = len(trace.ops)
@@ -208,7 +208,7 @@ def test_bytes_in_memory_are_those_of_a_loop_over_operations_and_storages(trace,
         assert trace.peak == max(expected)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(trace=traces)
 def test_sums_and_properties_are_those_of_loops(trace):
     assert trace.base == trace.resident + trace.given

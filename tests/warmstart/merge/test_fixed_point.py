@@ -76,7 +76,7 @@ def half_a_step(origin, states, weights, name="w"):
     return halves
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(crew=crews(), data=st.data())
 def test_any_order_on_any_ranks_gives_the_same_bits(crew, data):
     origin, states, weights = crew
@@ -87,7 +87,7 @@ def test_any_order_on_any_ranks_gives_the_same_bits(crew, data):
     assert [value.dtype for value in found.values()] == [v.dtype for v in origin.values()]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(crew=crews())
 def test_the_mean_is_off_by_half_a_step_at_most(crew):
     origin, states, weights = crew
@@ -107,7 +107,7 @@ def test_the_mean_is_off_by_half_a_step_at_most(crew):
         assert error <= halves[entry] * len(states) / total + zeroed + rounding
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(crew=crews(), stays=VALUES, gone=VALUES)
 def test_what_nobody_changed_stays_and_what_all_cleared_is_zero(crew, stays, gone):
     origin, states, weights = crew
@@ -252,7 +252,7 @@ def test_integers_that_would_overflow_travel_wide(change, dtype):
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data(), count=st.integers(1, 9), near=st.booleans())
 def test_integers_of_any_size_have_their_rounded_mean(data, count, near):
     starts = data.draw(st.lists(INT64, min_size=1, max_size=4))

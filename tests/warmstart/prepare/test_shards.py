@@ -11,7 +11,7 @@ from lipt_cords.data.splits import balanced_order
 from lipt_cords.warmstart.prepare.shards import check_shards, make_shards
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     classes=st.lists(st.integers(0, 6), min_size=1, max_size=120),
     workers=st.integers(1, 9),
@@ -60,7 +60,7 @@ def test_wrong_options_are_named(options):
         make_shards(torch.arange(4), **options)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6),
     equal=st.booleans(),
@@ -77,7 +77,7 @@ def test_every_prefix_of_a_balanced_order_is_balanced(sizes, equal, seed):
     assert ((counts - shares).abs() <= most + 1e-4).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(samples=st.integers(1, 60), workers=st.integers(1, 7), data=st.data())
 def test_shards_of_a_user_come_back_ascending(samples, workers, data):
     order = data.draw(st.permutations(range(samples)))

@@ -12,7 +12,10 @@ import sys
 import pytest
 from fault_run import FAULTS, run_benchmark
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc are Linux's")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc are Linux's"),
+    pytest.mark.xdist_group("the run of the fault benchmark"),
+]
 
 
 @pytest.fixture(scope="module")

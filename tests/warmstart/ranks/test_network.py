@@ -7,7 +7,10 @@ import sys
 import pytest
 from fault_run import NETWORK, run_benchmark
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's"),
+    pytest.mark.xdist_group("the run of the fault benchmark"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -217,4 +217,7 @@ def test_the_report_tells_what_could_not_be_compared(tmp_path):
 
 
 def test_ranks_may_draw_initial_weights_of_their_own():
-    require_alike([taken(make_net(0)), taken(make_net(1))])
+    one, other = taken(make_net(0)), taken(make_net(1))
+    require_alike([one, other])
+    assert one.difference(other) is None and one.values[OUTPUTS] is not None
+    assert not make_net(0)[0].weight.equal(make_net(1)[0].weight)

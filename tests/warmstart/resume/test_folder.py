@@ -191,9 +191,11 @@ def test_a_result_of_another_run_in_the_directory_is_refused(tmp_path):
 
 
 def test_a_run_goes_on_beside_its_own_result(tmp_path):
-    folder_in(tmp_path)
+    assert folder_in(tmp_path).keep(NAME, {"state": {"w": torch.ones(2)}}, {"passes": 3})
     (tmp_path / "warm_start.json").write_text("{}")
-    folder_in(tmp_path)
+    found = folder_in(tmp_path).find(NAME)
+    assert found.details == {"passes": 3} and found.groups["state"]["w"].equal(torch.ones(2))
+    assert (tmp_path / "warm_start.json").read_text() == "{}"
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path):

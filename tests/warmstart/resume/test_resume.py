@@ -7,14 +7,11 @@ import shutil
 
 import pytest
 import torch
+from crashes import Killed, Trainings
 from torch.utils.data import Dataset
 from warmstart_material import make_images, make_net
 
-from lipt_cords.warmstart import common_start as common
-from lipt_cords.warmstart import crew
-from lipt_cords.warmstart.merge.soup import Judge
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
-from lipt_cords.warmstart.workers.worker import run_worker
 
 SMALL = {
     "num_workers": 4, "epochs": 3, "batch_size": 16, "common_steps": 3, "launch": "serial",
@@ -22,32 +19,19 @@ SMALL = {
 }  # fmt: skip
 
 
-class Killed(BaseException):
-    """What a crash looks like from inside."""
-
-
-def fit(work_dir=None, **options):
+def fit(work_dir=None, on_round=None, **options):
     warm_start = LiPTWarmStart(**{**SMALL, **options}, work_dir=work_dir)
-    return warm_start.fit(make_net(), make_images(160), make_images(80, seed=1))
+    return warm_start.fit(make_net(), make_images(160), make_images(80, seed=1), on_round=on_round)
 
 
 def same(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def crash_after(monkeypatch, workers):
-    """Let the process die when so many workers are finished and the next has begun."""
-    trained = []
-
-    def dying(tasks):
-        for task in tasks:
-            if len(trained) == workers:
-                raise Killed
-            trained.append((task.round, task.worker))
-            yield run_worker(task)
-
-    monkeypatch.setattr(crew, "run_workers", dying)
-    return trained
+def crash(work_dir, workers, **options):
+    """Let a run die when so many workers are finished and the next has begun."""
+    with Trainings(die_in=1 + workers), pytest.raises(Killed):  # after the common start
+        fit(work_dir, **options)
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +40,13 @@ def whole():
 
 
 @pytest.mark.parametrize("finished", [0, 1, 4, 6, 11])
-def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(whole, tmp_path, monkeypatch, finished):
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        crash_after(patch, finished)
-        fit(tmp_path, keep_workers=True)
-    trained = []
-    with monkeypatch.context() as patch:
-        trained = crash_after(patch, 99)
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(whole, tmp_path, finished):
+    crash(tmp_path, finished, keep_workers=True)
+    with Trainings() as trained:
         resumed = fit(tmp_path, keep_workers=True)
-    assert len(trained) == 12 - finished  # no finished worker is trained again
+    # Neither the common start nor a finished worker is trained again.
+    assert trained.begun == 12 - finished
+    assert trained.steps == 3 * trained.begun
     assert same(resumed.state_dict, whole.state_dict)
     assert same(resumed.theta_star, whole.theta_star)
     pairs = zip(resumed.worker_states, whole.worker_states, strict=True)
@@ -78,35 +60,32 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(whole, tmp_path, mon
     assert bool(found) == (finished % 4 != 0)
 
 
-def test_the_common_start_is_read_and_not_trained_again(whole, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        crash_after(patch, 0)
-        fit(tmp_path)
-    monkeypatch.setattr(common, "train_common_start", lambda *_, **__: pytest.fail("trained"))
-    assert same(fit(tmp_path).state_dict, whole.state_dict)
-
-
-def test_a_finished_run_is_read_again(whole, tmp_path, monkeypatch):
+def test_a_finished_run_is_read_again(whole, tmp_path):
     fit(tmp_path)
-    trained = crash_after(monkeypatch, 99)
-    again = fit(tmp_path)
-    assert trained == []
+    with Trainings() as trained:
+        again = fit(tmp_path)
+    assert trained.begun == trained.steps == 0
     assert same(again.state_dict, whole.state_dict)
     assert again.report.passes == whole.report.passes
 
 
-def test_a_run_that_died_after_its_last_merge_still_has_its_workers(whole, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Judge, "finish", lambda *_: (_ for _ in ()).throw(Killed()))
-        fit(tmp_path, keep_workers=True)
-    resumed = fit(tmp_path, keep_workers=True)
+def test_a_run_that_died_after_its_last_merge_still_has_its_workers(whole, tmp_path):
+    def dying(report, state):
+        if report.round == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(tmp_path, dying, keep_workers=True)
+    with Trainings() as trained:
+        resumed = fit(tmp_path, keep_workers=True)
+    assert trained.begun == 0
     pairs = zip(resumed.worker_states, whole.worker_states, strict=True)
     assert all(same(mine, theirs) for mine, theirs in pairs)
     assert same(resumed.state_dict, whole.state_dict)
 
 
 def test_a_stop_lowers_the_rate_and_ends_the_rounds_early_with_the_same_bits_after_a_crash(
-    tmp_path, monkeypatch
+    tmp_path,
 ):
     options = {
         "rounds": 12, "epochs": 12, "schedule": "wsd", "stop_when": {"merged_loss": 1e9},
@@ -117,9 +96,7 @@ def test_a_stop_lowers_the_rate_and_ends_the_rounds_early_with_the_same_bits_aft
     assert [one.round for one in stopped.report.rounds] == list(range(8))
     assert stopped.report.stopped_early
     assert stopped.report.merged_accuracy is not None
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        crash_after(patch, 25)
-        fit(tmp_path, **options)
+    crash(tmp_path, 25, **options)
     assert same(fit(tmp_path, **options).state_dict, stopped.state_dict)
     at_once = fit(**{**options, "schedule": "constant"})
     assert len(at_once.report.rounds) == 6
@@ -137,11 +114,9 @@ def test_only_the_last_round_and_small_records_are_kept_on_disk(tmp_path):
 
 
 @pytest.fixture
-def interrupted(tmp_path, monkeypatch):
+def interrupted(tmp_path):
     """A work_dir in which two workers of the first round are finished."""
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        crash_after(patch, 2)
-        fit(tmp_path)
+    crash(tmp_path, 2)
     return tmp_path
 
 
@@ -161,11 +136,9 @@ def test_a_changed_worker_is_refused_by_name(interrupted):
         fit(interrupted)
 
 
-def test_a_worker_of_another_run_is_refused_by_name(interrupted, tmp_path_factory, monkeypatch):
+def test_a_worker_of_another_run_is_refused_by_name(interrupted, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        crash_after(patch, 2)
-        fit(other, lr=0.01)
+    crash(other, 2, lr=0.01)
     for name in ("worker_00001.safetensors", "worker_00001.json"):
         place = f"progress/round_00000/{name}"
         shutil.copy(other / place, interrupted / place)
@@ -179,7 +152,7 @@ def test_another_configuration_in_the_same_work_dir_is_refused(interrupted):
     fit(interrupted, keep_workers=True, min_workers=2)  # these change no weights
 
 
-def test_a_worker_that_ended_in_nan_stays_out_after_a_resume(tmp_path, monkeypatch):
+def test_a_worker_that_ended_in_nan_stays_out_after_a_resume(tmp_path):
     class Huge(Dataset):
         """One shard's images are so large that its worker diverges."""
 
@@ -200,9 +173,9 @@ def test_a_worker_that_ended_in_nan_stays_out_after_a_resume(tmp_path, monkeypat
         return LiPTWarmStart(**options).fit(make_net(), Huge(shards[2]), shards=shards)
 
     first = run()
-    trained = crash_after(monkeypatch, 99)
-    second = run()
-    assert trained == []
+    with Trainings() as trained:
+        second = run()
+    assert trained.begun == 0
     for result in (first, second):
         assert [one.kept for one in result.report.workers] == [True, True, False, True]
         assert any("worker 2 is not in the soup" in note for note in result.report.notes)

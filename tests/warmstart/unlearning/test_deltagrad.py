@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import TensorDataset
 
 from lipt_cords.models.gradients import last_layer_gradients
@@ -53,7 +54,7 @@ def dense_bfgs(steps: list[Tensor], changes: list[Tensor]) -> Tensor:
     return matrix
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(0, 10_000), st.integers(2, 6), st.integers(1, 4), st.integers(1, 5))
 def test_products_are_those_of_dense_bfgs(seed: int, size: int, memory: int, pairs: int) -> None:
     draws = torch.Generator().manual_seed(seed)
@@ -91,7 +92,7 @@ def test_the_training_is_plain_sgd() -> None:
     torch.testing.assert_close(mine.weight, net.weight, rtol=1e-9, atol=1e-12)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.sets(st.integers(0, 1189), min_size=1, max_size=40))
 def test_a_period_of_one_is_training_anew(gone: set[int]) -> None:
     delta = trained(period=1, epochs=4, start_with=range(1190)).remove(sorted(gone))
@@ -230,14 +231,30 @@ def test_where_most_has_changed_it_trains_anew() -> None:
     assert short.last.sample_gradients == short.last.retraining_gradients
 
 
-def test_an_interrupted_request_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    delta, expected = trained(epochs=4), trained(epochs=4).remove([7])
+class CtrlC(TorchFunctionMode):
+    """Ctrl-C at some operation of torch.
 
-    def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
+    Args:
+        at: how many are done before it; None never stops, and counts.
+    """
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("lipt_cords.warmstart.unlearning.deltagrad.replay", interrupted)
+    def __init__(self, at: int | None) -> None:
+        super().__init__()
+        self.at, self.done = at, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.done == self.at:
+            raise KeyboardInterrupt
+        self.done += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_an_interrupted_request_changes_nothing(share: float) -> None:
+    delta, other = trained(epochs=4), trained(epochs=4)
+    with CtrlC(None) as counted:
+        expected = other.remove([7])
+    with pytest.raises(KeyboardInterrupt), CtrlC(int(share * counted.done)):
         delta.remove([7])
     assert bool(delta.present.all()) and delta.last is None
     delta.remove([7])

@@ -10,8 +10,7 @@ from warmstart_material import Streamed, make_images, make_net
 
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.gradients import last_layer_gradients
-from lipt_cords.warmstart.watch import probe
-from lipt_cords.warmstart.watch.probe import Probe, class_mean_gradients
+from lipt_cords.warmstart.watch.probe import LARGEST, Probe, class_mean_gradients
 
 
 def make_probe(dataset, samples=1000, seed=0):
@@ -36,15 +35,14 @@ def test_class_means_are_what_autograd_gives_for_each_class(lacking):
         torch.testing.assert_close(row, expected.flatten(), rtol=1e-4, atol=1e-6)
 
 
-def test_beyond_the_largest_size_the_bias_part_stands_for_the_whole(monkeypatch):
-    found = last_layer_gradients(make_net().eval(), make_images(40))
-    parts = found.logit_grads, found.embeddings, found.labels
-    whole = class_mean_gradients(*parts)
-    monkeypatch.setattr(probe, "LARGEST", whole.numel())
-    assert class_mean_gradients(*parts).equal(whole)
-    monkeypatch.setattr(probe, "LARGEST", whole.numel() - 1)
-    bias = class_mean_gradients(*parts)
-    torch.testing.assert_close(bias, whole.unflatten(1, (4, 37))[:, :, 0])
+def test_beyond_the_largest_size_the_bias_part_stands_for_the_whole():
+    draw = torch.Generator().manual_seed(0)
+    grads = torch.randn(64, 64, generator=draw)  # of 64 classes, each present
+    labels, embeddings = torch.arange(64), torch.randn(64, 1024, generator=draw)
+    whole = class_mean_gradients(grads, embeddings[:, :-1], labels)
+    assert whole.shape == (64, 64 * 1024) and whole.numel() == LARGEST
+    bias = class_mean_gradients(grads, embeddings, labels)
+    torch.testing.assert_close(bias, whole.unflatten(1, (64, 1024))[:, :, 0])
 
 
 def test_a_reading_is_the_models_in_eval_mode_and_leaves_it_as_it_was(val):

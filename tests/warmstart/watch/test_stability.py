@@ -25,7 +25,7 @@ from lipt_cords.warmstart.watch.stop import should_stop
 NUMBERS = st.one_of(st.integers(0, 4).map(float), st.floats(-100, 100, width=32))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(pairs=st.lists(st.tuples(NUMBERS, NUMBERS), min_size=2, max_size=30))
 def test_spearman_is_that_of_scipy_with_ties_too(pairs):
     one, other = (torch.tensor(column) for column in zip(*pairs, strict=True))
@@ -40,7 +40,7 @@ def test_a_constant_correlates_with_nothing():
     assert spearman(torch.ones(3), torch.ones(3)) == 0
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(replicas=st.integers(2, 6), classes=st.integers(1, 4), seed=st.integers(0, 99))
 def test_pairwise_cosine_is_that_of_every_pair(replicas, classes, seed):
     generator = torch.Generator().manual_seed(seed)

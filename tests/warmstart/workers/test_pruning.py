@@ -33,7 +33,7 @@ def batch(count=16):
     return make_images(count).tensors
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(steps=st.integers(1, 40), after=st.floats(0, 1, exclude_max=True))
 def test_it_prunes_once_before_the_step_at_the_given_share(steps, after):
     model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2))

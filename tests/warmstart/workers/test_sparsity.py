@@ -22,7 +22,7 @@ from lipt_cords.warmstart.workers.sparsity import (
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     scores=st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.5]), min_size=1, max_size=40), data=st.data()
 )
@@ -88,7 +88,7 @@ def erk_by_the_authors(shapes, density):
     return [1.0] * len(shapes)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(shapes=st.lists(SHAPES, min_size=1, max_size=7), density=st.floats(0.01, 1.0))
 def test_erk_is_that_of_its_authors_and_averages_to_the_density(shapes, density):
     found = erk_densities(shapes, density)
@@ -99,7 +99,7 @@ def test_erk_is_that_of_its_authors_and_averages_to_the_density(shapes, density)
     assert kept == pytest.approx(density * sum(sizes), rel=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=4),
     density=st.floats(0.05, 1.0),

@@ -108,7 +108,7 @@ def numbered(samples):
     return TensorDataset(torch.arange(float(samples)), torch.zeros(samples, dtype=torch.int64))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(samples=st.integers(1, 30), batch_size=st.integers(1, 9), skip=st.integers(0, 50))
 def test_skipped_batches_are_those_of_the_unskipped_stream(samples, batch_size, skip):
     feed = Feed(numbered(samples), torch.arange(samples), torch.device("cpu"))
