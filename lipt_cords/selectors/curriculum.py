@@ -13,7 +13,7 @@ from lipt_cords.selectors.grouping import batch_means, batch_members, groups_of
 from lipt_cords.selectors.random_subsets import fresh_slice
 
 
-@register_selector("curriculum")
+@register_selector("curriculum", spelling="Curriculum", fresh=True, keeps_scores=True)
 def curriculum(
     problem: SelectionProblem,
     *,

@@ -20,7 +20,7 @@ from lipt_cords.selectors.stratified_cuts import CUTS, Pilot, chosen_by_pilot, c
 BIN_NAMES = ("quantile", "width")
 
 
-@register_selector("stratified")
+@register_selector("stratified", spelling="Stratified")
 def stratified(
     problem: SelectionProblem,
     *,
