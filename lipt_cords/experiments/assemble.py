@@ -170,6 +170,44 @@ def uses_cords(config: RunConfig, notes: list[str]) -> bool:
     return False
 
 
+def check_selection(config: RunConfig, notes: list[str]) -> bool:
+    """Refuse a strategy that cannot select, or its wrong options, before anything is computed.
+
+    Args:
+        config: the run.
+        notes: what a reader must know is added.
+
+    Returns:
+        Whether CORDS's own loader selects.
+
+    Raises:
+        ValueError: what was expected, what came, and what to do.
+    """
+    dss = config.dss_args
+    through_cords = uses_cords(config, notes)
+    if dss.options and (through_cords or not _takes_options(dss.strategy)):
+        raise ValueError(
+            f"dss_args.options ({', '.join(dss.options)}) are for our selectors, and "
+            f"{dss.strategy} does not take them: set dss_args.selector='fast' with "
+            "GLISTER, GradMatch or CRAIG, or leave options out"
+        )
+    if through_cords:
+        return True
+    if "pilot" in dss.options:
+        pilot_share(config)
+    check_strategy(config)
+    if fact(dss.strategy, "labels_only") and dss.selection_type not in (None, "PerClass"):
+        notes.append(
+            f"dss_args.selection_type={dss.selection_type} is ignored: {dss.strategy} draws per "
+            "class"
+        )
+    return False
+
+
+def _takes_options(strategy: str) -> bool:
+    return strategy != FULL and bool(set(selector_options(selector_of(strategy))) - {"epoch"})
+
+
 def assemble(
     config: RunConfig,
     splits: DataSplits,
@@ -198,23 +236,7 @@ def assemble(
             f"dss_args.kappa={dss.kappa} is ignored: the warm start takes the place of CORDS's "
             "full-data epochs"
         )
-    through_cords = uses_cords(config, notes)
-    if dss.options and (through_cords or not _takes_options(dss.strategy)):
-        raise ValueError(
-            f"dss_args.options ({', '.join(dss.options)}) are for our selectors, and "
-            f"{dss.strategy} does not take them: set dss_args.selector='fast' with "
-            "GLISTER, GradMatch or CRAIG, or leave options out"
-        )
-    if not through_cords:
-        if "pilot" in dss.options:
-            pilot_share(config)
-        check_strategy(config)
-        if fact(dss.strategy, "labels_only") and dss.selection_type not in (None, "PerClass"):
-            notes.append(
-                f"dss_args.selection_type={dss.selection_type} is ignored: {dss.strategy} draws "
-                "per class"
-            )
-    build = _through_cords if through_cords else _through_selectors
+    build = _through_cords if check_selection(config, notes) else _through_selectors
     warm_start = None if resumed else warm_start_of(config, model_device(model))
     if warm_start is not None and fitted is not None:
         fitted = replace(fitted, config=warm_start)
@@ -223,10 +245,6 @@ def assemble(
     if assembled.report is not None:
         charge(assembled.costs, assembled.report)
     return assembled
-
-
-def _takes_options(strategy: str) -> bool:
-    return strategy != FULL and bool(set(selector_options(selector_of(strategy))) - {"epoch"})
 
 
 def _through_cords(
