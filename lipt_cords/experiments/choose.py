@@ -26,6 +26,7 @@ from lipt_cords.selectors.base import (
     needs_validation,
     select,
 )
+from lipt_cords.selectors.difficulty import SCORES
 from lipt_cords.selectors.report import ReadGradients, SelectionReport, report_on
 from lipt_cords.selectors.stratified_cuts import Pilot
 from lipt_cords.training.sources import SelectionSchedule
@@ -122,7 +123,7 @@ def check_strategy(config: RunConfig) -> None:
 
     Raises:
         ValueError: an option that the selector lacks or the run decides, an unknown
-            ``selection_type``.
+            ``selection_type`` or score.
     """
     strategy = config.dss_args.strategy
     if strategy == FULL:
@@ -130,7 +131,10 @@ def check_strategy(config: RunConfig) -> None:
     if strategy in KINDS:
         fast_options_of(config)
         return
-    check_option_names(selector_of(strategy), own_options(config))
+    options = own_options(config)
+    check_option_names(selector_of(strategy), options)
+    if "score" in options:
+        SCORES.entry(options["score"])
     per_of(config)
 
 

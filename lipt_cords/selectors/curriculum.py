@@ -37,7 +37,7 @@ def curriculum(
         epochs: how many there will be.
         start: share of each class, in (0, 1], in the first epoch.
         until: share of the epochs, in [0, 1], after which all of the pool is offered.
-        score: which difficulty to compute from the gradients, see `difficulty`.
+        score: which registered difficulty to compute from the gradients, see `difficulty`.
         scores: (N,) difficulties to use instead.
 
     Returns:
