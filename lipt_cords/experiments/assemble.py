@@ -115,15 +115,14 @@ def pick_device(name: str, notes: list[str]) -> torch.device:
     return device
 
 
-def warm_start_of(config: RunConfig, device: torch.device) -> WarmStartConfig | None:
-    """The warm start of a run: what the file says, with the run's seed and device."""
+def warm_start_options(config: RunConfig, device: torch.device) -> WarmStartConfig | None:
+    """The options of a run's warm start: what the file says, with the run's seed and device."""
     given = config.dss_args.warm_start
     if given is None:
         return None
-    options = {name: getattr(given, name) for name in given.model_fields_set}
-    options.setdefault("seed", config.train_args.seed)
-    options.setdefault("device", str(device))
-    return WarmStartConfig(**options)
+    of_run = {"seed": config.train_args.seed, "device": str(device)}
+    missing = {name: value for name, value in of_run.items() if name not in given.model_fields_set}
+    return given.model_copy(update=missing)
 
 
 def fit_lipt(
@@ -237,7 +236,7 @@ def assemble(
             "full-data epochs"
         )
     build = _through_cords if check_selection(config, notes) else _through_selectors
-    warm_start = None if resumed else warm_start_of(config, model_device(model))
+    warm_start = None if resumed else warm_start_options(config, model_device(model))
     if warm_start is not None and fitted is not None:
         fitted = replace(fitted, config=warm_start)
     assembled = build(config, splits, model, warm_start, fitted)

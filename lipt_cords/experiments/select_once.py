@@ -23,7 +23,12 @@ from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.strategies import selector_of
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.data.source import BatchSource
-from lipt_cords.experiments.assemble import fit_lipt, pick_device, subset_size_of, warm_start_of
+from lipt_cords.experiments.assemble import (
+    fit_lipt,
+    pick_device,
+    subset_size_of,
+    warm_start_options,
+)
 from lipt_cords.experiments.choose import check_strategy, choose_subset, per_sample_loss
 from lipt_cords.experiments.run import SPLIT_SEED, build_net, is_main_process, load_splits
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
@@ -192,7 +197,7 @@ def _weights(
     notes: list[str],
 ) -> str:
     """Give the model the weights to select by; where they come from."""
-    options = warm_start_of(config, next(model.parameters()).device)
+    options = warm_start_options(config, next(model.parameters()).device)
     if checkpoint is not None:
         load_weights(model, checkpoint)
         if options is not None:
