@@ -5,6 +5,7 @@ from lipt_cords.cords.patches import disable, enable, enabled
 from lipt_cords.experiments.report.page import Report
 from lipt_cords.models.gradients import HeadGradient, LastLayerGradients, last_layer_gradients
 from lipt_cords.selectors.base import Selection, register_selector, select
+from lipt_cords.selectors.difficulty import register_score
 from lipt_cords.selectors.loader import SubsetLoader
 from lipt_cords.training.subset import train_on_subset
 from lipt_cords.warmstart.config import WarmStartConfig
@@ -32,6 +33,7 @@ __all__ = [
     "enabled",
     "last_layer_gradients",
     "load_config",
+    "register_score",
     "register_selector",
     "select",
     "train_on_subset",

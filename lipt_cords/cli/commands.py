@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from lipt_cords.cli.display import (
     say,
     show_diagnosis,
     show_plan,
+    show_registered,
     show_report,
     show_run,
     show_selection,
@@ -25,6 +27,7 @@ from lipt_cords.cli.support import (
     ConfigFile,
     Data,
     Download,
+    Imports,
     Output,
     Overrides,
     Seed,
@@ -83,6 +86,7 @@ def demo(
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
+    imports: Imports = None,
     seed: Seed = None,
     output: Output = None,
     data: Data = None,
@@ -99,7 +103,7 @@ def train(
     from lipt_cords.experiments.run import run
 
     display = display_for(as_json)
-    settings = load_configuration(config, overrides, seed, data, download)
+    settings = load_configuration(config, overrides, seed, data, download, imports)
     with display.curve(settings.train_args.num_epochs) as on_point:
         record = run(
             settings, output=output, resume=resume, command=command_line(), on_point=on_point
@@ -136,6 +140,7 @@ def compare(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Make only what is missing")] = False,
     overrides: Overrides = None,
+    imports: Imports = None,
     output: Output = Path("runs/compare"),
     data: Data = None,
     download: Download = False,
@@ -150,7 +155,8 @@ def compare(
     A method is WARMUP+SELECTION/HOW@SPENDS: lipt, full=5+craig/scratch/static, rs2@total, ...
     Warm-ups: none, full[=K], full-annealed[=K], lipt, lipt-rounds, one-worker,
     one-worker-annealed, one-worker-total. Selections: selector (the configuration's), random,
-    rs2, glister, gradmatch, craig, stratified, curriculum, importance, grand, el2n, full.
+    rs2, glister, gradmatch, craig, stratified, curriculum, importance, grand, el2n, full, or
+    another registered selector (--import).
     """
     from lipt_cords.experiments.compare import compare as run_comparison
     from lipt_cords.experiments.compare_plan import plan_comparison
@@ -159,7 +165,7 @@ def compare(
     from lipt_cords.experiments.run import load_splits
 
     display = display_for(as_json)
-    settings = load_configuration(config, overrides, None, data, download)
+    settings = load_configuration(config, overrides, None, data, download, imports)
     names = list(DEFAULT_METHODS) if methods is None else words(methods)
     terms: dict[str, Any] = {
         "fractions": None if fractions is None else parse_fractions(fractions),
@@ -195,6 +201,7 @@ def compare(
 def warmstart(
     config: ConfigFile,
     overrides: Overrides = None,
+    imports: Imports = None,
     seed: Seed = None,
     output: Output = Path("runs/warmstart"),
     data: Data = None,
@@ -206,7 +213,7 @@ def warmstart(
 
     display = display_for(as_json)
     result = fit_warm_start(
-        load_configuration(config, overrides, seed, data, download), output=output
+        load_configuration(config, overrides, seed, data, download, imports), output=output
     )
     if not is_main_process():
         return
@@ -224,6 +231,7 @@ def select(
         typer.Option(help="Weights that select: a warm start's directory, a .safetensors, a .pt"),
     ] = None,
     overrides: Overrides = None,
+    imports: Imports = None,
     seed: Seed = None,
     output: Output = Path("runs/select"),
     data: Data = None,
@@ -238,7 +246,7 @@ def select(
     from lipt_cords.experiments.select_once import select_once
 
     display = display_for(as_json)
-    settings = load_configuration(config, overrides, seed, data, download)
+    settings = load_configuration(config, overrides, seed, data, download, imports)
     made = select_once(settings, checkpoint=checkpoint, output=output)
     if made is None:
         return
@@ -284,10 +292,31 @@ app.command()(plan)
 
 
 @app.command()
-def doctor(data: Data = None, as_json: AsJson = False) -> None:
-    """Check the installation, and say what installs what is missing."""
-    from lipt_cords.cli.doctor import diagnose
+def doctor(
+    data: Data = None,
+    list_names: Annotated[
+        bool, typer.Option("--list", help="List all registered names instead")
+    ] = False,
+    imports: Imports = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the installation, and say what installs what is missing.
 
+    \b
+    lipt-cords doctor --list                       selectors, difficulty scores, ...
+    lipt-cords doctor --list --import my_module    with those of a module of yours
+    """
+    from lipt_cords.base.registry import import_modules
+    from lipt_cords.cli.doctor import diagnose, registered
+
+    import_modules(imports or ())
+    if list_names:
+        names = registered()
+        if as_json:
+            print_json({"kind": "registered", "names": [asdict(name) for name in names]})
+        else:
+            show_registered(Console(), names)
+        return
     diagnosis = diagnose(data)
     if as_json:
         print_json(diagnosis.to_dict())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lipt_cords.cli.doctor import OK, Diagnosis
+from lipt_cords.cli.doctor import OK, Diagnosis, Registered
 from lipt_cords.experiments.compare_plan import ComparisonPlan, PlannedRun
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.page import write_report
@@ -240,6 +240,18 @@ def show_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
         console.print(f"The core is broken: {', '.join(broken)}", style="red", markup=False)
     else:
         console.print("The core works.", style="green")
+
+
+def show_registered(console: Console, names: Sequence[Registered]) -> None:
+    """All registered names, kind by kind, with what each does."""
+    width = max((len(one.name) for one in names), default=0)
+    for kind in dict.fromkeys(one.kind for one in names):
+        console.print(f"{kind}:", style="bold", markup=False, highlight=False)
+        for one in names:
+            if one.kind == kind:
+                where = "" if one.module is None else f" ({one.module})"
+                line = f"  {one.name:<{width}}  {one.line}{where}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _plain(text: str) -> str:

@@ -17,6 +17,7 @@ import torch
 import torch.distributed
 
 from lipt_cords.base.provenance import provenance
+from lipt_cords.base.registry import PACKAGE, REGISTRIES
 from lipt_cords.data.datasets import DATASET_NAMES, find_data, load_dataset
 
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
@@ -59,6 +60,32 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """The diagnosis as plain JSON types."""
         return {**asdict(self), "healthy": self.healthy}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A name that a configuration or a command can use."""
+
+    kind: str
+    """Such as ``selector``."""
+    name: str
+    line: str
+    """What it does."""
+    module: str | None
+    """Which module registered it; None for this package's own."""
+
+
+def registered() -> list[Registered]:
+    """All registered names, kind by kind; the package's own first."""
+    return [
+        Registered(kind, entry.name, entry.line, None if _inside(entry.module) else entry.module)
+        for kind, registry in REGISTRIES.items()
+        for entry in map(registry.entry, registry.names())
+    ]
+
+
+def _inside(module: str) -> bool:
+    return module == PACKAGE or module.startswith(f"{PACKAGE}.")
 
 
 def diagnose(datadir: str | Path | None = None) -> Diagnosis:

@@ -18,6 +18,7 @@ from lipt_cords.cli.support import (
     ConfigFile,
     Data,
     Download,
+    Imports,
     Overrides,
     Seed,
     display_for,
@@ -54,6 +55,7 @@ def plan(
     ] = None,
     as_json: AsJson = False,
     overrides: Overrides = None,
+    imports: Imports = None,
     seed: Seed = None,
     data: Data = None,
     download: Download = False,
@@ -77,7 +79,7 @@ def plan(
     console = display_for(as_json).console
     limit = parse_bytes(budget, "--budget")
     made = plan_memory(
-        load_configuration(config, overrides, seed, data, download),
+        load_configuration(config, overrides, seed, data, download, imports),
         limit,
         batch_size=batch_size,
         bandwidth=parse_bandwidth(bandwidth),

@@ -29,6 +29,12 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Seed of every draw")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text")]
 
 
+Imports = Annotated[
+    list[str] | None,
+    typer.Option("--import", metavar="MODULE", help="A module that registers names; repeatable"),
+]
+
+
 Output = Annotated[Path | None, typer.Option(help="Directory for everything that is written")]
 
 
@@ -66,9 +72,14 @@ Exit codes: 0 done, 1 something that was checked is broken, 2 wrong options, dat
 
 
 def load_configuration(
-    path: Path, overrides: list[str] | None, seed: int | None, data: Path | None, download: bool
+    path: Path,
+    overrides: list[str] | None,
+    seed: int | None,
+    data: Path | None,
+    download: bool,
+    imports: list[str] | None,
 ) -> Any:
-    """A configuration with what the command line overrides."""
+    """A configuration with what the command line overrides, and imports."""
     from lipt_cords.cords.config import load_config
 
     extra = list(overrides or [])
@@ -78,7 +89,7 @@ def load_configuration(
         extra.append(f"dataset.datadir={json.dumps(str(data))}")
     if download:
         extra.append("dataset.download=true")
-    return load_config(path, extra)
+    return load_config(path, extra, imports=imports or ())
 
 
 def command_line() -> str:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.options import Section
+from lipt_cords.base.registry import import_modules
 from lipt_cords.cords.schema import (
     CheckpointConfig,
     DataloaderConfig,
@@ -47,6 +48,9 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    imports: tuple[str, ...] = ()
+    """Modules of your own that register names, imported before the rest is checked (not a key of
+    CORDS)."""
     setting: str = "SL"
     """CORDS's setting: supervised learning is the one that is run here."""
     is_reg: bool = False
@@ -62,20 +66,30 @@ class RunConfig(BaseModel):
     train_args: TrainConfig = Field(default_factory=TrainConfig)
 
     @classmethod
-    def parse(cls, mapping: Mapping[str, Any], overrides: Iterable[str] = ()) -> RunConfig:
+    def parse(
+        cls,
+        mapping: Mapping[str, Any],
+        overrides: Iterable[str] = (),
+        *,
+        imports: Iterable[str] = (),
+    ) -> RunConfig:
         """Check a configuration, section by section.
 
         Args:
             mapping: sections as CORDS writes them; missing ones take their defaults.
             overrides: ``section.key=value`` each; the value is read as YAML.
+            imports: modules to import besides those of the mapping; they join its ``imports``.
 
         Raises:
             ValueError: an unknown key (named with its path and the nearest valid one), a wrong
-                value, or something that CORDS can do and this package cannot.
+                value, a module that cannot be imported, or something that CORDS can do and this
+                package cannot.
         """
         raw = canonical(mapping)
         for override in overrides:
             apply_override(raw, override)
+        modules = tuple(dict.fromkeys([*_module_names(raw.pop("imports", None)), *imports]))
+        import_modules(modules)  # before the checks: they know what these modules register
         for name in raw:
             if name not in cls.model_fields:
                 raise _unknown_section(name)
@@ -83,7 +97,7 @@ class RunConfig(BaseModel):
             raise unknown_name("setting", raw["setting"], SETTINGS)
         if raw.get("is_reg", False):
             raise ValueError("is_reg=True: regression is not run here, only classification")
-        sections: dict[str, Any] = {"setting": "SL", "is_reg": False}
+        sections: dict[str, Any] = {"imports": modules, "setting": "SL", "is_reg": False}
         for name, section in section_types().items():
             values = raw.get(name) or {}
             if not isinstance(values, Mapping):
@@ -104,15 +118,17 @@ class RunConfig(BaseModel):
 
     def given(self) -> dict[str, Any]:
         """The keys that were set, as a mapping that :meth:`parse` reads again."""
-        return {
+        sections: dict[str, Any] = {
             name: {key: getattr(section, key) for key in section.model_fields_set}
             for name in section_types()
             if (section := getattr(self, name)).model_fields_set
         }
+        return {**({"imports": self.imports} if self.imports else {}), **sections}
 
     def to_dict(self) -> dict[str, Any]:
-        """Every key with its value, ready for JSON."""
-        return self.model_dump(mode="json")
+        """Every key with its value, ready for JSON; ``imports`` where there are some."""
+        # Without imports a record is as it was before there were any, so that old runs go on.
+        return self.model_dump(mode="json", exclude=None if self.imports else {"imports"})
 
     @field_validator("*", mode="before")
     @classmethod
@@ -136,6 +152,17 @@ def _unknown_section(name: str) -> ValueError:
     return unknown_name("configuration section", name, RunConfig.model_fields)
 
 
+def _module_names(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise ValueError(
+            f"expected a list of modules at imports, such as imports: [my_module], received "
+            f"{value!r}"
+        )
+    return tuple(value)
+
+
 def section_types() -> dict[str, type[Section]]:
     """The sections of a configuration by name."""
     return {
@@ -145,13 +172,17 @@ def section_types() -> dict[str, type[Section]]:
     }
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+def load_config(
+    path: str | Path, overrides: Iterable[str] = (), *, imports: Iterable[str] = ()
+) -> RunConfig:
     """Read a configuration file.
 
     Args:
         path: ``.yaml``/``.yml``, or ``.py`` that defines ``config = dict(...)`` as CORDS's
             examples do. A ``.py`` file is executed: load only files that you trust.
         overrides: ``section.key=value`` each, applied before the checks.
+        imports: modules of your own to import besides those that the file names under
+            ``imports``; they become part of the configuration.
 
     Raises:
         ValueError: the file cannot be read, or its content is wrong; the file is named.
@@ -170,7 +201,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
             f"expected sections such as dataset, model and dss_args in {path}, found {found}"
         )
     try:
-        return RunConfig.parse(raw, overrides)
+        return RunConfig.parse(raw, overrides, imports=imports)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

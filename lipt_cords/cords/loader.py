@@ -285,11 +285,19 @@ def plugged_in(cls: type) -> Any:
     return object.__new__(cls)
 
 
-def warm_start_of(dss_args: Any) -> WarmStartConfig | None:
-    if isinstance(dss_args, Mapping) and "warm_start" in dss_args.keys():  # noqa: SIM118
-        fitted = fitted_warm_start(dss_args)
-        return WarmStartConfig.parse(dss_args["warm_start"]) if fitted is None else fitted.config
-    return None
+def given_warm_start(dss_args: Any) -> Any:
+    """What stands under the key ``warm_start``; None without the key."""
+    given = isinstance(dss_args, Mapping) and "warm_start" in dss_args.keys()  # noqa: SIM118
+    return dss_args["warm_start"] if given else None
+
+
+def parse_warm_start(dss_args: Any) -> WarmStartConfig | None:
+    """The options under the key ``warm_start``, parsed; None without a warm start."""
+    value = given_warm_start(dss_args)
+    if value is None:
+        return None
+    fitted = fitted_warm_start(dss_args)
+    return WarmStartConfig.parse(value) if fitted is None else fitted.config
 
 
 def fitted_warm_start(dss_args: Any) -> WarmStartResult | None:
@@ -316,7 +324,7 @@ def plan_warm_start(
     if "device" not in config.model_fields_set:
         device = dss_args["device"]
         device = str(torch.device(device) if isinstance(device, int) else device)
-        config = WarmStartConfig(**{**config.model_dump(exclude_unset=True), "device": device})
+        config = config.model_copy(update={"device": device})
     note = None
     if dss_args["kappa"] > 0:
         note = f"kappa={dss_args['kappa']} was ignored: the warm start replaces full-data epochs"

@@ -18,6 +18,7 @@ import torch
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.cords.greedy_checks import GREEDY, is_number
 from lipt_cords.cords.own_selection import PER, FastOptions
+from lipt_cords.selectors.base import check_option_names
 
 SELECTORS = ("cords", "fast")
 
@@ -93,6 +94,7 @@ def fast_options(
     Raises:
         ValueError: what was expected, what came, and what to do.
     """
+    check_option_names(strategy.lower(), extra or {})
     kind = dss_args["selection_type"]
     if kind not in PER or kind not in KINDS[strategy]:
         raise unknown_name(f"selection_type of {strategy}DataLoader", kind, KINDS[strategy])

@@ -17,7 +17,7 @@ from torch import Tensor
 from lipt_cords.base.randomness import derive_seed, preserved_rng
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.gradients import LastLayerGradients
-from lipt_cords.selectors.base import Selection, select
+from lipt_cords.selectors.base import Selection, needs_validation, select
 from lipt_cords.selectors.report import ReadGradients, SelectionReport, report_on
 
 PER = {
@@ -69,7 +69,12 @@ class FastOptions:
     @property
     def needs_validation(self) -> bool:
         """Whether validation gradients decide."""
-        return self.strategy == "GLISTER" or (self.strategy == "GradMatch" and self.valid)
+        return needs_validation(self.strategy, self.own)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The same options as our selector takes them."""
+        return {**_own_options(self), **self.extra}
 
 
 def fast_selection(
@@ -100,29 +105,29 @@ def fast_selection(
     started = time.perf_counter()
     convex = options.strategy == "CRAIG" and options.if_convex
     if convex:
-        pool, held_out = input_gradients(train), None
+        pool, validation = input_gradients(train), None
     else:
         pool = read(train)
-        held_out = read(val) if val is not None and options.needs_validation else None
-    held = pool.nbytes + (0 if held_out is None else held_out.nbytes)
+        validation = read(val) if val is not None and options.needs_validation else None
+    held = pool.nbytes + (0 if validation is None else validation.nbytes)
     _synchronise(pool)
     gradient_seconds = time.perf_counter() - started
-    asked, asked_held_out, linear = pool, held_out, options.linear_layer
+    asked, asked_validation, linear = pool, validation, options.linear_layer
     if options.selection_type == "PerClassPerGradient":
         asked = own_class(pool)
-        asked_held_out = None if held_out is None else own_class(held_out)
+        asked_validation = None if validation is None else own_class(validation)
     if convex:
         linear = True  # the constant bias gradients hold nothing, the "embeddings" are the inputs
     selection = select(
         options.strategy.lower(),
         asked,
         budget,
-        val_gradients=asked_held_out,
+        val_gradients=asked_validation,
         per=PER[options.selection_type],  # type: ignore[arg-type]
         linear_layer=linear,
         batch_size=options.batch_size,
         seed=derive_seed(options.seed, "selection", epoch),
-        **{**_own_options(options), **options.extra},
+        **options.own,
     )
     return selection, report_on(
         selection,

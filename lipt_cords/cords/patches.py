@@ -22,9 +22,10 @@ from lipt_cords.cords.contract import follows_cords_contract, make_cords_compati
 from lipt_cords.cords.importing import ADAPTIVE, allow_imports, disallow_imports, import_cords
 from lipt_cords.cords.loader import (
     PluggedIn,
+    given_warm_start,
+    parse_warm_start,
     plan_warm_start,
     plugged_in,
-    warm_start_of,
     without_kappa,
 )
 from lipt_cords.cords.own_loader import FastPlan, has_dict_samples, with_dicts
@@ -106,8 +107,8 @@ def _new(cls: type, *args: Any, **kwargs: Any) -> Any:
     loader: Any = plugged_in(cls)
     given = _arguments(cls, args, kwargs)
     if given is not None:
-        _check(cls, given.get("train_loader"), given.get("val_loader"), given["dss_args"])
-        vars(loader)["_checked"] = True
+        loaders, dss_args = (given.get("train_loader"), given.get("val_loader")), given["dss_args"]
+        vars(loader)["_checked"] = _check(cls, *loaders, dss_args), given_warm_start(dss_args)
     return loader
 
 
@@ -135,7 +136,7 @@ def _arguments(cls: type, args: Any, kwargs: Any) -> Mapping[str, Any] | None:
 
 
 def _check(cls: type, train_loader: Any, val_loader: Any, dss_args: Any) -> WarmStartConfig | None:
-    config = warm_start_of(dss_args)
+    config = parse_warm_start(dss_args)
     strategy = fast_strategy(cls) if selector_of(dss_args) == "fast" else None
     val_loader = train_loader if val_loader is None else val_loader
     fast = strategy is not None
@@ -165,9 +166,13 @@ def _adaptive_init(adaptive: type, original: Any) -> Any:
             original(self, train_loader, val_loader, dss_args, logger, *args, **kwargs)
             return
         cls = type(self)
-        config = warm_start_of(dss_args)
-        if not vars(self).pop("_checked", False):
+        checked = vars(self).pop("_checked", None)
+        if checked is None:
             config = _check(cls, train_loader, val_loader, dss_args)
+        elif checked[1] is given_warm_start(dss_args):  # parsed once
+            config = checked[0]
+        else:  # a constructor has replaced it on the way
+            config = parse_warm_start(dss_args)
         _prepare_model(cls, dss_args, train_loader)
         self._fast_plan = _fast_plan(cls, dss_args, train_loader)
         if self._fast_plan is not None or config is not None:
@@ -189,12 +194,12 @@ def _base_init(adaptive: type, original: Any) -> Any:
 
     @functools.wraps(original)
     def init(self: Any, full_data: Any, dss_args: Any, *args: Any, **kwargs: Any) -> None:
-        keys = {
-            "warm_start": warm_start_of(dss_args) is not None,
-            "selector": selector_of(dss_args) == "fast",
-        }
-        for key, used in keys.items():
-            if used and not isinstance(self, adaptive):
+        if not isinstance(self, adaptive):
+            keys = {
+                "warm_start": parse_warm_start(dss_args) is not None,
+                "selector": selector_of(dss_args) == "fast",
+            }
+            for key in (key for key, used in keys.items() if used):
                 raise ValueError(
                     f"{type(self).__name__} does not understand {key}: only CORDS's adaptive "
                     "loaders for supervised learning do (GLISTER, GradMatch, CRAIG, Random). Take "

@@ -107,7 +107,8 @@ class DssConfig(Section):
     section: ClassVar[str] = "dss_args"
 
     type: str = "GLISTER"
-    """The strategy, in any spelling of CORDS: ``GLISTER``, ``GradMatchPB-Warm``, ..."""
+    """The strategy, in any spelling of CORDS: ``GLISTER``, ``GradMatchPB-Warm``, ..., or the name
+    of any other registered selector."""
     fraction: float = Field(0.1, gt=0, le=1)
     """Share of the training data in the subset."""
     select_every: int = Field(20, ge=1)
@@ -119,8 +120,8 @@ class DssConfig(Section):
     """A LiPT warm start: ``lipt``, or a mapping of its options (not a key of CORDS)."""
     selector: Literal["fast", "cords"] | None = None
     """Who selects: our selectors (``fast``, which need no CORDS) or CORDS's strategy (``cords``);
-    None: CORDS's where it is installed (not a key of CORDS). A strategy that CORDS lacks, and
-    Full, RS2 and AdaptiveRandom, are always ours."""
+    None: CORDS's where it is installed (not a key of CORDS). Strategies that CORDS lacks, Full,
+    RS2 and AdaptiveRandom always go through our selectors."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of our selectors that CORDS has no key for, such as ``validation: all`` of GLISTER
     or ``cut: 0.3`` of Stratified (not a key of CORDS)."""
@@ -172,7 +173,7 @@ class DssConfig(Section):
 
     @property
     def strategy(self) -> str:
-        """The strategy without CORDS's endings: one of ``STRATEGIES``."""
+        """The strategy without CORDS's endings, such as ``GradMatch``."""
         return split_strategy(self.type)[0]
 
 

@@ -20,16 +20,17 @@ from torch.utils.data import DataLoader
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.factory import cords_loader
 from lipt_cords.cords.importing import cords_version
-from lipt_cords.cords.own_options import KINDS
 from lipt_cords.cords.patches import enabled
 from lipt_cords.cords.source import CordsSource
+from lipt_cords.cords.strategies import FULL, fact, selector_of
 from lipt_cords.data.batches import labels_of, resolve_device
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.data.source import BatchSource
 from lipt_cords.experiments.choose import (
-    choose_by_curriculum,
+    check_strategy,
+    choose_by_labels,
+    choose_by_scores,
     choose_subset,
-    fast_options_of,
     per_sample_loss,
     schedule_of,
     strategy_options,
@@ -38,7 +39,7 @@ from lipt_cords.experiments.pilot import pilot_of, pilot_share
 from lipt_cords.models.flops import flops_per_sample
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.models.heads import model_device
-from lipt_cords.selectors.base import Selection, select, selector_names
+from lipt_cords.selectors.base import Selection, select, selector_names, selector_options
 from lipt_cords.selectors.difficulty import difficulty
 from lipt_cords.training.ledger import Ledger
 from lipt_cords.training.sources import EpochSource, SelectorSource
@@ -86,9 +87,6 @@ cords_logger = logging.getLogger("lipt_cords.cords")
 THROUGH_CORDS = ("GLISTER", "GradMatch", "CRAIG", "Random")
 
 
-WITHOUT_OPTIONS = ("Full", "Random", "AdaptiveRandom", "RS2")
-
-
 @dataclass
 class Assembled:
     """What an epoch reads, and what was spent before the first one."""
@@ -117,15 +115,14 @@ def pick_device(name: str, notes: list[str]) -> torch.device:
     return device
 
 
-def warm_start_of(config: RunConfig, device: torch.device) -> WarmStartConfig | None:
-    """The warm start of a run: what the file says, with the run's seed and device."""
+def warm_start_options(config: RunConfig, device: torch.device) -> WarmStartConfig | None:
+    """The options of a run's warm start: what the file says, with the run's seed and device."""
     given = config.dss_args.warm_start
     if given is None:
         return None
-    options = {name: getattr(given, name) for name in given.model_fields_set}
-    options.setdefault("seed", config.train_args.seed)
-    options.setdefault("device", str(device))
-    return WarmStartConfig(**options)
+    of_run = {"seed": config.train_args.seed, "device": str(device)}
+    missing = {name: value for name, value in of_run.items() if name not in given.model_fields_set}
+    return given.model_copy(update=missing)
 
 
 def fit_lipt(
@@ -153,7 +150,6 @@ def uses_cords(config: RunConfig, notes: list[str]) -> bool:
         ValueError: the strategy needs CORDS and it is not installed, or CORDS lacks it.
     """
     dss = config.dss_args
-    own = dss.strategy.lower() in selector_names() or dss.strategy in ("Full", "AdaptiveRandom")
     if dss.strategy not in THROUGH_CORDS:
         if dss.selector == "cords":
             raise ValueError(
@@ -164,13 +160,51 @@ def uses_cords(config: RunConfig, notes: list[str]) -> bool:
         return dss.selector == "cords"
     if cords_version() is not None:
         return True
-    if not own:
+    if selector_of(dss.strategy) not in selector_names():
         raise ValueError(
             f"{dss.strategy} runs through CORDS, which is not installed: "
             "pip install --no-deps cords==0.0.4 && pip install 'lipt-cords[cords]'"
         )
     notes.append(f"CORDS is not installed: {dss.strategy} is our own selector")
     return False
+
+
+def check_selection(config: RunConfig, notes: list[str]) -> bool:
+    """Refuse a strategy that cannot select, or its wrong options, before anything is computed.
+
+    Args:
+        config: the run.
+        notes: what a reader must know is added.
+
+    Returns:
+        Whether CORDS's own loader selects.
+
+    Raises:
+        ValueError: what was expected, what came, and what to do.
+    """
+    dss = config.dss_args
+    through_cords = uses_cords(config, notes)
+    if dss.options and (through_cords or not _takes_options(dss.strategy)):
+        raise ValueError(
+            f"dss_args.options ({', '.join(dss.options)}) are for our selectors, and "
+            f"{dss.strategy} does not take them: set dss_args.selector='fast' with "
+            "GLISTER, GradMatch or CRAIG, or leave options out"
+        )
+    if through_cords:
+        return True
+    if "pilot" in dss.options:
+        pilot_share(config)
+    check_strategy(config)
+    if fact(dss.strategy, "labels_only") and dss.selection_type not in (None, "PerClass"):
+        notes.append(
+            f"dss_args.selection_type={dss.selection_type} is ignored: {dss.strategy} draws per "
+            "class"
+        )
+    return False
+
+
+def _takes_options(strategy: str) -> bool:
+    return strategy != FULL and bool(set(selector_options(selector_of(strategy))) - {"epoch"})
 
 
 def assemble(
@@ -201,15 +235,8 @@ def assemble(
             f"dss_args.kappa={dss.kappa} is ignored: the warm start takes the place of CORDS's "
             "full-data epochs"
         )
-    through_cords = uses_cords(config, notes)
-    if dss.options and (through_cords or dss.strategy in WITHOUT_OPTIONS):
-        raise ValueError(
-            f"dss_args.options ({', '.join(dss.options)}) are for our selectors, and "
-            f"{dss.strategy} does not take them: set dss_args.selector='fast' with "
-            "GLISTER, GradMatch or CRAIG, or leave options out"
-        )
-    build = _through_cords if through_cords else _through_selectors
-    warm_start = None if resumed else warm_start_of(config, model_device(model))
+    build = _through_cords if check_selection(config, notes) else _through_selectors
+    warm_start = None if resumed else warm_start_options(config, model_device(model))
     if warm_start is not None and fitted is not None:
         fitted = replace(fitted, config=warm_start)
     assembled = build(config, splits, model, warm_start, fitted)
@@ -272,8 +299,16 @@ def _through_selectors(
 ) -> Assembled:
     dss, seed = config.dss_args, config.train_args.seed
     labels = labels_of(splits.train)
-    budget = len(labels) if dss.strategy == "Full" else subset_size_of(len(labels), config)
+    budget = len(labels) if dss.strategy == FULL else subset_size_of(len(labels), config)
     schedule = schedule_of(config)
+    if fact(dss.strategy, "keeps_scores"):
+        if dss.warm_start is None and not schedule.select_after:
+            raise ValueError(
+                f"dss_args.type {dss.strategy!r} orders samples by a trained model: "
+                "set dss_args.warm_start, or kappa for full-data epochs before it"
+            )
+        # A wrong value is named before the warm start is paid.
+        choose_by_scores(config, 1, torch.zeros(1).long(), torch.zeros(1), schedule.select_after)
     warm = None
     if warm_start is not None:
         warm = fitted or fit_lipt(config, warm_start, splits, model)
@@ -281,18 +316,6 @@ def _through_selectors(
             warm.apply_to(model)
 
     device = model_device(model)
-    if dss.strategy == "Curriculum" and dss.warm_start is None and not schedule.select_after:
-        raise ValueError(
-            "dss_args.type 'Curriculum' orders samples by a trained model: "
-            "set dss_args.warm_start, or kappa for full-data epochs before it"
-        )
-    if dss.strategy == "Curriculum":  # a wrong option is named before the warm start is paid
-        nothing = torch.zeros(1)
-        choose_by_curriculum(config, 1, nothing.long(), nothing, epoch=0, epochs=1)
-    if "pilot" in dss.options:
-        pilot_share(config)
-    if dss.strategy in KINDS:
-        fast_options_of(config)  # a wrong option is named now, not at the first selection
 
     @cache
     def sources() -> tuple[BatchSource, BatchSource]:
@@ -304,14 +327,11 @@ def _through_selectors(
             return warm.gradients(data, model=model, loss=per_sample_loss(config))
         return last_layer_gradients(model, data, loss=per_sample_loss(config))
 
-    def by_curriculum(epoch: int) -> Selection:
+    def by_scores(epoch: int) -> Selection:
         if "difficulty" not in source.kept:
             score = dss.options.get("score", "loss")
             source.kept["difficulty"] = difficulty(read(sources()[0], epoch), score)
-        return choose_by_curriculum(
-            config, budget, labels, source.kept["difficulty"],
-            epoch=epoch - schedule.select_after, epochs=schedule.subset_epochs,
-        )  # fmt: skip
+        return choose_by_scores(config, budget, labels, source.kept["difficulty"], epoch)
 
     def by_gradients(epoch: int) -> Selection:
         trial = pilot_of(config, splits, model) if "pilot" in dss.options else None
@@ -325,15 +345,15 @@ def _through_selectors(
         return selection
 
     def choose(epoch: int) -> Selection:
-        if dss.strategy == "Full":
+        if dss.strategy == FULL:
             return Selection(torch.arange(budget), torch.ones(budget), name="full")
-        if dss.strategy in ("RS2", "AdaptiveRandom"):
-            return select("rs2", labels, budget, epoch=epoch, seed=seed)
+        if fact(dss.strategy, "labels_only"):
+            return choose_by_labels(config, budget, labels, epoch)
+        if fact(dss.strategy, "keeps_scores"):
+            return by_scores(epoch)
         # As in CORDS, an untrained model chooses nothing: its first epochs read a random subset.
         untrained = warm_start is None and schedule.select_after == 0
-        if dss.strategy == "Curriculum":
-            return by_curriculum(epoch)
-        if dss.strategy == "Random" or (untrained and epoch < schedule.select_every):
+        if untrained and epoch < schedule.select_every:
             return select("random", labels, budget, seed=seed)
         return by_gradients(epoch)
 

@@ -16,9 +16,17 @@ from lipt_cords.base.randomness import derive_seed
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.own_options import KINDS, fast_options
 from lipt_cords.cords.own_selection import PER, FastOptions, fast_selection
-from lipt_cords.cords.strategies import FRESH
+from lipt_cords.cords.strategies import FULL, fact, selector_of
 from lipt_cords.data.source import BatchSource
-from lipt_cords.selectors.base import Per, Selection, select
+from lipt_cords.selectors.base import (
+    SELECTORS,
+    Per,
+    Selection,
+    check_option_names,
+    needs_validation,
+    select,
+)
+from lipt_cords.selectors.difficulty import SCORES
 from lipt_cords.selectors.report import ReadGradients, SelectionReport, report_on
 from lipt_cords.selectors.stratified_cuts import Pilot
 from lipt_cords.training.sources import SelectionSchedule
@@ -31,7 +39,7 @@ def schedule_of(config: RunConfig) -> SelectionSchedule:
         num_epochs=config.train_args.num_epochs,
         kappa=0.0 if dss.warm_start is not None else dss.kappa,
         fraction=dss.fraction,
-        select_every=1 if dss.strategy in FRESH else dss.select_every,
+        select_every=1 if fact(dss.strategy, "fresh") else dss.select_every,
     )
 
 
@@ -87,6 +95,13 @@ def per_of(config: RunConfig) -> Per:
     return cast(Per, PER[kind])
 
 
+DECIDED = (
+    "name", "gradients", "budget", "val_gradients", "per", "seed", "batch_size", "linear_layer",
+    "memory_limit",
+)  # fmt: skip
+"""Arguments of `select` that a run decides."""
+
+
 def own_options(config: RunConfig, *more: str) -> dict[str, Any]:
     """The options of our selectors in a configuration.
 
@@ -94,8 +109,7 @@ def own_options(config: RunConfig, *more: str) -> dict[str, Any]:
         ValueError: one that the run itself decides.
     """
     options = dict(config.dss_args.options)
-    for name in ("name", "gradients", "budget", "val_gradients", "per", "seed", "batch_size",
-                 "linear_layer", "memory_limit", *more):  # fmt: skip
+    for name in (*DECIDED, *more):
         if name in options:
             raise ValueError(
                 f"dss_args.options.{name} is decided by the run: leave it out (fraction, "
@@ -104,25 +118,83 @@ def own_options(config: RunConfig, *more: str) -> dict[str, Any]:
     return options
 
 
-def choose_by_curriculum(
-    config: RunConfig, budget: int, labels: Tensor, scores: Tensor, *, epoch: int, epochs: int
-) -> Selection:
-    """The subset of one epoch of a curriculum.
+def check_strategy(config: RunConfig) -> None:
+    """Refuse wrong options of a strategy before anything is computed.
+
+    Raises:
+        ValueError: an option that the selector lacks or the run decides, an unknown
+            ``selection_type`` or score.
+    """
+    strategy = config.dss_args.strategy
+    if strategy == FULL:
+        return
+    if strategy in KINDS:
+        fast_options_of(config)
+        return
+    options = own_options(config)
+    check_option_names(selector_of(strategy), options)
+    if "score" in options:
+        SCORES.entry(options["score"])
+    per_of(config)
+
+
+def options_of_epoch(config: RunConfig, selector: str, epoch: int) -> dict[str, Any]:
+    """The options ``epoch`` and ``epochs`` of a selector that has them.
 
     Args:
-        config: its ``dss_args.options`` say how fast it goes.
+        config: says how many epochs there are.
+        selector: a registered name.
+        epoch: of the run, from 0. Where the selector has ``epochs``, both count the epochs on
+            subsets alone.
+    """
+    takes = SELECTORS.options(selector)
+    given = {"epoch": epoch}
+    if "epochs" in takes:
+        schedule = schedule_of(config)
+        given = {
+            "epoch": max(0, epoch - schedule.select_after),
+            "epochs": schedule.subset_epochs,
+        }
+    return {name: value for name, value in given.items() if name in takes}
+
+
+def choose_by_labels(config: RunConfig, budget: int, labels: Tensor, epoch: int) -> Selection:
+    """The subset of one epoch by a selector to which labels suffice.
+
+    As in CORDS's random loaders, ``selection_type`` is ignored: the draw is per class.
+
+    Args:
+        config: its strategy is such a selector.
+        budget: samples to choose.
+        labels: of the pool, (N,).
+        epoch: of the run, from 0.
+    """
+    selector = selector_of(config.dss_args.strategy)
+    return select(
+        selector, labels, budget, seed=config.train_args.seed,
+        **{**options_of_epoch(config, selector, epoch), **own_options(config)},
+    )  # fmt: skip
+
+
+def choose_by_scores(
+    config: RunConfig, budget: int, labels: Tensor, scores: Tensor, epoch: int
+) -> Selection:
+    """The subset of one epoch by difficulties that stay the same in all of them.
+
+    Args:
+        config: its ``dss_args.options`` are the selector's.
         budget: samples to choose.
         labels: of the pool, (N,).
         scores: difficulties of the pool, (N,): the same ones in every epoch.
-        epoch: which epoch on subsets, from 0.
-        epochs: how many there are.
+        epoch: of the run, from 0.
     """
+    selector = selector_of(config.dss_args.strategy)
     options = own_options(config, "scores", "epoch", "epochs")
     options.pop("score", None)
     return select(
-        "curriculum", labels, budget, per=per_of(config), seed=config.train_args.seed,
-        batch_size=config.dataloader.batch_size, scores=scores, epoch=epoch, epochs=epochs,
-        **options,
+        selector, labels, budget, per=per_of(config), seed=config.train_args.seed,
+        batch_size=config.dataloader.batch_size, scores=scores,
+        **options_of_epoch(config, selector, epoch), **options,
     )  # fmt: skip
 
 
@@ -156,24 +228,23 @@ def choose_subset(
     dss = config.dss_args
     if dss.strategy in KINDS:
         return fast_selection(fast_options_of(config), budget, train, val, read, epoch=epoch)
-    if dss.strategy == "Full":
-        raise ValueError("dss_args.type is 'Full', which selects nothing: name a selector")
+    name = selector_of(dss.strategy)
+    options = {**options_of_epoch(config, name, epoch), **own_options(config)}
     started = time.perf_counter()
     pool = read(train)
+    validation = read(val) if needs_validation(name, options) else None
     gradient_seconds = time.perf_counter() - started
-    name, options = dss.strategy.lower(), own_options(config)
     if options.pop("pilot", None) is not None:
         options["pilot"] = pilot
     seed = config.train_args.seed
-    if dss.strategy in ("RS2", "AdaptiveRandom"):
-        name, options["epoch"] = "rs2", epoch
-    elif dss.strategy != "Random":  # one subset for all epochs
+    if not fact(dss.strategy, "labels_only"):  # those derive their draws from the epoch
         seed = derive_seed(seed, "selection", epoch)
     kind = dss.selection_type or "PerClass"
     selection = select(
         name,
         pool,
         budget,
+        val_gradients=validation,
         per=per_of(config),
         linear_layer=dss.linear_layer,
         batch_size=config.dataloader.batch_size,
@@ -187,5 +258,5 @@ def choose_subset(
         selection_type=kind,
         epoch=epoch,
         gradient_seconds=gradient_seconds,
-        gradient_bytes=pool.nbytes,
+        gradient_bytes=pool.nbytes + (0 if validation is None else validation.nbytes),
     )

@@ -12,6 +12,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from lipt_cords.base.differences import first_difference
 from lipt_cords.base.files import output_directory, read_json, write_json
 from lipt_cords.base.provenance import machine_name, provenance
 from lipt_cords.cords.config import RunConfig
@@ -21,7 +22,7 @@ from lipt_cords.experiments.compare_runs import make_runs
 from lipt_cords.experiments.contest import Equal
 from lipt_cords.experiments.methods import DEFAULT_METHODS, Method, parse_methods
 from lipt_cords.experiments.record import RunRecord
-from lipt_cords.experiments.report.results import RESULTS, difference, read_results
+from lipt_cords.experiments.report.results import PLACES, RESULTS, read_results
 from lipt_cords.experiments.report.summary import summarise
 from lipt_cords.experiments.report.words import reading
 from lipt_cords.experiments.run import SCHEMA, is_main_process, load_splits
@@ -157,13 +158,14 @@ def _kept(
         )
     read_results(path)  # whole, or refused
     before = read_json(path)
-    for part in ("kind", "terms", "config", "python", "versions"):
-        changed = difference(before.get(part), blank[part], part)
-        if changed is not None:
-            raise ValueError(
-                f"{path} is of another comparison: {changed}. Choose another --output, or run "
-                "with what it was begun with"
-            )
+    same = ("kind", "terms", "config", "python", "versions")
+    asked, stored = ({part: one.get(part) for part in same} for one in (blank, before))
+    changed = first_difference(asked, stored, ignore=PLACES)
+    if changed is not None:
+        raise ValueError(
+            f"{path} is of another comparison: {changed}. Choose another --output, or run with "
+            "what it was begun with"
+        )
     wanted = {one.key for one in plan.runs}
     good = [row for row in before["runs"] if row["status"] == "ok"]
     found = {(row["method"], row.get("fraction"), row["seed"]): row for row in good}

@@ -9,6 +9,7 @@ from typing import Any
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.batches import labels_of
 from lipt_cords.data.datasets import DataSplits
+from lipt_cords.experiments.assemble import check_selection
 from lipt_cords.experiments.contest import Bill, Contest, Equal
 from lipt_cords.experiments.methods import Method
 from lipt_cords.selectors.grouping import class_members
@@ -117,7 +118,8 @@ def plan_comparison(
 
     Raises:
         ValueError: seeds or fractions that repeat or are out of range, a fraction that leaves
-            less than one sample a class, or a budget without ``equal``.
+            less than one sample a class, a budget without ``equal``, or a method whose selector
+            does not take the options of the configuration.
     """
     wanted = [config.dss_args.fraction] if fractions is None else list(fractions)
     _check_unique("seeds", seeds)
@@ -152,6 +154,7 @@ def plan_comparison(
                 notes.append(f"left out at fraction {fraction:g}: {error}")
                 continue
             made = contest.configure(method, epochs)
+            check_selection(made, [])
             bill, warm = contest.bill(method, epochs), contest.warm_start(method)
             told = method
             if method.warmup == "full" and bill.warmup != contest.wanted_epochs(method) * samples:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from lipt_cords.base.process_memory import PeakMemory, keep_freed_memory
+from lipt_cords.base.registry import foreign_modules, import_modules
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.experiments.assemble import pick_device
@@ -102,7 +103,10 @@ def _in_processes(
     with multiprocessing.Manager() as manager:
         ended: Any = manager.Queue()
         with ProcessPoolExecutor(
-            jobs, mp_context=context, initializer=_begin, initargs=(ended, threads)
+            jobs,
+            mp_context=context,
+            initializer=_begin,
+            initargs=(ended, threads, foreign_modules()),
         ) as pool:
             waiting: dict[Future[None], int] = {}
             for number, unit in enumerate(units):
@@ -132,7 +136,12 @@ def _drained(ended: Any) -> Iterator[tuple[int, int, RunRecord]]:
             return
 
 
-def _begin(ended: Any, threads: int) -> None:
+def _begin(ended: Any, threads: int, modules: Sequence[str]) -> None:
+    for module in modules:  # first: what follows may ask for names that they register
+        try:
+            import_modules([module])
+        except ValueError as error:  # a run that needs such a name fails and says so
+            logger.warning("a process of this comparison has not all names: %s", error)
     torch.set_num_threads(threads)
     keep_freed_memory()
     _child.update(ended=ended, splits=None)

@@ -137,7 +137,7 @@ class Contest:
             steps = self.wanted_epochs(method) * math.ceil(self.samples / lipt.batch_size)
             options = alone(lipt, steps, schedule="cosine")
         elif method.warmup == "lipt":
-            options = {name: getattr(lipt, name) for name in lipt.model_fields_set}
+            return lipt.model_copy(update={"start_from": "initial"} if method.scratch else None)
         elif method.warmup == "lipt-rounds":
             kept = ("device", "precision", "memory_format", "loader_workers", "threads")
             options = {k: getattr(lipt, k) for k in kept if k in lipt.model_fields_set} | IN_ROUNDS

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lipt_cords.base.errors import unknown_name
-from lipt_cords.cords.strategies import STRATEGIES
+from lipt_cords.cords.strategies import BRING_IN, strategies
 
 WARMUPS = {
     "none": "",
@@ -28,8 +28,6 @@ WARMUPS = {
 COUNTED = ("full", "full-annealed")
 """Warm-ups that take a number of epochs, as in ``full=5``."""
 LIPT = ("lipt", "lipt-rounds")
-STRATEGY_NAMES = {name.lower(): name for name in STRATEGIES}
-SELECTIONS = ("selector", *STRATEGY_NAMES)
 SPENDING = {"critical-path": "LiPT's critical path", "total": "all of LiPT's passes"}
 DEFAULT_METHODS = ("random", "rs2", "full", "lipt", "one-worker", "rs2@critical-path", "rs2@total")
 SHORT = {
@@ -47,7 +45,7 @@ class Method:
     Attributes:
         name: as asked for, such as ``lipt`` or ``lipt+random``.
         warmup: a key of ``WARMUPS``.
-        selection: one of ``SELECTIONS``; ``selector`` is the configuration's strategy.
+        selection: one of :func:`selections`; ``selector`` is the configuration's strategy.
         epochs: of a full-data warm-up, where the name says how many.
         scratch: the warm model selects, and training begins with the net as it was.
         every: epochs between two selections; 0 selects once, None is the configuration's.
@@ -96,7 +94,8 @@ scratch=True, every=0, spends=None)
                 given["every"] = int(value)
             else:
                 raise _unknown(name)
-        if warmup not in WARMUPS or selection not in SELECTIONS or (at and spends not in SPENDING):
+        spends_known = not at or spends in SPENDING
+        if warmup not in WARMUPS or selection not in selections() or not spends_known:
             raise _unknown(name)
         return cls(name, warmup, selection, spends=spends or None, **given)
 
@@ -127,9 +126,12 @@ scratch=True, every=0, spends=None)
 
     def strategy(self, configured: str) -> str:
         """The strategy that chooses, by its name in ``dss_args.type``."""
-        if self.selection == "selector":
-            return configured
-        return STRATEGY_NAMES[self.selection]
+        return selections()[self.selection] or configured
+
+
+def selections() -> dict[str, str]:
+    """What may stand behind ``+``, and the strategy that it names; none for ``selector``."""
+    return {"selector": "", **{name.lower(): name for name in strategies()}}
 
 
 def parse_methods(names: Iterable[str]) -> list[Method]:
@@ -148,7 +150,7 @@ def parse_methods(names: Iterable[str]) -> list[Method]:
 
 
 def _unknown(name: str) -> ValueError:
-    known = [*SHORT, *WARMUPS, *(f"{w}+{s}" for w in WARMUPS for s in SELECTIONS)]
+    known = [*SHORT, *WARMUPS, *(f"{w}+{s}" for w in WARMUPS for s in selections())]
     known += [f"{plain}@{cost}" for plain in ("random", "rs2", "lipt") for cost in SPENDING]
     error = unknown_name("method", name, known)
     near = str(error).rpartition("Did you mean ")[2] if "Did you mean" in str(error) else ""
@@ -156,6 +158,6 @@ def _unknown(name: str) -> ValueError:
     return ValueError(
         f"unknown method {name!r}: expected WARMUP+SELECTION, with /scratch, /static or /every=L "
         f"and @critical-path or @total behind it as needed; warm-ups are {', '.join(WARMUPS)} "
-        f"(full=K for K epochs), selections {', '.join(SELECTIONS)}; short names "
-        f"are {', '.join(SHORT)}.{hint}"
+        f"(full=K for K epochs), selections {', '.join(selections())}; short names "
+        f"are {', '.join(SHORT)}.{hint} {BRING_IN}"
     )

@@ -26,7 +26,7 @@ from lipt_cords.experiments.assemble import (
     full_data_flops,
     pick_device,
     uses_cords,
-    warm_start_of,
+    warm_start_options,
 )
 from lipt_cords.experiments.choose import per_sample_loss, schedule_of
 from lipt_cords.experiments.record import RunRecord
@@ -215,7 +215,7 @@ def fit_warm_start(
         config = config.updated(dss_args={"warm_start": "lipt"})
     notes: list[str] = []
     device = pick_device(config.train_args.device, notes)
-    options = warm_start_of(config, device)
+    options = warm_start_options(config, device)
     if output is not None and options is not None and options.work_dir is None:
         # So the same command goes on where it was interrupted.
         options = options.model_copy(update={"work_dir": Path(output)})

@@ -20,10 +20,16 @@ from lipt_cords.base.files import output_directory, write_atomic, write_json
 from lipt_cords.base.process_memory import PeakMemory
 from lipt_cords.base.provenance import provenance
 from lipt_cords.cords.config import RunConfig
+from lipt_cords.cords.strategies import selector_of
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.data.source import BatchSource
-from lipt_cords.experiments.assemble import fit_lipt, pick_device, subset_size_of, warm_start_of
-from lipt_cords.experiments.choose import choose_subset, per_sample_loss
+from lipt_cords.experiments.assemble import (
+    fit_lipt,
+    pick_device,
+    subset_size_of,
+    warm_start_options,
+)
+from lipt_cords.experiments.choose import check_strategy, choose_subset, per_sample_loss
 from lipt_cords.experiments.run import SPLIT_SEED, build_net, is_main_process, load_splits
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.selectors.base import Selection
@@ -142,9 +148,8 @@ def select_once(
         ValueError: whatever is wrong with the options, the data or the checkpoint.
     """
     started = time.perf_counter()
-    dss = config.dss_args
-    if dss.strategy == "Full":
-        raise ValueError("dss_args.type is 'Full', which selects nothing: name a selector")
+    selector_of(config.dss_args.strategy)  # Full has none
+    check_strategy(config)
     if output is not None and is_main_process():
         output_directory(output)
     notes: list[str] = []
@@ -192,7 +197,7 @@ def _weights(
     notes: list[str],
 ) -> str:
     """Give the model the weights to select by; where they come from."""
-    options = warm_start_of(config, next(model.parameters()).device)
+    options = warm_start_options(config, next(model.parameters()).device)
     if checkpoint is not None:
         load_weights(model, checkpoint)
         if options is not None:

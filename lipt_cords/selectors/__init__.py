@@ -19,6 +19,7 @@ from lipt_cords.selectors.base import (
     selector_options,
     unregister_selector,
 )
+from lipt_cords.selectors.difficulty import register_score
 from lipt_cords.selectors.loader import SelectionSampler, SubsetLoader, broadcast_selection
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "SelectionSampler",
     "SubsetLoader",
     "broadcast_selection",
+    "register_score",
     "register_selector",
     "select",
     "selector_names",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lipt_cords.base.errors import unknown_name
+from lipt_cords.base.registry import Registry
 from lipt_cords.models.gradients import LastLayerGradients
 from lipt_cords.selectors.checks import (
     check_budget,
@@ -105,20 +105,63 @@ class SelectionProblem:
 
 SelectorFunction = Callable[..., "Choice | Tensor"]
 F = TypeVar("F", bound=SelectorFunction)
-_SELECTORS: dict[str, SelectorFunction] = {}
+NeedsValidation = bool | Callable[[Mapping[str, Any]], bool]
+"""Whether a selector needs validation gradients: always or never, or a function of its options."""
+
+SELECTORS: Registry[SelectorFunction] = Registry(
+    "selector",
+    takes=("problem",),
+    spelling=None,
+    needs_validation=False,
+    fresh=False,
+    labels_only=False,
+    keeps_scores=False,
+)
+"""All selectors. The facts of each:
+
+- ``spelling``: its name in configurations and tables, such as ``GradMatch``;
+- ``needs_validation``: see :data:`NeedsValidation`;
+- ``fresh``: it gives another subset in every epoch, whatever ``select_every`` says;
+- ``labels_only``: it draws from labels, so that a run computes no gradients for it;
+- ``keeps_scores``: a run scores the pool once, and gives these ``scores`` in every epoch.
+"""
+_IN_METHOD_NAMES = "+/@=,"
+_RESERVED = ("full", "adaptiverandom", "selector", "none")
 
 
-def register_selector(name: str) -> Callable[[F], F]:
-    """Make a function selectable by name.
+def register_selector(
+    name: str,
+    *,
+    needs_validation: NeedsValidation = False,
+    fresh: bool = False,
+    labels_only: bool = False,
+    keeps_scores: bool = False,
+    spelling: str | None = None,
+) -> Callable[[F], F]:
+    """Make a function selectable by name: in `select`, in configurations and on the command line.
 
-    The function takes a `SelectionProblem`, then its own options as keyword-only arguments, and
-    returns a `Choice` or just the chosen indices.
+    The function takes a `SelectionProblem`, then its own options as keyword-only arguments with
+    defaults, and returns a `Choice` or just the chosen indices.
 
     Args:
-        name: the name for `select`; it must be free.
+        name: the name for `select` and for ``dss_args.type``; it must be free. Upper and lower
+            case are the same. Comparisons combine names, so ``+``, ``/``, ``@``, ``=``, commas
+            and spaces cannot be in it.
+        needs_validation: whether the selector needs validation gradients
+            (``problem.validation``): True, False, or a function of its options. Where it does,
+            a run computes them, and `select` refuses to go without.
+        fresh: the selector gives another subset in every epoch, whatever ``select_every`` says.
+        labels_only: labels suffice: a run then computes no gradients for it.
+        keeps_scores: the selector takes ``score`` and ``scores``, and every selection of a run
+            should see the same ones: the run computes them once, with a trained model.
+        spelling: the name in tables and records; None: ``name``.
+
+    A run fills the option ``epoch``, where the function has it, with its epoch, counted from 0.
+    With an option ``epochs`` beside it, both count the epochs on subsets alone.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name is taken, reserved or no name, or the function cannot be called with
+            a problem alone.
 
     >>> @register_selector("first")
     ... def first(problem, *, skip=0):
@@ -127,12 +170,33 @@ def register_selector(name: str) -> Callable[[F], F]:
     tensor([1, 2])
     >>> unregister_selector("first")
     """
-    key = name.lower()
-    if key in _SELECTORS:
-        raise ValueError(f"a selector named {name!r} exists already: choose another name")
+    text = str(name)
+    if text.lower() in _RESERVED or any(c in _IN_METHOD_NAMES or c.isspace() for c in text):
+        raise ValueError(
+            f"a selector cannot be named {text!r}: expected a name without spaces and "
+            f"{' '.join(_IN_METHOD_NAMES)}, and other than {', '.join(_RESERVED)}"
+        )
+    if name in SELECTORS:
+        taken = SELECTORS.entry(name).module
+        raise ValueError(
+            f"a selector named {name!r} exists already, registered by {taken}: choose another name"
+        )
+
+    if needs_validation and (labels_only or keeps_scores):
+        raise ValueError(
+            f"selector {name!r}: labels_only and keeps_scores mean that a run gives no gradients, "
+            "so needs_validation cannot be set too: leave one of them out"
+        )
 
     def register(function: F) -> F:
-        _SELECTORS[key] = function
+        SELECTORS.register(
+            name,
+            spelling=spelling or name,
+            needs_validation=needs_validation,
+            fresh=fresh,
+            labels_only=labels_only,
+            keeps_scores=keeps_scores,
+        )(function)
         return function
 
     return register
@@ -140,25 +204,41 @@ def register_selector(name: str) -> Callable[[F], F]:
 
 def unregister_selector(name: str) -> None:
     """Forget a selector of one's own, for instance at the end of a test."""
-    _SELECTORS.pop(name.lower(), None)
+    SELECTORS.unregister(name)
 
 
 def selector_names() -> tuple[str, ...]:
     """The names that `select` knows, sorted."""
-    return tuple(sorted(_SELECTORS))
+    return tuple(sorted(SELECTORS.names()))
 
 
 def selector_options(name: str) -> tuple[str, ...]:
     """The options that one selector takes besides those of `select`."""
-    parameters = inspect.signature(_selector(name)).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+    return SELECTORS.options(name)
 
 
-def _selector(name: str) -> SelectorFunction:
-    function = _SELECTORS.get(str(name).lower())
-    if function is None:
-        raise unknown_name("selector", name, _SELECTORS)
-    return function
+def needs_validation(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a selector needs validation gradients when it is called with these options.
+
+    >>> needs_validation("glister", {}), needs_validation("gradmatch", {})
+    (True, False)
+    >>> needs_validation("gradmatch", {"target": "validation"})
+    True
+    """
+    fact: NeedsValidation = SELECTORS.entry(name).facts["needs_validation"]
+    return bool(fact(options)) if callable(fact) else fact
+
+
+def check_option_names(name: str, options: Iterable[str]) -> None:
+    """Refuse options that a selector does not take.
+
+    Raises:
+        ValueError: the first such option; the nearest one is suggested.
+    """
+    known = SELECTORS.options(name)
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of selector {name!r}", option, (*known, *_COMMON_OPTIONS))
 
 
 def select(
@@ -206,14 +286,16 @@ def select(
     >>> len(chosen), chosen.weights.tolist()
     (4, [1.0, 1.0, 1.0, 1.0])
     """
-    function = _selector(name)
-    known = selector_options(name)
-    for option in options:
-        if option not in known:
-            raise unknown_name(f"option of selector {name!r}", option, (*known, *_COMMON_OPTIONS))
+    function = SELECTORS[name]
+    check_option_names(name, options)
     problem = _validated(
         gradients, budget, val_gradients, per, linear_layer, seed, batch_size, memory_limit
     )
+    if val_gradients is None and needs_validation(name, options):
+        raise ValueError(
+            f"selector {name!r} chooses by validation gradients: expected val_gradients=, received "
+            "none. Compute them with last_layer_gradients(model, validation_set)"
+        )
     started = _clock(problem)
     answer = function(problem, **options)
     choice = answer if isinstance(answer, Choice) else Choice(answer)

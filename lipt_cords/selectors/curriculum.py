@@ -13,7 +13,7 @@ from lipt_cords.selectors.grouping import batch_means, batch_members, groups_of
 from lipt_cords.selectors.random_subsets import fresh_slice
 
 
-@register_selector("curriculum")
+@register_selector("curriculum", spelling="Curriculum", fresh=True, keeps_scores=True)
 def curriculum(
     problem: SelectionProblem,
     *,
@@ -37,7 +37,7 @@ def curriculum(
         epochs: how many there will be.
         start: share of each class, in (0, 1], in the first epoch.
         until: share of the epochs, in [0, 1], after which all of the pool is offered.
-        score: which difficulty to compute from the gradients, see `difficulty`.
+        score: which registered difficulty to compute from the gradients, see `difficulty`.
         scores: (N,) difficulties to use instead.
 
     Returns:

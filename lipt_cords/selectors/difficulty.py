@@ -7,17 +7,42 @@ the mean of their scores is a difficulty out of sample.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import generator
+from lipt_cords.base.registry import Registry
 from lipt_cords.models.gradients import LastLayerGradients
 from lipt_cords.selectors.checks import check_positive
 
-DIFFICULTY_NAMES = ("loss", "margin", "el2n", "grand")
+ScoreFunction = Callable[[LastLayerGradients], Tensor]
+SCORES: Registry[ScoreFunction] = Registry("difficulty score", takes=("gradients",))
+"""All difficulty scores: functions of the gradients of N samples, larger for harder ones."""
+
+
+def register_score(name: str) -> Callable[[ScoreFunction], ScoreFunction]:
+    """Make a function known as a difficulty score, wherever ``score`` is an option.
+
+    The function takes `LastLayerGradients` of N samples and returns one number a sample, larger
+    for harder ones.
+
+    Args:
+        name: must be free; upper and lower case are the same.
+
+    Raises:
+        ValueError: the name is taken, or the function cannot be called with gradients alone.
+
+    >>> @register_score("entropy")
+    ... def entropy(gradients):
+    ...     "Entropy of the predicted probabilities."
+    ...     return torch.special.entr(gradients.logits.softmax(dim=1)).sum(dim=1)
+    >>> SCORES.names()
+    ('loss', 'margin', 'el2n', 'grand', 'entropy')
+    >>> SCORES.unregister("entropy")
+    """
+    return SCORES.register(name)
 
 
 def difficulty(gradients: LastLayerGradients, score: str = "loss") -> Tensor:
@@ -25,15 +50,14 @@ def difficulty(gradients: LastLayerGradients, score: str = "loss") -> Tensor:
 
     Args:
         gradients: of N samples, under cross-entropy for ``"loss"`` and ``"el2n"``.
-        score: ``"loss"``, the cross-entropy; ``"margin"``, the largest probability of a wrong
-            class minus that of the right one; ``"el2n"``, the norm of the logit gradient;
-            ``"grand"``, the norm of the gradient of the whole last layer (Paul et al., 2021).
+        score: ``"loss"``, ``"margin"``, ``"el2n"``, ``"grand"`` (Paul et al., NeurIPS 2021), or
+            another registered one.
 
     Returns:
         (N,) float64 on the CPU.
 
     Raises:
-        ValueError: unknown score.
+        ValueError: unknown score, or one that does not return a number a sample.
 
     >>> logits = torch.tensor([[4.0, 0.0], [0.0, 4.0]])
     >>> grads = logits.softmax(1) - torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -42,24 +66,42 @@ def difficulty(gradients: LastLayerGradients, score: str = "loss") -> Tensor:
     >>> bool(easy < hard)
     True
     """
-    if score == "loss":
-        values = torch.nn.functional.cross_entropy(
-            gradients.logits.double(), gradients.labels, reduction="none"
+    values = torch.as_tensor(SCORES[score](gradients)).detach().to("cpu", torch.float64)
+    if values.shape != gradients.labels.shape:
+        raise ValueError(
+            f"difficulty score {score!r} returned shape {tuple(values.shape)}, expected one number "
+            f"a sample, {tuple(gradients.labels.shape)}"
         )
-    elif score == "margin":
-        values = _margins(gradients)
-    elif score in ("el2n", "grand"):
-        values = gradients.norms(linear_layer=score == "grand").double()
-    else:
-        raise unknown_name("difficulty score", score, DIFFICULTY_NAMES)
-    return values.cpu()
+    return values
 
 
-def _margins(gradients: LastLayerGradients) -> Tensor:
+@register_score("loss")
+def loss(gradients: LastLayerGradients) -> Tensor:
+    """The cross-entropy."""
+    return torch.nn.functional.cross_entropy(
+        gradients.logits.double(), gradients.labels, reduction="none"
+    )
+
+
+@register_score("margin")
+def margin(gradients: LastLayerGradients) -> Tensor:
+    """The largest probability of a wrong class minus that of the right one."""
     probabilities = gradients.logits.double().softmax(dim=1)
     right = probabilities.gather(1, gradients.labels[:, None])
     wrong = probabilities.scatter(1, gradients.labels[:, None], -1.0).amax(dim=1)
     return wrong.clamp(min=0.0) - right[:, 0]
+
+
+@register_score("el2n")
+def el2n(gradients: LastLayerGradients) -> Tensor:
+    """The norm of the logit gradient."""
+    return gradients.norms(linear_layer=False).double()
+
+
+@register_score("grand")
+def grand(gradients: LastLayerGradients) -> Tensor:
+    """The norm of the gradient of the whole last layer."""
+    return gradients.norms(linear_layer=True).double()
 
 
 def held_out_plan(

@@ -12,7 +12,7 @@ from lipt_cords.selectors.grouping import Group, batch_means, batch_members, gro
 from lipt_cords.selectors.norms import gradient_norms
 
 
-@register_selector("importance")
+@register_selector("importance", spelling="Importance")
 def importance(
     problem: SelectionProblem, *, scores: Tensor | None = None, smoothing: float = 0.1
 ) -> Choice:

@@ -13,7 +13,7 @@ from lipt_cords.selectors.grouping import batch_means, batches_needed, groups_of
 _CHUNK = 16384
 
 
-@register_selector("grand")
+@register_selector("grand", spelling="GraNd")
 def grand(problem: SelectionProblem, *, scores: Tensor | None = None) -> Choice:
     """The samples with the largest last-layer gradient norm (Paul et al., NeurIPS 2021).
 
@@ -30,7 +30,7 @@ def grand(problem: SelectionProblem, *, scores: Tensor | None = None) -> Choice:
     return _largest(problem, scores)
 
 
-@register_selector("el2n")
+@register_selector("el2n", spelling="EL2N")
 def el2n(problem: SelectionProblem, *, scores: Tensor | None = None) -> Choice:
     """The samples with the largest error norm ``|softmax - onehot|`` (Paul et al., NeurIPS 2021).
 

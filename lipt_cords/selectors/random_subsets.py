@@ -11,7 +11,7 @@ from lipt_cords.selectors.checks import check_positive
 from lipt_cords.selectors.grouping import batch_members, groups_of
 
 
-@register_selector("random")
+@register_selector("random", spelling="Random", labels_only=True)
 def random_subset(problem: SelectionProblem) -> Choice:
     """A uniform subset, drawn once; per class it is class-balanced.
 
@@ -24,7 +24,7 @@ def random_subset(problem: SelectionProblem) -> Choice:
     return Choice(fresh_slice(problem, "random", 0))
 
 
-@register_selector("rs2")
+@register_selector("rs2", spelling="RS2", labels_only=True, fresh=True)
 def repeated_random(problem: SelectionProblem, *, epoch: int = 0) -> Choice:
     """A fresh uniform subset every epoch, without replacement across epochs.
 

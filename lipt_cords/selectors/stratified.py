@@ -20,7 +20,7 @@ from lipt_cords.selectors.stratified_cuts import CUTS, Pilot, chosen_by_pilot, c
 BIN_NAMES = ("quantile", "width")
 
 
-@register_selector("stratified")
+@register_selector("stratified", spelling="Stratified")
 def stratified(
     problem: SelectionProblem,
     *,
@@ -55,7 +55,7 @@ def stratified(
         bins: ``"quantile"``, strata of equal size, whose union is representative of what is left
             after the cut; ``"width"``, strata of equal width in score, as published, which prefer
             rare difficulties, hence hard samples.
-        score: which difficulty to compute from the gradients, see `difficulty`.
+        score: which registered difficulty to compute from the gradients, see `difficulty`.
         scores: (N,) difficulties to use instead, for instance held out.
         accuracy: accuracy in [0, 1] of the model that scored, on samples it has not seen; None
             takes it from the validation gradients, or else from the pool's.

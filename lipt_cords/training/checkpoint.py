@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lipt_cords.base.differences import differences
 from lipt_cords.base.files import load_plain, write_atomic
 
 FORMAT = "lipt_cords.checkpoint"
@@ -60,7 +61,7 @@ def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[st
             f"{path} has checkpoint version {payload['version']}, expected {VERSION}: "
             "resume it with the lipt_cords that wrote it"
         )
-    different = differences(payload["identity"], identity)
+    different = list(differences(identity, payload["identity"]))
     if different:
         raise ValueError(
             f"{path} belongs to a run with other settings ({'; '.join(different[:5])}): "
@@ -68,23 +69,6 @@ def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[st
         )
     state: dict[str, Any] = payload["state"]
     return state
-
-
-def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> list[str]:
-    """Where two nested settings differ, in words.
-
-    >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
-    ['a.b: 1 there, 2 here']
-    """
-    found = []
-    for key in sorted({*saved, *wanted}, key=str):
-        there, here = saved.get(key), wanted.get(key)
-        where = f"{path}{key}"
-        if isinstance(there, Mapping) and isinstance(here, Mapping):
-            found += differences(there, here, f"{where}.")
-        elif there != here:
-            found.append(f"{where}: {there!r} there, {here!r} here")
-    return found
 
 
 def random_states() -> dict[str, Any]:

@@ -131,8 +131,8 @@ def test_an_interrupted_comparison_goes_on_and_grows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "options", "named"),
     [
-        ({"optimizer": {"lr": 0.2}}, {}, "config.optimizer.lr was 0.05 and is 0.2"),
-        ({}, {"warm_epochs": 9}, "terms.warm_epochs was None and is 9"),
+        ({"optimizer": {"lr": 0.2}}, {}, "config.optimizer.lr is 0.05 there and 0.2 here"),
+        ({}, {"warm_epochs": 9}, "terms.warm_epochs is None there and 9 here"),
     ],
 )
 def test_another_configuration_does_not_go_on_from_these_results(

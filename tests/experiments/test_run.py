@@ -206,7 +206,7 @@ def test_a_run_that_saves_nothing_still_resumes(digits: DataSplits, tmp_path: Pa
 def test_bad_checkpoints_and_directories(digits: DataSplits, tmp_path: Path) -> None:
     config = _config(type="RS2")
     _run(config, digits, output=tmp_path)
-    with pytest.raises(ValueError, match=r"optimizer\.lr: 0\.05 there, 0\.1 here"):
+    with pytest.raises(ValueError, match=r"optimizer\.lr is 0\.05 there and 0\.1 here"):
         _run(config.updated(optimizer={"lr": 0.1}), digits, output=tmp_path, resume=True)
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])

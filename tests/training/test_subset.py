@@ -156,7 +156,7 @@ def _facts(point: CurvePoint) -> tuple[Any, ...]:
 
 def test_resume_asks_for_the_same_run(tmp_path: Path) -> None:
     _train(_net(), epochs=2, checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"other settings \(epochs: 2 there, 6 here\)"):
+    with pytest.raises(ValueError, match=r"other settings \(epochs is 2 there and 6 here\)"):
         _train(_net(), checkpoint_dir=tmp_path, resume=True)
     with pytest.raises(ValueError, match="needs the checkpoint_dir"):
         _train(_net(), resume=True)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from lipt_cords.base.differences import first_difference
 from lipt_cords.base.files import read_json
 from lipt_cords.base.options import readable_errors
 from lipt_cords.experiments.report.schema import Payload, SavedWarmStart, printable
@@ -18,6 +19,8 @@ from lipt_cords.warmstart.result import RECORD as WARM_START
 
 RESULTS = "results.json"
 """Name of the file that a comparison or a run leaves."""
+PLACES = ("datadir", "download")
+"""Keys of a configuration that say where data are: a comparison does not depend on them."""
 P = TypeVar("P", bound=BaseModel)
 
 
@@ -102,11 +105,11 @@ def load_results(directories: Sequence[str | Path]) -> Results:
     parts = [read_results(path / RESULTS) for path in paths]
     identities = [_identity(part) for part in parts]
     for path, identity in zip(paths[1:], identities[1:], strict=True):
-        changed = difference(identities[0], identity, "")
+        changed = first_difference(identities[0], identity, ignore=PLACES)
         if changed is not None:
             raise ValueError(
-                f"{paths[0] / RESULTS} and {path / RESULTS} do not belong in one report: "
-                f"{changed.removeprefix('.')}. Report each of them apart"
+                f"{path / RESULTS} does not belong in one report with {paths[0] / RESULTS}: "
+                f"{changed}. Report each of them apart"
             )
     runs = [run for part in parts for run in _runs_of(part)]
     keys = [(run["method"], run["fraction"], run["seed"]) for run in runs]
@@ -159,23 +162,6 @@ def _identity(payload: Payload) -> dict[str, Any]:
         "kind": payload.kind, "terms": payload.terms, "config": payload.config,
         "python": made.python, "versions": made.versions,
     }  # fmt: skip
-
-
-def difference(before: Any, now: Any, where: str) -> str | None:
-    """The first place in which two nested mappings differ, in words; None if they are equal.
-
-    Where data lie is nothing that a comparison depends on.
-
-    >>> difference({"a": {"b": 1}}, {"a": {"b": 2}}, "config")
-    'config.a.b was 1 and is 2'
-    """
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted({*before, *now} - {"datadir", "download"}):
-            found = difference(before.get(key), now.get(key), f"{where}.{key}")
-            if found is not None:
-                return found
-        return None
-    return None if before == now else f"{where} was {before!r} and is {now!r}"
 
 
 def _runs_of(payload: Payload) -> list[dict[str, Any]]:

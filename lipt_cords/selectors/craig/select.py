@@ -18,7 +18,7 @@ Engine = Literal["torch", "submodlib"]
 ENGINE_NAMES = ("torch", "submodlib")
 
 
-@register_selector("craig")
+@register_selector("craig", spelling="CRAIG")
 def craig(problem: SelectionProblem, *, engine: Engine = "torch") -> Choice:
     """Facility location over squared distances between gradients.
 

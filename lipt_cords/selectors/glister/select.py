@@ -25,7 +25,7 @@ Greedy = Literal["naive", "rgreedy", "stochastic"]
 GREEDY_NAMES = ("naive", "rgreedy", "stochastic")
 
 
-@register_selector("glister")
+@register_selector("glister", spelling="GLISTER", needs_validation=True)
 def glister(
     problem: SelectionProblem,
     *,

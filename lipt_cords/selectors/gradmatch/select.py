@@ -30,7 +30,11 @@ class _Options:
     max_steps: int | None
 
 
-@register_selector("gradmatch")
+@register_selector(
+    "gradmatch",
+    spelling="GradMatch",
+    needs_validation=lambda options: options.get("target") == "validation",
+)
 def gradmatch(
     problem: SelectionProblem,
     *,
