@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 
 from lipt_cords import LiPTWarmStart
 from lipt_cords.base.randomness import isolated_rng
-from lipt_cords.warmstart import crew
+from lipt_cords.warmstart import team
 from lipt_cords.warmstart.clock import Clock
 from lipt_cords.warmstart.resume.folder import digest
 
@@ -148,22 +148,18 @@ def run_rank(job: Job, node: int) -> None:
 
     note("pid", os.getpid())
     note("phase", "join")
-    phase, run_workers = Clock.phase, crew.run_workers
+    enter, run_workers = Clock.enter, team.run_workers
 
-    @contextmanager
-    def noted_phase(clock: Clock, name: str) -> Any:
-        note("phase", name)
-        with phase(clock, name):
-            yield
-        if name == "refresh":
-            note("phase", "save")
+    def noted_phase(clock: Clock, name: str) -> None:
+        note("phase", "save" if name == "result" else name)
+        enter(clock, name)
 
     def noted_workers(tasks: Any) -> Any:
         for task in tasks:
             note("train", task.round, task.worker)
             yield from run_workers([task])
 
-    Clock.phase, crew.run_workers = noted_phase, noted_workers  # type: ignore[method-assign]
+    Clock.enter, team.run_workers = noted_phase, noted_workers  # type: ignore[method-assign]
     words: dict[str, Any] = {}
     try:
         words = told(fit(job, "torchrun", job.work_dirs[node]))

@@ -18,14 +18,11 @@ class Clock:
 
     Args:
         device: whose queue.
-        phase: the first phase.
         earlier: seconds of a bill that this one goes on from.
     """
 
-    def __init__(
-        self, device: torch.device, phase: str, earlier: Mapping[str, float] | None = None
-    ) -> None:
-        self._device, self._phase = device, phase
+    def __init__(self, device: torch.device, earlier: Mapping[str, float] | None = None) -> None:
+        self._device, self._phase = device, ""
         self._earlier = dict(earlier or {})
         self._seconds: dict[str, float] = defaultdict(float)
         synchronize(device)

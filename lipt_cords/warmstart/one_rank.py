@@ -77,7 +77,8 @@ def fit_on_this_rank(
 
 def _fit(config: WarmStartConfig, ranks: Ranks, request: Request) -> WarmStartResult:
     """One fit on one rank: everything is checked and read, then LiPT runs, then it is billed."""
-    clock = Clock(ranks.device, "prepare")
+    clock = Clock(ranks.device)
+    clock.enter("prepare")
     inputs, folder = _prepared(config, ranks, request)
     judge = Judge(
         copy.deepcopy(inputs.model), inputs.dataset, inputs.labels, config, inputs.validation

@@ -134,7 +134,7 @@ def test_a_resumed_run_has_the_whole_bill_and_says_where_it_went_on(tmp_path, op
         assert getattr(resumed.report, name) == getattr(whole.report, name), name
     assert same(resumed.state_dict, whole.state_dict)
     assert resumed.report.notes == [
-        *whole.report.notes, "went on from the merge of round 2 in work_dir",
+        *whole.report.notes, "resumed after the merge of round 2 in work_dir",
     ]  # fmt: skip
     assert told == [2]  # a merge that is written is not announced again
 
@@ -168,7 +168,7 @@ def test_a_crash_or_a_full_disk_between_the_records_of_a_round(serial, tmp_path,
     assert tried
     resumed = fit(launch="serial", work_dir=tmp_path)
     assert same(resumed.state_dict, serial.state_dict)
-    assert "went on from the merge of round 1 in work_dir" in resumed.report.notes
+    assert "resumed after the merge of round 1 in work_dir" in resumed.report.notes
 
 
 def test_a_record_that_found_no_room_is_written_with_the_next_merge(serial, tmp_path):

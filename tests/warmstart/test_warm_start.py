@@ -106,11 +106,11 @@ def test_the_common_start_reads_only_what_it_needs_and_wraps_around(train):
     labels = train.tensors[1]
     dataset = Streamed(train)
     options = {"config": warm(common_steps=2).config, "loss": mean_loss(None)}
-    done, _ = train_common_start(make_net(), dataset, labels, **options)
-    assert done.passes == done.searched == 32
+    done = train_common_start(make_net(), dataset, labels, **options)
+    assert done.passes == done.on_given_net == 32
     assert len(set(dataset.read)) <= 32
     options["config"] = warm(common_steps=25).config
-    assert train_common_start(make_net(), train, labels, **options)[0].passes == 25 * 16
+    assert train_common_start(make_net(), train, labels, **options).passes == 25 * 16
 
 
 def test_greedy_drops_workers_that_hurt_and_says_so(train, val):

@@ -1,6 +1,7 @@
 import pytest
 
-from lipt_cords.warmstart.config import StopRule, WarmStartConfig
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.watch.stop import StopRule
 
 
 def test_parse_accepts_the_name_a_mapping_and_a_ready_configuration():
@@ -45,7 +46,7 @@ def test_parse_refuses(value, message):
         ("sparsity", "snp", "unknown sparsity 'snp'.*Did you mean 'snip'"),
         ("densities", "ekr", "unknown densities 'ekr'.*Did you mean 'erk'"),
         ("soup", "weigthed", "Did you mean 'weighted'"),
-        ("outer", "nestrov", "unknown outer 'nestrov'.*Did you mean 'nesterov'"),
+        ("outer", "nestrov", "unknown outer step 'nestrov'.*Did you mean 'nesterov'"),
         ("launch", "process", "Did you mean 'processes'"),
         ("memory_format", "channel_last", "unknown memory format .*Did you mean 'channels_last'"),
         ("memory_format", None, "unknown memory format None: expected one of 'auto', 'channels"),

@@ -136,7 +136,8 @@ class _Retraining:
     def run(self) -> WarmStartResult:
         """Train, merge, refresh, and write the bill."""
         config, earlier = self.config, self.result.report
-        clock = Clock(self.ranks.device, "prepare", earlier.seconds)
+        clock = Clock(self.ranks.device, earlier.seconds)
+        clock.enter("prepare")
         inputs, net_work = self._inputs()
         judge = self._judge(inputs.validation)
         bill = Bill(inputs, self.ranks, clock, judge, earlier)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lipt_cords.models.state import all_finite, tensor_state
-from lipt_cords.warmstart.merge.average import StateSum, average_weights
+from lipt_cords.warmstart.merge.average import average_weights
 
 
 def states(count=5):
@@ -78,13 +78,21 @@ def test_what_cannot_be_averaged_is_explained(arguments, message):
         average_weights(*arguments)
 
 
-def test_a_copy_of_a_sum_is_independent():
-    one = StateSum({"w": torch.zeros(2)})
-    one.add({"w": torch.ones(2)})
-    two = one.copy()
-    two.add({"w": torch.ones(2)})
-    assert one.mean(1)["w"].tolist() == [1, 1]
-    assert two.mean(2)["w"].tolist() == [1, 1]
+def test_what_is_infinite_in_all_models_stays_and_in_one_is_refused():
+    mask = torch.tensor([0.0, float("-inf"), float("nan")])
+    one = {"mask": mask, "w": torch.tensor([1.0])}
+    two = {"mask": mask.clone(), "w": torch.tensor([3.0])}
+    average = average_weights([one, two])
+    torch.testing.assert_close(average["mask"], mask, equal_nan=True)
+    assert average["w"].tolist() == [2.0]
+    with pytest.raises(ValueError, match="state dict 1 has NaN or infinite values in 'w'"):
+        average_weights([one, {**two, "w": torch.tensor([float("nan")])}])
+
+
+def test_small_weights_beside_a_large_change_keep_their_precision():
+    one = {"w": torch.tensor([1e6, 1e-6])}
+    two = {"w": torch.tensor([-1e6, 3e-6])}
+    assert average_weights([one, two])["w"].tolist() == torch.tensor([0.0, 2e-6]).tolist()
 
 
 def test_state_that_is_no_real_tensor_is_refused():

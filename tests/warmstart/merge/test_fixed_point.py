@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lipt_cords.models.state import tensor_state
-from lipt_cords.warmstart.merge.fixed_point import NO_CHANGE, ExactSum, largest_changes
+from lipt_cords.warmstart.merge.fixed_point import NO_CHANGE, FixedPointSum, largest_changes
 
 VALUES = st.one_of(
     st.just(0.0),
@@ -47,7 +47,7 @@ def crews(draw, dtypes=(torch.float32, torch.float64, torch.bfloat16, torch.floa
 
 def sum_of(origin, states, weights):
     largest = torch.stack([largest_changes(state, origin) for state in states]).amax(0)
-    return ExactSum(origin, len(states), largest, max(weights))
+    return FixedPointSum(origin, len(states), largest, max(weights))
 
 
 def merge(origin, states, weights=None, order=None, ranks=1):
@@ -155,7 +155,7 @@ def test_the_wire_has_room_for_a_thousand_equal_changes(workers, weight):
     below, above = (torch.nextafter(powers, to) for to in (torch.zeros(5), torch.full((5,), 3e38)))
     for most in torch.cat([below, powers, above]):
         origin, state = {"w": torch.zeros(2)}, {"w": torch.stack([most, -most])}
-        total = ExactSum(origin, workers, largest_changes(state, origin), weight)
+        total = FixedPointSum(origin, workers, largest_changes(state, origin), weight)
         total.add(state, weight)
         assert total.dtype == torch.int32
         # The sum, and a step for every worker, whose roundings may all go the same way.
@@ -242,7 +242,7 @@ def test_integers_are_averaged_without_weights_and_equal_ones_come_back_whatever
 )
 def test_integers_that_would_overflow_travel_wide(change, dtype):
     origin, state = {"n": torch.tensor([5])}, {"n": torch.tensor([5 + change])}
-    total = ExactSum(origin, 1000, largest_changes(state, origin))
+    total = FixedPointSum(origin, 1000, largest_changes(state, origin))
     total.add(state)
     assert total.dtype == dtype
     assert int(total.total) * 1000 < torch.iinfo(dtype).max
@@ -290,3 +290,14 @@ def test_the_smallest_changes_of_float64_pass():
         found = merge(origin, [{"w": torch.tensor([least, 1.0], dtype=torch.float64)}] * 3)["w"]
         assert 0 <= float(found[0]) <= 2 * least
         assert float(found[1]) == 1
+
+
+def test_a_clone_of_a_sum_is_independent():
+    origin = {"w": torch.zeros(2)}
+    one = FixedPointSum(origin, 2, largest_changes({"w": torch.ones(2)}, origin))
+    one.add({"w": torch.ones(2)})
+    two = one.clone()
+    two.add({"w": torch.ones(2)})
+    assert one.mean(one.total, 1, 1)["w"].tolist() == [1, 1]
+    assert two.mean(two.total, 2, 2)["w"].tolist() == [1, 1]
+    assert two.mean(two.total, 1, 2)["w"].tolist() == [2, 2]

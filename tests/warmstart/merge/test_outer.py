@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lipt_cords.warmstart.merge.outer import OuterOptimizer
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.merge.outer import next_start
 
 TRAINED = ["weight", "bias"]
 
@@ -20,8 +21,19 @@ def state(seed, dtype=torch.float32):
     }
 
 
-def optimizer(kind="nesterov", lr=0.7, momentum=0.9):
-    return OuterOptimizer(kind, TRAINED, lr=lr, momentum=momentum)
+class Outer:
+    """An outer step with what it remembers."""
+
+    def __init__(self, **options):
+        self.config, self.velocity = WarmStartConfig(**options), {}
+
+    def step(self, start, average):
+        return next_start(start, average, self.velocity, trained=TRAINED, config=self.config)
+
+
+def optimizer(kind="nesterov", **options):
+    given = {f"outer_{name}": value for name, value in options.items()}
+    return Outer(outer=kind, **given)
 
 
 def by_hand(start, average, velocity, lr, momentum):
@@ -101,13 +113,12 @@ def test_what_does_not_move_stays_to_the_last_bit():
         assert all(value.equal(start[name]) for name, value in outer.step(start, start).items())
 
 
-def test_zeros_are_a_velocity_of_the_trained_entries():
-    zeros = optimizer().zeros(state(0))
-    assert {name: (tuple(v.shape), v.dtype, float(v.sum())) for name, v in zeros.items()} == {
-        "weight": ((3, 2), torch.float64, 0.0),
-        "bias": ((2,), torch.float64, 0.0),
-    }
+def test_a_memory_of_zeros_is_as_good_as_none_and_holds_the_trained_entries():
     fresh, resumed = optimizer(), optimizer()
-    resumed.velocity = zeros
+    for name in TRAINED:
+        resumed.velocity[name] = torch.zeros_like(state(0)[name], dtype=torch.float64)
     one, two = fresh.step(state(0), state(1)), resumed.step(state(0), state(1))
     assert all(one[name].equal(two[name]) for name in one)
+    assert {name: v.dtype for name, v in fresh.velocity.items()} == dict.fromkeys(
+        TRAINED, torch.float64
+    )

@@ -15,26 +15,49 @@ from lipt_cords.data.source import BatchSource
 from lipt_cords.models.state import tensor_state
 from lipt_cords.training.evaluation import accuracy
 from lipt_cords.warmstart.config import WarmStartConfig
-from lipt_cords.warmstart.merge.soup import GreedySoup, Judge, batchnorm_buffers, refresh_batchnorm
+from lipt_cords.warmstart.merge.batchnorm import batchnorm_buffers, refresh_batchnorm
+from lipt_cords.warmstart.merge.judge import Judge
+from lipt_cords.warmstart.merge.soup import choose
+from lipt_cords.warmstart.report import WorkerSummary
+
+
+def summary(worker, accuracy=None, samples=10, kept=True):
+    return WorkerSummary(
+        worker=worker, rank=0, samples=samples, steps=1, passes=1, loss=1.0, accuracy=accuracy,
+        density=1.0, seconds=0.0, kept=kept, reason=None if kept else "weights are not finite",
+    )  # fmt: skip
 
 
 def greedy(values, score):
-    soup = GreedySoup({"w": torch.zeros(1)}, lambda state: score(float(state["w"])))
-    taken = [soup.offer(worker, {"w": torch.tensor([v])}) for worker, v in enumerate(values)]
-    return soup, taken
+    """Which workers a greedy soup takes that offers them in this order, and what it tried."""
+    tried = []
+
+    def trial(workers):
+        tried.append(list(workers))
+        return score(sum(values[worker] for worker in workers) / len(workers))
+
+    workers = [summary(worker, accuracy=1 - worker / 10) for worker in range(len(values))]
+    return choose(workers, "greedy", trial), tried
 
 
 def test_greedy_keeps_what_does_not_lower_the_score():
     # Closeness to 2: 2 is best; 6 would move the mean to 4; 2 again is as good; 4 makes 2.67.
-    soup, taken = greedy([2.0, 6.0, 2.0, 4.0], lambda w: -abs(w - 2))
-    assert taken == [True, False, True, False]
-    assert soup.kept == [0, 2]
-    assert soup.accuracy == 0
+    chosen, tried = greedy([2.0, 6.0, 2.0, 4.0], lambda w: -abs(w - 2))
+    assert chosen.weights == {0: 1, 2: 1}
+    assert tried == [[0], [0, 1], [0, 2], [0, 2, 3]]
+    assert [one.kept for one in chosen.summaries] == [True, False, True, False]
+    assert chosen.summaries[1].reason == "held-out accuracy of the soup would fall"
 
 
 def test_greedy_always_takes_the_first():
-    soup, _ = greedy([100.0], lambda w: 0.0)
-    assert soup.kept == [0]
+    assert greedy([100.0], lambda w: 0.0)[0].weights == {0: 1}
+
+
+def test_soups_leave_out_what_cannot_be_merged_and_weigh_by_shards():
+    workers = [summary(0, samples=5), summary(1, kept=False), summary(2, samples=7)]
+    assert choose(workers, "uniform", pytest.fail).weights == {0: 1, 2: 1}
+    assert choose(workers, "weighted", pytest.fail).weights == {0: 5, 2: 7}
+    assert choose(workers, "uniform", pytest.fail).summaries == workers
 
 
 def test_accuracy_counts_hits_and_restores_training_flags(train):

@@ -218,7 +218,7 @@ def test_earlier_rounds_are_forgotten_and_the_rest_stays(kept):
     (folder.root / "round_00003").write_text("a file")
     assert folder.rounds() == [0, 1, 2]
     for _ in range(2):  # another rank has been there
-        folder.forget_before(2)
+        folder.remove_before(2)
         assert folder.rounds() == [2]
     assert not record.parent.exists()
     assert folder.find("round_00002/merge") is not None

@@ -11,17 +11,21 @@ from torch import nn
 from warmstart_material import make_images, make_net
 
 from lipt_cords.models.state import tensor_state
-from lipt_cords.warmstart.config import StopRule, WarmStartConfig
+from lipt_cords.training.optimizers import OPTIMIZERS, register_optimizer
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.merge.codecs import CODECS, register_codec
 from lipt_cords.warmstart.resume import identity
 from lipt_cords.warmstart.resume.folder import digest
 from lipt_cords.warmstart.resume.identity import complete_description, describe_run, hash_of
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
+from lipt_cords.warmstart.watch.stop import StopRule
 
 CPU = torch.device("cpu")
 LABELS = torch.arange(60) % 4
 SHARDS = [torch.arange(0, 30), torch.arange(30, 60)]
 START = {"rounds": 2, "local_steps": 8}
 RELATED = {
+    "optimizer": "another optimizer", "codec": "another codec",
     "num_workers": 3, "epochs": 2.0, "local_steps": 9, "shard_fraction": 0.5, "common_steps": 7,
     "batch_size": 32, "lr": 0.1, "schedule": "cosine", "momentum": 0.5, "weight_decay": 0.0,
     "ema": 0.9, "rounds": 3, "outer": "nesterov", "outer_lr": 0.5, "outer_momentum": 0.5,
@@ -39,6 +43,16 @@ UNRELATED = {
     "join_timeout": 9.0, "keep_workers": True, "start_from": "initial",
     "memory_budget": 2**30, "memory_bandwidth": 1e9,
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def other_names():
+    """Kinds of which the package has one name get a second one."""
+    register_codec("another codec")(lambda origin, members, wire: origin)
+    register_optimizer("another optimizer")(lambda parameters, options: None)
+    yield
+    CODECS.unregister("another codec")
+    OPTIMIZERS.unregister("another optimizer")
 
 
 def described(model=None, samples=60, where=CPU, labels=LABELS, shards=SHARDS, **options):

@@ -11,7 +11,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from lipt_cords.warmstart.config import StopRule
 from lipt_cords.warmstart.watch.probe import Reading
 from lipt_cords.warmstart.watch.stability import (
     Stability,
@@ -20,7 +19,7 @@ from lipt_cords.warmstart.watch.stability import (
     spearman,
     split_half_correlation,
 )
-from lipt_cords.warmstart.watch.stop import should_stop
+from lipt_cords.warmstart.watch.stop import StopRule, should_stop
 
 NUMBERS = st.one_of(st.integers(0, 4).map(float), st.floats(-100, 100, width=32))
 
