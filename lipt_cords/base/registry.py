@@ -199,10 +199,14 @@ def import_modules(names: Iterable[str]) -> None:
             ) from error
 
 
+def is_foreign(module: str) -> bool:
+    """Whether a module is none of this package's."""
+    return module != PACKAGE and not module.startswith(f"{PACKAGE}.")
+
+
 def foreign_modules() -> list[str]:
     """Modules outside of this package that registered something, to be imported by children."""
     modules = {
         entry.module for registry in REGISTRIES.values() for entry in registry._entries.values()
     }
-    inside = {m for m in modules if m == PACKAGE or m.startswith(f"{PACKAGE}.")}
-    return sorted(modules - inside - {"__main__", "__mp_main__", "?"})
+    return sorted(filter(is_foreign, modules - {"__main__", "__mp_main__", "?"}))

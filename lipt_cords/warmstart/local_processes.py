@@ -27,6 +27,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from lipt_cords.base.process_memory import keep_freed_memory
+from lipt_cords.base.registry import foreign_modules, import_modules
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.prepare.checks import Request
 from lipt_cords.warmstart.ranks.conversation import LostContact
@@ -68,7 +69,7 @@ def fit_in_processes(config: WarmStartConfig, processes: int, request: Request) 
                 "progress": False if config.progress is None else config.progress,
             }
         )
-        handed = (inner, threads, scratch, request)
+        handed = (inner, threads, scratch, request, foreign_modules())
         _require_script([getattr(request, field.name) for field in fields(request)])
         _require_picklable(handed)
         try:
@@ -140,7 +141,9 @@ def _launch_config(config: WarmStartConfig, processes: int) -> LaunchConfig:
     )
 
 
-def _fit_as_rank(config: WarmStartConfig, threads: int, scratch: str, request: Request) -> bytes:
+def _fit_as_rank(
+    config: WarmStartConfig, threads: int, scratch: str, request: Request, modules: list[str]
+) -> bytes:
     """What each process runs; its error is an answer, since only a crash is worth a restart."""
     from lipt_cords.warmstart.one_rank import fit_on_this_rank
 
@@ -149,6 +152,7 @@ def _fit_as_rank(config: WarmStartConfig, threads: int, scratch: str, request: R
     # The caller has never heard of a temporary work_dir, which is gone when the processes are.
     temporary = config.work_dir is not None and config.work_dir.parent == Path(scratch)
     try:
+        import_modules(modules)  # what the options name may be registered there
         result = fit_on_this_rank(config, request, temporary=temporary)
     except LostContact as error:
         return pickle.dumps((None, error))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lipt_cords.base.differences import first_difference
 from lipt_cords.base.randomness import isolated_rng
 from lipt_cords.data.batches import labels_of, to_device
 from lipt_cords.data.source import BatchSource
@@ -34,8 +35,9 @@ from lipt_cords.warmstart.prepare.checks import (
 from lipt_cords.warmstart.prepare.shards import check_shards, make_shards, missing_classes
 from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.resume.fingerprint import fingerprint, require_alike
-from lipt_cords.warmstart.resume.folder import RunFolder, first_difference
+from lipt_cords.warmstart.resume.folder import RunFolder
 from lipt_cords.warmstart.resume.identity import (
+    code_hash,
     complete_description,
     describe_loss,
     describe_run,
@@ -44,6 +46,9 @@ from lipt_cords.warmstart.resume.identity import (
 from lipt_cords.warmstart.watch.probe import Probe
 from lipt_cords.warmstart.workers.augment import require_images
 from lipt_cords.warmstart.workers.batches import Pool
+
+VERSION = "code of lipt_cords"
+"""All of it: ranks speak with each other, and must be of one version."""
 
 
 def make_plan(
@@ -118,6 +123,7 @@ def prepare(
         held_out = 0 if val_dataset is None else data_length(val_dataset, "validation")
         return {
             **describe_run(config, model, samples, ranks.device),
+            VERSION: code_hash(),
             "loss": describe_loss(request.loss),
             "size of the held-out data": held_out,
         }
@@ -150,7 +156,7 @@ def prepare(
     plan = replace(plan, unknown=found[0].unknown)
     description = ranks.on_main(
         lambda: complete_description(
-            described[0], found[0].weights, labels, plan.shards, found[0].values
+            _of_the_run(described[0]), found[0].weights, labels, plan.shards, found[0].values
         )
     )
     if config.work_dir is None:
@@ -188,3 +194,8 @@ def read_data(
 
     ranks.everywhere(read)
     return pool, validation, probe
+
+
+def _of_the_run(described: dict[str, Any]) -> dict[str, Any]:
+    """Without the version: a stored run may go on where other parts of the package changed."""
+    return {name: value for name, value in described.items() if name != VERSION}

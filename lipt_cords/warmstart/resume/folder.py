@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipt_cords.base.differences import first_difference
 from lipt_cords.base.files import (
     load_tensors,
     output_directory,
@@ -190,14 +191,6 @@ def _seal(tensors: Path, record: Mapping[str, Any]) -> str:
     words = json.dumps(said, sort_keys=True).encode()
     content = tensors.read_bytes() if record.get("entries") else b""
     return hashlib.sha256(content + words).hexdigest()
-
-
-def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """The first thing in which two descriptions differ, in words; None if in nothing."""
-    for name in sorted(one.keys() | other.keys()):
-        if one.get(name) != other.get(name):
-            return f"{name} is {other.get(name)!r} there and {one.get(name)!r} here"
-    return None
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

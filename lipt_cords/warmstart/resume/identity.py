@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lipt_cords.base.registry import Registry, is_foreign
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.state import tensor_state
+from lipt_cords.training.optimizers import OPTIMIZERS
 from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.merge.codecs import CODECS
+from lipt_cords.warmstart.merge.outer import OUTER_STEPS
+from lipt_cords.warmstart.merge.soup import SOUPS
 from lipt_cords.warmstart.resume.folder import digest
+from lipt_cords.warmstart.workers.augment import AUGMENTATIONS
+from lipt_cords.warmstart.workers.sparsity import SPARSITIES
 
 UNRELATED = {
     "device", "progress", "work_dir", "launch", "processes", "max_restarts", "min_workers",
@@ -28,6 +37,25 @@ UNRELATED = {
     "memory_bandwidth",
 }  # fmt: skip
 """Options that change how or where a run is made, but not its weights."""
+DECIDES_BITS = (
+    "base/randomness.py", "data", "models", "training/cheaper", "training/evaluation.py",
+    "training/optimizers.py", "training/schedules.py", "training/step.py",
+    "warmstart/common_start.py", "warmstart/early_bird.py", "warmstart/lipt.py",
+    "warmstart/merge", "warmstart/one_rank.py", "warmstart/plan.py", "warmstart/prepare",
+    "warmstart/resume", "warmstart/round_inputs.py", "warmstart/run.py", "warmstart/team.py",
+    "warmstart/watch/probe.py", "warmstart/watch/readings.py", "warmstart/watch/stability.py",
+    "warmstart/watch/stop.py", "warmstart/worker_results.py", "warmstart/workers",
+)  # fmt: skip
+"""Files and folders of this package on which the bits of a warm start, or its files, depend."""
+KINDS: dict[str, Registry[Any]] = {
+    "augmentation": AUGMENTATIONS,
+    "codec": CODECS,
+    "optimizer": OPTIMIZERS,
+    "outer": OUTER_STEPS,
+    "soup": SOUPS,
+    "sparsity": SPARSITIES,
+}
+"""Options that name something registered, perhaps by a module of the user's."""
 
 
 def describe_run(
@@ -44,7 +72,8 @@ def describe_run(
         "size of the data": samples,
         "kind of device": device.type,
         "torch": torch.__version__,
-        "code of lipt_cords": code_hash(),
+        "code of the warm start": code_hash(DECIDES_BITS),
+        **_code_of_others(config),
     }
 
 
@@ -83,10 +112,35 @@ def hash_of(description: Mapping[str, Any]) -> str:
 
 
 @functools.cache
-def code_hash() -> str:
-    """A hash of this package's source, so that ranks of two versions notice each other."""
-    root = Path(__file__).resolve().parent.parent
+def code_hash(parts: tuple[str, ...] = (".",)) -> str:
+    """A hash of this package's source.
+
+    Args:
+        parts: files and folders below the package; all of it without them.
+    """
+    root = Path(__file__).resolve().parents[2]
+    paths = {path for part in parts for path in _sources(root / part)}
     total = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        total.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    for path in sorted(paths):
+        total.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return total.hexdigest()[:16]
+
+
+def _sources(place: Path) -> list[Path]:
+    return list(place.rglob("*.py")) if place.is_dir() else [place]
+
+
+def _code_of_others(config: WarmStartConfig) -> dict[str, str]:
+    """Hashes of the user's code that the options name: of its module, or of a script's function."""
+    found = {}
+    for option, registry in KINDS.items():
+        entry = registry.entry(getattr(config, option))
+        if not is_foreign(entry.module):
+            continue
+        script = entry.module in ("__main__", "__mp_main__")
+        try:
+            source = inspect.getsource(entry.make if script else sys.modules[entry.module])
+        except (OSError, TypeError, KeyError):  # typed at a prompt
+            source = repr(getattr(entry.make, "__code__", entry.make))
+        found[f"code of {option} {entry.name!r}"] = hashlib.sha256(source.encode()).hexdigest()[:16]
+    return found

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import importlib
 import json
+import linecache
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from warmstart_material import make_images, make_net
 
+import lipt_cords
 from lipt_cords.models.state import tensor_state
 from lipt_cords.training.optimizers import OPTIMIZERS, register_optimizer
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.merge.codecs import CODECS, register_codec
+from lipt_cords.warmstart.merge.soup import SOUPS
 from lipt_cords.warmstart.resume import identity
 from lipt_cords.warmstart.resume.folder import digest
 from lipt_cords.warmstart.resume.identity import complete_description, describe_run, hash_of
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
 from lipt_cords.warmstart.watch.stop import StopRule
 
+ROOT = Path(lipt_cords.__file__).parent
 CPU = torch.device("cpu")
 LABELS = torch.arange(60) % 4
 SHARDS = [torch.arange(0, 30), torch.arange(30, 60)]
@@ -53,6 +60,23 @@ def other_names():
     yield
     CODECS.unregister("another codec")
     OPTIMIZERS.unregister("another optimizer")
+
+
+def imported_by(start):
+    """Files of the package that one of them imports, and what those import, as it is written."""
+    seen, left = set(), [start]
+    while left:
+        name = left.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for node in ast.walk(ast.parse((ROOT / name).read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lipt_cords."):
+                path = node.module.removeprefix("lipt_cords.").replace(".", "/")
+                places = [f"{path}.py", f"{path}/__init__.py"]
+                places += [f"{path}/{alias.name}.py" for alias in node.names]
+                left += [place for place in places if (ROOT / place).exists()]
+    return seen
 
 
 def described(model=None, samples=60, where=CPU, labels=LABELS, shards=SHARDS, **options):
@@ -152,9 +176,53 @@ def test_another_version_of_torch_or_of_this_package_is_another_run(monkeypatch)
     before = hashed()
     monkeypatch.setattr(torch, "__version__", "0.1")
     assert hashed() != before
-    monkeypatch.undo()
-    monkeypatch.setattr(identity, "code_hash", lambda: "other code")
-    assert hashed() != before
+
+
+def test_of_this_package_what_decides_bits_is_the_run_and_nothing_else():
+    """Everything that the loop imports is either hashed, or listed here with its reason."""
+    passive = {
+        # how things fail, are written, sized and asked for
+        "base/__init__.py", "base/errors.py", "base/files.py", "base/options.py", "base/sizes.py",
+        "base/registry.py", "base/differences.py", "training/__init__.py",
+        # plans of memory, with the bits of plain training
+        *(f"training/memory/{path.name}" for path in (ROOT / "training/memory").glob("*.py")),
+        # options, which are compared one by one; what is said and shown
+        "warmstart/__init__.py", "warmstart/config.py", "warmstart/report.py",
+        "warmstart/progress.py", "warmstart/watch/__init__.py", "warmstart/watch/watcher.py",
+        # messages between ranks, which are of one version
+        *(f"warmstart/ranks/{path.name}" for path in (ROOT / "warmstart/ranks").glob("*.py")),
+    }  # fmt: skip
+    hashed_files = {
+        path.relative_to(ROOT).as_posix()
+        for part in identity.DECIDES_BITS
+        for path in ([ROOT / part] if part.endswith(".py") else (ROOT / part).rglob("*.py"))
+    }
+    assert all((ROOT / part).exists() for part in identity.DECIDES_BITS)
+    assert imported_by("warmstart/lipt.py") - passive <= hashed_files
+    assert not passive & hashed_files
+    outside = ("cli", "experiments", "cords", "selectors", "warmstart/bill.py", "report.py")
+    assert not [name for name in hashed_files if name.startswith(outside)]
+
+
+def test_a_file_of_the_user_that_the_options_name_is_part_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = tmp_path / "module_with_a_soup.py"
+    words = "from lipt_cords.warmstart.merge.soup import register_soup\n" + (
+        "@register_soup('soup of a file')\ndef all_of_them(workers):\n    return [0, {}]\n"
+    )
+    module.write_text(words.format(1))
+    importlib.import_module("module_with_a_soup")
+    try:
+        one = described(soup="soup of a file")
+        assert "code of soup 'soup of a file'" in one
+        module.write_text(words.format(2))
+        linecache.clearcache()
+        other = described(soup="soup of a file")
+        assert [name for name in one if one[name] != other[name]] == [
+            "code of soup 'soup of a file'"
+        ]
+    finally:
+        SOUPS.unregister("soup of a file")
 
 
 def test_where_the_weights_lie_and_the_models_mode_do_not_count():
