@@ -22,6 +22,7 @@ from lipt_cords.models.heads import (
 )
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.merge.soup import SOUPS
 from lipt_cords.warmstart.plan import FitPlan
 from lipt_cords.warmstart.prepare.checks import (
     Request,
@@ -67,9 +68,9 @@ def make_plan(
     Raises:
         ValueError: whatever would make the warm start fail later, in words.
     """
-    if config.soup == "greedy" and val_dataset is None:
+    if SOUPS.entry(config.soup).facts["needs_validation"] and val_dataset is None:
         raise ValueError(
-            "soup='greedy' ranks workers by held-out accuracy and needs val_dataset: "
+            f"soup={config.soup!r} reads held-out accuracies of workers and needs val_dataset: "
             "pass one, or set soup='uniform'"
         )
     if config.stop_when is not None and val_dataset is None:
