@@ -85,7 +85,7 @@ def hash_of(description: Mapping[str, Any]) -> str:
 @functools.cache
 def code_hash() -> str:
     """A hash of this package's source, so that ranks of two versions notice each other."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     total = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         total.update(str(path.relative_to(root)).encode() + path.read_bytes())

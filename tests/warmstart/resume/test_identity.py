@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from warmstart_material import make_images, make_net
 
+import lipt_cords
 from lipt_cords.models.state import tensor_state
 from lipt_cords.warmstart.config import StopRule, WarmStartConfig
 from lipt_cords.warmstart.resume import identity
@@ -134,13 +138,31 @@ def test_data_and_shards_count():
     assert hashed(where=torch.device("cpu", 0)) == hashed()
 
 
-def test_another_version_of_torch_or_of_this_package_is_another_run(monkeypatch):
+def test_another_version_of_torch_is_another_run(monkeypatch):
     before = hashed()
     monkeypatch.setattr(torch, "__version__", "0.1")
     assert hashed() != before
-    monkeypatch.undo()
-    monkeypatch.setattr(identity, "code_hash", lambda: "other code")
-    assert hashed() != before
+
+
+@pytest.mark.parametrize("changed", ["__init__.py", "models/nets.py", "warmstart/config.py"])
+def test_other_code_of_any_room_is_another_run(changed, tmp_path):
+    """In a copy of the package, whose module of identities is loaded on its own."""
+    root = Path(lipt_cords.__file__).parent
+    shutil.copytree(root, tmp_path / root.name, ignore=shutil.ignore_patterns("__pycache__"))
+    copied = tmp_path / root.name / Path(identity.__file__).relative_to(root)
+
+    def described_there():
+        spec = importlib.util.spec_from_file_location("copied_identity", copied)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.describe_run(WarmStartConfig(), make_net(), 60, torch.device("cpu"))
+
+    here = describe_run(WarmStartConfig(), make_net(), 60, torch.device("cpu"))
+    assert described_there() == here
+    with (tmp_path / root.name / changed).open("a") as source:
+        source.write("\n# another version\n")
+    there = described_there()
+    assert {name for name in here if here[name] != there[name]} == {"code of lipt_cords"}
 
 
 def test_where_the_weights_lie_and_the_models_mode_do_not_count():
