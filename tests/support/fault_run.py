@@ -1,8 +1,7 @@
-"""One run of the fault benchmark, for all tests that read it."""
+"""One run of the fault benchmark, which all tests of faults read."""
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import subprocess
@@ -19,10 +18,8 @@ FAULTS = {
     "late rank": "merged",
 }
 NETWORK = "network cut, min_workers"
-"""For the tests of the network, which share the run."""
 
 
-@functools.cache
 def run_benchmark():
     """Run the benchmark once for all tests; its figures, and what it printed."""
     with tempfile.TemporaryDirectory() as directory:
