@@ -45,7 +45,7 @@ lint: $(READY)
 test: export OMP_NUM_THREADS = 1
 test: $(READY)
 	@$(MAKE) --no-print-directory -j2 lint docs
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) runs docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

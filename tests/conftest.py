@@ -1,4 +1,4 @@
-"""One profile of hypothesis for all tests, and which tests stay together in one process."""
+"""One profile of hypothesis for all tests, and the order of their files."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ settings.register_profile(
 )
 settings.load_profile("suite")
 
+LONGEST = (
+    "pages/test_docs.py", "ranks/test_faults.py", "memory/test_planner.py",
+    "ranks/test_launch.py", "cheaper/test_cheaper_steps.py", "warmstart/test_lipt.py",
+    "warmstart/test_ticket.py", "experiments/test_compare.py", "test_local_processes.py",
+    "unlearning/test_forget.py", "cheaper/test_paths.py", "cords/test_importing.py",
+)  # fmt: skip
+"""Files that begin first, so that none is left alone at the end when processes share them out."""
 
-@pytest.hookimpl(tryfirst=True)
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file together where they share a fixture, which is then made once.
+    """Put the longest files first; the sort keeps the order of all others."""
 
-    With ``--dist loadgroup`` all others go, one by one, to whichever process is free.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None and _shares(item):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    def place(item: pytest.Item) -> int:
+        path = item.nodeid.partition("::")[0]
+        return next((n for n, name in enumerate(LONGEST) if path.endswith(name)), len(LONGEST))
 
-
-def _shares(item: pytest.Item) -> bool:
-    defined = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
-    return any(one.scope == "module" for fixtures in defined.values() for one in fixtures)
+    items.sort(key=place)

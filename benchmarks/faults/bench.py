@@ -8,7 +8,7 @@ import random
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -63,13 +63,16 @@ class Bench:
 
     Args:
         root: an empty directory.
+        limit: seconds after which a run counts as hung.
+        patience: how many times longer than usual ranks wait for each other, and the faults
+            that keep them waiting last: on a busy machine a rank may be slow without a fault.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, limit: float = LIMIT, patience: float = 1.0) -> None:
         # Ranks whose agent was killed become this process's children, which sees them end.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
         code_hash()  # of the code that is imported, whatever becomes of the files
-        self.root, self._count = root, 0
+        self.root, self.limit, self.patience, self._count = root, limit, patience, 0
         self._digests: dict[str, str] = {}
         clean = self.job()
         run = self.ended(Run(clean))
@@ -82,11 +85,14 @@ class Bench:
         self.clean = clean.work_dirs[0]
         """The files of a run that is over."""
 
-    def job(self, **changes: Any) -> Job:
+    def job(self, options: Mapping[str, Any] | None = None, **changes: Any) -> Job:
         """A new job in folders of its own."""
         self._count += 1
         folder = self.root / f"{self._count:04d}"
-        return replace(Job(folder, (folder / "work",)), **changes)
+        waits = {name: OPTIONS[name] for name in ("worker_timeout", "join_timeout")}
+        given = {**waits, **(options or {})}
+        given |= {name: self.patience * given[name] for name in waits}
+        return replace(Job(folder, (folder / "work",)), options=given, **changes)
 
     def again(self, job: Job, **changes: Any) -> Job:
         """The same command once more, on the same work_dir."""
@@ -94,7 +100,7 @@ class Bench:
 
     def ended(self, run: Run) -> Run:
         """Wait for a run's end, which the limit brings about."""
-        run.wait(LIMIT)
+        run.wait(self.limit)
         return run
 
     def expected(self, job: Job) -> str:
@@ -138,7 +144,7 @@ class Bench:
             here = [e for e in run.events("phase") if e[1] == str(rank) and e[3] == name]
             return sum(float(e[0]) > run.struck for e in here) > number
 
-        run.wait(LIMIT, until=entered)
+        run.wait(self.limit, until=entered)
         time.sleep(draw.uniform(0, self.lengths.get(name, 0.05)))
         verdict.moment = " ".join(filter(None, [verdict.moment, name, str(number or "")]))
         finished = run.finished()

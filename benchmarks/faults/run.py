@@ -26,7 +26,7 @@ if __name__ == "__main__":  # in place of this folder, the repository
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from benchmarks import RESULTS
-from benchmarks.faults.bench import Bench, Verdict
+from benchmarks.faults.bench import LIMIT, Bench, Verdict
 from benchmarks.faults.ranks import OPTIONS
 from benchmarks.faults.rigs import Skipped
 from benchmarks.faults.scenarios import SCENARIOS
@@ -73,6 +73,8 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first trial")
     parser.add_argument("--quick", action="store_true", help="without the networks")
     parser.add_argument("--only", nargs="*", choices=list(SCENARIOS), default=list(SCENARIOS))
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds to the end of a run")
+    parser.add_argument("--patience", type=float, default=1.0, help="factor on all waits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -80,7 +82,7 @@ def main() -> int:
     directory = output_directory(args.output)
     scenarios: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="lipt-cords-faults-") as folder:
-        bench = Bench(Path(folder))
+        bench = Bench(Path(folder), args.limit, args.patience)
         for name in [one for one in args.only if not (args.quick and "network" in one)]:
             verdicts, seconds = [], []
             try:

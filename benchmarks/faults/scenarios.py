@@ -40,7 +40,7 @@ def kill_rank(bench: Bench, draw: random.Random, trial: int, restarts: int = 0) 
             run, verdict, draw, moment, rank, lambda one=rank: run.kill_rank(one)
         )
         strikes.append((finished, run.struck))
-    verdict.seconds_to_end = run.wait(45)
+    verdict.seconds_to_end = run.wait(bench.limit)
     clear = r"Signal 9 \(SIGKILL\) received by PID \d+"
     bench.judge(run, verdict, bench.expected(job), clear)
     if restarts:
@@ -59,7 +59,7 @@ def signal_agent(bench: Bench, draw: random.Random, trial: int, number: int) -> 
         run, verdict, draw, moment, draw.randrange(job.ranks),
         lambda: os.kill(run.agents[0], number),
     )  # fmt: skip
-    verdict.seconds_to_end = run.wait(45)
+    verdict.seconds_to_end = run.wait(bench.limit)
     clear = f"{STOPPED}|SignalException: .*" if number == signal.SIGTERM else ""
     if not bench.judge(run, verdict, bench.expected(job), clear):
         verdict.expect(run.codes.get(run.agents[0]) != 0, "the exit code says that all is well")
@@ -93,7 +93,7 @@ def damaged_file(bench: Bench, draw: random.Random, trial: int) -> Verdict:
     """A file of finished work that is truncated, changed in one bit, or another run's."""
     verdict, job = Verdict(), bench.job()
     run, kind = Run(job), ("truncated", "changed", "foreign")[trial % 3]
-    run.wait(45, until=lambda: bool(run.finished()))
+    run.wait(bench.limit, until=lambda: bool(run.finished()))
     time.sleep(draw.uniform(0, 0.4))
     run.kill()
     newest = max(p.parent for p in job.work_dirs[0].glob("progress/round_*/*.json"))
@@ -134,7 +134,7 @@ def diverging_worker(bench: Bench, draw: random.Random, trial: int) -> Verdict:
     if trial % 2:
         moment = MOMENTS[trial // 2 % len(MOMENTS)]
         bench.strike(run, verdict, draw, moment, rank, lambda: os.kill(run.pids()[rank], 9))
-    verdict.seconds_to_end = run.wait(45)
+    verdict.seconds_to_end = run.wait(bench.limit)
     bench.judge(run, verdict, bench.expected(job))
     verdict.expect(verdict.ended == "merged", "did not merge without the worker")
     for one in run.ranks().values():
@@ -149,7 +149,7 @@ def late_rank(bench: Bench, draw: random.Random, trial: int) -> Verdict:
     options = {"min_workers": 2, "worker_timeout": 1.5}
     verdict, job = Verdict(), bench.job(options=options)
     run, rank = Run(job), (2, 1, 2, 0)[trial % 4]
-    pause = 0.5 if trial % 3 == 2 else 3.0
+    pause = bench.patience * (0.5 if trial % 3 == 2 else 3.0)
     verdict.moment = f"rank {rank} for {pause:g} s in"
     finished = bench.strike(
         run, verdict, draw, MOMENTS[1:][trial % 10], rank,
@@ -158,12 +158,12 @@ def late_rank(bench: Bench, draw: random.Random, trial: int) -> Verdict:
     time.sleep(pause)
     with suppress(ProcessLookupError):
         os.kill(run.pids()[rank], signal.SIGCONT)
-    verdict.seconds_to_end = run.wait(45)
+    verdict.seconds_to_end = run.wait(bench.limit)
     expected = bench.expected(job)
     if bench.judge(run, verdict, None, STOPPED):
         expected = without_some(verdict, run, expected, range(rank, WORKERS, job.ranks))
     # What rank 0 holds cannot be merged without it.
-    may_end = rank == 0 and pause > 1
+    may_end = rank == 0 and pause > bench.patience
     verdict.expect(verdict.ended == "merged" or may_end, f"did not merge: {verdict.messages}")
     bench.resume(job, verdict, expected, finished, draw)
     return verdict
@@ -175,6 +175,7 @@ def cut_network(bench: Bench, draw: random.Random, trial: int, tolerant: bool) -
     options |= {"min_workers": 2} if tolerant else {}
     verdict, job = Verdict(), bench.job(options=options, ranks=2)
     pause = (0.7, None, 5.0, None)[trial % 4]
+    pause = pause and bench.patience * pause
     dirs = (job.work_dirs[0], draw.choice([job.work_dirs[0], job.folder / "work_1"]))
     verdict.moment = f"{f'for {pause:g} s' if pause else 'for good'}, disk " + (
         "shared, in" if dirs[0] == dirs[1] else "of each, in"
@@ -188,7 +189,7 @@ def cut_network(bench: Bench, draw: random.Random, trial: int, tolerant: bool) -
         if pause:
             time.sleep(pause)
             cable("up")
-        verdict.seconds_to_end = (pause or 0) + run.wait(45)
+        verdict.seconds_to_end = (pause or 0) + run.wait(bench.limit)
     here = [run.ranks().get(rank, {}) for rank in (0, 1)]
     expected = bench.expected(job)
     everywhere = bench.judge(run, verdict, None, r"\w*Rendezvous\w*Error: .*|Signal 9 .*")

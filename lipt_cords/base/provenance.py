@@ -29,7 +29,7 @@ def installed_version(package: str) -> str | None:
 
 def git_revision() -> str | None:
     """The revision of the source tree that holds this package, ``+dirty`` if it was changed."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=12"]

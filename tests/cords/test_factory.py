@@ -7,7 +7,6 @@ from dotmap import DotMap
 from plugin_material import tiny_net
 
 from lipt_cords.cords.factory import cords_loader
-from lipt_cords.cords.patches import _PATCHES
 
 
 @pytest.mark.parametrize(
@@ -23,7 +22,7 @@ from lipt_cords.cords.patches import _PATCHES
         ("AdaptiveRandom", "RandomDataLoader", None),
     ],
 )
-def test_names_and_defaults(problem, name, cls, kind):
+def test_names_and_defaults(problem, adaptive, name, cls, kind):
     options = {"fraction": 0.4, "model": tiny_net(), "num_classes": 3, "greedy": "Naive"}
     before = dict(options)
     loader = cords_loader(name, problem.train_loader, problem.val_loader, options)
@@ -35,7 +34,9 @@ def test_names_and_defaults(problem, name, cls, kind):
         loader.resample()
     assert sum(len(batch[0]) for batch in loader) == len(loader.subset_indices) >= 24
     assert options == before
-    assert not _PATCHES  # the plug-in is not left enabled
+    # The plug-in is not left enabled.
+    plain = problem.build(adaptive.CRAIGDataLoader, selector="fast")
+    assert type(plain) is adaptive.CRAIGDataLoader
 
 
 def test_given_options_win(problem):

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,27 @@ def what_a_reader_has() -> dict[str, Any]:
     }
 
 
+HOLDS = {
+    "README.md": "result.val_accuracy > 0.8 and warm.report.merged_accuracy > 0.9",
+    "cords.md": "warm_starts(dss_args)",
+    "dict-batches.md": "len(subset) == len(set(subset.indices.tolist())) and 'labels' in batch",
+    "distributed.md": "warm_start.config.rounds == 40 and warm_start.config.stop_when",
+    "memory.md": "planner.report().measured_peak <= planner.budget",
+    "quick-start.md": "result.val_accuracy > 0.8 and warm.report.merged_accuracy > 0.9",
+    "selectors.md": "len(x) == len(y) == len(w) and scored.scores.shape == (6000,)",
+    "unlearning.md": "head.distance().ratio <= 0.1 and not set(chosen.indices.tolist()) & {3, 8}",
+    "warm-start.md": "warm.report.ticket['work'] < 1 and small is not model",
+    "without-cords.md": "loss.isfinite() and warm.report.merged_accuracy > 0.9",
+}
+"""What a reader who has run a page's blocks can see."""
+
+
+def warm_starts(options: dict[str, Any]) -> bool:
+    """Whether CORDS's loaders take these options now that the plug-in is enabled."""
+    parsed = RunConfig.parse({"dss_args": options}).dss_args
+    return parsed.warm_start is not None and parsed.strategy == options["type"]
+
+
 @pytest.mark.parametrize("page", of("python"))
 def test_python_on_the_page_runs(page: Path) -> None:
     names = what_a_reader_has()
@@ -60,6 +82,7 @@ def test_python_on_the_page_runs(page: Path) -> None:
     try:
         for number, code in enumerate(codes):
             exec(compile(code, f"{page.name}, block {number}", "exec"), names)
+        assert eval(HOLDS[page.name], names | {"warm_starts": warm_starts}), HOLDS[page.name]
     finally:
         lipt_cords.cords.patches.disable()
         if "newest" in names:
@@ -69,7 +92,17 @@ def test_python_on_the_page_runs(page: Path) -> None:
 @pytest.mark.parametrize("page", of("yaml"))
 def test_configurations_on_the_page_are_valid(page: Path) -> None:
     for code in blocks(page, "yaml"):
-        RunConfig.parse(yaml.safe_load(code))
+        given = yaml.safe_load(code)
+        assert list(differing(given, RunConfig.parse(given).to_dict())) == []
+
+
+def differing(given: dict[str, Any], kept: dict[str, Any]) -> Iterator[str]:
+    """Keys whose values a configuration did not keep."""
+    for key, value in given.items():
+        if isinstance(value, dict) and isinstance(kept.get(key), dict):
+            yield from (f"{key}.{one}" for one in differing(value, kept[key]))
+        elif kept.get(key) != value:
+            yield key
 
 
 def commands(page: Path) -> list[list[str]]:

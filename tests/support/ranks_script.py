@@ -1,18 +1,25 @@
 """What every rank of the launcher's tests runs: several fits, their results written by rank.
 
-Usage: python -m torch.distributed.run --nproc-per-node W ranks_script.py DIRECTORY
+Usage: python ranks_script.py DIRECTORY SIZE [SIZE ...]
+
+One process imports everything, for seconds, and forks an agent for each size, the real one behind
+torchrun, which forks its ranks.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import sys
 from pathlib import Path
 
 import torch
+import torch._dynamo  # at the first step torch would import it, in every rank
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from warmstart_material import Streamed, make_images, make_net
 
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
@@ -25,6 +32,9 @@ FITS = {
     "weighted": {"soup": "weighted", "sparsity": "snip", "densities": "erk"},
     "rounds": {"rounds": 3, "outer": "nesterov", "schedule": "cosine", "ema": 0.9},
 }
+
+
+START = "fork" if sys.platform == "linux" else "spawn"
 
 
 class Rare(Streamed):
@@ -87,7 +97,7 @@ def bad_held_out():
     LiPTWarmStart(**COMMON).fit(make_net(), make_images(160), Torn(make_images(40)))
 
 
-def main(directory: Path) -> None:
+def run_rank(directory: Path) -> None:
     torch.set_num_threads(1)
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     outcome = {name: fit(options, "torchrun") for name, options in FITS.items()}
@@ -111,5 +121,25 @@ def main(directory: Path) -> None:
     (directory / f"rank_{rank}.pickle").write_bytes(pickle.dumps((outcome, errors)))
 
 
+def run_agent(directory: Path, size: int) -> None:
+    directory.mkdir()
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=size, run_id=f"ranks of {size}",
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.05,
+        start_method=START, logs_specs=DefaultLogsSpecs(log_dir=str(directory / "elastic")),
+    )  # fmt: skip
+    elastic_launch(config, run_rank)(directory)
+
+
+def main(directory: Path, sizes: list[int]) -> int:
+    start = multiprocessing.get_context(START).Process
+    agents = [start(target=run_agent, args=(directory / str(size), size)) for size in sizes]
+    for agent in agents:
+        agent.start()
+    for agent in agents:
+        agent.join()
+    return max(abs(agent.exitcode or 0) for agent in agents)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1]), list(map(int, sys.argv[2:]))))

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lipt_cords.models.gradients import LastLayerGradients
 from lipt_cords.selectors.base import select
-from lipt_cords.selectors.glister import gains as taylor
 
 
 def validation_gradient(held_out: LastLayerGradients, step: Tensor, eta: float) -> Tensor:
@@ -77,21 +76,22 @@ def test_naive_greedy_is_the_brute_force_greedy(
         assert chosen.indices.tolist() == wanted
 
 
-@pytest.mark.parametrize("held", [3, 40])
-@pytest.mark.parametrize("rows", [None, 7])
-def test_both_products_and_chunks_choose_the_same(
-    held: int, rows: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("held", "limit", "knob"),
+    [(3, None, "none"), (3, 3688, "chunks of 7 samples"),
+     (40, None, "none"), (40, 2992, "chunks of 7 samples")],
+)  # fmt: skip
+def test_both_products_and_chunks_choose_the_same(held: int, limit: int | None, knob: str) -> None:
     gradients, held_out = pool(60, 4, 8, 3), pool(held, 4, 8, 4)
     wanted, gap = brute_force(dense(gradients), held_out, 20, 0.05)
     assert gap > 1e-6
-    if rows is not None:
-        monkeypatch.setattr(taylor, "chunk_of", lambda *_: rows)
-    chosen = select("glister", gradients, 20, val_gradients=held_out, per="all", eta=0.05)
+    chosen = select(
+        "glister", gradients, 20, val_gradients=held_out, per="all", eta=0.05, memory_limit=limit
+    )
     assert chosen.indices.tolist() == wanted
     (summary,) = chosen.info["groups"]
     assert summary["products"] == ("gram" if held == 3 else "dense")
-    assert summary["knob"] == ("none" if rows is None else "chunks of 7 samples")
+    assert summary["knob"] == knob
 
 
 def test_a_memory_limit_turns_a_knob_and_changes_nothing_else() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from lipt_cords.selectors.gradmatch.screened import (
     ScreenedAtoms,
     ScreenedSupport,
     pursue_screened,
+    screening_bytes,
     slots_of,
 )
 
@@ -94,10 +96,16 @@ def test_slots_are_freed_when_atoms_that_left_fill_them() -> None:
         np.testing.assert_allclose(value, float(products[pick]), rtol=1e-4)
 
 
-def test_the_answer_does_not_depend_on_the_path(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    ("limit", "knob"), [(60_000, "none"), (21_000, "float64 copies in chunks")]
+)
+def test_the_answer_does_not_depend_on_the_path(limit: int, knob: str) -> None:
+    """Where the float32 copies do not fit, nothing is screened."""
     gradients = pool(400, 4, 16, 5)
+    for count in (86, 98, 103, 113):  # samples of a class
+        assert screening_bytes(count, 4 + 16, 13) > limit // 2
     screened = select("gradmatch", gradients, 60)
-    monkeypatch.setattr("lipt_cords.selectors.gradmatch.select._screens", lambda *_: False)
-    full = select("gradmatch", gradients, 60)
+    full = select("gradmatch", gradients, 60, memory_limit=limit)
+    assert {summary["knob"] for summary in full.info["groups"]} == {knob}
     assert torch.equal(screened.indices, full.indices)
     torch.testing.assert_close(screened.weights, full.weights, rtol=1e-4, atol=1e-5)

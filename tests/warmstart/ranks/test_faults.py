@@ -10,12 +10,9 @@ import json
 import sys
 
 import pytest
-from fault_run import FAULTS, run_benchmark
+from fault_run import FAULTS, NETWORK, run_benchmark
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc are Linux's"),
-    pytest.mark.xdist_group("the run of the fault benchmark"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc are Linux's")
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +45,31 @@ def test_what_is_missing_is_named(outcome):
 
 def test_the_figures_hold_no_path_of_this_machine(outcome):
     assert "/tmp" not in json.dumps(outcome[0])
+
+
+@pytest.fixture(scope="module")
+def cut(outcome):
+    """Two hosts whose cable was pulled: one side merges, the other says what happened."""
+    figures = outcome[0]["scenarios"][NETWORK]
+    if "skipped" in figures:
+        pytest.skip(figures["skipped"])
+    return figures
+
+
+def test_no_promise_is_broken_where_the_cable_is_cut(cut):
+    assert not cut["broken_promises"]
+    assert (cut["trials"], cut["hung"]) == (1, 0)
+
+
+def test_the_side_with_the_store_merges_and_names_what_it_is_without(cut):
+    assert cut["ended_merged"] == 1
+    assert "merged without worker 2: was lost with its process" in cut["messages"]
+
+
+def test_the_other_side_says_what_happened(cut):
+    assert any("lost contact with the store" in text for text in cut["messages"])
+
+
+def test_one_host_goes_on_from_there(cut):
+    assert (cut["resumed"], cut["resumed_equal"]) == (1, 1)
+    assert cut["finished_workers_lost"] == 0

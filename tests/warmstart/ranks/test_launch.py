@@ -23,6 +23,7 @@ from lipt_cords.warmstart.resume.fingerprint import SAMPLES
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
 SCRIPT = Path(__file__).parents[2] / "support" / "ranks_script.py"
+SIZES = (1, 2, 3, 4)
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +41,20 @@ def serial():
 @pytest.fixture(scope="module")
 def ranked(tmp_path_factory):
     """Start all process groups at once, and read what each rank wrote."""
-    runs = {}
-    for size in (1, 2, 3, 4):
-        directory = tmp_path_factory.mktemp(f"ranks_{size}")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", str(size), str(SCRIPT), str(directory)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join([str(SCRIPT.parents[2]), str(SCRIPT.parent)])
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        runs[size] = (process, directory)
+    root = tmp_path_factory.mktemp("ranks")
+    paths = os.pathsep.join([str(SCRIPT.parents[2]), str(SCRIPT.parent)])
+    with (root / "log").open("w") as log:
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), str(root), *map(str, SIZES)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    assert done.returncode == 0, (root / "log").read_text()
     outcomes = {}
-    for size, (process, directory) in runs.items():
-        output = process.communicate()[0]
-        assert process.returncode == 0, output
-        parts = [directory / f"rank_{rank}.pickle" for rank in range(size)]
+    for size in SIZES:
+        parts = [root / str(size) / f"rank_{rank}.pickle" for rank in range(size)]
         outcomes[size] = [pickle.loads(part.read_bytes()) for part in parts]
-        outcomes[size, "saved"] = directory / "saved"
+        outcomes[size, "saved"] = root / str(size) / "saved"
     return outcomes
 
 

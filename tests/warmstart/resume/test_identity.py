@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import copy
 import importlib
+import importlib.util
 import json
 import linecache
+import shutil
 from pathlib import Path
 
 import pytest
@@ -172,7 +174,7 @@ def test_data_and_shards_count():
     assert hashed(where=torch.device("cpu", 0)) == hashed()
 
 
-def test_another_version_of_torch_or_of_this_package_is_another_run(monkeypatch):
+def test_another_version_of_torch_is_another_run(monkeypatch):
     before = hashed()
     monkeypatch.setattr(torch, "__version__", "0.1")
     assert hashed() != before
@@ -223,6 +225,35 @@ def test_a_file_of_the_user_that_the_options_name_is_part_of_the_run(tmp_path, m
         ]
     finally:
         SOUPS.unregister("soup of a file")
+
+
+@pytest.mark.parametrize(
+    ("changed", "differing"),
+    [
+        ("models/nets.py", {"code of the warm start"}),
+        ("warmstart/workers/worker.py", {"code of the warm start"}),
+        ("cli/commands.py", set()),
+        ("experiments/report/page.py", set()),
+    ],
+)
+def test_code_that_decides_no_bits_is_not_part_of_the_run(changed, differing, tmp_path):
+    """In a copy of the package, whose module of identities is loaded on its own."""
+    root = Path(lipt_cords.__file__).parent
+    shutil.copytree(root, tmp_path / root.name, ignore=shutil.ignore_patterns("__pycache__"))
+    copied = tmp_path / root.name / Path(identity.__file__).relative_to(root)
+
+    def described_there():
+        spec = importlib.util.spec_from_file_location("copied_identity", copied)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.describe_run(WarmStartConfig(), make_net(), 60, torch.device("cpu"))
+
+    here = describe_run(WarmStartConfig(), make_net(), 60, torch.device("cpu"))
+    assert described_there() == here
+    with (tmp_path / root.name / changed).open("a") as source:
+        source.write("\n# another version\n")
+    there = described_there()
+    assert {name for name in here if here[name] != there[name]} == differing
 
 
 def test_where_the_weights_lie_and_the_models_mode_do_not_count():
