@@ -120,7 +120,7 @@ def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) ->
     """What a comparison will run and what it will take, before it begins."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     several = len({one.fraction for one in plan.runs}) > 1
-    trials = any(one.bill.selection for one in plan.runs)
+    trials = any(one.expected.selection for one in plan.runs)
     columns = (
         "Method",
         *(("Fraction",) if several else ()),
@@ -136,7 +136,7 @@ def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) ->
     for one in plan.runs:
         kinds.setdefault((one.method.name, one.fraction), []).append(one)
     for (name, fraction), runs in kinds.items():
-        bill = runs[0].bill
+        bill = runs[0].expected
         tried = (count(bill.selection),) if trials else ()
         passes = (count(bill.warmup), count(bill.warmup_critical), *tried, count(bill.training))
         shown = (f"{fraction:.4g}",) if several else ()

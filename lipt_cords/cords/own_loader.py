@@ -30,7 +30,7 @@ so what fits for training fits here."""
 
 
 @dataclass(frozen=True)
-class FastPlan:
+class FastSelector:
     """What a loader needs to select fast, read off ``dss_args`` when it was built."""
 
     options: FastOptions

@@ -217,7 +217,7 @@ def _update(
         if row["subsets"] and planned.seed != min(results["seeds"]):
             row["subsets"]["shown"] = []  # the images of one seed are enough to look at
         row["fraction"] = planned.fraction
-        row["planned"] = asdict(planned.bill)
+        row["planned"] = asdict(planned.expected)
         rows.append(row)
     results["runs"] = rows
     results["summary"] = summarise(rows)

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from lipt_cords.base.randomness import derive_seed
 from lipt_cords.cords.config import RunConfig
-from lipt_cords.cords.strategies import FULL, selector_of
+from lipt_cords.cords.strategies import FULL, selector_for
 from lipt_cords.data.batches import dataset_length
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.experiments.choose import per_sample_loss, schedule_of
@@ -28,7 +28,7 @@ def pilot_share(config: RunConfig) -> float:
         ValueError: ``dss_args.options.pilot`` is out of range, or the strategy takes none.
     """
     dss, share = config.dss_args, config.dss_args.options["pilot"]
-    if dss.strategy == FULL or "pilot" not in selector_options(selector_of(dss.strategy)):
+    if dss.strategy == FULL or "pilot" not in selector_options(selector_for(dss.strategy)):
         raise ValueError(
             f"dss_args.options.pilot is for Stratified, whose cut it finds; {dss.strategy} takes "
             "none: leave it out"

@@ -139,7 +139,7 @@ def run(
     device = pick_device(config.train_args.device, record.notes)
     memory = PeakMemory(device)
     splits = load_splits(config) if splits is None else splits
-    plan = _plan(config, directory)
+    plan = _checkpoints(config, directory)
     state = plan.load() if resume and plan is not None else None
     with isolated_rng(config.train_args.seed, "run"), _without_cords_warnings():
         model = build_net(config, splits).to(device)
@@ -252,7 +252,7 @@ def _without_cords_warnings() -> Iterator[None]:
         yield
 
 
-def _plan(config: RunConfig, directory: Path | None) -> CheckpointPlan | None:
+def _checkpoints(config: RunConfig, directory: Path | None) -> CheckpointPlan | None:
     if directory is None:
         return None
     identity: dict[str, Any] = config.to_dict()

@@ -20,7 +20,7 @@ from lipt_cords.base.files import output_directory, write_atomic, write_json
 from lipt_cords.base.process_memory import PeakMemory
 from lipt_cords.base.provenance import provenance
 from lipt_cords.cords.config import RunConfig
-from lipt_cords.cords.strategies import selector_of
+from lipt_cords.cords.strategies import selector_for
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.data.source import BatchSource
 from lipt_cords.experiments.assemble import (
@@ -148,7 +148,7 @@ def select_once(
         ValueError: whatever is wrong with the options, the data or the checkpoint.
     """
     started = time.perf_counter()
-    selector_of(config.dss_args.strategy)  # Full has none
+    selector_for(config.dss_args.strategy)  # Full has none
     check_strategy(config)
     if output is not None and is_main_process():
         output_directory(output)

@@ -296,10 +296,10 @@ def select(
             f"selector {name!r} chooses by validation gradients: expected val_gradients=, received "
             "none. Compute them with last_layer_gradients(model, validation_set)"
         )
-    started = _clock(problem)
+    started = _seconds_now(problem)
     answer = function(problem, **options)
     choice = answer if isinstance(answer, Choice) else Choice(answer)
-    seconds = _clock(problem) - started
+    seconds = _seconds_now(problem) - started
     return _finished(str(name).lower(), problem, choice, seconds)
 
 
@@ -337,7 +337,7 @@ def _validated(
     )
 
 
-def _clock(problem: SelectionProblem) -> float:
+def _seconds_now(problem: SelectionProblem) -> float:
     """Wall time once the device has finished what it was given."""
     if problem.pool is not None and problem.pool.logit_grads.is_cuda:
         torch.cuda.synchronize(problem.pool.logit_grads.device)

@@ -77,9 +77,9 @@ def chosen_by_rule(
         return suggested_cut(expected), {"evidence": "expected_accuracy", "expected": expected}
     source = "accuracy"
     if accuracy is None:
-        held_out = problem.validation
-        source = "pool accuracy" if held_out is None else "validation accuracy"
-        judged = problem.gradients if held_out is None else held_out
+        val_gradients = problem.validation
+        source = "pool accuracy" if val_gradients is None else "validation accuracy"
+        judged = problem.gradients if val_gradients is None else val_gradients
         accuracy = float(judged.correct().float().mean())
     accuracy = check_fraction("accuracy", accuracy, below=1.0 + 1e-9)
     classes = int(problem.labels.unique().numel())  # type: ignore[no-untyped-call]

@@ -31,7 +31,7 @@ class ValidationStep:
     """Validation logits while the head moves by -eta times the sum of the chosen gradients.
 
     Args:
-        held_out: gradients of the validation set.
+        val_gradients: gradients of the validation set.
         where: which of its samples count, or None for all.
         linear_layer: whether the head's weights move, or its bias alone.
         eta: step size.
@@ -40,13 +40,13 @@ class ValidationStep:
 
     def __init__(
         self,
-        held_out: LastLayerGradients,
+        val_gradients: LastLayerGradients,
         where: Tensor | None,
         linear_layer: bool,
         eta: float,
         loss: nn.Module | PerSampleLoss | None,
     ) -> None:
-        part = held_out if where is None else held_out.subset(where)
+        part = val_gradients if where is None else val_gradients.subset(where)
         self.labels_M = part.labels
         self._eta, self._loss = eta, per_sample_loss(loss, part.logits.device)
         # Samples run along the rows of memory: a softmax over few classes is then far faster.
