@@ -1,4 +1,4 @@
-"""A plugged-in loader of CORDS: when it starts warm, with what, who selects, and what stays."""
+"""A plugged-in loader of CORDS: when and how it starts warm, who selects, and what stays."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class PluggedIn:
             indices: of samples of the training set, or a mask.
 
         Returns:
-            Where traces are left all the same, in words.
+            Where traces of them remain, in words.
 
         Raises:
             ValueError: samples outside of the data, named or forgotten twice; a warm start that
@@ -172,7 +172,7 @@ class PluggedIn:
                 )
         if self._fast_selector is None:
             uncovered.append(
-                "CORDS's own strategy reads all samples, so that forgotten ones steer what it "
+                "CORDS's own strategy reads all samples, so that forgotten ones influence what it "
                 "selects, though it does not select them: selector='fast' reads the others alone"
             )
         self.forgotten = everyone
@@ -227,7 +227,7 @@ class PluggedIn:
         return len(self.subset_loader)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copy and pickle by the class that was asked for: the derived one has no address."""
+        """Copy and pickle by the class that was asked for: the derived class has no import path."""
         for asked_for, derived in _CLASSES.items():
             if derived is type(self):
                 return plugged_in, (asked_for,), vars(self)

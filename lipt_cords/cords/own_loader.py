@@ -1,4 +1,4 @@
-"""A loader of CORDS that selects with our selectors: what it reads, and how often the alarm looks.
+"""A loader of CORDS that selects with our selectors: what it reads and what it returns.
 
 Gradients are read in eval mode and without autograd; the network's training flags, buffers and
 random state are as before afterwards. (CORDS reads them in train mode, where BatchNorm makes a

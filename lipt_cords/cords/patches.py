@@ -127,7 +127,7 @@ def _arguments(cls: type, args: Any, kwargs: Any) -> Mapping[str, Any] | None:
             try:
                 given = signature.bind(None, *args, **kwargs).arguments
             except TypeError:
-                return None  # calling the constructor says it better
+                return None  # calling the constructor raises a better error
             return given if "dss_args" in given else None
         kinds = [parameter.kind.name for parameter in signature.parameters.values()]
         if kinds[1:] != ["VAR_POSITIONAL", "VAR_KEYWORD"]:

@@ -68,7 +68,7 @@ def full_data_flops(config: RunConfig, splits: DataSplits, model: nn.Module, epo
 
 
 def charge(costs: Ledger, report: WarmStartReport) -> None:
-    """Add a warm start's bill to a run's."""
+    """Add a warm start's costs to a run's."""
     costs.warmup_passes += report.passes
     costs.warmup_critical_passes += report.critical_path_passes
     costs.warmup_seconds += report.seconds["total"]
@@ -223,7 +223,7 @@ def assemble(
         model: on its device; a warm start loads its weights in place.
         resumed: whether a checkpoint will be loaded next: the warm start is then not repeated.
         fitted: the warm start, where it has run already; whether training begins with its
-            weights is still the configuration's to say.
+            weights is still decided by the configuration.
 
     Returns:
         The source, and the costs so far.
@@ -307,7 +307,7 @@ def _through_selectors(
                 f"dss_args.type {dss.strategy!r} orders samples by a trained model: "
                 "set dss_args.warm_start, or kappa for full-data epochs before it"
             )
-        # A wrong value is named before the warm start is paid.
+        # A wrong value is named before the warm start runs.
         choose_by_scores(config, 1, torch.zeros(1).long(), torch.zeros(1), schedule.select_after)
     warm = None
     if warm_start is not None:

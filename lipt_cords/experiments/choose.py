@@ -1,7 +1,7 @@
 """From a configuration's strategy to one subset chosen by our selectors.
 
-A run that selects in the course of its epochs and the command that selects once ask the same
-function, so that what is looked at with one is what the other trains on.
+A run that selects in the course of its epochs and the command that selects once use the same
+function, so that both choose the same subset.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def fast_options_of(config: RunConfig) -> FastOptions:
 
 
 def per_of(config: RunConfig) -> Per:
-    """Where our own strategies choose, by CORDS's name of it: in each class unless told otherwise.
+    """Where our own strategies choose, by CORDS's name of it: in each class by default.
 
     Raises:
         ValueError: an unknown ``selection_type``.

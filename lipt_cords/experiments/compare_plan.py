@@ -38,7 +38,7 @@ class PlannedRun:
 
     @property
     def key(self) -> tuple[str, float, int]:
-        """What tells it from the others."""
+        """What identifies it."""
         return self.method.name, self.fraction, self.seed
 
 
@@ -82,7 +82,7 @@ class ComparisonPlan:
 
 
 def sharing_key(options: WarmStartConfig) -> str:
-    """Equal for warm starts that give the same weights; where training begins makes no odds."""
+    """Equal for warm starts that give the same weights; where training begins is ignored."""
     return options.model_dump_json(exclude={"start_from"})
 
 
@@ -110,11 +110,11 @@ def plan_comparison(
         subset_passes: passes on subsets, in place of the configuration's epochs.
         equal: let every method spend the same passes, warm-up counted: on the critical path or
             in all.
-        budget: these passes; None takes what the dearest method spends that trains on subsets
-            for the configuration's epochs.
+        budget: these passes; None takes what the most expensive method spends that trains on
+            subsets for the configuration's epochs.
 
     Returns:
-        The plan; methods that cannot be had for the budget are left out with a note.
+        The plan; methods that do not fit the budget are left out with a note.
 
     Raises:
         ValueError: seeds or fractions that repeat or are out of range, a fraction that leaves
@@ -156,16 +156,16 @@ def plan_comparison(
             made = contest.configure(method, epochs)
             check_selection(made, [])
             bill, warm = contest.expected(method, epochs), contest.warm_start(method)
-            told = method
+            named = method
             if method.warmup == "full" and bill.warmup != contest.wanted_epochs(method) * samples:
                 real = bill.warmup // samples
-                told = replace(method, epochs=real)
+                named = replace(method, epochs=real)
                 notes.append(
                     f"{method.name} at fraction {fraction:g}: {real} full epochs, the nearest to "
                     f"{contest.wanted_epochs(method)} after which CORDS selects (every "
                     f"{made.dss_args.select_every} epochs)"
                 )
-            runs += [PlannedRun(told, fraction, seed, made, bill, warm) for seed in seeds]
+            runs += [PlannedRun(named, fraction, seed, made, bill, warm) for seed in seeds]
     place = {method.name: number for number, method in enumerate(methods)}
     runs.sort(key=lambda one: (seeds.index(one.seed), one.fraction, place[one.method.name]))
     return ComparisonPlan(runs, notes)

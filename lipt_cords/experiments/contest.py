@@ -1,4 +1,4 @@
-"""From a method's name to its configuration and its bill, before anything has run.
+"""From a method's name to its configuration and its expected passes, before anything has run.
 
 All methods train on subsets of one fraction (CORDS rounds it up in every class, so its subsets are
 a little larger than random ones), with the same optimizer and schedule, for equally many epochs
@@ -107,7 +107,8 @@ class Contest:
 
     @property
     def _schedule(self) -> SelectionSchedule:
-        """CORDS's calendar. A warm start makes kappa void in a run of its own; here both run."""
+        """CORDS's calendar. In a single run a warm start replaces kappa's epochs; here both are
+        compared."""
         return schedule_of(self.config.updated(dss_args={"warm_start": None}))
 
     def wanted_epochs(self, method: Method) -> int:
@@ -116,7 +117,7 @@ class Contest:
         return asked or self._schedule.warmup_epochs or LEAST_FULL_EPOCHS
 
     def expected(self, method: Method, subset_epochs: int | None = None) -> ExpectedPasses:
-        """What a method will spend, training for its own epochs or for that many."""
+        """The passes of a method, training for its own epochs or for that many."""
         epochs = self.subset_epochs if subset_epochs is None else subset_epochs
         size = self.samples if method.selection == "full" else self.subset_size
         if method.warmup == "full":
@@ -199,7 +200,7 @@ class Contest:
                 f"{passes:,} are to be spent: raise the budget or leave the method out"
             )
         most = max(1, (passes - before) // least.training) + 1
-        # Trials are as long as the training, so the bill is no straight line.
+        # Trials are as long as the training, so the passes are not linear in the epochs.
         lowest = bisect_left(
             range(1, most), passes, key=lambda n: self.expected(method, n).spent(measure)
         )
@@ -207,7 +208,7 @@ class Contest:
         return min(near, key=lambda n: (abs(self.expected(method, n).spent(measure) - passes), n))
 
     def lipt(self, methods: list[Method]) -> Method:
-        """The LiPT method whose bill others match: the first one, or plain ``lipt``."""
+        """The LiPT method whose passes others match: the first one, or plain ``lipt``."""
         return next((m for m in methods if m.warmup in LIPT), Method.parse("lipt"))
 
 

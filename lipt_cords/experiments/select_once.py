@@ -1,4 +1,5 @@
-"""One selection from a configuration to files: who was chosen, why, at what cost, and is it sane.
+"""One selection from a configuration to files: which samples, why, at what cost, and whether they
+are suspect.
 
 The indices count the training images of the configuration's split, in its order, so that any run
 of the same ``dataset`` section can train on them.
@@ -48,7 +49,7 @@ class SelectionRun:
     """Positions in the training split; the weights average to about 1."""
     report: SelectionReport
     weights_from: str
-    """``checkpoint``, ``warm start`` or ``untrained``: the model that was asked."""
+    """``checkpoint``, ``warm start`` or ``untrained``: the model that selected."""
     seconds: dict[str, float]
     """Wall time of ``weights``, ``gradients``, ``selection`` and ``total``."""
     peak_memory_bytes: dict[str, int]
@@ -196,7 +197,7 @@ def _weights(
     checkpoint: str | Path | None,
     notes: list[str],
 ) -> str:
-    """Give the model the weights to select by; where they come from."""
+    """Load the weights to select by; returns where they come from."""
     options = warm_start_options(config, next(model.parameters()).device)
     if checkpoint is not None:
         load_weights(model, checkpoint)

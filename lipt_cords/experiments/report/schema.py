@@ -1,4 +1,4 @@
-"""What a report takes from a results file, checked to the last number: nothing on trust."""
+"""What a report takes from a results file, with every number checked."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Shown(Part):
 
 
 class Subsets(Part):
-    """What a run tells of its subsets."""
+    """What a run records of its subsets."""
 
     size: Annotated[int, Field(ge=1)]
     pool: Annotated[int, Field(ge=1)]

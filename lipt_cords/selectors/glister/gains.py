@@ -258,7 +258,7 @@ class TaylorGains:
         return g_SC, (e_SE @ self.step.embeddings_ME.T).add_(1)
 
     def add(self, candidates: list[int]) -> None:
-        """Take candidates into the step; they will not come again."""
+        """Take candidates into the step; they cannot be chosen again."""
         for candidate in candidates:
             samples = self._samples_of(candidate)
             self.step.move(*self._exact_parts(samples), 1.0 / len(samples))

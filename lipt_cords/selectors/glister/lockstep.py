@@ -1,8 +1,8 @@
 """Naive GLISTER in several classes at once: one product a step serves all of them.
 
-Classes do not see each other, so their greedy choices can be made side by side. With ten classes of
-a few hundred samples the time of a step is that of starting it, and starting it once for ten saves
-most of it. The choices are those of `taylor.TaylorGains`, which serves everything else.
+Classes are independent, so their greedy choices can be made in parallel. With ten classes of a few
+hundred samples, launching a step takes most of its time, and one launch for all of them saves it.
+The choices are those of `gains.TaylorGains`, which serves everything else.
 """
 
 from __future__ import annotations
