@@ -150,7 +150,7 @@ def compare(
 
     \b
     lipt-cords compare mine.yaml --methods random,rs2,lipt --fractions 1%,10% --dry-run
-    lipt-cords compare mine.yaml --equal total       everybody spends the same
+    lipt-cords compare mine.yaml --equal total       all methods spend the same
 
     A method is WARMUP+SELECTION/HOW@SPENDS: lipt, full=5+craig/scratch/static, rs2@total, ...
     Warm-ups: none, full[=K], full-annealed[=K], lipt, lipt-rounds, one-worker,
@@ -300,7 +300,7 @@ def doctor(
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the installation, and say what installs what is missing.
+    """Check the installation, and show how to install what is missing.
 
     \b
     lipt-cords doctor --list                       selectors, difficulty scores, ...

@@ -124,7 +124,7 @@ def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) ->
     """What a comparison will run and what it will take, before it begins."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     several = len({one.fraction for one in plan.runs}) > 1
-    trials = any(one.bill.selection for one in plan.runs)
+    trials = any(one.expected.selection for one in plan.runs)
     columns = (
         "Method",
         *(("Fraction",) if several else ()),
@@ -140,7 +140,7 @@ def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) ->
     for one in plan.runs:
         kinds.setdefault((one.method.name, one.fraction), []).append(one)
     for (name, fraction), runs in kinds.items():
-        bill = runs[0].bill
+        bill = runs[0].expected
         tried = (count(bill.selection),) if trials else ()
         passes = (count(bill.warmup), count(bill.warmup_critical), *tried, count(bill.training))
         shown = (f"{fraction:.4g}",) if several else ()
@@ -169,7 +169,7 @@ def show_run(console: Console, record: RunRecord, output: Path | None) -> None:
 
 
 def show_selection(console: Console, made: SelectionRun, output: Path | None) -> None:
-    """Who selected, what it reached and cost, and whether the subset is suspect."""
+    """What selected, what it reached and cost, and whether the subset is suspect."""
     report, spent = made.report, made.seconds
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     memory = ", ".join(f"{b / 2**20:,.0f} MiB {name}" for name, b in made.peak_memory_bytes.items())
@@ -211,7 +211,7 @@ def show_report(console: Console, results: dict[str, Any], output: Path | None) 
 
 
 def show_written(console: Console, *directories: Path, output: Path | None = None) -> None:
-    """Write a report and say where it is; without what draws it, say what is missing."""
+    """Write a report and say where it is; without matplotlib or jinja2, say what is missing."""
     try:
         paths = write_report(*directories, output=output)
     except ImportError as error:
@@ -278,5 +278,5 @@ def _outcome(record: RunRecord) -> str:
 
 
 def _reached(record: RunRecord) -> str:
-    """What a table of all runs tells the rest of, in a line of 80 columns."""
+    """One run in a line of 80 columns; a table of all runs has the rest."""
     return f"test {_percent(record.test_accuracy)} in {seconds(record.costs.seconds)} s"

@@ -1,7 +1,7 @@
-"""The plug-in for CORDS: importing it today, and the ``warm_start`` key on its loaders.
+"""The plug-in for CORDS: importing it on current Python, and the ``warm_start`` key on its loaders.
 
-``enable()`` at the top of a program, or ``python -m lipt_cords.cords_plugin script.py`` around one
-that nobody edits. CORDS is imported only when one of these is called.
+``enable()`` at the top of a program, or ``python -m lipt_cords.cords_plugin script.py`` for a
+script that stays as it is. CORDS is imported only when one of these is called.
 """
 
 from lipt_cords.cords.factory import cords_loader

@@ -1,9 +1,9 @@
 """CORDS's traps, found before any work is done.
 
 CORDS trusts its arguments: a wrong one hangs, fails hours later with a bare IndexError, or
-quietly selects something else. Each trap here is a clear ValueError. What works somehow, though
-not as meant, is an error only for loaders with ``warm_start``, whose point is a sound selection,
-and a warning for all others, so that runs which go through today still do.
+quietly selects something else. Each trap here is a clear ValueError. What runs, though not
+as intended, is an error only for loaders with ``warm_start``, whose point is a sound selection, and
+a warning for all others, so that existing runs still work.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def _class_counts(role: str, loader: DataLoader[Any], num_classes: int) -> Tenso
 
 
 def check_subset(indices: Any, weights: Any, owner: str) -> Any:
-    """Raise unless a selection has one weight an index; mend weights that are not finite.
+    """Raise unless a selection has one weight an index; replace weights that are not finite.
 
     Returns:
         The weights: the same object if all are finite. Where the gradients of a class vanish,

@@ -52,9 +52,9 @@ class RunConfig(BaseModel):
     """Modules of your own that register names, imported before the rest is checked (not a key of
     CORDS)."""
     setting: str = "SL"
-    """CORDS's setting: supervised learning is the one that is run here."""
+    """CORDS's setting: only supervised learning is supported."""
     is_reg: bool = False
-    """CORDS's switch for regression; only False is served."""
+    """CORDS's switch for regression; only False is supported."""
     dataset: DatasetConfig = Field(default_factory=DatasetConfig)
     dataloader: DataloaderConfig = Field(default_factory=DataloaderConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
@@ -96,7 +96,7 @@ class RunConfig(BaseModel):
         if raw.get("setting", "SL") not in SETTINGS:
             raise unknown_name("setting", raw["setting"], SETTINGS)
         if raw.get("is_reg", False):
-            raise ValueError("is_reg=True: regression is not run here, only classification")
+            raise ValueError("is_reg=True: regression is not supported, only classification")
         sections: dict[str, Any] = {"imports": modules, "setting": "SL", "is_reg": False}
         for name, section in section_types().items():
             values = raw.get(name) or {}
@@ -127,7 +127,7 @@ class RunConfig(BaseModel):
 
     def to_dict(self) -> dict[str, Any]:
         """Every key with its value, ready for JSON; ``imports`` where there are some."""
-        # Without imports a record is as it was before there were any, so that old runs go on.
+        # Left out when empty, so that runs of earlier versions can be resumed.
         return self.model_dump(mode="json", exclude=None if self.imports else {"imports"})
 
     @field_validator("*", mode="before")
@@ -139,7 +139,7 @@ class RunConfig(BaseModel):
 
 
 def _unknown_section(name: str) -> ValueError:
-    """The error for a section that is none; it may be a key of one."""
+    """The error for an unknown section, which may be a key of one."""
     homes = [
         f"{section}.{name}"
         for section, kind in section_types().items()
@@ -148,7 +148,7 @@ def _unknown_section(name: str) -> ValueError:
     if name in WarmStartConfig.model_fields:
         homes.append(f"dss_args.warm_start.{name}")
     if homes:
-        return ValueError(f"{name!r} is no section but a key: write {' or '.join(homes)}")
+        return ValueError(f"{name!r} is not a section but a key: write {' or '.join(homes)}")
     return unknown_name("configuration section", name, RunConfig.model_fields)
 
 
@@ -258,7 +258,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         elif not isinstance(inner, Mapping):
             raise ValueError(
                 f"{'.'.join(keys[: depth + 1])} is the value {inner!r}, not a mapping: "
-                f"{override!r} has no place to go"
+                f"{override!r} cannot be set"
             )
         node[key] = inner = dict(inner)
         node = inner

@@ -1,4 +1,4 @@
-"""CORDS's loaders by name, with the options that they insist on filled in."""
+"""CORDS's loaders by name, with the compulsory options filled in."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def cords_loader(
         The loader: one epoch an iteration, batches ``(inputs, targets, weights)``.
 
     Raises:
-        ValueError: an unknown name, or options that CORDS would stumble over.
+        ValueError: an unknown name, or options on which CORDS would fail.
         ImportError: CORDS is not installed.
     """
     strategy, per_batch, _ = split_strategy(name)

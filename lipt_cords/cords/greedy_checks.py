@@ -22,7 +22,7 @@ def is_number(value: Any) -> bool:
 def check_greedy(
     dss_args: Any, budget: int, train_loader: Any, val_loader: Any, counts: Tensor | None
 ) -> None:
-    """Raise for a greedy search that would hang, crash or come up short.
+    """Raise for a greedy search that would hang, crash or select too few samples.
 
     Args:
         dss_args: options of the loader, with ``greedy`` and ``selection_type``.

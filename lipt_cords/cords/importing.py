@@ -1,9 +1,9 @@
 """Importing CORDS on a current stack.
 
-CORDS asks, at import time, for packages that it hardly ever calls and for names that are long
-gone. Whatever cannot be had is replaced, for CORDS's own modules alone, by a placeholder that says
-what is missing when it is called. Nothing is put into ``sys.modules`` or onto other packages, so
-no library that probes for an optional package is ever fooled by a placeholder.
+CORDS asks, at import time, for packages that it hardly ever calls and for names that no longer
+exist. What is missing is replaced, for CORDS's own modules only, by a placeholder; calling it
+raises an error that names what is missing. Nothing is put into ``sys.modules`` or other packages,
+so other libraries that test for an optional package never see a placeholder.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ REMOVED_NAMES = {"sklearn.datasets": frozenset({"load_boston"})}
 
 
 class CordsImports:
-    """``builtins.__import__`` with placeholders for what CORDS wants and cannot have.
+    """``builtins.__import__`` with placeholders for what CORDS imports and this machine lacks.
 
     It looks at who imports: CORDS's modules get placeholders for CORDS's optional packages, the
-    user's own modules get them for those of CORDS's scripts (inside :func:`script_stubs`), and
-    everybody else gets Python's import. Importing CORDS leaves the process's settings as they were.
+    user's own modules get them for those of CORDS's scripts (inside :func:`script_stubs`), and all
+    others get Python's import. Importing CORDS leaves the process's settings as they were.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class CordsImports:
     def remove(self) -> None:
         """Give Python's import back, after as many calls as there were installations.
 
-        If somebody has wrapped it in the meantime, it stays in the chain and passes everything on.
+        If it was wrapped in the meantime, it stays in the chain and passes everything on.
         """
         self.users -= 1
         if self.users == 0 and builtins.__import__ is self:
@@ -118,7 +118,7 @@ def import_cords(*submodules: str) -> Any:
         The package ``cords``.
 
     Raises:
-        ImportError: CORDS or a package that it cannot do without is not installed; the message
+        ImportError: CORDS or a package that it needs is not installed; the message
             holds the command that installs it.
     """
     if importlib.util.find_spec("cords") is None:
@@ -213,7 +213,7 @@ def kept_settings() -> Iterator[None]:
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Silence what Python says about old code at import: nobody here can change that code."""
+    """Silence Python's warnings about old code at import: it cannot be changed here."""
     with warnings.catch_warnings():
         for category in (DeprecationWarning, SyntaxWarning):
             warnings.simplefilter("ignore", category)

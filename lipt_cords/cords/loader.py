@@ -1,4 +1,4 @@
-"""A plugged-in loader of CORDS: when it starts warm, with what, who selects, and what stays."""
+"""A plugged-in loader of CORDS: when and how it starts warm, who selects, and what stays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lipt_cords.cords.checks import check_subset
 from lipt_cords.cords.importing import kept_settings
-from lipt_cords.cords.own_loader import FastPlan, with_dicts
+from lipt_cords.cords.own_loader import FastSelector, with_dicts
 from lipt_cords.data.batches import forgettable
 from lipt_cords.selectors.report import SelectionReport
 from lipt_cords.warmstart.config import WarmStartConfig
@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class WarmStartPlan:
+class PendingWarmStart:
     """What a loader needs for its warm start, read off ``dss_args`` when it was built."""
 
     config: WarmStartConfig
@@ -83,8 +83,8 @@ class PluggedIn:
     """The merged model and its report; None before it ran, and on loaders without one."""
     selection_report: SelectionReport | None = None
     """The latest selection with ``selector: fast``; None before one, and with CORDS's own."""
-    _warm_start_plan: WarmStartPlan | None = None
-    _fast_plan: FastPlan | None = None
+    _pending_warm_start: PendingWarmStart | None = None
+    _fast_selector: FastSelector | None = None
     forgotten: frozenset[int] = frozenset()
     """Samples that :meth:`forget` has removed."""
     _dict_samples = False
@@ -114,7 +114,7 @@ class PluggedIn:
         Returns:
             What it cost; None for a loader without ``warm_start``.
         """
-        plan = self._warm_start_plan
+        plan = self._pending_warm_start
         if plan is None or self.warm_start_result is not None:
             return self.warm_start_report
         result = plan.fitted or self._fitted(plan)
@@ -143,14 +143,14 @@ class PluggedIn:
             indices: of samples of the training set, or a mask.
 
         Returns:
-            Where traces are left all the same, in words.
+            Where traces of them remain, in words.
 
         Raises:
             ValueError: samples outside of the data, named or forgotten twice; a warm start that
                 has not run, or that cannot forget; a subset that would be empty.
         """
         gone = forgettable(indices, len(self.train_loader.dataset), self.forgotten)
-        plan, result, owner = self._warm_start_plan, self.warm_start_result, type(self).__name__
+        plan, result, owner = self._pending_warm_start, self.warm_start_result, type(self).__name__
         if plan is not None and result is None:
             raise ValueError(
                 "the warm start has not run yet, and would train on these samples: build the "
@@ -170,9 +170,9 @@ class PluggedIn:
                     f"the model was trained on subsets that may have held them ({epochs} epochs so "
                     "far): train it anew"
                 )
-        if self._fast_plan is None:
+        if self._fast_selector is None:
             uncovered.append(
-                "CORDS's own strategy reads all samples, so that forgotten ones steer what it "
+                "CORDS's own strategy reads all samples, so that forgotten ones influence what it "
                 "selects, though it does not select them: selector='fast' reads the others alone"
             )
         self.forgotten = everyone
@@ -185,7 +185,7 @@ class PluggedIn:
             self._refresh_subset_loader()
         return uncovered
 
-    def _select_with(self, plan: WarmStartPlan, result: WarmStartResult) -> None:
+    def _select_with(self, plan: PendingWarmStart, result: WarmStartResult) -> None:
         """Select the first subset by a warm start; its weights stay in the model, or do not."""
         initial = None
         if plan.config.start_from == "initial":
@@ -199,14 +199,14 @@ class PluggedIn:
             if initial is not None:
                 plan.model.load_state_dict(initial)
 
-    def _fitted(self, plan: WarmStartPlan) -> WarmStartResult:
+    def _fitted(self, plan: PendingWarmStart) -> WarmStartResult:
         from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
-        held_out = self.val_loader is not self.train_loader
+        has_validation = self.val_loader is not self.train_loader
         return LiPTWarmStart(plan.config).fit(
             plan.model,
             self.train_loader.dataset,
-            self.val_loader.dataset if held_out else None,
+            self.val_loader.dataset if has_validation else None,
             loss=plan.loss,
             num_classes=plan.num_classes,
         )
@@ -214,20 +214,20 @@ class PluggedIn:
     def __iter__(self) -> Iterator[Any]:
         self.warm_start()
         skipped = self._first_epoch == 0 and self.cur_epoch == 1 and self.select_every == 1
-        if skipped and self._warm_start_plan is not None:
+        if skipped and self._pending_warm_start is not None:
             # CORDS's main never selects in its second epoch, even if asked to in every epoch.
             self.resample()
         batches: Iterator[Any] = super().__iter__()  # type: ignore[misc]
         return batches
 
     def __len__(self) -> int:
-        if self._warm_start_plan is None:
+        if self._pending_warm_start is None:
             return int(super().__len__())  # type: ignore[misc]
         self.warm_start()
         return len(self.subset_loader)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copy and pickle by the class that was asked for: the derived one has no address."""
+        """Copy and pickle by the class that was asked for: the derived class has no import path."""
         for asked_for, derived in _CLASSES.items():
             if derived is type(self):
                 return plugged_in, (asked_for,), vars(self)
@@ -239,8 +239,8 @@ class PluggedIn:
             with_dicts(self.subset_loader)
 
     def _resample_subset_indices(self) -> tuple[Any, Any]:
-        if self._fast_plan is not None:
-            return self._select_fast(self._fast_plan)
+        if self._fast_selector is not None:
+            return self._select_fast(self._fast_selector)
         owner = type(self).__name__
         # CORDS asks numpy to raise on underflow, which a nearly converged model brings about.
         with kept_settings(), np.errstate(all="ignore"):
@@ -250,7 +250,7 @@ class PluggedIn:
             return without(indices, weights, self.forgotten, owner)
         return indices, weights
 
-    def _select_fast(self, plan: FastPlan) -> tuple[list[int], Tensor]:
+    def _select_fast(self, plan: FastSelector) -> tuple[list[int], Tensor]:
         indices, weights, report = plan.select(
             self.train_model,
             self.train_loader,
@@ -308,9 +308,9 @@ def fitted_warm_start(dss_args: Any) -> WarmStartResult | None:
     return value if isinstance(value, WarmStartResult) else None
 
 
-def plan_warm_start(
+def pending_warm_start(
     cls: type, config: WarmStartConfig, dss_args: Any, logger: Any
-) -> WarmStartPlan:
+) -> PendingWarmStart:
     keys = set(dss_args.keys())
     model = dss_args["model"] if "model" in keys else None
     if "MILODataLoader" in {base.__name__ for base in cls.__mro__}:
@@ -329,7 +329,7 @@ def plan_warm_start(
     if dss_args["kappa"] > 0:
         note = f"kappa={dss_args['kappa']} was ignored: the warm start replaces full-data epochs"
         (logger or log).warning("warm_start: %s", note)
-    return WarmStartPlan(
+    return PendingWarmStart(
         config=config,
         model=model,
         loss=dss_args["loss"] if "loss" in keys else None,

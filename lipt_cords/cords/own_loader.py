@@ -1,4 +1,4 @@
-"""A loader of CORDS that selects with our selectors: what it reads, and how often the alarm looks.
+"""A loader of CORDS that selects with our selectors: what it reads and what it returns.
 
 Gradients are read in eval mode and without autograd; the network's training flags, buffers and
 random state are as before afterwards. (CORDS reads them in train mode, where BatchNorm makes a
@@ -30,7 +30,7 @@ so what fits for training fits here."""
 
 
 @dataclass(frozen=True)
-class FastPlan:
+class FastSelector:
     """What a loader needs to select fast, read off ``dss_args`` when it was built."""
 
     options: FastOptions

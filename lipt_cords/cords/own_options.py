@@ -60,7 +60,7 @@ def fast_strategy(loader_class: type) -> str | None:
     """Which strategy a loader runs: ``GLISTER``, ``GradMatch``, ``CRAIG``; None for a random one.
 
     Raises:
-        ValueError: a loader with a strategy of its own, which nothing here can stand for.
+        ValueError: a loader with a strategy of its own, which none of our selectors replaces.
     """
     names = [b.__name__ for b in loader_class.__mro__ if b.__module__.startswith("cords.")]
     for name in names:
@@ -69,8 +69,8 @@ def fast_strategy(loader_class: type) -> str | None:
         if name in WITHOUT_GRADIENTS:
             return None
     raise ValueError(
-        f"{loader_class.__name__} has a strategy of its own, which selector='fast' cannot stand "
-        f"for (only {', '.join(KINDS)}): take the key out of dss_args, or set selector='cords'"
+        f"{loader_class.__name__} has a strategy of its own, which selector='fast' cannot "
+        f"replace (only {', '.join(KINDS)}): take the key out of dss_args, or set selector='cords'"
     )
 
 
@@ -136,7 +136,7 @@ def seed_of(dss_args: Mapping[str, Any]) -> int:
     """The seed of a loader's draws: ``dss_args.seed``, or one that numpy's global state decides.
 
     CORDS draws from the global state, so seeding numpy before the loader is built makes a run
-    repeatable there. It does here too, though the state is only looked at and not advanced.
+    repeatable there. It does here too, though the state is only read, not advanced.
 
     Raises:
         ValueError: a seed that is no whole number.

@@ -35,7 +35,7 @@ LEAST_WEIGHT = 1e-6
 
 @dataclass(frozen=True)
 class FastOptions:
-    """What a strategy of CORDS is asked for, in CORDS's own names and spellings."""
+    """The options of a strategy of CORDS, in CORDS's own names and spellings."""
 
     strategy: str
     """``GLISTER``, ``GradMatch`` or ``CRAIG``."""
@@ -86,7 +86,7 @@ def fast_selection(
     *,
     epoch: int = 0,
 ) -> tuple[Selection, SelectionReport]:
-    """Select as a strategy of CORDS is asked to, with our selectors.
+    """Select with our selectors, as the options of a strategy of CORDS say.
 
     Args:
         options: the strategy and its options.

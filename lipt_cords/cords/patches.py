@@ -24,11 +24,11 @@ from lipt_cords.cords.loader import (
     PluggedIn,
     given_warm_start,
     parse_warm_start,
-    plan_warm_start,
+    pending_warm_start,
     plugged_in,
     without_kappa,
 )
-from lipt_cords.cords.own_loader import FastPlan, has_dict_samples, with_dicts
+from lipt_cords.cords.own_loader import FastSelector, has_dict_samples, with_dicts
 from lipt_cords.cords.own_options import (
     device_of,
     fast_options,
@@ -127,7 +127,7 @@ def _arguments(cls: type, args: Any, kwargs: Any) -> Mapping[str, Any] | None:
             try:
                 given = signature.bind(None, *args, **kwargs).arguments
             except TypeError:
-                return None  # calling the constructor says it better
+                return None  # calling the constructor raises a better error
             return given if "dss_args" in given else None
         kinds = [parameter.kind.name for parameter in signature.parameters.values()]
         if kinds[1:] != ["VAR_POSITIONAL", "VAR_KEYWORD"]:
@@ -146,12 +146,12 @@ def _check(cls: type, train_loader: Any, val_loader: Any, dss_args: Any) -> Warm
     return config
 
 
-def _fast_plan(cls: type, dss_args: Any, train_loader: Any) -> FastPlan | None:
+def _fast_selector(cls: type, dss_args: Any, train_loader: Any) -> FastSelector | None:
     strategy = fast_strategy(cls) if selector_of(dss_args) == "fast" else None
     if strategy is None:
         return None
     options = fast_options(strategy, dss_args, train_loader.batch_size, seed=seed_of(dss_args))
-    return FastPlan(options, device_of(dss_args))
+    return FastSelector(options, device_of(dss_args))
 
 
 def _adaptive_init(adaptive: type, original: Any) -> Any:
@@ -174,13 +174,13 @@ def _adaptive_init(adaptive: type, original: Any) -> Any:
         else:  # a constructor has replaced it on the way
             config = parse_warm_start(dss_args)
         _prepare_model(cls, dss_args, train_loader)
-        self._fast_plan = _fast_plan(cls, dss_args, train_loader)
-        if self._fast_plan is not None or config is not None:
+        self._fast_selector = _fast_selector(cls, dss_args, train_loader)
+        if self._fast_selector is not None or config is not None:
             self._dict_samples = has_dict_samples(train_loader.dataset)
         if config is not None:
-            plan = plan_warm_start(cls, config, dss_args, logger)
+            plan = pending_warm_start(cls, config, dss_args, logger)
             dss_args = without_kappa(dss_args)
-            self._warm_start_plan = plan
+            self._pending_warm_start = plan
         original(self, train_loader, val_loader, dss_args, logger, *args, **kwargs)
         self._first_epoch = self.cur_epoch
         if self._dict_samples:

@@ -33,8 +33,8 @@ class Missing:
         remedy = f": pip install {_PIP_NAMES[package]}" if package in _PIP_NAMES else ""
         reason = str(self._reason).strip().partition("\n")[0]
         error = ImportError(
-            f"{self._name} was called, but it is not available here ({reason}), and what was "
-            f"imported in its place only says so{remedy}"
+            f"{self._name} was called, but it is not available here ({reason}), and a "
+            f"placeholder was imported in its place{remedy}"
         )
         error.__cause__ = self._reason
         return error

@@ -32,7 +32,7 @@ class DatasetConfig(Section):
     feature: Literal["dss"] = "dss"
     """CORDS's variant of the data: only the plain one, ``dss``."""
     type: str = "image"
-    """Kind of data in CORDS's words; not needed here."""
+    """Kind of data in CORDS's words; ignored here."""
     download: bool = False
     """Fetch the data if it is not there (not a key of CORDS)."""
     limit: int | None = Field(None, ge=1)
@@ -68,7 +68,7 @@ class ModelConfig(Section):
     architecture: str = "cnn"
     """A net's name, in our spelling or CORDS's."""
     type: str = "pre-defined"
-    """Kind of model in CORDS's words; not needed here."""
+    """Kind of model in CORDS's words; ignored here."""
     numclasses: int | None = Field(None, ge=2)
     """Outputs of the net; None takes the data's."""
 
@@ -115,7 +115,7 @@ class DssConfig(Section):
     """Epochs between two selections."""
     kappa: float = Field(0.0, ge=0, lt=1)
     """Share of the run given to CORDS's full-data warm-up; 0 has none. A strategy spelt with
-    ``-Warm`` has 0.5 unless told otherwise, as in CORDS's examples."""
+    ``-Warm`` has 0.5 by default, as in CORDS's examples."""
     warm_start: WarmStartConfig | None = None
     """A LiPT warm start: ``lipt``, or a mapping of its options (not a key of CORDS)."""
     selector: Literal["fast", "cords"] | None = None
@@ -203,13 +203,13 @@ class TrainConfig(Section):
     tensorboard: bool = False
     """Write TensorBoard's logs beside ``metrics.jsonl`` (not a key of CORDS)."""
     print_every: int = Field(1, ge=1)
-    """CORDS's epochs between two printed lines; not needed here."""
+    """CORDS's epochs between two printed lines; ignored here."""
     run: int = 1
-    """CORDS's number of the run; not needed here."""
+    """CORDS's number of the run; ignored here."""
     wandb: Literal[False] = False
-    """CORDS's switch for an outside tracker; only False is served."""
+    """CORDS's switch for an outside tracker; only False is supported."""
     results_dir: Path | None = None
-    """CORDS's directory of results; here ``--output`` says it."""
+    """CORDS's directory of results; here ``--output`` is used."""
     print_args: tuple[str, ...] = ()
     """CORDS's measures to print; not needed here."""
     return_args: tuple[str, ...] = ()

@@ -30,7 +30,7 @@ class CordsSource:
         """Of these, seconds of reading gradients: CORDS's CRAIG does not tell them apart."""
         self.count = 0
         """Selections so far."""
-        self._told = -1
+        self._reported = -1
         resample = loader.resample
         strategy = getattr(loader, "strategy", None)
         compute = getattr(strategy, "compute_gradients", None)
@@ -63,8 +63,8 @@ class CordsSource:
             kind = SKIPPED
         chosen = None
         report = getattr(self._loader, "selection_report", None)
-        if kind == SUBSET and self._told != self.count:
-            self._told = self.count
+        if kind == SUBSET and self._reported != self.count:
+            self._reported = self.count
             chosen = Selection(
                 torch.as_tensor(np.asarray(self._loader.subset_indices)).flatten().long(),
                 torch.as_tensor(np.asarray(self._loader.subset_weights)).flatten().float(),
@@ -91,7 +91,7 @@ class CordsSource:
             "selection_count": loader.__dict__.get("selection_count"),
             "selected_idxs": {int(key): _packed(value) for key, value in chosen.items()},
             "initialized": loader.__dict__.get("initialized"),
-            "told": self._told - self.count,
+            "told": self._reported - self.count,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -101,7 +101,7 @@ class CordsSource:
         loader._refresh_subset_loader()
         loader.cur_epoch = state["cur_epoch"]
         loader.initialized = state["initialized"]
-        self._told = self.count + state["told"]
+        self._reported = self.count + state["told"]
         if state["selection_count"] is not None:
             loader.selection_count = state["selection_count"]
             loader.selected_idxs = {

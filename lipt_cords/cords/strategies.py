@@ -28,13 +28,13 @@ def strategies() -> tuple[str, ...]:
     return (FULL, *SAME, *sorted(known, key=lambda name: (name != "Random", name.lower())))
 
 
-def selector_of(strategy: str) -> str:
+def selector_for(strategy: str) -> str:
     """The name of the selector that a strategy stands for.
 
     Raises:
         ValueError: ``Full``, which has none.
 
-    >>> selector_of("GradMatch"), selector_of("AdaptiveRandom")
+    >>> selector_for("GradMatch"), selector_for("AdaptiveRandom")
     ('gradmatch', 'rs2')
     """
     if strategy == FULL:
@@ -42,9 +42,9 @@ def selector_of(strategy: str) -> str:
     return SELECTORS.entry(SAME.get(strategy, strategy)).name
 
 
-def fact(strategy: str, name: str) -> bool:
+def fact_of(strategy: str, name: str) -> bool:
     """A fact of the selector that a strategy stands for; False for ``Full``."""
-    return strategy != FULL and bool(SELECTORS.entry(selector_of(strategy)).facts[name])
+    return strategy != FULL and bool(SELECTORS.entry(selector_for(strategy)).facts[name])
 
 
 def split_strategy(name: str) -> tuple[str, bool, bool]:

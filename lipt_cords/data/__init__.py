@@ -1,4 +1,4 @@
-"""What can be fed: samples by index, named sets, folders of images, splits."""
+"""Data: samples by index, named sets, folders of images, splits."""
 
 from lipt_cords.data.batches import Inputs, labels_of, resolve_device, split_batch, to_device
 from lipt_cords.data.datasets import (

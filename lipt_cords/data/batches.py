@@ -264,7 +264,7 @@ def _known_labels(dataset: Dataset[Any]) -> Tensor | None:
             try:
                 return _as_labels(values)
             except ValueError:
-                continue  # names of classes, boxes: the items tell what the labels are
+                continue  # names of classes, boxes: the labels are read from the items
     return None
 
 

@@ -34,7 +34,7 @@ _TORCHVISION = {
     "cifar100": ("CIFAR100", "cifar-100-python", 100),
 }
 DATASET_NAMES: tuple[str, ...] = ("digits", *_TORCHVISION)
-"""Names that :func:`load_dataset` knows, beside ``imagefolder:DIR``."""
+"""Names that :func:`load_dataset` knows, besides ``imagefolder:DIR``."""
 
 
 @dataclass(frozen=True)

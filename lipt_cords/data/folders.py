@@ -68,7 +68,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         labels: their classes, shape (N,).
         image_size: side in pixels to which images are resized (shorter side) and cropped
             (centre); None leaves them as they are.
-        mean: mean of each channel in [0, 1], shape (3,), taken off when an image is read.
+        mean: mean of each channel in [0, 1], shape (3,), subtracted when an image is read.
         std: standard deviation of each channel, shape (3,).
     """
 

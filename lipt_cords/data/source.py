@@ -101,8 +101,8 @@ class BatchSource:
         device: where batches are given out.
         cache_bytes: most memory, in bytes, that the decoded items may take on the device.
         num_workers: processes that read a streamed data set.
-        collate_fn: puts items into a batch, such as one that pads, and is always asked, so
-            nothing is kept; None stacks tensors.
+        collate_fn: puts items into a batch, such as one that pads, and is always called, so nothing
+            is kept; None stacks tensors.
         changing: whether items differ between reads; None finds out when they could be kept.
 
     Raises:
@@ -134,7 +134,8 @@ class BatchSource:
             cache_bytes = 0
         self.changing, self.cache_bytes, self.nbytes = changing, cache_bytes, 0
         self.normalisation: tuple[Tensor, Tensor] | None = None
-        """Mean and standard deviation, (C,) each, that were taken off images; None if unknown."""
+        """Mean and standard deviation, (C,) each, that were subtracted from images; None if
+        unknown."""
         if isinstance(self._base, ImageTensors):
             self.normalisation = (self._base.mean, self._base.std)
         self._kept = self._keep(cache_bytes)

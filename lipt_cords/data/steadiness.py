@@ -1,9 +1,9 @@
 """Whether a data set gives the same items at every read, and how to make sure that it does.
 
 A data set is taken as changing if a transform of it is known to draw at random, or if one of some
-items, spread over it, differs between two reads. Randomness that neither shows, because it is rare
-and hidden in code of the data set's own, is frozen: such items are read under a seed that derives
-from their index, and so have the same bits wherever they are read.
+items, spread over it, differs between two reads. Randomness that neither check finds, rare or
+hidden in the data set's own code, is frozen: such items are read under a seed that derives from
+their index, and so have the same bits wherever they are read.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def draws_at_random(dataset: Dataset[Any]) -> bool:
         if callable(part) and (name.startswith("Random") or name in RANDOM_TRANSFORMS):
             return True
         inside: list[Any] = list(part.children()) if isinstance(part, nn.Module) else []
-        own = getattr(part, "__dict__", {})  # no property is asked, which might read the data
+        own = getattr(part, "__dict__", {})  # properties are not read: they might load the data
         if isinstance(part, Dataset):
             inside += [value for value in own.values() if callable(value)]
         if isinstance(part, functools.partial):
@@ -108,7 +108,7 @@ def _read_if_it_can_be(
 ) -> dict[str, Tensor]:
     try:
         return read(indices)
-    except Exception:  # whoever needs the item will be told; it may be nobody
+    except Exception:  # the error is raised where the item is needed, if ever
         return {}
 
 

@@ -22,7 +22,7 @@ from lipt_cords.cords.factory import cords_loader
 from lipt_cords.cords.importing import cords_version
 from lipt_cords.cords.patches import enabled
 from lipt_cords.cords.source import CordsSource
-from lipt_cords.cords.strategies import FULL, fact, selector_of
+from lipt_cords.cords.strategies import FULL, fact_of, selector_for
 from lipt_cords.data.batches import labels_of, resolve_device
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.data.source import BatchSource
@@ -68,7 +68,7 @@ def full_data_flops(config: RunConfig, splits: DataSplits, model: nn.Module, epo
 
 
 def charge(costs: Ledger, report: WarmStartReport) -> None:
-    """Add a warm start's bill to a run's."""
+    """Add a warm start's costs to a run's."""
     costs.warmup_passes += report.passes
     costs.warmup_critical_passes += report.critical_path_passes
     costs.warmup_seconds += report.seconds["total"]
@@ -160,7 +160,7 @@ def uses_cords(config: RunConfig, notes: list[str]) -> bool:
         return dss.selector == "cords"
     if cords_version() is not None:
         return True
-    if selector_of(dss.strategy) not in selector_names():
+    if selector_for(dss.strategy) not in selector_names():
         raise ValueError(
             f"{dss.strategy} runs through CORDS, which is not installed: "
             "pip install --no-deps cords==0.0.4 && pip install 'lipt-cords[cords]'"
@@ -195,7 +195,7 @@ def check_selection(config: RunConfig, notes: list[str]) -> bool:
     if "pilot" in dss.options:
         pilot_share(config)
     check_strategy(config)
-    if fact(dss.strategy, "labels_only") and dss.selection_type not in (None, "PerClass"):
+    if fact_of(dss.strategy, "labels_only") and dss.selection_type not in (None, "PerClass"):
         notes.append(
             f"dss_args.selection_type={dss.selection_type} is ignored: {dss.strategy} draws per "
             "class"
@@ -204,7 +204,7 @@ def check_selection(config: RunConfig, notes: list[str]) -> bool:
 
 
 def _takes_options(strategy: str) -> bool:
-    return strategy != FULL and bool(set(selector_options(selector_of(strategy))) - {"epoch"})
+    return strategy != FULL and bool(set(selector_options(selector_for(strategy))) - {"epoch"})
 
 
 def assemble(
@@ -223,7 +223,7 @@ def assemble(
         model: on its device; a warm start loads its weights in place.
         resumed: whether a checkpoint will be loaded next: the warm start is then not repeated.
         fitted: the warm start, where it has run already; whether training begins with its
-            weights is still the configuration's to say.
+            weights is still decided by the configuration.
 
     Returns:
         The source, and the costs so far.
@@ -301,13 +301,13 @@ def _through_selectors(
     labels = labels_of(splits.train)
     budget = len(labels) if dss.strategy == FULL else subset_size_of(len(labels), config)
     schedule = schedule_of(config)
-    if fact(dss.strategy, "keeps_scores"):
+    if fact_of(dss.strategy, "keeps_scores"):
         if dss.warm_start is None and not schedule.select_after:
             raise ValueError(
                 f"dss_args.type {dss.strategy!r} orders samples by a trained model: "
                 "set dss_args.warm_start, or kappa for full-data epochs before it"
             )
-        # A wrong value is named before the warm start is paid.
+        # A wrong value is named before the warm start runs.
         choose_by_scores(config, 1, torch.zeros(1).long(), torch.zeros(1), schedule.select_after)
     warm = None
     if warm_start is not None:
@@ -347,9 +347,9 @@ def _through_selectors(
     def choose(epoch: int) -> Selection:
         if dss.strategy == FULL:
             return Selection(torch.arange(budget), torch.ones(budget), name="full")
-        if fact(dss.strategy, "labels_only"):
+        if fact_of(dss.strategy, "labels_only"):
             return choose_by_labels(config, budget, labels, epoch)
-        if fact(dss.strategy, "keeps_scores"):
+        if fact_of(dss.strategy, "keeps_scores"):
             return by_scores(epoch)
         # As in CORDS, an untrained model chooses nothing: its first epochs read a random subset.
         untrained = warm_start is None and schedule.select_after == 0

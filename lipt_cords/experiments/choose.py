@@ -1,7 +1,7 @@
 """From a configuration's strategy to one subset chosen by our selectors.
 
-A run that selects in the course of its epochs and the command that selects once ask the same
-function, so that what is looked at with one is what the other trains on.
+A run that selects in the course of its epochs and the command that selects once use the same
+function, so that both choose the same subset.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lipt_cords.base.randomness import derive_seed
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.own_options import KINDS, fast_options
 from lipt_cords.cords.own_selection import PER, FastOptions, fast_selection
-from lipt_cords.cords.strategies import FULL, fact, selector_of
+from lipt_cords.cords.strategies import FULL, fact_of, selector_for
 from lipt_cords.data.source import BatchSource
 from lipt_cords.selectors.base import (
     SELECTORS,
@@ -39,7 +39,7 @@ def schedule_of(config: RunConfig) -> SelectionSchedule:
         num_epochs=config.train_args.num_epochs,
         kappa=0.0 if dss.warm_start is not None else dss.kappa,
         fraction=dss.fraction,
-        select_every=1 if fact(dss.strategy, "fresh") else dss.select_every,
+        select_every=1 if fact_of(dss.strategy, "fresh") else dss.select_every,
     )
 
 
@@ -84,7 +84,7 @@ def fast_options_of(config: RunConfig) -> FastOptions:
 
 
 def per_of(config: RunConfig) -> Per:
-    """Where our own strategies choose, by CORDS's name of it: in each class unless told otherwise.
+    """Where our own strategies choose, by CORDS's name of it: in each class by default.
 
     Raises:
         ValueError: an unknown ``selection_type``.
@@ -132,7 +132,7 @@ def check_strategy(config: RunConfig) -> None:
         fast_options_of(config)
         return
     options = own_options(config)
-    check_option_names(selector_of(strategy), options)
+    check_option_names(selector_for(strategy), options)
     if "score" in options:
         SCORES.entry(options["score"])
     per_of(config)
@@ -169,7 +169,7 @@ def choose_by_labels(config: RunConfig, budget: int, labels: Tensor, epoch: int)
         labels: of the pool, (N,).
         epoch: of the run, from 0.
     """
-    selector = selector_of(config.dss_args.strategy)
+    selector = selector_for(config.dss_args.strategy)
     return select(
         selector, labels, budget, seed=config.train_args.seed,
         **{**options_of_epoch(config, selector, epoch), **own_options(config)},
@@ -188,7 +188,7 @@ def choose_by_scores(
         scores: difficulties of the pool, (N,): the same ones in every epoch.
         epoch: of the run, from 0.
     """
-    selector = selector_of(config.dss_args.strategy)
+    selector = selector_for(config.dss_args.strategy)
     options = own_options(config, "scores", "epoch", "epochs")
     options.pop("score", None)
     return select(
@@ -228,7 +228,7 @@ def choose_subset(
     dss = config.dss_args
     if dss.strategy in KINDS:
         return fast_selection(fast_options_of(config), budget, train, val, read, epoch=epoch)
-    name = selector_of(dss.strategy)
+    name = selector_for(dss.strategy)
     options = {**options_of_epoch(config, name, epoch), **own_options(config)}
     started = time.perf_counter()
     pool = read(train)
@@ -237,7 +237,7 @@ def choose_subset(
     if options.pop("pilot", None) is not None:
         options["pilot"] = pilot
     seed = config.train_args.seed
-    if not fact(dss.strategy, "labels_only"):  # those derive their draws from the epoch
+    if not fact_of(dss.strategy, "labels_only"):  # those derive their draws from the epoch
         seed = derive_seed(seed, "selection", epoch)
     kind = dss.selection_type or "PerClass"
     selection = select(

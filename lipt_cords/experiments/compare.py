@@ -2,7 +2,7 @@
 
 Random and RS2 stand beside everything, and so does one worker that trains as long as LiPT's
 critical path. A run that fails is listed with its error and never averaged away. Results are
-written whole after every run, and a comparison that was interrupted goes on where it stopped.
+written whole after every run, and an interrupted comparison can be resumed.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def compare(
         subset_passes: passes on subsets, in place of the configuration's epochs.
         equal: every method spends the same passes, warm-up counted: ``critical-path`` or
             ``total``. None: every method trains on subsets for the same epochs.
-        budget: these passes; None: what the dearest method spends.
+        budget: these passes; None: what the most expensive method spends.
         jobs: processes that make runs side by side; threads are divided among them, and a run
             on another number of threads rounds differently.
         output: directory for ``results.json``, rewritten whole after every run; None writes
@@ -144,16 +144,16 @@ def _blank(
 def _kept(
     path: Path, blank: dict[str, Any], plan: ComparisonPlan, resume: bool
 ) -> dict[tuple[str, float, int], RunRecord]:
-    """Records of an earlier comparison that this one goes on from.
+    """Records of an earlier comparison that this one continues.
 
     Raises:
-        ValueError: there is one, and nothing was said of resuming, or it is of other terms.
+        ValueError: there is one and ``resume`` is not set, or it is of other terms.
     """
     if not path.exists():
         return {}
     if not resume:
         raise ValueError(
-            f"{path} holds results already: resume (--resume) to go on from them, or choose "
+            f"{path} holds results already: resume (--resume) to continue with them, or choose "
             "another --output"
         )
     read_results(path)  # whole, or refused
@@ -217,7 +217,7 @@ def _update(
         if row["subsets"] and planned.seed != min(results["seeds"]):
             row["subsets"]["shown"] = []  # the images of one seed are enough to look at
         row["fraction"] = planned.fraction
-        row["planned"] = asdict(planned.bill)
+        row["planned"] = asdict(planned.expected)
         rows.append(row)
     results["runs"] = rows
     results["summary"] = summarise(rows)

@@ -10,7 +10,7 @@ from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.batches import labels_of
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.experiments.assemble import check_selection
-from lipt_cords.experiments.contest import Bill, Contest, Equal
+from lipt_cords.experiments.contest import Contest, Equal, ExpectedPasses
 from lipt_cords.experiments.methods import Method
 from lipt_cords.selectors.grouping import class_members
 from lipt_cords.warmstart.config import WarmStartConfig
@@ -25,7 +25,7 @@ class PlannedRun:
         fraction: of the pool in a subset.
         seed: of every draw.
         config: complete, the seed apart.
-        bill: the passes that it is expected to make.
+        expected: the passes that it is expected to make.
         warm_start: options of the warm start, which runs with equal ones share; None for none.
     """
 
@@ -33,12 +33,12 @@ class PlannedRun:
     fraction: float
     seed: int
     config: RunConfig
-    bill: Bill
+    expected: ExpectedPasses
     warm_start: WarmStartConfig | None
 
     @property
     def key(self) -> tuple[str, float, int]:
-        """What tells it from the others."""
+        """What identifies it."""
         return self.method.name, self.fraction, self.seed
 
 
@@ -55,18 +55,18 @@ class ComparisonPlan:
         shared: dict[tuple[int, str], int] = {}
         alone = 0
         for one in self.runs:
-            alone += one.bill.training + one.bill.selection
+            alone += one.expected.training + one.expected.selection
             if one.warm_start is None:
-                alone += one.bill.warmup
+                alone += one.expected.warmup
             else:
-                shared[one.seed, sharing_key(one.warm_start)] = one.bill.warmup
+                shared[one.seed, sharing_key(one.warm_start)] = one.expected.warmup
         return alone + sum(shared.values())
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain JSON types."""
         runs = [
             {"method": one.method.name, "fraction": one.fraction, "seed": one.seed}
-            | {"epochs": one.config.train_args.num_epochs, **asdict(one.bill)}
+            | {"epochs": one.config.train_args.num_epochs, **asdict(one.expected)}
             for one in self.runs
         ]
         return {"kind": "plan", "runs": runs, "passes": self.passes, "notes": self.notes}
@@ -82,7 +82,7 @@ class ComparisonPlan:
 
 
 def sharing_key(options: WarmStartConfig) -> str:
-    """Equal for warm starts that give the same weights; where training begins makes no odds."""
+    """Equal for warm starts that give the same weights; where training begins is ignored."""
     return options.model_dump_json(exclude={"start_from"})
 
 
@@ -110,11 +110,11 @@ def plan_comparison(
         subset_passes: passes on subsets, in place of the configuration's epochs.
         equal: let every method spend the same passes, warm-up counted: on the critical path or
             in all.
-        budget: these passes; None takes what the dearest method spends that trains on subsets
-            for the configuration's epochs.
+        budget: these passes; None takes what the most expensive method spends that trains on
+            subsets for the configuration's epochs.
 
     Returns:
-        The plan; methods that cannot be had for the budget are left out with a note.
+        The plan; methods that do not fit the budget are left out with a note.
 
     Raises:
         ValueError: seeds or fractions that repeat or are out of range, a fraction that leaves
@@ -141,12 +141,12 @@ def plan_comparison(
         contest = Contest(base, samples, warm_epochs, subset_passes)
         allowed = budget
         if equal is not None and budget is None:
-            allowed = max(contest.bill(method).spent(equal) for method in methods)
+            allowed = max(contest.expected(method).spent(equal) for method in methods)
         for method in methods:
             epochs = None
             try:
                 if method.spends is not None:
-                    passes = contest.bill(contest.lipt(list(methods))).spent(method.spends)
+                    passes = contest.expected(contest.lipt(list(methods))).spent(method.spends)
                     epochs = contest.epochs_within(method, passes, method.spends)
                 elif equal is not None and allowed is not None:
                     epochs = contest.epochs_within(method, allowed, equal)
@@ -155,17 +155,17 @@ def plan_comparison(
                 continue
             made = contest.configure(method, epochs)
             check_selection(made, [])
-            bill, warm = contest.bill(method, epochs), contest.warm_start(method)
-            told = method
+            bill, warm = contest.expected(method, epochs), contest.warm_start(method)
+            named = method
             if method.warmup == "full" and bill.warmup != contest.wanted_epochs(method) * samples:
                 real = bill.warmup // samples
-                told = replace(method, epochs=real)
+                named = replace(method, epochs=real)
                 notes.append(
                     f"{method.name} at fraction {fraction:g}: {real} full epochs, the nearest to "
                     f"{contest.wanted_epochs(method)} after which CORDS selects (every "
                     f"{made.dss_args.select_every} epochs)"
                 )
-            runs += [PlannedRun(told, fraction, seed, made, bill, warm) for seed in seeds]
+            runs += [PlannedRun(named, fraction, seed, made, bill, warm) for seed in seeds]
     place = {method.name: number for number, method in enumerate(methods)}
     runs.sort(key=lambda one: (seeds.index(one.seed), one.fraction, place[one.method.name]))
     return ComparisonPlan(runs, notes)

@@ -1,7 +1,7 @@
 """Making the runs of a comparison, in turn or in several processes, sharing warm starts.
 
 Runs whose warm starts are equal share one: it is fitted once, and every run's record carries its
-whole bill. What a run raises is in its record; a process that dies takes only its own runs along.
+whole cost. What a run raises is in its record; a process that dies loses only its own runs.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _begin(ended: Any, threads: int, modules: Sequence[str]) -> None:
         try:
             import_modules([module])
         except ValueError as error:  # a run that needs such a name fails and says so
-            logger.warning("a process of this comparison has not all names: %s", error)
+            logger.warning("a process of this comparison lacks names: %s", error)
     torch.set_num_threads(threads)
     keep_freed_memory()
     _child.update(ended=ended, splits=None)

@@ -1,4 +1,4 @@
-"""From a method's name to its configuration and its bill, before anything has run.
+"""From a method's name to its configuration and its expected passes, before anything has run.
 
 All methods train on subsets of one fraction (CORDS rounds it up in every class, so its subsets are
 a little larger than random ones), with the same optimizer and schedule, for equally many epochs
@@ -55,7 +55,7 @@ class Calendar:
 
 
 @dataclass(frozen=True)
-class Bill:
+class ExpectedPasses:
     """Sample-passes of a method, as they are expected.
 
     Attributes:
@@ -107,7 +107,8 @@ class Contest:
 
     @property
     def _schedule(self) -> SelectionSchedule:
-        """CORDS's calendar. A warm start makes kappa void in a run of its own; here both run."""
+        """CORDS's calendar. In a single run a warm start replaces kappa's epochs; here both are
+        compared."""
         return schedule_of(self.config.updated(dss_args={"warm_start": None}))
 
     def wanted_epochs(self, method: Method) -> int:
@@ -115,8 +116,8 @@ class Contest:
         asked = method.epochs or self.warm_epochs
         return asked or self._schedule.warmup_epochs or LEAST_FULL_EPOCHS
 
-    def bill(self, method: Method, subset_epochs: int | None = None) -> Bill:
-        """What a method will spend, training for its own epochs or for that many."""
+    def expected(self, method: Method, subset_epochs: int | None = None) -> ExpectedPasses:
+        """The passes of a method, training for its own epochs or for that many."""
         epochs = self.subset_epochs if subset_epochs is None else subset_epochs
         size = self.samples if method.selection == "full" else self.subset_size
         if method.warmup == "full":
@@ -126,7 +127,7 @@ class Contest:
             options = self.warm_start(method)
             cost = Forecast(0, 0) if options is None else forecast(options, self.samples)
         trials = trial_passes(self.configure(method, subset_epochs), size)
-        return Bill(cost.passes, cost.critical_passes, trials, epochs * size)
+        return ExpectedPasses(cost.passes, cost.critical_passes, trials, epochs * size)
 
     def warm_start(self, method: Method) -> WarmStartConfig | None:
         """The warm start of a method; None for none, and for CORDS's own full-data warm-up."""
@@ -191,7 +192,7 @@ class Contest:
         Raises:
             ValueError: the warm-up alone costs more.
         """
-        least = self.bill(method, 1)
+        least = self.expected(method, 1)
         before = least.spent(measure) - least.training
         if before >= passes:
             raise ValueError(
@@ -199,15 +200,15 @@ class Contest:
                 f"{passes:,} are to be spent: raise the budget or leave the method out"
             )
         most = max(1, (passes - before) // least.training) + 1
-        # Trials are as long as the training, so the bill is no straight line.
+        # Trials are as long as the training, so the passes are not linear in the epochs.
         lowest = bisect_left(
-            range(1, most), passes, key=lambda n: self.bill(method, n).spent(measure)
+            range(1, most), passes, key=lambda n: self.expected(method, n).spent(measure)
         )
         near = {max(1, lowest), lowest + 1}
-        return min(near, key=lambda n: (abs(self.bill(method, n).spent(measure) - passes), n))
+        return min(near, key=lambda n: (abs(self.expected(method, n).spent(measure) - passes), n))
 
     def lipt(self, methods: list[Method]) -> Method:
-        """The LiPT method whose bill others match: the first one, or plain ``lipt``."""
+        """The LiPT method whose passes others match: the first one, or plain ``lipt``."""
         return next((m for m in methods if m.warmup in LIPT), Method.parse("lipt"))
 
 

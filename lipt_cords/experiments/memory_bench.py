@@ -1,8 +1,8 @@
 """Training steps of a configuration, measured and planned, each from one and the same state.
 
 The step is the one that a training run takes: same net, loss, optimizer, precision and layout. It
-is taken on a net that nobody else holds, the global random states are left as they were, and
-nothing is written.
+is taken on a net of its own, the global random states are left as they were, and nothing is
+written.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class MemoryBench:
             budget: bytes for all that the step has in memory.
 
         Raises:
-            ValueError: no plan fits the budget; it says the least that works.
+            ValueError: no plan fits the budget; the least that works is named.
             TooLarge: even with all activations on the host the step does not fit.
         """
         with self._told_if_too_large(samples):

@@ -23,7 +23,7 @@ from lipt_cords.training.memory.trace import KEEP, Trace
 
 SCHEMA = 1
 AT_MOST = 4096
-"""Samples at which the search for the largest batch ends unless told otherwise."""
+"""Samples at which the search for the largest batch ends by default."""
 ROOM = 0.7
 """Share of the machine's free memory that measuring a larger batch may take."""
 
@@ -64,7 +64,7 @@ class MemoryRun:
     policy: str
     """``both``, ``swap`` or ``recompute``."""
     speed: float
-    """By how much faster than this device the one is that the plan is for."""
+    """How many times faster than this device the planned device is."""
     config: dict[str, Any]
     largest: LargestBatch | None = None
     """What the search for the largest batch found, if one was asked for."""
@@ -167,11 +167,11 @@ def plan_memory(
             on that one.
         at_most: samples at which that search ends.
         splits: the data, already loaded.
-        on_measured: told each batch size that the search has measured, and its trace.
+        on_measured: called with each batch size that the search has measured, and its trace.
 
     Raises:
         ValueError: whatever is wrong with the options or the data, or a budget that no plan
-            reaches; it says the least that works.
+            reaches; the least that works is named.
     """
     if not speed > 0:
         raise ValueError(

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from lipt_cords.base.randomness import derive_seed
 from lipt_cords.cords.config import RunConfig
-from lipt_cords.cords.strategies import FULL, selector_of
+from lipt_cords.cords.strategies import FULL, selector_for
 from lipt_cords.data.batches import dataset_length
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.experiments.choose import per_sample_loss, schedule_of
@@ -28,7 +28,7 @@ def pilot_share(config: RunConfig) -> float:
         ValueError: ``dss_args.options.pilot`` is out of range, or the strategy takes none.
     """
     dss, share = config.dss_args, config.dss_args.options["pilot"]
-    if dss.strategy == FULL or "pilot" not in selector_options(selector_of(dss.strategy)):
+    if dss.strategy == FULL or "pilot" not in selector_options(selector_for(dss.strategy)):
         raise ValueError(
             f"dss_args.options.pilot is for Stratified, whose cut it finds; {dss.strategy} takes "
             "none: leave it out"
@@ -88,11 +88,11 @@ def pilot_of(config: RunConfig, splits: DataSplits, model: nn.Module) -> SubsetP
 
 
 class SubsetPilot:
-    """Train a copy of a net on candidate subsets, and tell what each is worth.
+    """Train a copy of a net on candidate subsets, and measure what each is worth.
 
-    Given as ``pilot`` to ``select("stratified", cut="auto")``. What it costs is on its bill: each
-    call trains once, on a draw of its own, so that the training that follows is not the one that
-    was judged.
+    Given as ``pilot`` to ``select("stratified", cut="auto")``. Each call trains once and adds to
+    ``passes``. Its draws are its own, so that the training that follows is not the one that was
+    judged.
 
     Args:
         model: as the training to come will start; it stays as it is.
@@ -100,7 +100,7 @@ class SubsetPilot:
         val_dataset: held-out data that judge.
         seed: of the trial trainings.
         **options: of :func:`~lipt_cords.training.subset.train_on_subset`; the training to
-            come should have the same, or the pilot answers another question.
+            come should have the same, or the pilot does not predict it.
 
     Raises:
         ValueError: validation data that are empty.

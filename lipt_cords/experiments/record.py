@@ -26,7 +26,7 @@ class RunRecord:
     warm_start: dict[str, Any] | None = None
     """The warm start's own report, where there was one."""
     subsets: dict[str, Any] | None = None
-    """How its subsets changed, whom the last one held, and samples of it."""
+    """How its subsets changed, what the last one held, and samples of it."""
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)
     """Most memory of the ``process`` in this run, and of the ``gpu`` if there is one."""
     notes: list[str] = field(default_factory=list)

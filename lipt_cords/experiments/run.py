@@ -110,7 +110,7 @@ def run(
         resume: continue from the checkpoint in ``output``.
         splits: the data, already loaded.
         warm: the warm start that the configuration asks for, already fitted on these data with
-            this seed; the record carries its bill.
+            this seed; the record carries its costs.
         command: the command line that asked for it, to be written down.
         on_point: called with every point of the curve, for a progress display.
 
@@ -139,7 +139,7 @@ def run(
     device = pick_device(config.train_args.device, record.notes)
     memory = PeakMemory(device)
     splits = load_splits(config) if splits is None else splits
-    plan = _plan(config, directory)
+    plan = _checkpoints(config, directory)
     state = plan.load() if resume and plan is not None else None
     with isolated_rng(config.train_args.seed, "run"), _without_cords_warnings():
         model = build_net(config, splits).to(device)
@@ -205,7 +205,7 @@ def fit_warm_start(
     Args:
         config: its data, net and ``dss_args.warm_start``; the default LiPT where it has none.
         output: directory for the merged weights and the report, and for finished workers, from
-            which an interrupted run goes on; None writes nothing.
+            which an interrupted run continues; None writes nothing.
         splits: the data, already loaded.
 
     Raises:
@@ -217,7 +217,7 @@ def fit_warm_start(
     device = pick_device(config.train_args.device, notes)
     options = warm_start_options(config, device)
     if output is not None and options is not None and options.work_dir is None:
-        # So the same command goes on where it was interrupted.
+        # So the same command continues where it was interrupted.
         options = options.model_copy(update={"work_dir": Path(output)})
     if output is not None and is_main_process():
         output_directory(output)
@@ -231,17 +231,17 @@ def fit_warm_start(
 
 
 def _tracked(tracker: Tracker | None, trainer: Trainer, on_point: OnPoint | None) -> OnPoint | None:
-    """Log what a trainer brings along, and every point to come before it is shown."""
+    """Log what a trainer has already, and every later point before it is shown."""
     if tracker is None:
         return on_point
     tracker.begin(trainer.extra.get("warm_start"), trainer.result.curve)
 
-    def told(point: CurvePoint) -> None:
+    def logged(point: CurvePoint) -> None:
         tracker.point(point)
         if on_point is not None:
             on_point(point)
 
-    return told
+    return logged
 
 
 @contextmanager
@@ -252,7 +252,7 @@ def _without_cords_warnings() -> Iterator[None]:
         yield
 
 
-def _plan(config: RunConfig, directory: Path | None) -> CheckpointPlan | None:
+def _checkpoints(config: RunConfig, directory: Path | None) -> CheckpointPlan | None:
     if directory is None:
         return None
     identity: dict[str, Any] = config.to_dict()

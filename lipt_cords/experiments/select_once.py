@@ -1,4 +1,5 @@
-"""One selection from a configuration to files: who was chosen, why, at what cost, and is it sane.
+"""One selection from a configuration to files: which samples, why, at what cost, and whether they
+are suspect.
 
 The indices count the training images of the configuration's split, in its order, so that any run
 of the same ``dataset`` section can train on them.
@@ -20,7 +21,7 @@ from lipt_cords.base.files import output_directory, write_atomic, write_json
 from lipt_cords.base.process_memory import PeakMemory
 from lipt_cords.base.provenance import provenance
 from lipt_cords.cords.config import RunConfig
-from lipt_cords.cords.strategies import selector_of
+from lipt_cords.cords.strategies import selector_for
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.data.source import BatchSource
 from lipt_cords.experiments.assemble import (
@@ -48,7 +49,7 @@ class SelectionRun:
     """Positions in the training split; the weights average to about 1."""
     report: SelectionReport
     weights_from: str
-    """``checkpoint``, ``warm start`` or ``untrained``: the model that was asked."""
+    """``checkpoint``, ``warm start`` or ``untrained``: the model that selected."""
     seconds: dict[str, float]
     """Wall time of ``weights``, ``gradients``, ``selection`` and ``total``."""
     peak_memory_bytes: dict[str, int]
@@ -148,7 +149,7 @@ def select_once(
         ValueError: whatever is wrong with the options, the data or the checkpoint.
     """
     started = time.perf_counter()
-    selector_of(config.dss_args.strategy)  # Full has none
+    selector_for(config.dss_args.strategy)  # Full has none
     check_strategy(config)
     if output is not None and is_main_process():
         output_directory(output)
@@ -196,7 +197,7 @@ def _weights(
     checkpoint: str | Path | None,
     notes: list[str],
 ) -> str:
-    """Give the model the weights to select by; where they come from."""
+    """Load the weights to select by; returns where they come from."""
     options = warm_start_options(config, next(model.parameters()).device)
     if checkpoint is not None:
         load_weights(model, checkpoint)

@@ -39,7 +39,7 @@ class Tracker:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise missing_extra("tensorboard", "track", "to write its logs") from None
-            # From step 0 on, a run that goes on takes the place of what was logged before.
+            # From step 0 on, a resumed run replaces what was logged before.
             self._writer = SummaryWriter(str(directory / EVENTS), purge_step=0)
 
     def __enter__(self) -> Tracker:

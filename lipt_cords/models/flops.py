@@ -54,6 +54,6 @@ def few_samples(dataset: Dataset[Any], device: torch.device) -> tuple[Inputs, Te
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for a GPU, so that a clock read next to it tells the truth."""
+    """Wait until a GPU has finished, so that its work is in the time that is measured."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

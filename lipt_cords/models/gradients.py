@@ -174,7 +174,7 @@ def last_layer_gradients(
     Args:
         model: a network that ends with a linear layer.
         dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels, or a BatchSource.
-        loss: None for cross-entropy; a torch loss, whose reduction is taken off (class weights
+        loss: None for cross-entropy; a torch loss, whose reduction is removed (class weights
             then multiply each sample's loss; MSE and other dense losses get one-hot targets and
             the mean over classes); or a function (logits, labels) -> losses of shape (B,).
         head: name of the linear layer; None to find it.

@@ -67,7 +67,8 @@ def call_model(model: nn.Module, inputs: Inputs) -> Tensor:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode without autograd inside; training flags, buffers and random states as before after.
+    """Eval mode without autograd; afterwards training flags, buffers and random states are as
+    before.
 
     Buffers are restored too, because some layers write them even in eval mode.
     """
@@ -98,7 +99,7 @@ def find_head(
     Args:
         head: its name in ``model.named_modules()``; given, nothing is searched.
         num_classes: its expected number of outputs.
-        sample: a batch for one forward pass in eval mode, which settles the question by watching.
+        sample: a batch for one forward pass in eval mode, which identifies the head by its output.
             Without it, the network must have exactly one linear layer (with ``num_classes``
             outputs, if given).
 

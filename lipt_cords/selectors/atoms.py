@@ -17,7 +17,7 @@ from lipt_cords.selectors.memory import chunk_of
 
 
 class Atoms(Protocol):
-    """What a solver may ask of its n candidates."""
+    """What a solver needs of its n candidates."""
 
     linear_layer: bool
 

@@ -38,7 +38,7 @@ class Selection:
         scores: (k,) what each member was chosen for (a gain, a norm, a difficulty), or None.
         seconds: wall time of the selection, gradients not included.
         name: the selector's name.
-        info: what happened on the way: budgets, fallbacks, objective, which memory knob turned.
+        info: what happened on the way: budgets, fallbacks, objective, which memory path was taken.
     """
 
     indices: Tensor
@@ -94,7 +94,7 @@ class SelectionProblem:
 
     @property
     def gradients(self) -> LastLayerGradients:
-        """The pool's gradients; selectors that work from labels alone never ask."""
+        """The pool's gradients; selectors that work from labels alone never read them."""
         if self.pool is None:
             raise ValueError(
                 "expected LastLayerGradients of the pool, received labels alone: "
@@ -149,7 +149,7 @@ def register_selector(
             and spaces cannot be in it.
         needs_validation: whether the selector needs validation gradients
             (``problem.validation``): True, False, or a function of its options. Where it does,
-            a run computes them, and `select` refuses to go without.
+            a run computes them, and `select` raises an error without them.
         fresh: the selector gives another subset in every epoch, whatever ``select_every`` says.
         labels_only: labels suffice: a run then computes no gradients for it.
         keeps_scores: the selector takes ``score`` and ``scores``, and every selection of a run
@@ -203,7 +203,7 @@ def register_selector(
 
 
 def unregister_selector(name: str) -> None:
-    """Forget a selector of one's own, for instance at the end of a test."""
+    """Remove a registered selector, for instance at the end of a test."""
     SELECTORS.unregister(name)
 
 
@@ -296,10 +296,10 @@ def select(
             f"selector {name!r} chooses by validation gradients: expected val_gradients=, received "
             "none. Compute them with last_layer_gradients(model, validation_set)"
         )
-    started = _clock(problem)
+    started = _seconds_now(problem)
     answer = function(problem, **options)
     choice = answer if isinstance(answer, Choice) else Choice(answer)
-    seconds = _clock(problem) - started
+    seconds = _seconds_now(problem) - started
     return _finished(str(name).lower(), problem, choice, seconds)
 
 
@@ -337,7 +337,7 @@ def _validated(
     )
 
 
-def _clock(problem: SelectionProblem) -> float:
+def _seconds_now(problem: SelectionProblem) -> float:
     """Wall time once the device has finished what it was given."""
     if problem.pool is not None and problem.pool.logit_grads.is_cuda:
         torch.cuda.synchronize(problem.pool.logit_grads.device)

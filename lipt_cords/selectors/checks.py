@@ -1,4 +1,4 @@
-"""Refusals of bad input, before any work: what was expected, what came, what to do."""
+"""Checks of input before any work: what was expected, what came, what to do."""
 
 from __future__ import annotations
 

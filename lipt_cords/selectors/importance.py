@@ -26,7 +26,7 @@ def importance(
 
     Args:
         problem: the pool's gradients. With ``per="batch"`` whole batches are drawn by their mean
-            score; cutting the last one to the budget costs exactness there.
+            score; cutting the last one to the budget makes the estimate inexact there.
         scores: (N,) non-negative scores to use instead of the gradient norms.
         smoothing: this fraction of the group's mean score is added to every score, so that no
             weight exceeds about 1 / smoothing; 0 for pure norms. Samples with score 0 are then

@@ -100,7 +100,7 @@ class SelectionSampler(Sampler[Key]):
         indices = self.selection.indices[mine].tolist()
         weights = self.selection.weights[mine].tolist()
         if len(indices) < len(self):
-            # First, not last, so that it never makes up a short last batch all by itself.
+            # First, not last, so that it is never alone in a short last batch.
             indices.insert(0, int(self.selection.indices[order[0]]))
             weights.insert(0, 0.0)
         start, self.skip = self.skip, 0
@@ -207,7 +207,7 @@ class SubsetLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._order.set_epoch(self._epoch)
-        # An epoch that was broken off starts anew; only a loaded state continues within one.
+        # An interrupted epoch starts again; only a loaded state continues within one.
         self._position, self._resume_at = self._resume_at, 0
         self._order.skip = self._position * cast(int, self.batch_size)
         for batch in super().__iter__():

@@ -14,13 +14,13 @@ from lipt_cords.selectors.base import SelectionProblem
 
 
 class Scratch:
-    """Arrays that one group after the other uses: fresh pages cost more than a step."""
+    """Arrays that all groups reuse: allocating new ones costs more than a step."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, NDArray[Any]] = {}
 
     def array(self, name: str, *shape: int, dtype: type = np.float64) -> NDArray[Any]:
-        """An array with whatever it held before; it takes the place of the last of this name."""
+        """An array with whatever it held before; it replaces the last of this name."""
         size = math.prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or len(buffer) < size:

@@ -35,7 +35,7 @@ def el2n(problem: SelectionProblem, *, scores: Tensor | None = None) -> Choice:
     """The samples with the largest error norm ``|softmax - onehot|`` (Paul et al., NeurIPS 2021).
 
     Args:
-        problem: the pool's gradients, of cross-entropy; ``linear_layer`` plays no part.
+        problem: the pool's gradients, of cross-entropy; ``linear_layer`` is ignored.
         scores: (N,) scores to use instead, as for ``"grand"``.
 
     Returns:

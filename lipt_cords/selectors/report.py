@@ -1,4 +1,4 @@
-"""What a selection tells of itself."""
+"""The report of a selection: what it did, what it cost, and whether it is suspect."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class SelectionReport:
     gradient_bytes: int
     """Factored gradients of the pool and, where they are needed, of the validation set."""
     subset_accuracy: float | None
-    """Fraction of the subset that the model classifies correctly; None if it was not asked."""
+    """Fraction of the subset that the model classifies correctly; None if it was not measured."""
     pool_accuracy: float | None
     """The same of the pool."""
     warning: str | None
     """Set when the first is far below the second: the alarm of a bad selection."""
     info: dict[str, Any] = field(default_factory=dict)
-    """The selector's own account: objective, fallbacks, which memory knob turned."""
+    """The selector's own account: objective, fallbacks, which memory path was taken."""
 
     @property
     def seconds(self) -> float:
@@ -113,7 +113,7 @@ class SubsetAccuracy:
 
     @property
     def warning(self) -> str | None:
-        """What to tell the user, or None if nothing is suspect."""
+        """The warning for the user; None if nothing is suspect."""
         if not self.far_lower:
             return None
         return (

@@ -47,7 +47,7 @@ def stratified(
     subset is the one that ``select("random")`` draws with the same seed: then no method was better.
 
     Args:
-        problem: the pool's gradients; validation gradients, if given, tell the rule the model's
+        problem: the pool's gradients; validation gradients, if given, give the rule the model's
             accuracy on samples that it has not seen.
         cut: fraction of each group to leave out at the hard end, in [0, 1), or ``"auto"``. Never
             so much that the budget would not fit.
@@ -67,8 +67,8 @@ def stratified(
         pilot_cuts: the candidates for the pilot; 0 is added when absent.
 
     Returns:
-        Samples with weight 1; scores are their difficulties. ``info["cut"]`` tells which cut was
-        taken and on which evidence, ``info["pilot_passes"]`` what it cost.
+        Samples with weight 1; scores are their difficulties. ``info["cut"]`` is the cut,
+        ``info["evidence"]`` why it was taken, ``info["pilot_passes"]`` what it cost.
 
     Raises:
         ValueError: an option out of range or unknown; scores that do not match.

@@ -15,7 +15,7 @@ CUTS = (0.0, 0.1, 0.2, 0.3, 0.5)
 
 
 class Trial(NamedTuple):
-    """What a pilot tells of a subset."""
+    """What a pilot returns for a subset."""
 
     worth: float
     passes: float = 0.0
@@ -24,7 +24,7 @@ class Trial(NamedTuple):
 
 
 Pilot = Callable[[Tensor], "float | tuple[float, ...]"]
-"""Trains on the samples it is given; tells their worth, or worth, passes and standard error."""
+"""Trains on the samples it is given; returns their worth, or worth, passes and standard error."""
 
 _HIGHEST = 0.5
 _NEUTRAL_ACCURACY = 0.72
@@ -77,9 +77,9 @@ def chosen_by_rule(
         return suggested_cut(expected), {"evidence": "expected_accuracy", "expected": expected}
     source = "accuracy"
     if accuracy is None:
-        held_out = problem.validation
-        source = "pool accuracy" if held_out is None else "validation accuracy"
-        judged = problem.gradients if held_out is None else held_out
+        val_gradients = problem.validation
+        source = "pool accuracy" if val_gradients is None else "validation accuracy"
+        judged = problem.gradients if val_gradients is None else val_gradients
         accuracy = float(judged.correct().float().mean())
     accuracy = check_fraction("accuracy", accuracy, below=1.0 + 1e-9)
     classes = int(problem.labels.unique().numel())  # type: ignore[no-untyped-call]
@@ -101,22 +101,22 @@ def chosen_by_pilot(
 ) -> tuple[float, dict[str, Any]]:
     """The smallest cut whose subset is worth as much as the best one's, up to its sampling error.
 
-    The one-standard-error rule (Breiman et al., 1984): a difference that other judges might
-    reverse is no reason to leave samples out. Without an error told, the best one.
+    The one-standard-error rule (Breiman et al., 1984): a difference within the sampling error is no
+    reason to leave samples out. Without an error: the best one.
     """
     candidates = candidate_cuts(cuts)
-    told = {value: _told(pilot(subset(value))) for value in candidates}
-    best = max(candidates, key=lambda value: (told[value].worth, -value))
-    enough = told[best].worth - told[best].error
-    chosen = next(value for value in candidates if told[value].worth >= enough)
+    trials = {value: _as_trial(pilot(subset(value))) for value in candidates}
+    best = max(candidates, key=lambda value: (trials[value].worth, -value))
+    enough = trials[best].worth - trials[best].error
+    chosen = next(value for value in candidates if trials[value].worth >= enough)
     return chosen, {
         "evidence": "pilot",
-        "pilot": {str(value): one.worth for value, one in told.items()},
-        "pilot_error": told[best].error,
+        "pilot": {str(value): one.worth for value, one in trials.items()},
+        "pilot_error": trials[best].error,
         "pilot_calls": len(candidates),
-        "pilot_passes": sum(one.passes for one in told.values()),
+        "pilot_passes": sum(one.passes for one in trials.values()),
     }
 
 
-def _told(answer: float | tuple[float, ...]) -> Trial:
+def _as_trial(answer: float | tuple[float, ...]) -> Trial:
     return Trial(*map(float, answer)) if isinstance(answer, tuple) else Trial(float(answer))

@@ -106,7 +106,7 @@ def test_an_empty_file_is_the_default_run(tmp_path: Path) -> None:
         ({"optimizer": {"lr": "fast"}}, r"optimizer\.lr: .*valid number.*'fast'"),
         ({"train_args": {"device": "gpu"}}, r"unknown device 'gpu'"),
         ({"setting": "SSL"}, r"unknown setting 'SSL'"),
-        ({"is_reg": True}, r"regression is not run here"),
+        ({"is_reg": True}, r"regression is not supported"),
         ({"dataset": "cifar10"}, r"expected a mapping at dataset"),
         ({"dss_args": {}, "dss_strategy": {}}, r"keep one"),
         ({"dataset": {"feature": "classimb"}}, r"dataset\.feature: .*'dss'"),

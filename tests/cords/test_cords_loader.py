@@ -10,7 +10,7 @@ from plugin_material import selections
 from torch.utils.data import DataLoader
 
 from lipt_cords.cords.importing import cords_version
-from lipt_cords.cords.loader import PluggedIn, WarmStartPlan
+from lipt_cords.cords.loader import PendingWarmStart, PluggedIn
 from lipt_cords.warmstart.config import WarmStartConfig
 
 STRATEGIES = ("GLISTER", "GradMatch", "CRAIG")
@@ -174,8 +174,8 @@ def test_the_counting_of_cords_main(problem, fake_warm_start, every, expected):
         logger = problem.logger
 
     loader = Plugged(every)
-    plan = WarmStartPlan(WarmStartConfig(), problem.model, None, 3, None)
-    loader._warm_start_plan = plan
+    plan = PendingWarmStart(WarmStartConfig(), problem.model, None, 3, None)
+    loader._pending_warm_start = plan
     for _ in range(5):
         list(loader)
     assert loader.epochs == expected

@@ -60,7 +60,7 @@ def test_a_selection_made_once_comes_after_as_many_full_epochs_as_asked_for(
     assert config.train_args.num_epochs - after == 20
     if "random" not in name:
         assert [e for e in range(after, after + 20) if e % every == 0] == [after]
-    assert base.bill(Method.parse(name)).warmup == 1000 * calendar.full_epochs
+    assert base.expected(Method.parse(name)).warmup == 1000 * calendar.full_epochs
 
 
 def test_the_calendar_follows_the_files_kappa_and_the_methods_name() -> None:
@@ -86,7 +86,7 @@ def test_all_methods_train_equally_long_on_subsets() -> None:
 
 def test_one_worker_is_as_long_as_lipt() -> None:
     base = contest()
-    lipt = base.bill(Method.parse("lipt"))
+    lipt = base.expected(Method.parse("lipt"))
     for name, wanted, schedule in (
         ("one-worker", lipt.warmup_critical, "constant"),
         ("one-worker-annealed", lipt.warmup_critical, "cosine"),
@@ -96,7 +96,7 @@ def test_one_worker_is_as_long_as_lipt() -> None:
         assert one is not None
         assert (one.num_workers, one.sparsity, one.lr) == (1, "none", 0.3)
         assert one.schedule == schedule
-        assert abs(base.bill(Method.parse(name)).warmup - wanted) <= one.batch_size
+        assert abs(base.expected(Method.parse(name)).warmup - wanted) <= one.batch_size
 
 
 def test_where_training_begins_and_how_often_is_selected() -> None:
@@ -108,7 +108,7 @@ def test_where_training_begins_and_how_often_is_selected() -> None:
     assert base.configure(Method.parse("lipt/every=2")).dss_args.select_every == 2
     # Chosen once, its difficulty is matched to the budget by trials; the trials are on the bill.
     assert chosen.dss_args.options == MATCHED
-    assert base.bill(Method.parse("lipt+stratified/scratch/static")).selection == 3 * 20 * 100
+    assert base.expected(Method.parse("lipt+stratified/scratch/static")).selection == 3 * 20 * 100
     assert base.configure(Method.parse("lipt+stratified")).dss_args.options == {}
     told = contest(select_every=5, type="Stratified", options={"cut": 0.3})
     kept = told.configure(Method.parse("lipt+stratified/scratch/static"))
@@ -123,7 +123,7 @@ def test_where_training_begins_and_how_often_is_selected() -> None:
 def test_equal_cost_is_met_within_an_epoch(name: str, measure: str) -> None:
     base, method = contest(), Method.parse(name)
     epochs = base.epochs_within(method, 20_000, measure)
-    bill = base.bill(method, epochs)
+    bill = base.expected(method, epochs)
     epoch = 1000 if name == "full-data" else 100
     assert abs(bill.spent(measure) - 20_000) <= epoch / 2
 

@@ -64,7 +64,7 @@ def test_a_configured_run_pays_for_its_trials_as_planned(every: int) -> None:
     splits = load_splits(config)
     record = run(config, splits=splits)
     assert record is not None
-    bill = Contest(config, len(splits.train)).bill(Method.parse("lipt"))  # type: ignore[arg-type]
+    bill = Contest(config, len(splits.train)).expected(Method.parse("lipt"))  # type: ignore[arg-type]
     assert record.costs.selection_passes == bill.selection == (4 // every) * 2 * 2 * 40
     assert record.costs.passes == bill.spent("total")
     assert record.costs.critical_passes == bill.spent("critical-path")

@@ -23,6 +23,7 @@ from lipt_cords.cli.commands import app
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.importing import cords_version
 from lipt_cords.selectors.base import unregister_selector
+from lipt_cords.selectors.difficulty import SCORES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -87,6 +88,7 @@ def test_python_on_the_page_runs(page: Path) -> None:
         lipt_cords.cords.patches.disable()
         if "newest" in names:
             unregister_selector("newest")
+        SCORES.unregister("entropy")
 
 
 @pytest.mark.parametrize("page", of("yaml"))

@@ -1,4 +1,4 @@
-"""A planned training step as a picture: whose the bytes in memory are, operation by operation.
+"""A planned training step as a picture: what the bytes in memory are for, operation by operation.
 
 Drawn by hand, in the page's named colours, so that a plan can be looked at without matplotlib.
 """

@@ -53,7 +53,7 @@ class Report:
         return cls(results, said, list(sections_of(results, said)))
 
     def html(self) -> str:
-        """The page as one file that asks nothing of any network."""
+        """The page as one file that loads nothing from a network."""
         try:
             from jinja2 import Environment, PackageLoader, StrictUndefined
         except ImportError:

@@ -1,4 +1,4 @@
-"""Results read back: whole, of one comparison, and nothing taken on trust."""
+"""Results read back: complete, of one comparison, and checked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Results:
         runs: records as in ``results.json``, with ``label``; failed ones among them.
         config: what all runs share.
         facts: of the page's end: command, versions, machine, revisions.
-        notes: what a reader must know before believing anything.
+        notes: what a reader must know.
         warm_start: the report of a warm start that was fitted alone.
     """
 
@@ -119,7 +119,7 @@ def load_results(directories: Sequence[str | Path]) -> Results:
     named = {run["fraction"] is None for run in runs}
     if len(named) > 1:
         raise ValueError(
-            "some runs name the fraction of their subsets and others do not: they are no one "
+            "some runs name the fraction of their subsets and others do not: they are not one "
             "comparison"
         )
     first = parts[0]
@@ -131,7 +131,7 @@ def read_results(path: Path) -> Payload:
     """A results file, checked.
 
     Raises:
-        ValueError: it is missing, truncated, of another program, or not whole; the first places
+        ValueError: it is missing, truncated, of another program, or not complete; the first places
             that are wrong are named.
     """
     raw = read_json(path)
@@ -152,7 +152,7 @@ def _checked(schema: type[P], raw: Any, path: Path) -> P:
     except ValidationError as error:
         lines = readable_errors("", error).splitlines()
         shown = "; ".join(line.removeprefix(".")[:300] for line in lines[:3])
-        raise ValueError(f"{path} is no whole result: {shown}") from None
+        raise ValueError(f"{path} is not a complete result: {shown}") from None
 
 
 def _identity(payload: Payload) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def _notes(parts: Sequence[Payload], runs: Sequence[Mapping[str, Any]]) -> list[
     good = [run for run in runs if run["status"] == "ok"]
     failed = len(runs) - len(good)
     if failed:
-        notes.append(f"{failed} of {len(runs)} runs failed; they stand in no mean.")
+        notes.append(f"{failed} of {len(runs)} runs failed; they are in no mean.")
     planned = sum(part.planned.runs for part in parts if part.planned is not None)
     if planned > len(runs):
         notes.append(

@@ -1,13 +1,16 @@
-"""What a report takes from a results file, checked to the last number: nothing on trust."""
+"""What a report takes from a results file, with every number checked."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
 from lipt_cords.base.provenance import machine_name
+from lipt_cords.training.ledger import CurvePoint, Ledger
+from lipt_cords.warmstart.report import RoundReport, WorkerSummary
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
@@ -20,6 +23,7 @@ def printable(text: str) -> str:
 Text = Annotated[str, AfterValidator(printable)]
 Amount = Annotated[float, Field(ge=0, le=1e30)]
 Count = Annotated[int, Field(ge=0)]
+Whole = Annotated[int, Field(ge=0, le=10**30)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Accuracy = Share | None
 
@@ -30,34 +34,62 @@ class Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
-class Costs(Part):
-    """Costs of a run; see :class:`lipt_cords.training.ledger.Ledger`."""
+def part_of(record: type, *needs: str) -> type[Part]:
+    """A part of a file that holds one of the package's own records.
 
-    warmup_passes: Amount
-    warmup_critical_passes: Amount
-    warmup_seconds: Amount
-    warmup_critical_seconds: Amount
-    warmup_bytes: Amount = 0.0
-    gradient_seconds: Amount = 0.0
-    selection_seconds: Amount
-    training_seconds: Amount
-    evaluation_seconds: Amount = 0.0
-    passes: Amount
-    critical_passes: Amount
-    seconds: Amount
-    critical_seconds: Amount
+    Names and types are those of the record, so that what is written and what is read cannot drift
+    apart. Numbers must be finite and not negative, accuracies at most 1.
+
+    Args:
+        record: a dataclass; its properties are written too, and always needed.
+        *needs: fields that a report cannot do without. Others may be missing, as in files of
+            earlier versions, and then are None or the record's default.
+    """
+    hints = get_type_hints(record)
+    definitions: dict[str, Any] = {}
+    for one in fields(record):
+        kind = _bounded(one.name, hints[one.name])
+        if one.name in needs:
+            definitions[one.name] = (kind, ...)
+        elif one.default is MISSING:
+            definitions[one.name] = (kind | None, None)
+        else:
+            definitions[one.name] = (kind, one.default)
+    for name, value in vars(record).items():
+        if isinstance(value, property):
+            definitions[name] = (_bounded(name, get_type_hints(value.fget)["return"]), ...)
+    unknown = set(needs) - definitions.keys()
+    if unknown:
+        raise TypeError(f"{record.__name__} has no field {', '.join(sorted(unknown))}")
+    return create_model(record.__name__, __base__=Part, **definitions)
 
 
-class Point(Part):
-    """A point of a curve."""
+def _bounded(name: str, kind: Any) -> Any:
+    """A record's type with the bounds that a report relies on."""
+    options = get_args(kind)
+    if type(None) in options and len(options) == 2:
+        return _bounded(name, options[options[0] is type(None)]) | None
+    if kind is float and name.endswith("accuracy"):
+        return Share
+    return {int: Whole, float: Amount, str: Text}.get(kind, kind)
 
-    epoch: int
-    phase: str
-    passes: Amount
-    critical_passes: Amount
-    seconds: Amount
-    critical_seconds: Amount
-    test_accuracy: Accuracy
+
+if TYPE_CHECKING:  # they are made when this module is imported
+    Costs: TypeAlias = Part
+    Point: TypeAlias = Part
+    Round: TypeAlias = Part
+    Worker: TypeAlias = Part
+else:
+    Costs = part_of(
+        Ledger, "warmup_passes", "warmup_critical_passes", "warmup_seconds",
+        "warmup_critical_seconds", "selection_seconds", "training_seconds",
+    )  # fmt: skip
+    Point = part_of(
+        CurvePoint, "epoch", "phase", "passes", "critical_passes", "seconds", "critical_seconds",
+        "test_accuracy",
+    )  # fmt: skip
+    Round = part_of(RoundReport, "critical_path_passes")
+    Worker = part_of(WorkerSummary, "kept")
 
 
 class Shown(Part):
@@ -70,7 +102,7 @@ class Shown(Part):
 
 
 class Subsets(Part):
-    """What a run tells of its subsets."""
+    """What a run records of its subsets."""
 
     size: Annotated[int, Field(ge=1)]
     pool: Annotated[int, Field(ge=1)]
@@ -97,14 +129,7 @@ class Subsets(Part):
         return self
 
 
-class Round(Part):
-    """A round of a warm start."""
-
-    critical_path_passes: Amount
-    stability: dict[str, float | int | None] | None = None
-
-
-class Stage(Part):
+class SubnetworkStage(Part):
     """A stage of progressive subnetworks."""
 
     length: Count
@@ -114,8 +139,8 @@ class Stage(Part):
     counted: Amount
 
 
-class Ticket(Part):
-    """An Early-Bird ticket."""
+class EarlyBirdTicket(Part):
+    """An Early-Bird ticket, as the report of a warm start describes it."""
 
     ratio: Annotated[float, Field(ge=0, lt=1)]
     settled: bool
@@ -129,7 +154,7 @@ class Ticket(Part):
     rescued: list[Text] = Field(default_factory=list)
 
     @model_validator(mode="after")
-    def _square(self) -> Ticket:
+    def _square(self) -> EarlyBirdTicket:
         if {len(self.distances), *map(len, self.distances)} != {self.masks}:
             raise ValueError(f"expected distances of {self.masks} masks to each other")
         return self
@@ -139,18 +164,12 @@ class WarmStart(Part):
     """Of a warm start within a run: its rounds, and what made its workers cheaper."""
 
     rounds: list[Round] = Field(default_factory=list)
-    stages: list[Stage] = Field(default_factory=list)
-    ticket: Ticket | None = None
+    stages: list[SubnetworkStage] = Field(default_factory=list)
+    ticket: EarlyBirdTicket | None = None
 
 
-class Worker(Part):
-    """A worker of a warm start."""
-
-    kept: bool
-
-
-class Clock(Part):
-    """Seconds of a warm start."""
+class PhaseSeconds(Part):
+    """Seconds of a warm start by phase; a report reads their sum."""
 
     total: Amount
 
@@ -163,14 +182,14 @@ class WarmStartAlone(WarmStart):
     bytes_communicated: Count
     flops: Amount = 0.0
     critical_path_flops: Amount = 0.0
-    seconds: Clock
+    seconds: PhaseSeconds
     workers: list[Worker]
     merged_accuracy: Accuracy = None
     mean_worker_accuracy: Accuracy = None
     notes: list[Text] = Field(default_factory=list)
 
 
-class Run(Part):
+class RunPart(Part):
     """A run of a comparison, or a run alone."""
 
     method: Annotated[Text, Field(min_length=1)]
@@ -198,7 +217,7 @@ class Run(Part):
         return value
 
     @model_validator(mode="after")
-    def _whole(self) -> Run:
+    def _whole(self) -> RunPart:
         if self.status == "ok":
             missing = [
                 name
@@ -247,7 +266,7 @@ class Payload(Provenance):
     notes: list[Text] = Field(default_factory=list)
     planned: Planned | None = None
     provenance: Provenance | None = None
-    runs: list[Run]
+    runs: list[RunPart]
 
     @property
     def made(self) -> Provenance:

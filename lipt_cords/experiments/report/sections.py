@@ -173,7 +173,7 @@ def _cheaper_section(results: Results) -> Iterator[Section]:
 
 
 def warm_start_section(results: Results) -> Section:
-    """What there is to tell of a warm start that was fitted alone."""
+    """The figures of a warm start that was fitted alone."""
     report = results.warm_start or {}
     facts = [
         ("Held-out accuracy of the merged model", _share(report.get("merged_accuracy"))),

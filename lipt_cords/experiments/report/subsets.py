@@ -1,4 +1,4 @@
-"""What the subsets were like: how they changed, whom they hold, and the warm start's signal."""
+"""What the subsets were like: how they changed, what they hold, and the warm start's signal."""
 
 from __future__ import annotations
 

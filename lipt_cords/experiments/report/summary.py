@@ -97,7 +97,7 @@ def pooled(one: Row, other: Row) -> float:
 
 
 def clear(one: Row, other: Row) -> int:
-    """1 or -1 where one method is clearly above or below another, 0 where nobody can say."""
+    """1 or -1 where one method is clearly above or below another, 0 where it is open."""
     if one["deviation"] is None or other["deviation"] is None:
         return 0
     difference = one["accuracy"] - other["accuracy"]
@@ -107,7 +107,7 @@ def clear(one: Row, other: Row) -> int:
 
 
 def surely(one: Row, other: Row, tries: int = 1) -> int:
-    """1 or -1 where one method is above or below another beyond chance, 0 where nobody can say.
+    """1 or -1 where one method is above or below another beyond chance, 0 where it is open.
 
     Welch's t-test at 5 %, two-sided, over seeds; Bonferroni's correction for the best of several.
     Stricter than :func:`clear`, whose one deviation a few equal methods often exceed by luck.

@@ -18,8 +18,8 @@ INK, MUTED, GRID, PAPER = "#1b1e23", "#5b626b", "#d9dce1", "#ffffff"
 SERIES = (
     "#0b62a4", "#b8470b", "#0b7a5c", "#9c4a86", "#8a6100", "#8c1d40", "#5a5f66", "#16181c",
 )  # fmt: skip
-"""Blue, vermilion, green, purple, amber, maroon, grey, black: told apart without colour vision by
-lightness and dashes, and at least 4.5 : 1 on white."""
+"""Blue, vermilion, green, purple, amber, maroon, grey, black: distinguished without colour vision
+by lightness and dashes, and at least 4.5 : 1 on white."""
 DARK_SERIES = (
     "#6cb2eb", "#f39a63", "#4ecb9f", "#dd9bcb", "#dcb14a", "#ef7f9f", "#b3b9c1", "#eceef1",
 )  # fmt: skip
@@ -86,8 +86,8 @@ def svg_of(drawn: Any, name: str, description: str) -> str:
 
     Args:
         drawn: the figure, made by :func:`figure` and inside its context.
-        name: its name on the page, by which its own names are told from other figures'.
-        description: what it shows, for who cannot see it.
+        name: its name on the page, which keeps its names apart from those of other figures.
+        description: what it shows, for those who cannot see it.
 
     Returns:
         ``<svg>`` text without a size of its own; colours are ``var(--NAME)``.

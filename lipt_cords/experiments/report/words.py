@@ -67,7 +67,7 @@ def verdict(summary: Sequence[Row]) -> Verdict:
         where = f" at {percent(best['fraction'])} of the data" if len(fractions) > 1 else ""
         text = f"Highest mean accuracy: {best['label']}, {accuracy_text(best)} %{where}."
         if any(map(_is_lipt, rows)):
-            text += " Nothing stands beside it: add random and rs2 to the methods."
+            text += " There is nothing to compare it with: add random and rs2 to the methods."
         return Verdict(text, best.get("fraction"), {})
     outcomes = {f: _outcome(some)[0] for f, some in with_lipt.items()}
     chosen = max(with_lipt, key=lambda f: _lead(with_lipt[f]))
@@ -108,7 +108,7 @@ def _outcome(rows: Sequence[Row]) -> tuple[Outcome, str]:
     best = _best_lipt(rows)
     rivals = _as_cheap(rows, best)
     if not rivals:
-        return "open", "Nothing as cheap stands beside it: add random and rs2 to the methods."
+        return "open", "No method in it costs as little: add random and rs2 to the methods."
     if min(row["runs"] for row in (best, *rivals)) < 2:
         return "open", "With one seed a method there is no spread to judge a difference by."
     tries = sum(map(_is_lipt, rows))
@@ -126,7 +126,7 @@ def _outcome(rows: Sequence[Row]) -> tuple[Outcome, str]:
         return (
             "open",
             f"Whether it is better than {rival['label']}, which makes no more passes in all, "
-            f"cannot be told: they are {_apart(rival, best)} points apart.",
+            f"is open: they are {_apart(rival, best)} points apart.",
         )
     return (
         "pays",
@@ -140,11 +140,11 @@ def _apart(one: Row, other: Row) -> str:
 
 
 def _across(outcomes: Mapping[float | None, Outcome]) -> str:
-    """Where it pays, where not, and where nobody can say, in one sentence."""
+    """Where it pays, where not, and where it is open, in one sentence."""
     words = {
         "pays": "pays",
         "loses": "does not pay",
-        "open": "cannot be told from rivals that cost no more",
+        "open": "cannot be distinguished from rivals that cost no more",
     }
     parts = []
     for outcome, said in words.items():
@@ -212,7 +212,7 @@ def _paragraph(summary: Sequence[Row]) -> str:
         sentences += _about_lipt(lipt, rows)
     failures = sum(row["failed"] for row in summary)
     if failures:
-        sentences.append(f"{failures} run{'s' * (failures > 1)} failed and stand in no mean.")
+        sentences.append(f"{failures} run{'s' * (failures > 1)} failed and are in no mean.")
     runs = min((row["runs"] for row in rows.values()), default=0)
     if runs == 1:
         sentences.append("1 seed a method: without a spread no difference is a finding.")
@@ -271,5 +271,5 @@ def _about_lipt(lipt: Row, rows: Mapping[str, Row]) -> list[str]:
 
 
 def _control(one: Row, other: Row, name: str, *, pays: str, otherwise: str) -> str:
-    """How a method stands against its control, and what that says."""
+    """A method beside its control, and what that shows."""
     return f"It is {gap(one, other, name)}: {pays if clear(one, other) > 0 else otherwise}."

@@ -31,7 +31,7 @@ class ValidationStep:
     """Validation logits while the head moves by -eta times the sum of the chosen gradients.
 
     Args:
-        held_out: gradients of the validation set.
+        val_gradients: gradients of the validation set.
         where: which of its samples count, or None for all.
         linear_layer: whether the head's weights move, or its bias alone.
         eta: step size.
@@ -40,13 +40,13 @@ class ValidationStep:
 
     def __init__(
         self,
-        held_out: LastLayerGradients,
+        val_gradients: LastLayerGradients,
         where: Tensor | None,
         linear_layer: bool,
         eta: float,
         loss: nn.Module | PerSampleLoss | None,
     ) -> None:
-        part = held_out if where is None else held_out.subset(where)
+        part = val_gradients if where is None else val_gradients.subset(where)
         self.labels_M = part.labels
         self._eta, self._loss = eta, per_sample_loss(loss, part.logits.device)
         # Samples run along the rows of memory: a softmax over few classes is then far faster.
@@ -258,7 +258,7 @@ class TaylorGains:
         return g_SC, (e_SE @ self.step.embeddings_ME.T).add_(1)
 
     def add(self, candidates: list[int]) -> None:
-        """Take candidates into the step; they will not come again."""
+        """Take candidates into the step; they cannot be chosen again."""
         for candidate in candidates:
             samples = self._samples_of(candidate)
             self.step.move(*self._exact_parts(samples), 1.0 / len(samples))

@@ -1,8 +1,8 @@
 """Naive GLISTER in several classes at once: one product a step serves all of them.
 
-Classes do not see each other, so their greedy choices can be made side by side. With ten classes of
-a few hundred samples the time of a step is that of starting it, and starting it once for ten saves
-most of it. The choices are those of `taylor.TaylorGains`, which serves everything else.
+Classes are independent, so their greedy choices can be made in parallel. With ten classes of a few
+hundred samples, launching a step takes most of its time, and one launch for all of them saves it.
+The choices are those of `gains.TaylorGains`, which serves everything else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PACK_CLASSES = 64
 
 
 @dataclass(frozen=True)
-class Lane:
+class ClassShare:
     """One class: its candidates in the pool, its validation samples, its share of the budget."""
 
     label: int | None
@@ -43,18 +43,21 @@ class Lane:
         return n * held <= (n + held) * width
 
 
-def packs(lanes: Sequence[Lane], classes: int, width: int, limit: int) -> Iterator[list[int]]:
-    """Positions of lanes that run together: of similar size, within the limit.
+def packs(
+    shares: Sequence[ClassShare], classes: int, width: int, limit: int
+) -> Iterator[list[int]]:
+    """Positions of shares that run together: of similar size, within the limit.
 
-    A lane that is alone too large for the limit still makes a pack; ask `Lane.nbytes` before.
+    A share that is too large for the limit by itself still makes a pack: check
+    `ClassShare.nbytes` before.
     """
-    order = sorted(range(len(lanes)), key=lambda i: (len(lanes[i].members), i))
+    order = sorted(range(len(shares)), key=lambda i: (len(shares[i].members), i))
     pack: list[int] = []
     for position in order:
-        lane = lanes[position]
-        # Lanes are padded to the largest, which is the newest.
-        grown = (len(pack) + 1) * lane.nbytes(classes, width)
-        uneven = pack and len(lane.members) > 1.5 * len(lanes[pack[0]].members)
+        share = shares[position]
+        # Shares are padded to the largest, which is the newest.
+        grown = (len(pack) + 1) * share.nbytes(classes, width)
+        uneven = pack and len(share.members) > 1.5 * len(shares[pack[0]].members)
         if pack and (grown > min(limit, _PACK_BYTES) or len(pack) == _PACK_CLASSES or uneven):
             yield pack
             pack = []
@@ -64,27 +67,27 @@ def packs(lanes: Sequence[Lane], classes: int, width: int, limit: int) -> Iterat
 
 
 class Lockstep:
-    """Naive greedy of GLISTER with cross-entropy and the whole linear layer, lane by lane.
+    """Naive greedy of GLISTER with cross-entropy and the whole linear layer, class by class.
 
     Args:
         pool: gradients of the pool.
-        held_out: gradients of the validation set.
-        lanes: the classes of this pack.
+        val_gradients: gradients of the validation set.
+        shares: the classes of this pack.
         eta: step size of the virtual update.
     """
 
     def __init__(
         self,
         pool: LastLayerGradients,
-        held_out: LastLayerGradients,
-        lanes: Sequence[Lane],
+        val_gradients: LastLayerGradients,
+        shares: Sequence[ClassShare],
         eta: float,
     ) -> None:
-        self._pool, self._lanes, self._eta = pool, lanes, eta
+        self._pool, self._shares, self._eta = pool, shares, eta
         device = pool.logit_grads.device
-        count = len(lanes)
-        candidates = max(len(lane.members) for lane in lanes)
-        held = max(len(lane.held) for lane in lanes)
+        count = len(shares)
+        candidates = max(len(share.members) for share in shares)
+        held = max(len(share.held) for share in shares)
         classes, width = pool.logit_grads.shape[1], pool.embeddings.shape[1]
 
         def zeros(*shape: int) -> Tensor:
@@ -99,14 +102,14 @@ class Lockstep:
         self._held_GEM = zeros(count, width, held)
         kernel = torch.empty(count, held, candidates, device=device)
         longest = []
-        for j, lane in enumerate(lanes):
-            n, m = len(lane.members), len(lane.held)
-            members = lane.members.to(device)
+        for j, share in enumerate(shares):
+            n, m = len(share.members), len(share.held)
+            members = share.members.to(device)
             self._members_GN[j, :n] = members
             g_NC, e_NE = pool.logit_grads[members], pool.embeddings[members]
             self._g_GCN[j, :, :n] = g_NC.T
             self._taken_GN[j, :n] = 0.0
-            part = held_out.subset(lane.held)
+            part = val_gradients.subset(share.held)
             self._logits_GCM[j, :, :m] = part.logits.T
             self._onehot_GCM[j, part.labels, torch.arange(m, device=device)] = 1.0
             self._share_G1M[j, :, :m] = 1.0 / m
@@ -121,8 +124,8 @@ class Lockstep:
         self._start_GCM = self._logits_GCM.clone()
 
     def run(self) -> tuple[list[list[int]], list[list[float]]]:
-        """Picks of every lane, as positions among its members, and their gains."""
-        budgets = [lane.budget for lane in self._lanes]
+        """Picks of every share, as positions among its members, and their gains."""
+        budgets = [share.budget for share in self._shares]
         picks: list[list[int]] = [[] for _ in budgets]
         gains: list[list[float]] = [[] for _ in budgets]
         for step in range(max(budgets)):
@@ -169,34 +172,34 @@ class Lockstep:
 
     def _add(self, chosen: list[int], active: list[bool]) -> None:
         device = self._members_GN.device
-        lanes = torch.arange(len(chosen), device=device)
+        each = torch.arange(len(chosen), device=device)
         picks = torch.tensor(chosen, device=device)
-        rows = self._members_GN[lanes, picks]
+        rows = self._members_GN[each, picks]
         g_GC = self._pool.logit_grads[rows].double()
         if not all(active):
             g_GC *= torch.tensor(active, device=device)[:, None]
         e_GE = self._pool.embeddings[rows].double()
         kernel_G1M = torch.bmm(e_GE[:, None, :], self._held_GEM).add_(1)
         self._logits_GCM.baddbmm_(g_GC[:, :, None], kernel_G1M, alpha=-self._eta)
-        self._taken_GN[lanes, picks] = -math.inf
+        self._taken_GN[each, picks] = -math.inf
 
     def summaries(self) -> list[dict[str, Any]]:
-        """What `info["groups"]` tells of every lane."""
+        """The entry of every class in `info["groups"]`."""
         return [
             {
-                "label": lane.label,
-                "candidates": len(lane.members),
-                "validation_samples": len(lane.held),
+                "label": share.label,
+                "candidates": len(share.members),
+                "validation_samples": len(share.held),
                 "validation_loss_before": self._loss(self._start_GCM, j),
                 "validation_loss_after": self._loss(self._logits_GCM, j),
                 "products": "gram",
                 "knob": "none",
             }
-            for j, lane in enumerate(self._lanes)
+            for j, share in enumerate(self._shares)
         ]
 
     def _loss(self, logits_GCM: Tensor, j: int) -> float:
-        held = len(self._lanes[j].held)
+        held = len(self._shares[j].held)
         logits_MC = logits_GCM[j, :, :held].T
         right = self._onehot_GCM[j, :, :held].argmax(dim=0)
         return float(nn.functional.cross_entropy(logits_MC, right))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from lipt_cords.models.losses import PerSampleLoss
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
 from lipt_cords.selectors.checks import check_positive
 from lipt_cords.selectors.glister.gains import TaylorGains, ValidationStep
-from lipt_cords.selectors.glister.lockstep import Lane, Lockstep, packs
+from lipt_cords.selectors.glister.lockstep import ClassShare, Lockstep, packs
 from lipt_cords.selectors.grouping import batches_needed, groups_of, spread_batches
 from lipt_cords.selectors.memory import byte_limit
 from lipt_cords.selectors.ties import first_best
@@ -78,29 +79,29 @@ def glister(
             "GLISTER chooses by a validation loss: expected val_gradients=, received none. "
             "Compute them with last_layer_gradients(model, validation_set)"
         )
-    held_out = _with_head(problem.validation, head)
+    val_gradients = _with_head(problem.validation, head)
     draws = rng or random.Random(derive_seed(problem.seed, "glister"))
-    run = _Run(greedy, r, draws)
+    run = _Greedy(greedy, r, draws)
     limit = byte_limit(problem)
     pool, linear = problem.gradients, problem.linear_layer
     if problem.per == "batch":
-        step = ValidationStep(held_out, None, linear, eta, loss)
+        step = ValidationStep(val_gradients, None, linear, eta, loss)
         gains = TaylorGains(pool, None, linear, step, limit, batch_size=problem.batch_size)
         picks, scores = run(gains, batches_needed(problem))
         indices, _, spread, cut = spread_batches(problem, picks, torch.ones(len(picks)), scores)
         info = {"groups": [_summary(gains, None)], "samples_cut": cut}
         return Choice(indices, scores=spread, info=info)
-    lanes, missing = _lanes(problem, held_out, validation)
+    shares, missing = _class_shares(problem, val_gradients, validation)
     answers: dict[int, _Answer] = {}
     if greedy == "naive" and linear and loss is None:
-        answers = _side_by_side(pool, held_out, lanes, eta, limit)
-    for i, lane in enumerate(lanes):
+        answers = _side_by_side(pool, val_gradients, shares, eta, limit)
+    for i, share in enumerate(shares):
         if i not in answers:
-            lane_step = ValidationStep(held_out, lane.held, linear, eta, loss)
-            lane_gains = TaylorGains(pool, lane.members, linear, lane_step, limit)
-            answers[i] = (*run(lane_gains, lane.budget), _summary(lane_gains, lane.label))
-    found = [answers[i] for i in range(len(lanes))]
-    chosen = [lane.members[answer[0]] for lane, answer in zip(lanes, found, strict=True)]
+            class_step = ValidationStep(val_gradients, share.held, linear, eta, loss)
+            class_gains = TaylorGains(pool, share.members, linear, class_step, limit)
+            answers[i] = (*run(class_gains, share.budget), _summary(class_gains, share.label))
+    found = [answers[i] for i in range(len(shares))]
+    chosen = [share.members[answer[0]] for share, answer in zip(shares, found, strict=True)]
     return Choice(
         torch.cat(chosen),
         scores=torch.cat([answer[1] for answer in found]),
@@ -116,8 +117,8 @@ _Answer = tuple[Tensor, Tensor, dict[str, Any]]
 
 def _side_by_side(
     pool: LastLayerGradients,
-    held_out: LastLayerGradients,
-    lanes: list[Lane],
+    val_gradients: LastLayerGradients,
+    shares: list[ClassShare],
     eta: float,
     limit: int,
 ) -> dict[int, _Answer]:
@@ -125,14 +126,14 @@ def _side_by_side(
     classes, width = pool.num_classes, pool.embedding_dim
     fit = [
         i
-        for i, lane in enumerate(lanes)
-        if lane.suits(width) and 2 * lane.nbytes(classes, width) <= limit
+        for i, share in enumerate(shares)
+        if share.suits(width) and 2 * share.nbytes(classes, width) <= limit
     ]
     answers: dict[int, _Answer] = {}
-    for pack in packs([lanes[i] for i in fit], classes, width, limit):
+    for pack in packs([shares[i] for i in fit], classes, width, limit):
         if len(pack) == 1:
             continue  # nothing to share a step with
-        lockstep = Lockstep(pool, held_out, [lanes[fit[i]] for i in pack], eta)
+        lockstep = Lockstep(pool, val_gradients, [shares[fit[i]] for i in pack], eta)
         picks, gains = lockstep.run()
         for i, chosen, scores, summary in zip(
             pack, picks, gains, lockstep.summaries(), strict=True
@@ -141,25 +142,25 @@ def _side_by_side(
     return answers
 
 
-def _lanes(
-    problem: SelectionProblem, held_out: LastLayerGradients, validation: str
-) -> tuple[list[Lane], list[int]]:
+def _class_shares(
+    problem: SelectionProblem, val_gradients: LastLayerGradients, validation: str
+) -> tuple[list[ClassShare], list[int]]:
     """Candidates beside the validation samples that judge them; classes that have none."""
-    everything = torch.arange(len(held_out), device=held_out.labels.device)
-    lanes: list[Lane] = []
+    everything = torch.arange(len(val_gradients), device=val_gradients.labels.device)
+    shares: list[ClassShare] = []
     missing: list[int] = []
     for group in groups_of(problem):
         held = everything
         if group.label is not None and validation == "class":
-            held = torch.nonzero(held_out.labels == group.label).flatten()
+            held = torch.nonzero(val_gradients.labels == group.label).flatten()
             if len(held) == 0:
                 missing.append(group.label)
                 held = everything
-        lanes.append(Lane(group.label, group.members, held, group.budget))
-    return lanes, missing
+        shares.append(ClassShare(group.label, group.members, held, group.budget))
+    return shares, missing
 
 
-class _Run:
+class _Greedy:
     """One of the three greedy orders over any gains."""
 
     def __init__(self, greedy: Greedy, rounds: int, rng: random.Random) -> None:
@@ -215,12 +216,12 @@ def _stochastic(gains: TaylorGains, budget: int, rng: random.Random) -> tuple[Te
     return torch.tensor(picks), torch.tensor(scores)
 
 
-def _with_head(held_out: LastLayerGradients, head: nn.Linear | None) -> LastLayerGradients:
+def _with_head(gradients: LastLayerGradients, head: nn.Linear | None) -> LastLayerGradients:
     if head is None:
-        return held_out
+        return gradients
     with torch.no_grad():
-        logits = nn.functional.linear(held_out.embeddings, head.weight, head.bias)
-    return LastLayerGradients(held_out.logit_grads, held_out.embeddings, held_out.labels, logits)
+        logits = nn.functional.linear(gradients.embeddings, head.weight, head.bias)
+    return replace(gradients, logits=logits)
 
 
 def _summary(gains: TaylorGains, label: int | None) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class ScreenedAtoms:
         members: the samples of the group.
         linear_layer: whether the weight part counts.
         goal: what to match; None for the sum of the samples.
-        scratch: memory, which the next group takes over; None for its own.
+        scratch: memory, which the next group reuses; None for its own.
     """
 
     def __init__(

@@ -86,12 +86,12 @@ def gradmatch(
         check_fraction("tolerance", tolerance),
         None if max_steps is None else check_positive("max_steps", max_steps),
     )
-    held_out = problem.validation if target == "validation" else None
+    val_gradients = problem.validation if target == "validation" else None
     limit = byte_limit(problem)
     pool, linear = problem.gradients, problem.linear_layer
     if problem.per == "batch":
         batches = BatchAtoms(pool, problem.batch_size, linear, limit)
-        goal = _validation_goal(held_out, None, len(batches))
+        goal = _validation_goal(val_gradients, None, len(batches))
         picks, weights, summary = _matched(batches, goal, batches_needed(problem), options)
         indices, spread, _, cut = spread_batches(problem, picks, weights)
         return Choice(indices, spread, info={"groups": [summary], "samples_cut": cut})
@@ -99,7 +99,7 @@ def gradmatch(
     scratch = Scratch()
     for group in groups_of(problem):
         _check_memory(len(group.members), group.budget, limit)
-        goal = _validation_goal(held_out, group.label, len(group.members))
+        goal = _validation_goal(val_gradients, group.label, len(group.members))
         atoms: FactoredAtoms | ScreenedAtoms
         if _screens(problem, group, options, limit):
             atoms, resident = ScreenedAtoms(pool, group.members, linear, goal, scratch), True
@@ -136,14 +136,14 @@ def _screens(problem: SelectionProblem, group: Group, options: _Options, limit: 
 
 
 def _validation_goal(
-    held_out: LastLayerGradients | None, label: int | None, scale: int
+    val_gradients: LastLayerGradients | None, label: int | None, scale: int
 ) -> HeadGradient | None:
     """The validation mean, of one class if it has samples, times the number of atoms."""
-    if held_out is None:
+    if val_gradients is None:
         return None
-    part = held_out
-    if label is not None and bool((held_out.labels == label).any()):
-        part = held_out.subset(torch.nonzero(held_out.labels == label).flatten())
+    part = val_gradients
+    if label is not None and bool((val_gradients.labels == label).any()):
+        part = val_gradients.subset(torch.nonzero(val_gradients.labels == label).flatten())
     g, e = part.logit_grads.double(), part.embeddings.double()
     factor = scale / len(g)
     return HeadGradient(g.sum(dim=0) * factor, g.T @ e * factor)
