@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.ranks import Job, fit, told
+from benchmarks.faults.ranks import OPTIONS, Job, fit, told
 from benchmarks.faults.runs import Run, forked, lost
 from lipt_cords.warmstart.resume.identity import code_hash
 
