@@ -135,8 +135,8 @@ def test_a_verdict_says_where_it_pays_where_not_and_where_nobody_knows() -> None
     assert text.startswith(
         "LiPT pays at 1 %; it does not pay at 10 %; it cannot be distinguished from rivals that "
         "cost no more at 30 % of the data. At 1 %, GLISTER after LiPT reached 81.0 ± 1.0 % in "
-        "100 % of the time, 82 % of the passes and 27 % of the critical path of GLISTER after full data, "
-        "which reached 84.0 ± 1.0 %; RS2 61.0 ± 1.0 % without a warm-up."
+        "100 % of the time, 82 % of the passes and 27 % of the critical path of GLISTER after "
+        "full data, which reached 84.0 ± 1.0 %; RS2 61.0 ± 1.0 % without a warm-up."
     )
     assert text.endswith("RS2, is 20.0 points worse.")
 
