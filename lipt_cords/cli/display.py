@@ -140,9 +140,10 @@ def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) ->
     for one in plan.runs:
         kinds.setdefault((one.method.name, one.fraction), []).append(one)
     for (name, fraction), runs in kinds.items():
-        bill = runs[0].expected
-        tried = (count(bill.selection),) if trials else ()
-        passes = (count(bill.warmup), count(bill.warmup_critical), *tried, count(bill.training))
+        expected = runs[0].expected
+        tried = (count(expected.selection),) if trials else ()
+        warmup = count(expected.warmup), count(expected.warmup_critical)
+        passes = (*warmup, *tried, count(expected.training))
         shown = (f"{fraction:.4g}",) if several else ()
         table.add_row(name, *shown, str(len(runs)), *passes)
     console.print("Plan, in sample-passes a run:")

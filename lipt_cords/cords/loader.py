@@ -82,7 +82,7 @@ class PluggedIn:
     warm_start_result: WarmStartResult | None = None
     """The merged model and its report; None before it ran, and on loaders without one."""
     selection_report: SelectionReport | None = None
-    """The latest selection with ``selector: fast``; None before one, and with CORDS's own."""
+    """The latest selection by one of our selectors; None before one, and with CORDS's own."""
     _pending_warm_start: PendingWarmStart | None = None
     _fast_selector: FastSelector | None = None
     forgotten: frozenset[int] = frozenset()

@@ -1,4 +1,4 @@
-"""The ``selector`` key of a loader of CORDS: what it means there, and its options checked.
+"""The ``selector`` key of a loader of CORDS: who selects there, and with which options.
 
 ``fast`` has none of the traps that :mod:`lipt_cords.cords.checks` guards CORDS's own
 strategies against: samples are read by index, so a shuffling train loader is harmless; budgets
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ import torch
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.cords.greedy_checks import GREEDY, is_number
 from lipt_cords.cords.own_selection import PER, FastOptions
-from lipt_cords.selectors.base import check_option_names
+from lipt_cords.selectors.base import SELECTORS, check_option_names
 
-SELECTORS = ("cords", "fast")
+WHO_SELECTS = ("cords", "fast")
+"""Values of the ``selector`` key, besides the names of selectors."""
 
 EXACT_GREEDY = ("lazy", "naive", "two-stage")
 """CRAIG's ``optimizer`` in apricot's words: all of them take the best sample at every step."""
@@ -40,8 +41,8 @@ KINDS = {
 """Selection types of the fast strategies. GradMatch over all classes is one that CORDS lacks."""
 
 
-def selector_of(dss_args: Any) -> Literal["cords", "fast"]:
-    """The value of the ``selector`` key; ``cords`` without one.
+def who_selects(dss_args: Any) -> str:
+    """The value of the ``selector`` key: ``cords``, ``fast`` or a selector; ``cords`` without one.
 
     Raises:
         ValueError: another value; the nearest name is suggested.
@@ -51,9 +52,12 @@ def selector_of(dss_args: Any) -> Literal["cords", "fast"]:
     value = dss_args["selector"]
     if value is None:
         return "cords"
+    if value in WHO_SELECTS:
+        return str(value)
     if value not in SELECTORS:
-        raise unknown_name("selector in dss_args", value, SELECTORS)
-    return "fast" if value == "fast" else "cords"
+        known = unknown_name("selector in dss_args", value, (*WHO_SELECTS, *SELECTORS.names()))
+        raise ValueError(f"{known} Import the module that registers another one first")
+    return SELECTORS.entry(value).name
 
 
 def fast_strategy(loader_class: type) -> str | None:
@@ -72,6 +76,65 @@ def fast_strategy(loader_class: type) -> str | None:
         f"{loader_class.__name__} has a strategy of its own, which selector='fast' cannot "
         f"replace (only {', '.join(KINDS)}): take the key out of dss_args, or set selector='cords'"
     )
+
+
+def own_strategy(loader_class: type, dss_args: Any) -> str | None:
+    """The strategy that our selectors run for a loader; None where CORDS selects.
+
+    Raises:
+        ValueError: a loader whose strategy cannot be replaced, or that selects without a model.
+    """
+    who = who_selects(dss_args)
+    if who == "cords":
+        return None
+    replaced = fast_strategy(loader_class)
+    if who == "fast":
+        return replaced
+    if replaced is None:
+        raise ValueError(
+            f"selector={who!r} needs gradients, and {loader_class.__name__} has no model: use "
+            f"{', '.join(f'{name}DataLoader' for name in KINDS)}"
+        )
+    return str(SELECTORS.entry(who).facts["spelling"])
+
+
+def loader_options(
+    strategy: str, dss_args: Mapping[str, Any], batch_size: int | None
+) -> FastOptions:
+    """The options of a loader's selection by one of our selectors, checked.
+
+    With ``selector: fast`` they are those of CORDS's strategy. Another selector takes
+    ``selection_type``, ``linear_layer`` and ``loss`` of the loader, and its own ``options``.
+    """
+    given = dss_args["options"] if "options" in dss_args.keys() else {}  # noqa: SIM118
+    if not isinstance(given, Mapping):
+        raise ValueError(f"dss_args.options must be a mapping of options, received {given!r}")
+    extra = {str(name): given[name] for name in given}
+    if who_selects(dss_args) == "fast":
+        return fast_options(strategy, dss_args, batch_size, seed=seed_of(dss_args), extra=extra)
+    check_option_names(strategy.lower(), extra)
+    kind = dss_args["selection_type"]
+    if kind not in PER:
+        raise unknown_name("selection_type in dss_args", kind, PER)
+    return FastOptions(
+        strategy=strategy,
+        # The gradient in the sample's own class alone is a way of GradMatch.
+        selection_type="PerClass" if kind == "PerClassPerGradient" else kind,
+        linear_layer=bool(dss_args["linear_layer"]),
+        loss=dss_args["loss"],
+        batch_size=_batches(kind, batch_size),
+        seed=seed_of(dss_args),
+        extra=extra,
+    )
+
+
+def _batches(kind: str, batch_size: int | None) -> int:
+    if kind == "PerBatch" and batch_size is None:
+        raise ValueError(
+            "selection_type='PerBatch' needs a train_loader with a batch_size, received one with "
+            "a batch_sampler of its own: give it batch_size=... and shuffle=False"
+        )
+    return batch_size or 1
 
 
 def fast_options(
@@ -98,11 +161,7 @@ def fast_options(
     kind = dss_args["selection_type"]
     if kind not in PER or kind not in KINDS[strategy]:
         raise unknown_name(f"selection_type of {strategy}DataLoader", kind, KINDS[strategy])
-    if kind == "PerBatch" and batch_size is None:
-        raise ValueError(
-            "selection_type='PerBatch' needs a train_loader with a batch_size, received one with "
-            "a batch_sampler of its own: give it batch_size=... and shuffle=False"
-        )
+    size = _batches(kind, batch_size)
     chosen: dict[str, Any] = {}
     if strategy == "GLISTER":
         chosen = {"eta": _above_zero(dss_args["eta"]), "greedy": dss_args["greedy"]}
@@ -125,7 +184,7 @@ def fast_options(
         selection_type=kind,
         linear_layer=bool(dss_args["linear_layer"]),
         loss=dss_args["loss"],
-        batch_size=batch_size or 1,
+        batch_size=size,
         seed=seed,
         extra=extra or {},
         **chosen,

@@ -17,7 +17,7 @@ from torch import Tensor
 from lipt_cords.base.randomness import derive_seed, preserved_rng
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.gradients import LastLayerGradients
-from lipt_cords.selectors.base import Selection, needs_validation, select
+from lipt_cords.selectors.base import Selection, needs_validation, select, selector_options
 from lipt_cords.selectors.report import ReadGradients, SelectionReport, report_on
 
 PER = {
@@ -38,7 +38,7 @@ class FastOptions:
     """The options of a strategy of CORDS, in CORDS's own names and spellings."""
 
     strategy: str
-    """``GLISTER``, ``GradMatch`` or ``CRAIG``."""
+    """``GLISTER``, ``GradMatch`` or ``CRAIG``, or the name of another selector."""
     selection_type: str
     """``PerClass``, ``PerBatch``, ``Supervised`` or, for GradMatch, ``PerClassPerGradient``."""
     linear_layer: bool = True
@@ -118,8 +118,11 @@ def fast_selection(
         asked_validation = None if validation is None else own_class(validation)
     if convex:
         linear = True  # the constant bias gradients hold nothing, the "embeddings" are the inputs
+    name, own = options.strategy.lower(), options.own
+    if "epoch" in selector_options(name):
+        own.setdefault("epoch", epoch)
     selection = select(
-        options.strategy.lower(),
+        name,
         asked,
         budget,
         val_gradients=asked_validation,
@@ -127,7 +130,7 @@ def fast_selection(
         linear_layer=linear,
         batch_size=options.batch_size,
         seed=derive_seed(options.seed, "selection", epoch),
-        **options.own,
+        **own,
     )
     return selection, report_on(
         selection,

@@ -31,10 +31,9 @@ from lipt_cords.cords.loader import (
 from lipt_cords.cords.own_loader import FastSelector, has_dict_samples, with_dicts
 from lipt_cords.cords.own_options import (
     device_of,
-    fast_options,
-    fast_strategy,
-    seed_of,
-    selector_of,
+    loader_options,
+    own_strategy,
+    who_selects,
 )
 from lipt_cords.data.batches import split_batch, to_device
 from lipt_cords.models.heads import find_head, model_device
@@ -47,7 +46,8 @@ _SSL_BASE = "cords.utils.data.dataloader.SSL.dssdataloader"
 def enable() -> None:
     """Import CORDS and let the adaptive loaders built from now on understand our keys.
 
-    ``warm_start`` in ``dss_args`` starts them warm, ``selector: fast`` lets our selectors choose.
+    ``warm_start`` in ``dss_args`` starts them warm, ``selector: fast`` lets our selectors choose,
+    and ``selector: NAME`` any registered one.
 
     Until :func:`disable`, any module of CORDS can be imported in the usual way. Calling it twice
     is calling it once.
@@ -137,20 +137,20 @@ def _arguments(cls: type, args: Any, kwargs: Any) -> Mapping[str, Any] | None:
 
 def _check(cls: type, train_loader: Any, val_loader: Any, dss_args: Any) -> WarmStartConfig | None:
     config = parse_warm_start(dss_args)
-    strategy = fast_strategy(cls) if selector_of(dss_args) == "fast" else None
+    strategy = own_strategy(cls, dss_args)
     val_loader = train_loader if val_loader is None else val_loader
     fast = strategy is not None
     check_loader(cls, train_loader, val_loader, dss_args, warm=config is not None, fast=fast)
     if strategy is not None:
-        fast_options(strategy, dss_args, train_loader.batch_size, seed=seed_of(dss_args))
+        loader_options(strategy, dss_args, train_loader.batch_size)
     return config
 
 
 def _fast_selector(cls: type, dss_args: Any, train_loader: Any) -> FastSelector | None:
-    strategy = fast_strategy(cls) if selector_of(dss_args) == "fast" else None
+    strategy = own_strategy(cls, dss_args)
     if strategy is None:
         return None
-    options = fast_options(strategy, dss_args, train_loader.batch_size, seed=seed_of(dss_args))
+    options = loader_options(strategy, dss_args, train_loader.batch_size)
     return FastSelector(options, device_of(dss_args))
 
 
@@ -197,7 +197,7 @@ def _base_init(adaptive: type, original: Any) -> Any:
         if not isinstance(self, adaptive):
             keys = {
                 "warm_start": parse_warm_start(dss_args) is not None,
-                "selector": selector_of(dss_args) == "fast",
+                "selector": who_selects(dss_args) != "cords",
             }
             for key in (key for key, used in keys.items() if used):
                 raise ValueError(

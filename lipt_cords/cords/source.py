@@ -27,7 +27,7 @@ class CordsSource:
         self.seconds = 0.0
         """Seconds spent in selections so far."""
         self.gradient_seconds = 0.0
-        """Of these, seconds of reading gradients: CORDS's CRAIG does not tell them apart."""
+        """Of these, seconds of reading gradients: CORDS's CRAIG does not report them."""
         self.count = 0
         """Selections so far."""
         self._reported = -1

@@ -155,17 +155,18 @@ def plan_comparison(
                 continue
             made = contest.configure(method, epochs)
             check_selection(made, [])
-            bill, warm = contest.expected(method, epochs), contest.warm_start(method)
+            expected, warm = contest.expected(method, epochs), contest.warm_start(method)
             named = method
-            if method.warmup == "full" and bill.warmup != contest.wanted_epochs(method) * samples:
-                real = bill.warmup // samples
+            full = contest.wanted_epochs(method) * samples
+            if method.warmup == "full" and expected.warmup != full:
+                real = expected.warmup // samples
                 named = replace(method, epochs=real)
                 notes.append(
                     f"{method.name} at fraction {fraction:g}: {real} full epochs, the nearest to "
                     f"{contest.wanted_epochs(method)} after which CORDS selects (every "
                     f"{made.dss_args.select_every} epochs)"
                 )
-            runs += [PlannedRun(named, fraction, seed, made, bill, warm) for seed in seeds]
+            runs += [PlannedRun(named, fraction, seed, made, expected, warm) for seed in seeds]
     place = {method.name: number for number, method in enumerate(methods)}
     runs.sort(key=lambda one: (seeds.index(one.seed), one.fraction, place[one.method.name]))
     return ComparisonPlan(runs, notes)

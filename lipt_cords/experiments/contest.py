@@ -247,7 +247,7 @@ def plan_calendar(
 def alone(lipt: WarmStartConfig, steps: int, *, schedule: str) -> dict[str, Any]:
     """Options of one dense worker on all data: what a single machine does in some steps.
 
-    The control that tells whether merging was worth anything.
+    The control that shows whether merging was worth anything.
     """
     options = {name: getattr(lipt, name) for name in lipt.model_fields_set}
     for name in (

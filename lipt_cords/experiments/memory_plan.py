@@ -237,7 +237,7 @@ def _search(
     if not found.planned:
         if not found.traces:
             raise ValueError(found.stopped)
-        plan_activations(found.traces[min(found.traces)], budget, **terms)  # it says what is least
+        plan_activations(found.traces[min(found.traces)], budget, **terms)  # names the least one
     return found
 
 

@@ -1,4 +1,4 @@
-"""Networks by name, and everything that the rest of the package asks of a network."""
+"""Networks by name, and everything that the rest of the package needs of a network."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lipt_cords.models.state import State
 from lipt_cords.training.cheaper.tickets import ticket_notes
@@ -12,12 +12,10 @@ from lipt_cords.warmstart.clock import Clock
 from lipt_cords.warmstart.merge.judge import Finish, Judge
 from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.report import RoundReport, WarmStartReport, WorkerSummary
+from lipt_cords.warmstart.round_inputs import RoundInputs
+from lipt_cords.warmstart.run import Run
 from lipt_cords.warmstart.watch.watcher import Watcher
 from lipt_cords.warmstart.worker_results import Finished
-
-if TYPE_CHECKING:
-    from lipt_cords.warmstart.round_inputs import RoundInputs
-    from lipt_cords.warmstart.run import Run
 
 
 class Bill(Watcher):

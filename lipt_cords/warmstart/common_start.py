@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,43 +15,15 @@ from lipt_cords.data.batches import Inputs
 from lipt_cords.data.splits import balanced_order
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.state import State, all_finite, tensor_state
-from lipt_cords.training.cheaper.tickets import Drawn
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.training.step import deterministic_convolutions
 from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.round_inputs import RoundInputs
+from lipt_cords.warmstart.run import CommonStart, Run
+from lipt_cords.warmstart.team import Team
+from lipt_cords.warmstart.watch.watcher import StepHook, Watchers
 from lipt_cords.warmstart.workers.batches import Feed, Pool
 from lipt_cords.warmstart.workers.local_training import descend
-
-if TYPE_CHECKING:
-    from lipt_cords.warmstart.round_inputs import RoundInputs
-    from lipt_cords.warmstart.run import Run
-    from lipt_cords.warmstart.team import Team
-    from lipt_cords.warmstart.watch.watcher import StepHook, Watchers
-
-
-@dataclass(frozen=True)
-class CommonStart:
-    """What the common start did.
-
-    Attributes:
-        passes: samples trained on, repeats counted.
-        on_given_net: of these, those that trained the given net and not a smaller one.
-        drawn: how the smaller net lies in the given one, if there is one.
-        state: theta*, on the rank that trained it.
-    """
-
-    passes: int
-    on_given_net: int
-    drawn: Drawn | None = None
-    state: State | None = None
-
-    def work(self, net_work: float) -> float:
-        """The passes, weighted by the FLOPs of the net that was trained.
-
-        Args:
-            net_work: operations of the smaller net over those of the given one.
-        """
-        return self.on_given_net + (self.passes - self.on_given_net) * net_work
 
 
 def common_start(

@@ -15,12 +15,12 @@ from lipt_cords.training.cheaper.tickets import EarlyBirdConfig
 from lipt_cords.training.optimizers import OPTIMIZERS
 from lipt_cords.training.schedules import Schedule
 from lipt_cords.training.step import MemoryFormat, Precision, refuse_with_memory
+from lipt_cords.warmstart.merge.batchnorm import RefreshOptions
 from lipt_cords.warmstart.merge.codecs import CodecOptions
-from lipt_cords.warmstart.merge.judge import RefreshOptions
 from lipt_cords.warmstart.merge.outer import OuterOptions
 from lipt_cords.warmstart.merge.soup import SoupOptions
 from lipt_cords.warmstart.watch.probe import ProbeOptions
-from lipt_cords.warmstart.watch.stop import StopOptions
+from lipt_cords.warmstart.watch.stop_rule import StopOptions
 from lipt_cords.warmstart.workers.augment import AugmentationOptions
 from lipt_cords.warmstart.workers.sparsity import SparsityOptions
 

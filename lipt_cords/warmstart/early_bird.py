@@ -24,11 +24,10 @@ from lipt_cords.training.cheaper.tickets import (
 )
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.warmstart.bill import Bill
-from lipt_cords.warmstart.common_start import CommonStart
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.merge.judge import Judge
 from lipt_cords.warmstart.round_inputs import RoundInputs
-from lipt_cords.warmstart.run import Run
+from lipt_cords.warmstart.run import CommonStart, Run
 from lipt_cords.warmstart.watch.watcher import StepHook, Watcher
 from lipt_cords.warmstart.worker_results import Finished
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lipt_cords.models.losses import LossFunction
-
-if TYPE_CHECKING:
-    pass
+from lipt_cords.models.state import State
+from lipt_cords.training.cheaper.tickets import Ticket
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.report import WarmStartReport
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,35 @@ class Unlearning:
     def share(self) -> float:
         """Passes over those of doing it all again."""
         return self.passes / self.redo_passes
+
+
+class Fitted(Protocol):
+    """What a change of the samples needs of a result; see :class:`WarmStartResult`."""
+
+    theta_star: State
+    config: WarmStartConfig
+    report: WarmStartReport
+    shards: list[Tensor]
+    worker_states: list[State | None] | None
+    ticket: Ticket | None
+    forgotten: list[int]
+    origins: Origins | None
+    template: nn.Module | None
+
+    def model(self) -> nn.Module:
+        """A new copy of the fitted module with the merged weights."""
+
+    def ticket_model(self) -> nn.Module:
+        """A new copy of the smaller net."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What a change of the samples makes of a result, by the names of its attributes."""
+
+    state_dict: State
+    shards: list[Tensor]
+    worker_states: list[State | None]
+    report: WarmStartReport
+    forgotten: list[int]
+    unlearning: Unlearning

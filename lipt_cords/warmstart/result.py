@@ -143,7 +143,7 @@ class WarmStartResult:
 
         Source: Bourtoule et al., Machine Unlearning (SISA), IEEE S&P 2021.
         """
-        return forget(self, indices)
+        return replace(self, **vars(forget(self, indices)))
 
     def add(self, indices: Any) -> WarmStartResult:
         """The warm start with more samples of its data set, all in the smallest shard.
@@ -155,7 +155,7 @@ class WarmStartResult:
         Raises:
             ValueError: as :meth:`forget`; samples that are in a shard already.
         """
-        return add(self, indices)
+        return replace(self, **vars(add(self, indices)))
 
     def on(
         self,

@@ -8,8 +8,34 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from lipt_cords.models.state import State
+from lipt_cords.training.cheaper.tickets import Drawn
 from lipt_cords.warmstart.report import RoundReport, WorkerSummary
 from lipt_cords.warmstart.watch.probe import Probe
+
+
+@dataclass(frozen=True)
+class CommonStart:
+    """What the common start did.
+
+    Attributes:
+        passes: samples trained on, repeats counted.
+        on_given_net: of these, those that trained the given net and not a smaller one.
+        drawn: how the smaller net lies in the given one, if there is one.
+        state: theta*, on the rank that trained it.
+    """
+
+    passes: int
+    on_given_net: int
+    drawn: Drawn | None = None
+    state: State | None = None
+
+    def work(self, net_work: float) -> float:
+        """The passes, weighted by the FLOPs of the net that was trained.
+
+        Args:
+            net_work: operations of the smaller net over those of the given one.
+        """
+        return self.on_given_net + (self.passes - self.on_given_net) * net_work
 
 
 def _as_it_is(state: State) -> State:

@@ -13,16 +13,20 @@ from typing import Any
 import pytest
 import torch
 from crashes import Trainings
+from plugin_material import Problem
 from synthetic import pool
 
 from lipt_cords.base.registry import import_modules
 from lipt_cords.cli.commands import main
 from lipt_cords.cords.config import RunConfig
+from lipt_cords.cords.factory import cords_loader
+from lipt_cords.cords.importing import cords_version
 from lipt_cords.cords.strategies import split_strategy
 from lipt_cords.experiments.compare import compare
 from lipt_cords.experiments.methods import Method
 from lipt_cords.experiments.run import run
 from lipt_cords.experiments.select_once import select_once
+from lipt_cords.models.gradients import last_layer_gradients
 from lipt_cords.selectors import (
     Choice,
     register_selector,
@@ -171,3 +175,28 @@ def test_a_fresh_one_is_told_the_epoch() -> None:
     run(RunConfig.parse(_mapping(type="spread", warm_start=WARM, options={"held": True})))
     assert seen == [(0, False), (1, False), (0, True), (1, True)]
     assert split_strategy("SpreadPB-Warm") == ("spread", True, True)
+
+
+@pytest.mark.skipif(cords_version() is None, reason="CORDS is not installed")
+def test_in_a_loader_of_cords_it_gets_validation_gradients_too() -> None:
+    problem = Problem()
+    options: dict[str, Any] = {
+        "model": problem.model, "num_classes": 3, "fraction": 0.2, "selector": "Nearest",
+        "options": {"skip": 1},
+    }  # fmt: skip
+    loaders = problem.train_loader, problem.val_loader
+    with pytest.raises(ValueError, match="unknown selector .* 'Nearest'.*Import the module"):
+        cords_loader("GLISTER", *loaders, options)
+    import_modules([MODULE])
+    loader = cords_loader("GLISTER", *loaders, options)
+    loader.resample()
+    report = loader.selection_report
+    assert (report.strategy, report.selection_type, report.budget) == ("nearest", "Supervised", 12)
+    assert report.gradient_bytes == (60 + 30) * (4 * (3 + 8 + 3) + 8)
+    gradients = [last_layer_gradients(problem.model, data) for data in (problem.train, problem.val)]
+    chosen = select("nearest", gradients[0], 12, val_gradients=gradients[1], per="all", skip=1)
+    assert loader.subset_indices == chosen.indices.tolist()
+    with pytest.raises(ValueError, match="selector 'nearest' 'skp'.*'skip'"):
+        cords_loader("GLISTER", *loaders, options | {"options": {"skp": 1}})
+    with pytest.raises(ValueError, match="'nearest' needs gradients, and RandomDataLoader"):
+        cords_loader("Random", *loaders, options)

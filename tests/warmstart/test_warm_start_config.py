@@ -1,7 +1,7 @@
 import pytest
 
 from lipt_cords.warmstart.config import WarmStartConfig
-from lipt_cords.warmstart.watch.stop import StopRule
+from lipt_cords.warmstart.watch.stop_rule import StopRule
 
 
 def test_parse_accepts_the_name_a_mapping_and_a_ready_configuration():

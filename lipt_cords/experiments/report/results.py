@@ -177,7 +177,7 @@ def _runs_of(payload: Payload) -> list[dict[str, Any]]:
 
 
 def _title(config: Mapping[str, Any]) -> str:
-    """Data and net, as far as the configuration tells them."""
+    """Data and net, as far as they are in the configuration."""
     data, net = config.get("dataset"), config.get("model")
     name = str(data.get("name", "")) if isinstance(data, dict) else ""
     architecture = str(net.get("architecture", "")) if isinstance(net, dict) else ""

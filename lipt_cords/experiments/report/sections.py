@@ -223,10 +223,10 @@ def _galleries(results: Results, fraction: float | None) -> list[dict[str, Any]]
             if any(one["png"] for one in (run.get("subsets") or {}).get("shown", []))
         ]
         if runs:
-            told = runs[0]["subsets"]
-            shown = [one for one in told["shown"] if one["png"]]
+            recorded = runs[0]["subsets"]
+            shown = [one for one in recorded["shown"] if one["png"]]
             half = len(shown) // 2
-            alike = told["weights_alike"]
+            alike = recorded["weights_alike"]
             parts = [("All weights are equal; some of the subset", shown)]
             if not alike:
                 parts = [("Highest weights", shown[:half]), ("Lowest weights", shown[half:])]

@@ -61,16 +61,16 @@ def overlap_figure(results: Results, fraction: float | None) -> Figure | None:
         share = None
         for place, method in enumerate(results.methods):
             runs = results.runs_of(method, fraction)
-            told = [run["subsets"] for run in runs if (run.get("subsets") or {}).get("overlaps")]
-            if not told:
+            kept = [run["subsets"] for run in runs if (run.get("subsets") or {}).get("overlaps")]
+            if not kept:
                 continue
-            steps = min(len(one["overlaps"]) for one in told)
-            x = told[0]["epochs"][1 : 1 + steps]
-            y = [sum(one["overlaps"][step] for one in told) / len(told) for step in range(steps)]
+            steps = min(len(one["overlaps"]) for one in kept)
+            x = kept[0]["epochs"][1 : 1 + steps]
+            y = [sum(one["overlaps"][step] for one in kept) / len(kept) for step in range(steps)]
             colour, dashes = colour_of(place)
             marker = "o" if steps < 40 else None
             axis.plot(x, y, marker=marker, linestyle=dashes, color=colour, markersize=3)
-            share = told[0]["size"] / told[0]["pool"]
+            share = kept[0]["size"] / kept[0]["pool"]
         if share is None:
             return None
         axis.axhline(share / (2 - share), color=MUTED, linewidth=1, linestyle=":")
@@ -87,17 +87,17 @@ def balance_figure(results: Results, fraction: float | None) -> Figure | None:
         names: list[str] = []
         for place, method in enumerate(results.methods):
             runs = results.runs_of(method, fraction)
-            told = [run["subsets"] for run in runs if run.get("subsets")]
-            if not told:
+            kept = [run["subsets"] for run in runs if run.get("subsets")]
+            if not kept:
                 continue
-            names = told[0]["class_names"]
-            told = [one for one in told if len(one["class_names"]) == len(names)]
+            names = kept[0]["class_names"]
+            kept = [one for one in kept if len(one["class_names"]) == len(names)]
             ratios = [
                 sum(
                     one["class_counts"][label] * one["pool"]
                     / max(1, one["pool_class_counts"][label] * one["size"])
-                    for one in told
-                ) / len(told)
+                    for one in kept
+                ) / len(kept)
                 for label in range(len(names))
             ]  # fmt: skip
             colour, dashes = colour_of(place)

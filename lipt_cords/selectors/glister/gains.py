@@ -6,7 +6,7 @@ Two exact ways to the same numbers, and the cheaper one is taken:
 - ``"gram"``: K = 1 + E_train E_val' (n x M) is computed once; since V is a combination of
   validation gradients, a step costs n M C.
 
-Steps run in float32 with a bound on their rounding; candidates that the bound cannot tell apart
+Steps run in float32 with a bound on their rounding; candidates that the bound cannot separate
 are compared in float64, so the choice is the one that float64 would make.
 """
 

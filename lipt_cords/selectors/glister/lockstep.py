@@ -161,7 +161,7 @@ class Lockstep:
         return chosen, scores
 
     def _compared(self, j: int, p_CM: Tensor, close_N: Tensor, unit: float) -> tuple[int, float]:
-        """Candidates that float32 cannot tell apart, in float64."""
+        """Candidates that float32 cannot separate, in float64."""
         close = torch.nonzero(close_N).view(-1)
         rows = self._members_GN[j, close]
         kernel_SM = (self._pool.embeddings[rows].double() @ self._held_GEM[j]).add_(1)

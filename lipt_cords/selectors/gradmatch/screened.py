@@ -191,7 +191,7 @@ class ScreenedSupport:
         return self._compared(rough)
 
     def _compared(self, barred: Single) -> tuple[int, float]:
-        """The choice by float64, when float32 cannot tell."""
+        """The choice by float64, when float32 cannot decide."""
         chosen = self._slots[: len(self.atoms)]
         weighted = self._g_SC[chosen] * self.weights[:, None]
         exact = self._of.against(self._of.target_CE - weighted.T @ self._e_SE[chosen])

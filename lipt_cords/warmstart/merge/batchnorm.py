@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lipt_cords.base.options import StrictModel, one_of
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.heads import call_model
+
+Refresh = Literal["auto", "always", "never"]
+
+
+class RefreshOptions(StrictModel):
+    """How the merged model gets its BatchNorm statistics."""
+
+    batchnorm_refresh: Refresh = "auto"
+    """Recompute BatchNorm statistics of the soup; ``auto`` keeps the better on held-out data."""
+    refresh_samples: int = Field(2048, ge=1)
+    """Training samples that the BatchNorm refresh may read."""
+
+    @field_validator("batchnorm_refresh", mode="before")
+    @classmethod
+    def _known_refresh(cls, value: Any) -> Any:
+        return one_of("batchnorm refresh", value, Refresh)
+
 
 REFRESH_BATCH = 256
 

@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lipt_cords.base.options import StrictModel, one_of
 from lipt_cords.base.randomness import generator, isolated_rng
 from lipt_cords.data.source import BatchSource
 from lipt_cords.data.splits import balanced_order
 from lipt_cords.models.state import State, on_cpu
 from lipt_cords.training.evaluation import accuracy
+from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.merge.batchnorm import (
     batchnorm_buffers,
     batchnorm_layers,
     refresh_batchnorm,
 )
 from lipt_cords.warmstart.watch.probe import Probe, Reading
-
-if TYPE_CHECKING:
-    from lipt_cords.warmstart.config import WarmStartConfig
-
-Refresh = Literal["auto", "always", "never"]
-
-
-class RefreshOptions(StrictModel):
-    """How the merged model gets its BatchNorm statistics."""
-
-    batchnorm_refresh: Refresh = "auto"
-    """Recompute BatchNorm statistics of the soup; ``auto`` keeps the better on held-out data."""
-    refresh_samples: int = Field(2048, ge=1)
-    """Training samples that the BatchNorm refresh may read."""
-
-    @field_validator("batchnorm_refresh", mode="before")
-    @classmethod
-    def _known_refresh(cls, value: Any) -> Any:
-        return one_of("batchnorm refresh", value, Refresh)
 
 
 @dataclass(frozen=True)

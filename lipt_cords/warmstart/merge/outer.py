@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -12,9 +11,6 @@ from torch import Tensor
 from lipt_cords.base.options import StrictModel
 from lipt_cords.base.registry import Registry
 from lipt_cords.models.state import State
-
-if TYPE_CHECKING:
-    from lipt_cords.warmstart.config import WarmStartConfig
 
 OuterFunction = Callable[..., State]
 OUTER_STEPS: Registry[OuterFunction] = Registry(
@@ -74,7 +70,7 @@ def next_start(
     memory: State,
     *,
     trained: Collection[str],
-    config: WarmStartConfig,
+    config: OuterOptions,
 ) -> State:
     """The start of the next round, by the outer step of the options.
 
@@ -104,7 +100,7 @@ def average_of_workers(
     memory: State,
     *,
     trained: Collection[str],
-    config: WarmStartConfig,
+    config: OuterOptions,
 ) -> State:
     """The average as it is (Stich, Local SGD converges fast, ICLR 2019)."""
     return dict(average)
@@ -117,7 +113,7 @@ def nesterov(
     memory: State,
     *,
     trained: Collection[str],
-    config: WarmStartConfig,
+    config: OuterOptions,
 ) -> State:
     """One step of SGD with Nesterov momentum along the averaged change, in float64.
 

@@ -10,10 +10,9 @@ import torch
 
 from lipt_cords.models.state import State
 from lipt_cords.training.cheaper.tickets import Drawn
-from lipt_cords.warmstart.common_start import CommonStart
 from lipt_cords.warmstart.report import RoundReport, WorkerSummary
 from lipt_cords.warmstart.resume.folder import RunFolder
-from lipt_cords.warmstart.run import Run
+from lipt_cords.warmstart.run import CommonStart, Run
 from lipt_cords.warmstart.team import Team
 from lipt_cords.warmstart.watch.watcher import Watcher
 from lipt_cords.warmstart.worker_results import Finished

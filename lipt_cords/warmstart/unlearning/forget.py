@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from lipt_cords.warmstart.bill import Bill
 from lipt_cords.warmstart.clock import Clock
 from lipt_cords.warmstart.common_start import common_samples
 from lipt_cords.warmstart.config import WarmStartConfig
-from lipt_cords.warmstart.fitted import Origins, Unlearning
+from lipt_cords.warmstart.fitted import Changed, Fitted, Origins, Unlearning
 from lipt_cords.warmstart.forecast import common_passes, passes_of
 from lipt_cords.warmstart.merge.judge import Judge
 from lipt_cords.warmstart.merge.outer import next_start
@@ -44,11 +44,8 @@ from lipt_cords.warmstart.worker_results import NOT_FINITE, Finished, WorkerResu
 from lipt_cords.warmstart.workers.together import run_workers
 from lipt_cords.warmstart.workers.worker import WorkerResult, local_steps
 
-if TYPE_CHECKING:
-    from lipt_cords.warmstart.result import WarmStartResult
 
-
-def forget(result: WarmStartResult, indices: Any) -> WarmStartResult:
+def forget(result: Fitted, indices: Any) -> Changed:
     """The warm start without some samples; see :meth:`WarmStartResult.forget`."""
     origins = _origins(result)
     samples = data_length(origins.dataset, "training")
@@ -61,7 +58,7 @@ def forget(result: WarmStartResult, indices: Any) -> WarmStartResult:
     return _retrained(result, origins, shards, sorted([*result.forgotten, *gone]))
 
 
-def add(result: WarmStartResult, indices: Any) -> WarmStartResult:
+def add(result: Fitted, indices: Any) -> Changed:
     """The warm start with some samples more; see :meth:`WarmStartResult.add`."""
     origins = _origins(result)
     new = different_indices(indices, data_length(origins.dataset, "training"))
@@ -77,7 +74,7 @@ def add(result: WarmStartResult, indices: Any) -> WarmStartResult:
     return _retrained(result, origins, shards, left)
 
 
-def _origins(result: WarmStartResult) -> Origins:
+def _origins(result: Fitted) -> Origins:
     """What the workers were trained on, if they can be trained again one by one."""
     config = result.config
     if config.rounds > 1:
@@ -100,8 +97,8 @@ def _origins(result: WarmStartResult) -> Origins:
 
 
 def _retrained(
-    result: WarmStartResult, origins: Origins, shards: list[Tensor], forgotten: list[int]
-) -> WarmStartResult:
+    result: Fitted, origins: Origins, shards: list[Tensor], forgotten: list[int]
+) -> Changed:
     """Train the workers again whose shards are others, and merge all of them."""
     config = result.config.model_copy(
         update={"launch": "serial", "processes": None, "work_dir": None}
@@ -114,7 +111,7 @@ class _Retraining:
     """One change of the samples: some workers train again, all are merged again."""
 
     def __init__(
-        self, result: WarmStartResult, config: WarmStartConfig, ranks: Ranks, origins: Origins,
+        self, result: Fitted, config: WarmStartConfig, ranks: Ranks, origins: Origins,
         shards: list[Tensor], forgotten: list[int],
     ) -> None:  # fmt: skip
         self.result, self.config, self.ranks = result, config, ranks
@@ -133,7 +130,7 @@ class _Retraining:
         self.model.load_state_dict(self.theta_star)
         self.loss = mean_loss(origins.loss, ranks.device)
 
-    def run(self) -> WarmStartResult:
+    def run(self) -> Changed:
         """Train, merge, refresh, and write the bill."""
         config, earlier = self.config, self.result.report
         clock = Clock(self.ranks.device, earlier.seconds)
@@ -165,8 +162,7 @@ class _Retraining:
         for one in trained:
             states[one.worker] = self._whole(on_cpu(one.state)) if one.finite else None
         passes = sum(one.passes for one in trained)
-        return replace(
-            self.result,
+        return Changed(
             state_dict=self._whole(on_cpu(run.start) | finish.buffers),
             shards=self.shards,
             worker_states=states,

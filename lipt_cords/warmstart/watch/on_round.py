@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.report import OnRound
+from lipt_cords.warmstart.run import Run
 from lipt_cords.warmstart.watch.watcher import Watcher
-
-if TYPE_CHECKING:
-    from lipt_cords.warmstart.run import Run
-    from lipt_cords.warmstart.worker_results import Finished
+from lipt_cords.warmstart.worker_results import Finished
 
 
 class Announcement(Watcher):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lipt_cords.models.state import State
+from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.merge.judge import Judge
 from lipt_cords.warmstart.ranks.ranks import Ranks
+from lipt_cords.warmstart.run import Run
 from lipt_cords.warmstart.watch.probe import Probe, Reading
 from lipt_cords.warmstart.watch.stability import Stability, measure_stability
 from lipt_cords.warmstart.watch.watcher import Watcher
-
-if TYPE_CHECKING:
-    from lipt_cords.warmstart.config import WarmStartConfig
-    from lipt_cords.warmstart.run import Run
-    from lipt_cords.warmstart.worker_results import Finished
+from lipt_cords.warmstart.worker_results import Finished
 
 
 class Readings(Watcher):

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
 from lipt_cords.models.state import State
-
-if TYPE_CHECKING:
-    from lipt_cords.training.cheaper.tickets import Drawn
-    from lipt_cords.warmstart.common_start import CommonStart
-    from lipt_cords.warmstart.run import Run
-    from lipt_cords.warmstart.worker_results import Finished
+from lipt_cords.training.cheaper.tickets import Drawn
+from lipt_cords.warmstart.run import CommonStart, Run
+from lipt_cords.warmstart.worker_results import Finished
 
 
 class StepHook(Protocol):

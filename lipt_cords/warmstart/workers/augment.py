@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field, field_validator
@@ -13,12 +12,9 @@ from lipt_cords.base.options import StrictModel
 from lipt_cords.base.registry import Registry
 from lipt_cords.data.batches import Inputs
 
-if TYPE_CHECKING:
-    from lipt_cords.warmstart.config import WarmStartConfig
-
 Augment = Callable[[Tensor], Tensor]
 """Changes a batch of images (B, C, H, W); shape, dtype and device stay."""
-AugmentationFunction = Callable[["WarmStartConfig", Tensor, Tensor], "Augment | None"]
+AugmentationFunction = Callable[["AugmentationOptions", Tensor, Tensor], "Augment | None"]
 AUGMENTATIONS: Registry[AugmentationFunction] = Registry(
     "augmentation", takes=("options", "low", "high")
 )
@@ -58,12 +54,12 @@ class AugmentationOptions(StrictModel):
 
 
 @register_augmentation("none")
-def none(options: WarmStartConfig, low: Tensor, high: Tensor) -> None:
+def none(options: AugmentationOptions, low: Tensor, high: Tensor) -> None:
     """Batches as they are."""
 
 
 @register_augmentation("randaugment")
-def randaugment(options: WarmStartConfig, low: Tensor, high: Tensor) -> Augment:
+def randaugment(options: AugmentationOptions, low: Tensor, high: Tensor) -> Augment:
     """RandAugment (Cubuk et al., 2020), drawn per group of images on the device."""
     return BatchRandAugment(low, high, num_ops=options.num_ops, magnitude=options.magnitude)
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from lipt_cords.base.options import StrictModel, one_of
-from lipt_cords.base.randomness import generator, preserved_rng
+from lipt_cords.base.randomness import preserved_rng
 from lipt_cords.base.registry import Registry
 from lipt_cords.data.batches import Inputs
-from lipt_cords.models.heads import call_model, find_head
+from lipt_cords.models.heads import call_model
 from lipt_cords.models.losses import LossFunction
-
-if TYPE_CHECKING:
-    from lipt_cords.warmstart.config import WarmStartConfig
 
 Densities = Literal["global", "erk"]
 
@@ -109,74 +106,6 @@ class SparsityOptions(StrictModel):
     @classmethod
     def _known_densities(cls, value: Any) -> Any:
         return one_of("densities", value, Densities)
-
-
-class Pruning:
-    """Prunes once, before a given step, and keeps the masks on from there.
-
-    Args:
-        model: the worker's copy, whose weights are changed.
-        head: name of its linear head, which stays dense.
-        config: ``sparsity``, ``density``, ``densities``, ``prune_after``.
-        loss: mean loss of (logits, labels).
-        steps: of the round; ``prune_after`` is a share of them.
-        names: what the draw of a random mask derives from, beside the seed.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        head: str,
-        *,
-        config: WarmStartConfig,
-        loss: LossFunction,
-        steps: int,
-        names: tuple[str | int, ...],
-    ) -> None:
-        self._model, self._head, self._config = model, head, config
-        self._loss, self._names = loss, names
-        self.masks: Masks | None = None
-        wanted = config.sparsity != "none" and config.density < 1
-        self._at = int(config.prune_after * steps) if wanted else -1
-
-    @property
-    def density(self) -> float:
-        """Share of the prunable weights that is left."""
-        return self.masks.density if self.masks is not None else 1.0
-
-    def before(self, step: int, inputs: Inputs, labels: Tensor) -> int:
-        """Prune if it is time; returns the samples that gradients were computed of for it.
-
-        Raises:
-            ValueError: a sparsity whose scores do not fit the weights, or are not finite.
-        """
-        if step != self._at:
-            return 0
-        head = find_head(self._model, head=self._head).module
-        weights = prunable_weights(self._model, head)
-        if not weights:
-            return 0
-        draws = generator(self._config.seed, *self._names, "prune")
-        moment = PruningMoment(self._model, weights, (inputs, labels), self._loss, draws)
-        scores = SPARSITIES[self._config.sparsity](weights, moment)
-        _check_scores(self._config.sparsity, scores, weights)
-        self.masks = Masks(weights, scores, self._config.density, self._config.densities)
-        self.masks.apply()
-        return moment.passes
-
-    def keep(self) -> None:
-        """Clear what the optimizer moved."""
-        if self.masks is not None:
-            self.masks.apply()
-
-
-def _check_scores(name: str, scores: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
-    given = [tuple(score.shape) for score in scores]
-    if given != [tuple(weight.shape) for weight in weights]:
-        raise ValueError(
-            f"sparsity {name!r} must return one tensor a weight, in its shape: expected "
-            f"{[tuple(weight.shape) for weight in weights][:3]}..., received {given[:3]}..."
-        )
 
 
 @register_sparsity("none")

@@ -22,7 +22,7 @@ from lipt_cords.training.step import deterministic_convolutions, lay_out, memory
 from lipt_cords.warmstart.workers.batches import Feed
 from lipt_cords.warmstart.workers.ema import WeightAverage
 from lipt_cords.warmstart.workers.ensemble import Batch, Ensemble, descend_all, obstacle, speedup
-from lipt_cords.warmstart.workers.sparsity import Pruning
+from lipt_cords.warmstart.workers.pruning import Pruning
 from lipt_cords.warmstart.workers.worker import (
     WorkerResult,
     WorkerTask,

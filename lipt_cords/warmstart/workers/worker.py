@@ -31,7 +31,7 @@ from lipt_cords.warmstart.workers.augment import AUGMENTATIONS, Augment
 from lipt_cords.warmstart.workers.batches import Feed, Pool, channel_range
 from lipt_cords.warmstart.workers.ema import WeightAverage
 from lipt_cords.warmstart.workers.local_training import descend
-from lipt_cords.warmstart.workers.sparsity import Pruning
+from lipt_cords.warmstart.workers.pruning import Pruning
 
 
 @dataclass(frozen=True)

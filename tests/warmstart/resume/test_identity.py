@@ -26,7 +26,7 @@ from lipt_cords.warmstart.resume import identity
 from lipt_cords.warmstart.resume.folder import digest
 from lipt_cords.warmstart.resume.identity import complete_description, describe_run, hash_of
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
-from lipt_cords.warmstart.watch.stop import StopRule
+from lipt_cords.warmstart.watch.stop_rule import StopRule
 
 ROOT = Path(lipt_cords.__file__).parent
 CPU = torch.device("cpu")

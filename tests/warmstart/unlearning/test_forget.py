@@ -68,7 +68,8 @@ def test_forgetting_gives_the_bits_of_never_having_had(whole: Any, gone: set[int
 @pytest.mark.parametrize(
     "options",
     [{"soup": "greedy"}, {"soup": "weighted", "ema": 0.9}, {"sparsity": "snip"},
-     {"batchnorm_refresh": "never"}, {"schedule": "cosine", "precision": "bf16"}],
+     {"batchnorm_refresh": "never"}, {"outer": "nesterov", "outer_lr": 0.5},
+     {"schedule": "cosine", "precision": "bf16"}],
 )  # fmt: skip
 def test_every_kind_of_soup_is_made_again(options: Any) -> None:
     result = fit(**options)
@@ -76,6 +77,43 @@ def test_every_kind_of_soup_is_made_again(options: Any) -> None:
     reference = never_had(result, [3, 50], make_net(), **options)
     assert same(left.state_dict, reference.state_dict)
     assert [w.kept for w in left.report.workers] == [w.kept for w in reference.report.workers]
+
+
+@pytest.mark.parametrize("common_steps", [0, 5])
+def test_the_bill_after_forgetting_says_what_is_true_now(common_steps: int) -> None:
+    """The accuracy of the workers, evaluation and refresh stayed the old ones once."""
+    result = fit(common_steps=common_steps)
+    gone = [int(result.shards[2][0]), int(result.shards[6][1])]
+    left, before = result.forget(gone), result.report
+    after, cost = left.report, left.unlearning
+    net, right = make_net().eval(), []
+    for state in left.worker_states:
+        net.load_state_dict(state)
+        right.append(float((net(VAL.tensors[0]).argmax(1) == VAL.tensors[1]).double().mean()))
+    assert after.mean_worker_accuracy == pytest.approx(sum(right) / len(right), abs=1e-12)
+    assert [one.accuracy for one in after.workers] == pytest.approx(right, abs=1e-12)
+    start = make_net()
+    start.load_state_dict(result.theta_star)
+    reference = never_had(result, gone, start).report
+    assert after.mean_worker_accuracy == reference.mean_worker_accuracy
+    # Two workers are evaluated, the new soup twice: before and after its refresh.
+    assert after.evaluation_passes == before.evaluation_passes + 4 * len(VAL)
+    assert after.refresh_passes == before.refresh_passes + reference.refresh_passes
+    forward = before.forward_flops / (before.evaluation_passes + before.refresh_passes)
+    assert after.forward_flops == forward * (after.evaluation_passes + after.refresh_passes)
+    assert after.passes == before.passes + cost.passes
+    common = before.passes - sum(one.passes for one in before.workers)
+    assert after.passes == common + sum(one.passes for one in after.workers)
+    assert after.flops == before.flops / before.passes * after.passes
+    assert len(after.rounds) == 2 and after.rounds[1].passes == cost.passes
+    assert after.critical_path_passes == after.rounds[1].critical_path_passes
+    assert after.critical_path_passes == before.critical_path_passes + max(
+        reference.workers[worker].passes for worker in cost.retrained
+    )
+    assert after.seconds["total"] > before.seconds["total"]
+    assert after.seconds["workers"] >= before.seconds["workers"]
+    again = left.forget([int(left.shards[2][0])]).report
+    assert len(again.rounds) == 3 and again.passes > after.passes
 
 
 def test_one_sample_costs_one_worker() -> None:

@@ -19,7 +19,7 @@ from lipt_cords.warmstart.watch.stability import (
     spearman,
     split_half_correlation,
 )
-from lipt_cords.warmstart.watch.stop import StopRule, should_stop
+from lipt_cords.warmstart.watch.stop_rule import StopRule, should_stop
 
 NUMBERS = st.one_of(st.integers(0, 4).map(float), st.floats(-100, 100, width=32))
 
