@@ -207,7 +207,7 @@ def test_image_size_makes_sizes_equal(tmp_path):
 def test_a_large_folder_is_read_one_image_at_a_time(tmp_path, monkeypatch):
     fake_folder(tmp_path, {"train": 10, "test": 4})
     kept = load_dataset(f"imagefolder:{tmp_path}", image_size=8)
-    monkeypatch.setattr(module, "DECODE_BYTES", 100)
+    monkeypatch.setattr(module, "DECODE_BYTES", 100)  # in place of a folder of two GiB
     with pytest.raises(ValueError, match="read one at a time: set image_size"):
         load_dataset(f"imagefolder:{tmp_path}")
     splits = load_dataset(f"imagefolder:{tmp_path}", image_size=8, limit=20)

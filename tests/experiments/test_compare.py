@@ -201,6 +201,7 @@ def test_the_demo_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             dataset={"limit": 500}, train_args={"num_epochs": 2}, dss_args={"warm_start": WARM}
         )
 
+    # The whole demo takes two minutes, and has no options to make it smaller.
     monkeypatch.setattr(demo_module, "demo_config", small)
     monkeypatch.setattr(demo_module, "METHODS", ("rs2", "lipt"))
     monkeypatch.setattr(demo_module, "OTHER_STRATEGIES", ("GradMatch",))
