@@ -54,12 +54,10 @@ class LiPTWarmStart:
     ) -> None:
         if config is not None and options:
             raise ValueError("pass either a WarmStartConfig or options by name, not both")
-        self.config = WarmStartConfig(**options)
-        if config is not None:
-            given = WarmStartConfig.parse(config)
-            if given is None:
-                raise ValueError(f"{config!r} asks for no warm start: give options, or 'lipt'")
-            self.config = given
+        given = WarmStartConfig(**options) if config is None else WarmStartConfig.parse(config)
+        if given is None:
+            raise ValueError(f"{config!r} asks for no warm start: give options, or 'lipt'")
+        self.config = given
 
     def __repr__(self) -> str:
         given = ", ".join(
