@@ -11,6 +11,9 @@ settings.register_profile(
 )
 settings.load_profile("suite")
 
+collect_ignore = ["support"]
+"""These are read by tests; whoever looks into them for doctests would register what they add."""
+
 LONGEST = (
     "pages/test_docs.py", "ranks/test_faults.py", "memory/test_planner.py",
     "ranks/test_launch.py", "cheaper/test_cheaper_steps.py", "warmstart/test_lipt.py",

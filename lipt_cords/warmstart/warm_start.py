@@ -42,6 +42,7 @@ class LiPTWarmStart:
     Source: Ro, Wang, Chidambaram, Akella, Lowering the Pre-training Tax for Gradient-based
     Subset Training, ICML 2023.
 
+    >>> import torch
     >>> data = torch.utils.data.TensorDataset(torch.randn(40, 8), torch.arange(40) % 4)
     >>> warm_start = LiPTWarmStart(num_workers=2, epochs=1, common_steps=2, launch="serial")
     >>> result = warm_start.fit(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), data)

@@ -7,10 +7,12 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lipt_cords.base.files import read_json
 from lipt_cords.cli import commands as cli
@@ -149,24 +151,28 @@ def test_user_errors_end_in_one_line(
     assert "Traceback" not in captured.err and captured.out == ""
 
 
-class Raises:
-    """Stands for a user's own class in a configuration, and raises when it is built."""
+@contextmanager
+def step_ends_in(error: BaseException) -> Iterator[None]:
+    """Every step of torch's optimizers raises."""
 
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+    def end(*_: object) -> None:
+        raise error
 
-    def __call__(self, *args: object, **options: object) -> None:
-        raise self.error
-
-
-def test_ctrl_c(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.optim, "SGD", Raises(KeyboardInterrupt()))
-    assert main(["train", config]) == 130
+    hook = register_optimizer_step_pre_hook(end)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
-def test_programming_errors_are_not_swallowed(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.optim, "SGD", Raises(ZeroDivisionError()))
-    with pytest.raises(ZeroDivisionError):
+def test_ctrl_c(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with step_ends_in(KeyboardInterrupt()):
+        assert main(["train", config]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_programming_errors_are_not_swallowed(config: str) -> None:
+    with step_ends_in(ZeroDivisionError()), pytest.raises(ZeroDivisionError):
         main(["train", config])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from crashes import Trainings
 from synthetic import pool
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -61,13 +62,14 @@ def test_in_python() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Stratified", "Curriculum"])
-def test_in_a_configuration(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_configuration(kind: str) -> None:
     config = RunConfig.parse({"imports": [MODULE], **_mapping(kind, "undecided")})
     record = run(config)
     assert record is not None and record.status == "ok"
-    monkeypatch.setattr("lipt_cords.experiments.assemble.fit_lipt", None)
-    with pytest.raises(ValueError, match=r"unknown difficulty score 'undecidd'.*'undecided'"):
+    message = r"unknown difficulty score 'undecidd'.*'undecided'"
+    with Trainings() as trained, pytest.raises(ValueError, match=message):
         run(RunConfig.parse(_mapping(kind, "undecidd")))
+    assert trained.begun == 0
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from crashes import Trainings
 from plugin_material import Problem
 from synthetic import pool
 
@@ -81,14 +82,15 @@ def test_in_a_configuration_it_gets_validation_gradients() -> None:
     assert made is not None and made.report.strategy == "nearest" and len(made.selection) == 30
 
 
-def test_wrong_options_are_named_before_the_warm_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_options_are_named_before_the_warm_start() -> None:
     config = RunConfig.parse(_mapping(warm_start=WARM, options={"skp": 2}))
-    monkeypatch.setattr("lipt_cords.experiments.assemble.fit_lipt", None)
-    for attempt in (run, select_once):
-        with pytest.raises(ValueError, match="selector 'nearest' 'skp'.*Did you mean 'skip'"):
-            attempt(config)  # type: ignore[operator]
-    with pytest.raises(ValueError, match="selector 'nearest' 'skp'"):
-        compare(config, methods=["lipt"], seeds=[0])
+    with Trainings() as trained:
+        for attempt in (run, select_once):
+            with pytest.raises(ValueError, match="selector 'nearest' 'skp'.*Did you mean 'skip'"):
+                attempt(config)  # type: ignore[operator]
+        with pytest.raises(ValueError, match="selector 'nearest' 'skp'"):
+            compare(config, methods=["lipt"], seeds=[0])
+    assert trained.begun == 0
     with pytest.raises(ValueError, match="seed is decided by the run"):
         run(RunConfig.parse(_mapping(options={"seed": 2})))
 
