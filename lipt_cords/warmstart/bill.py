@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from lipt_cords.models.state import State
 from lipt_cords.training.cheaper.tickets import ticket_notes
 from lipt_cords.warmstart.clock import Clock
-from lipt_cords.warmstart.merge.judge import Finish, Judge
+from lipt_cords.warmstart.merge.judge import FinalEvaluation, Judge
 from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.report import RoundReport, WarmStartReport, WorkerSummary
 from lipt_cords.warmstart.watch.watcher import Watcher
-from lipt_cords.warmstart.worker_results import Finished
+from lipt_cords.warmstart.worker_results import FinishedWorker
 
 if TYPE_CHECKING:
     from lipt_cords.warmstart.round_inputs import RoundInputs
@@ -50,7 +50,7 @@ class Bill(Watcher):
         self._on_given_net = 0  # forward passes, before a smaller net
         self._weight_bytes = 0  # before the round
 
-    def go_on(self, run: Run) -> None:
+    def load_earlier(self, run: Run) -> None:
         """Put a run where the earlier report ends."""
         if (before := self._earlier) is None:
             return
@@ -68,7 +68,7 @@ class Bill(Watcher):
     def after_training(self, run: Run) -> None:
         self._clock.enter("soup")
 
-    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+    def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
         summaries = [one.summary for one in workers]
         passes = [one.passes for one in summaries]
         work = [one.passes * one.work for one in summaries]
@@ -108,7 +108,7 @@ class Bill(Watcher):
     def report(
         self,
         run: Run,
-        finish: Finish,
+        finish: FinalEvaluation,
         *,
         planned_rounds: int,
         evaluation_seconds: float,

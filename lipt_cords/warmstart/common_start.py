@@ -15,12 +15,12 @@ from lipt_cords.data.batches import Inputs
 from lipt_cords.data.splits import balanced_order
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.state import State, all_finite, tensor_state
-from lipt_cords.training.cheaper.tickets import Drawn
+from lipt_cords.training.cheaper.tickets import TicketRecord
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.training.step import deterministic_convolutions
 from lipt_cords.warmstart.config import WarmStartConfig
-from lipt_cords.warmstart.workers.batches import Feed, Pool
-from lipt_cords.warmstart.workers.local_training import descend
+from lipt_cords.warmstart.workers.batches import Pool, WorkerBatches
+from lipt_cords.warmstart.workers.local_training import train_locally
 
 if TYPE_CHECKING:
     from lipt_cords.warmstart.round_inputs import RoundInputs
@@ -42,7 +42,7 @@ class CommonStart:
 
     passes: int
     on_given_net: int
-    drawn: Drawn | None = None
+    drawn: TicketRecord | None = None
     state: State | None = None
 
     def work(self, net_work: float) -> float:
@@ -130,23 +130,23 @@ def train_common_start(
     needed = len(indices)
     device = next(model.parameters()).device
 
-    def batches(feed: Feed) -> Iterator[tuple[Inputs, Tensor]]:
+    def batches(worker_batches: WorkerBatches) -> Iterator[tuple[Inputs, Tensor]]:
         epoch = 0
         while True:
             order = _order_of(labels, seed, epoch)[:needed]
             positions = torch.searchsorted(indices, order)
-            yield from feed.in_order(
-                positions, batch_size, scan=epoch == 0 and not feed.source.resident
+            yield from worker_batches.in_order(
+                positions, batch_size, scan=epoch == 0 and not worker_batches.source.resident
             )
             epoch += 1
 
     passes, on_given_net, taken, net, drawn = 0, 0, 0, model, None
     with isolated_rng(seed, "common"), deterministic_convolutions():
-        samples = batches(Feed(dataset, indices, device, pool, config.loader_workers))
+        samples = batches(WorkerBatches(dataset, indices, device, pool, config.loader_workers))
         while taken < steps:
             left = steps - taken
             watched = hook if net is model else None
-            descent = descend(
+            training = train_locally(
                 net,
                 samples,
                 steps=left,
@@ -159,7 +159,7 @@ def train_common_start(
                 after_backward=None if watched is None else watched.after_backward,
                 enough=None if watched is None else _asked(watched, net),
             )
-            passes, taken = passes + descent.passes, taken + descent.steps
+            passes, taken = passes + training.passes, taken + training.steps
             if net is model:
                 on_given_net = passes
             if not all_finite(tensor_state(net)):

@@ -15,10 +15,10 @@ from lipt_cords.models.state import State
 from lipt_cords.training.cheaper.channels import ChannelGroups, scaled_batchnorms
 from lipt_cords.training.cheaper.paths import block_shares
 from lipt_cords.training.cheaper.tickets import (
-    Drawn,
     EarlyBirdConfig,
     SearchSchedule,
     Ticket,
+    TicketRecord,
     TicketSearch,
     penalise_scales,
 )
@@ -30,7 +30,7 @@ from lipt_cords.warmstart.merge.judge import Judge
 from lipt_cords.warmstart.round_inputs import RoundInputs
 from lipt_cords.warmstart.run import Run
 from lipt_cords.warmstart.watch.watcher import StepHook, Watcher
-from lipt_cords.warmstart.worker_results import Finished
+from lipt_cords.warmstart.worker_results import FinishedWorker
 
 
 class EarlyBird(Watcher):
@@ -64,9 +64,9 @@ class EarlyBird(Watcher):
             self._example, self._labels = few_samples(inputs.dataset, device)
             self._groups = ChannelGroups(inputs.model, self._example)
             self._search = TicketSearch(options, self._groups)
-            self._search.rehearse(inputs.model, self._example)
+            self._search.check_cut(inputs.model, self._example)
         self.ticket: Ticket | None = None
-        self._drawn: Drawn | None = None
+        self._drawn: TicketRecord | None = None
         self._net_work = 1.0
 
     def step_hook(self) -> StepHook | None:
@@ -82,7 +82,7 @@ class EarlyBird(Watcher):
         voting = self._options.vote and self._drawn is None
         run.scale_penalty = self._options.l1 if voting else None
 
-    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+    def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
         """Look at the scales of a merge, which is the same on every rank, and so is the ticket."""
         if not self._options.vote or self._drawn is not None:
             return
@@ -105,14 +105,14 @@ class EarlyBird(Watcher):
         if "masks" in tensors:
             self._search.masks = list(tensors["masks"]["masks"].bool())
         if values.get("drawn") is not None:
-            self._settle(run, Drawn(**values["drawn"]))
+            self._settle(run, TicketRecord(**values["drawn"]))
 
     def notes(self) -> list[str]:
         if self.ticket is not None:
             return []
         return ["the rounds ended before an Early-Bird ticket was drawn: there is none"]
 
-    def draw(self, after: Mapping[str, int]) -> Drawn:
+    def draw(self, after: Mapping[str, int]) -> TicketRecord:
         """Take the newest mask.
 
         Args:
@@ -120,9 +120,9 @@ class EarlyBird(Watcher):
         """
         kept, rescued = self._search.choose()
         found = self._search.summary() | dict(after)
-        return Drawn({n: channels.tolist() for n, channels in kept.items()}, rescued, found)
+        return TicketRecord({n: channels.tolist() for n, channels in kept.items()}, rescued, found)
 
-    def cut(self, drawn: Drawn, model: nn.Module) -> nn.Module:
+    def cut(self, drawn: TicketRecord, model: nn.Module) -> nn.Module:
         """The ticket's net, with the weights that the given net has now.
 
         Args:
@@ -162,7 +162,7 @@ class EarlyBird(Watcher):
             latest=max(1, round(options.latest * config.common_steps)),
         )
 
-    def _settle(self, run: Run, drawn: Drawn) -> None:
+    def _settle(self, run: Run, drawn: TicketRecord) -> None:
         """Put the run on the ticket's net: the net, the start, what the outer step remembers."""
         net = self.cut(drawn, run.net)
         ticket = self.ticket
@@ -194,6 +194,6 @@ class _StepSearch:
     def enough(self, net: nn.Module, steps: int) -> bool:
         return self._schedule.ready(steps, net.state_dict())
 
-    def replace(self, net: nn.Module, steps: int) -> tuple[Drawn, nn.Module]:
+    def replace(self, net: nn.Module, steps: int) -> tuple[TicketRecord, nn.Module]:
         drawn = self._early_bird.draw({"steps": steps})
         return drawn, self._early_bird.cut(drawn, net)

@@ -36,8 +36,8 @@ from lipt_cords.warmstart.resume.folder import RunFolder
 from lipt_cords.warmstart.resume.work_dir import WorkDir
 from lipt_cords.warmstart.round_inputs import RoundInputs
 from lipt_cords.warmstart.team import Team
-from lipt_cords.warmstart.watch.on_round import Announcement
-from lipt_cords.warmstart.watch.readings import Readings
+from lipt_cords.warmstart.watch.on_round import RoundCallback
+from lipt_cords.warmstart.watch.readings import ProbeReadings
 from lipt_cords.warmstart.watch.stop import EarlyStop
 from lipt_cords.warmstart.watch.watcher import Watchers
 from lipt_cords.warmstart.worker_results import WorkerResults
@@ -58,8 +58,8 @@ def fit_on_this_rank(
     """
     with (
         threads_of(config),
-        stoppable(config.work_dir, said=not temporary) as wish,
-        open_ranks(config, wish.check) as ranks,
+        stoppable(config.work_dir, log_place=not temporary) as stop_request,
+        open_ranks(config, stop_request.check) as ranks,
         preserved_rng(),
         torch.enable_grad(),
     ):
@@ -67,9 +67,9 @@ def fit_on_this_rank(
             result = _fit(config, ranks, request)
         except Excluded as gone:
             logger.warning("%s: it waits for their result", gone)
-            return WarmStartResult.from_bytes(ranks.inherit(), request.model)
+            return WarmStartResult.from_bytes(ranks.wait_for_result(), request.model)
         if ranks.is_main and len(ranks.live) < ranks.size:
-            ranks.leave_behind(result.to_bytes())
+            ranks.publish_result(result.to_bytes())
         if config.work_dir is not None and not temporary:
             ranks.on_main(partial(_save, result, config.work_dir))
     return result
@@ -95,11 +95,11 @@ def _fit(config: WarmStartConfig, ranks: Ranks, request: Request) -> WarmStartRe
         watchers = Watchers(
             [
                 bill,
-                Readings(config, ranks, judge, inputs.probe),
+                ProbeReadings(config, ranks, judge, inputs.probe),
                 EarlyStop(config),
                 *([] if ticket is None else [ticket]),
                 WorkDir(team, folder),
-                Announcement(ranks, request.on_round),
+                RoundCallback(ranks, request.on_round),
             ]
         )
         clock.enter("common")

@@ -18,7 +18,7 @@ from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.report import WorkerSummary
 from lipt_cords.warmstart.round_inputs import RoundInputs
 from lipt_cords.warmstart.run import Run
-from lipt_cords.warmstart.worker_results import LOST, NOT_FINITE, Finished, WorkerResults
+from lipt_cords.warmstart.worker_results import LOST, NOT_FINITE, FinishedWorker, WorkerResults
 from lipt_cords.warmstart.workers.together import run_workers
 from lipt_cords.warmstart.workers.worker import WorkerResult
 
@@ -61,7 +61,7 @@ class Team:
         """Show what is going on."""
         self._progress.describe(what)
 
-    def train(self, run: Run, inputs: RoundInputs) -> list[Finished]:
+    def train(self, run: Run, inputs: RoundInputs) -> list[FinishedWorker]:
         """Train this rank's workers for a round and gather what all have to say, in their order.
 
         Raises:
@@ -72,7 +72,7 @@ class Team:
         self._results.begin_round(run.start, run.round)
         mine = range(self.ranks.rank, self._config.num_workers, self.ranks.size)
 
-        def work() -> list[Finished]:
+        def work() -> list[FinishedWorker]:
             done = [one for one in map(self._results.find, mine) if one is not None]
             self._found += [one.summary.worker for one in done]
             missing = [w for w in mine if w not in {one.summary.worker for one in done}]
@@ -92,7 +92,7 @@ class Team:
         self._require_enough([one.summary for one in finished])
         return finished
 
-    def keep(self, result: WorkerResult, net_work: float) -> Finished:
+    def keep(self, result: WorkerResult, net_work: float) -> FinishedWorker:
         """Hold a worker that was trained just now.
 
         Args:
@@ -105,7 +105,7 @@ class Team:
         ]
         return self._results.keep(replace(result, work=result.work * net_work, stages=stages))
 
-    def choose(self, workers: Sequence[Finished]) -> Chosen:
+    def choose(self, workers: Sequence[FinishedWorker]) -> Chosen:
         """Decide who is in the soup, and how much each counts; the same on every rank."""
         self.announce("soup")
         able = [one for one in workers if one.summary.kept]
@@ -119,7 +119,9 @@ class Team:
         )
         return choose([one.summary for one in workers], self._config.soup, trials)
 
-    def merge(self, workers: Sequence[Finished], chosen: Chosen) -> tuple[State, list[Finished]]:
+    def merge(
+        self, workers: Sequence[FinishedWorker], chosen: Chosen
+    ) -> tuple[State, list[FinishedWorker]]:
         """Average the workers in the soup by the codec.
 
         Returns:
@@ -145,7 +147,7 @@ class Team:
             replace(one, summary=summary) for one, summary in zip(workers, after, strict=True)
         ]
 
-    def stand_after(self, start: State, number: int) -> None:
+    def resume_after(self, start: State, number: int) -> None:
         """Go on after the stored merge of a round, whose workers are stored beside it."""
         self._resumed = True
         self._results.begin_round(start, number)
@@ -174,13 +176,13 @@ class Team:
     def _reader(self, worker: int) -> Callable[[], State]:
         return lambda: self._results.state_of(worker)
 
-    def _of_lost_ranks(self, heard: set[int]) -> list[Finished]:
+    def _of_lost_ranks(self, heard: set[int]) -> list[FinishedWorker]:
         """Workers of lost ranks: what they stored where rank 0 can read it, else their names."""
         if len(heard) == self._config.num_workers:
             return []
         missing = [w for w in range(self._config.num_workers) if w not in heard]
 
-        def look() -> list[Finished]:
+        def look() -> list[FinishedWorker]:
             results, size = self._results, self.ranks.size
             return [results.find(w) or results.lost(w, w % size) for w in missing]
 

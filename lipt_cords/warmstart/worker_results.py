@@ -22,7 +22,7 @@ NOTHING = torch.zeros(0, dtype=torch.int16)
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedWorker:
     """What a worker of a round tells the others: everything but its weights.
 
     Attributes:
@@ -81,7 +81,7 @@ class WorkerResults:
             )
         return state
 
-    def keep(self, result: WorkerResult) -> Finished:
+    def keep(self, result: WorkerResult) -> FinishedWorker:
         """Hold one trained worker, on disk if there is a folder."""
         worker = result.worker
         summary = WorkerSummary(
@@ -118,16 +118,16 @@ class WorkerResults:
             written = self._folder.keep(self._name(worker), groups, details)
         if result.finite and not written:
             self._states[worker] = state
-        return Finished(summary, largest, result.reading, result.forward_passes)
+        return FinishedWorker(summary, largest, result.reading, result.forward_passes)
 
-    def hold(self, summary: WorkerSummary, state: State | None) -> Finished:
+    def hold(self, summary: WorkerSummary, state: State | None) -> FinishedWorker:
         """Hold a worker of an earlier run in memory; None for one that is not merged."""
         if state is None:
-            return Finished(summary, NOTHING)
+            return FinishedWorker(summary, NOTHING)
         self._states[summary.worker] = state
-        return Finished(summary, largest_changes(state, self.start))
+        return FinishedWorker(summary, largest_changes(state, self.start))
 
-    def find(self, worker: int) -> Finished | None:
+    def find(self, worker: int) -> FinishedWorker | None:
         """A worker that was finished before, as if this rank had trained it."""
         if self._folder is None:
             return None
@@ -147,9 +147,9 @@ class WorkerResults:
                 accuracy=stored.details["reading_accuracy"], **stored.groups["reading"]
             )
         largest = stored.groups["largest"]["changes"]
-        return Finished(summary, largest, reading, stored.details["forward_passes"])
+        return FinishedWorker(summary, largest, reading, stored.details["forward_passes"])
 
-    def lost(self, worker: int, rank: int) -> Finished:
+    def lost(self, worker: int, rank: int) -> FinishedWorker:
         """A worker of which nothing is left but its name."""
         summary = WorkerSummary(
             worker=worker,
@@ -165,7 +165,7 @@ class WorkerResults:
             reason=LOST,
             classes_missing=self._plan.classes_missing[worker],
         )
-        return Finished(summary, NOTHING)
+        return FinishedWorker(summary, NOTHING)
 
     def _name(self, worker: int) -> str:
         return f"round_{self._round:05d}/worker_{worker:05d}"

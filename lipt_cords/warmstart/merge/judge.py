@@ -43,7 +43,7 @@ class RefreshOptions(StrictModel):
 
 
 @dataclass(frozen=True)
-class Finish:
+class FinalEvaluation:
     """What became of the soup's BatchNorm statistics, and how good it is.
 
     Attributes:
@@ -107,7 +107,7 @@ class Judge:
         if policy == "always" or (policy == "auto" and self.config.common_steps == 0):
             self._refresh()
 
-    def finish(self, state: State) -> Finish:
+    def finish(self, state: State) -> FinalEvaluation:
         """Decide on the BatchNorm statistics of the merged model.
 
         ``auto`` keeps the recomputed ones where they are no worse on held-out data. Without any
@@ -118,14 +118,14 @@ class Judge:
         with isolated_rng(self.config.seed, "judge"):
             before, averaged = self._accuracy(), batchnorm_buffers(self.model)
             if self.config.batchnorm_refresh == "never" or not batchnorm_layers(self.model):
-                return Finish(on_cpu(averaged), before, None, False)
+                return FinalEvaluation(on_cpu(averaged), before, None, False)
             if self._refresh() == 0:
-                return Finish(on_cpu(averaged), before, None, False)
+                return FinalEvaluation(on_cpu(averaged), before, None, False)
             after = self._accuracy()
         better = before is None or after is None or after >= before
         if self.config.batchnorm_refresh == "auto" and not better:
-            return Finish(on_cpu(averaged), before, after, False)
-        return Finish(on_cpu(batchnorm_buffers(self.model)), before, after, True)
+            return FinalEvaluation(on_cpu(averaged), before, after, False)
+        return FinalEvaluation(on_cpu(batchnorm_buffers(self.model)), before, after, True)
 
     def _accuracy(self) -> float | None:
         if self.validation is None:

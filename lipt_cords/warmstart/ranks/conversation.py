@@ -69,11 +69,11 @@ class Conversation:
         self._numbers = itertools.count()
         self._read_by_all: list[str] = []
         self._progress, self.on_wait = 0, on_wait
-        self._asker = _Asker(store, f"beat/{rank}", lambda: self._progress)
+        self._store_thread = _StoreThread(store, f"beat/{rank}", lambda: self._progress)
 
     def close(self) -> None:
         """End the thread; one that hangs in the network is left behind."""
-        self._asker.close()
+        self._store_thread.close()
 
     def progress(self) -> None:
         """Note that this rank is getting on; others hear of it within a second."""
@@ -100,8 +100,8 @@ class Conversation:
         verdict: Any = dict(sorted(heard.items()))
         if lost and not tolerate:
             verdict = LostContact(
-                f"{named(lost)} made no progress for {self.patience:g} s (worker_timeout): look "
-                "at the logs there and run again; with min_workers the others would go on"
+                f"{rank_names(lost)} made no progress for {self.patience:g} s (worker_timeout): "
+                "look at the logs there and run again; with min_workers the others would go on"
             )
         # A rank that was lost may come back late, and must find the word on which it stood still.
         for key in [] if lost else self._read_by_all:
@@ -126,11 +126,11 @@ class Conversation:
         self.put(key, payload, readers=len(self.live) - 1)
         return payload
 
-    def farewell(self, payload: bytes | None) -> bytes:
+    def final_result(self, payload: bytes | None) -> bytes:
         """What rank 0 leaves behind for ranks that were given up but still live."""
         if payload is None:
-            return self._from_main("farewell")
-        self.put("farewell", payload)
+            return self._from_main("result")
+        self.put("result", payload)
         return payload
 
     def _judged(self, verdict: Any) -> dict[int, bytes]:
@@ -184,7 +184,7 @@ class Conversation:
         key = f"beat/{rank}"
         return bytes(self._ask(partial(self._store.get, key))) if self._has(key) else b""
 
-    def said(self, key: str) -> bytes:
+    def value_of(self, key: str) -> bytes:
         """The value of a key; nothing if it has none yet."""
         return self._get(key) if self._has(key) else b""
 
@@ -209,7 +209,7 @@ class Conversation:
 
     def _ask(self, request: Callable[[], T]) -> T:
         """Have the thread ask the store, and give up on it if no answer comes."""
-        answer = self._asker.ask(request)
+        answer = self._store_thread.ask(request)
         try:
             for _ in range(9):  # a process that itself stood still must not blame the store
                 with suppress(FutureTimeout):
@@ -223,16 +223,16 @@ class Conversation:
             ) from error
 
 
-class _Asker:
+class _StoreThread:
     """The thread that asks the store, and tells it now and then that this rank is getting on."""
 
     def __init__(self, store: Store, beat_key: str, progress: Callable[[], int]) -> None:
         self._store, self._beat_key, self._progress = store, beat_key, progress
-        self._told, self._told_at = -1, 0.0
+        self._sent, self._sent_at = -1, 0.0
         self._requests: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = (
             queue.SimpleQueue()
         )
-        self._thread = threading.Thread(target=self._serve, name="lipt-control", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="lipt-store", daemon=True)
         self._thread.start()
 
     def ask(self, request: Callable[[], T]) -> Future[T]:
@@ -261,12 +261,12 @@ class _Asker:
 
     def _beat(self) -> None:
         now, progress = time.monotonic(), self._progress()
-        if progress == self._told or now - self._told_at < BEAT_SECONDS:
+        if progress == self._sent or now - self._sent_at < BEAT_SECONDS:
             return
-        self._told, self._told_at = progress, now
+        self._sent, self._sent_at = progress, now
         with suppress(RuntimeError):  # the next request says what is wrong
             self._store.set(self._beat_key, str(progress))
 
 
-def named(numbers: Collection[int]) -> str:
+def rank_names(numbers: Collection[int]) -> str:
     return f"rank{'s' * (len(numbers) > 1)} {', '.join(map(str, sorted(numbers)))}"

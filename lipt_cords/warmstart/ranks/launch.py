@@ -17,9 +17,9 @@ from lipt_cords.data.batches import resolve_device
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.ranks.conversation import Conversation, LostContact
 from lipt_cords.warmstart.ranks.ranks import Ranks
-from lipt_cords.warmstart.ranks.rendezvous import meet
+from lipt_cords.warmstart.ranks.rendezvous import run_rendezvous
 
-_MEETINGS = count()
+_RENDEZVOUS_COUNT = count()
 """Numbers the times that this process met the others; ranks meet in the same order."""
 
 
@@ -109,7 +109,7 @@ def open_ranks(
                     f"device={config.device!r} trains on {where}: use a Gloo group, or a GPU"
                 )
             rank, size = dist.get_rank(), dist.get_world_size()
-            keys = _meet(
+            keys = _rendezvous(
                 _get_default_store(), rank, size, str(dist.get_backend()), config, on_progress
             )
             store = PrefixStore("talk", keys)
@@ -157,7 +157,7 @@ def _start_group(backend: str, config: WarmStartConfig, on_wait: Callable[[], No
             f"(join_timeout): check MASTER_ADDR and MASTER_PORT, that rank 0 runs, and the "
             f"network. {str(error).splitlines()[0]}"
         ) from error
-    keys = _meet(store, rank, size, backend, config, on_wait)
+    keys = _rendezvous(store, rank, size, backend, config, on_wait)
     # Exchanges begin when everybody is known to be there, and so need not wait for long.
     try:
         dist.init_process_group(
@@ -171,7 +171,7 @@ def _start_group(backend: str, config: WarmStartConfig, on_wait: Callable[[], No
         ) from error
 
 
-def _meet(
+def _rendezvous(
     store: Store,
     rank: int,
     size: int,
@@ -184,10 +184,10 @@ def _meet(
     Returns:
         Keys of the store that nobody else has used.
     """
-    root = PrefixStore(f"lipt_cords/{next(_MEETINGS)}", store)
+    root = PrefixStore(f"lipt_cords/{next(_RENDEZVOUS_COUNT)}", store)
     talk = Conversation(root, rank, size, config.join_timeout, on_wait)
     try:
-        name, views = meet(talk, f"WORLD_SIZE={size}, {backend}")
+        name, views = run_rendezvous(talk, f"WORLD_SIZE={size}, {backend}")
     except LostContact as gone:
         raise ValueError(
             f"rank {rank} of {size} waited {config.join_timeout:g} s (join_timeout) for the "
@@ -196,8 +196,8 @@ def _meet(
     finally:
         talk.close()
     if len(set(views.values())) > 1:
-        told = "; ".join(f"rank {one}: {view}" for one, view in sorted(views.items()))
-        raise ValueError(f"the ranks were started differently ({told}): use one command for all")
+        starts = "; ".join(f"rank {one}: {view}" for one, view in sorted(views.items()))
+        raise ValueError(f"the ranks were started differently ({starts}): use one command for all")
     return PrefixStore(name, root)
 
 

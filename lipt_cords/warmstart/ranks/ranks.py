@@ -162,16 +162,16 @@ class Ranks:
         self.weight_bytes += 2 * buffer.nbytes * (len(self.live) - 1)
         return buffer.to(flat)
 
-    def leave_behind(self, result: bytes) -> None:
+    def publish_result(self, result: bytes) -> None:
         """On rank 0: leave the result for ranks that were given up but still live."""
         if self._talk is not None:
-            self._talk.farewell(result)
+            self._talk.final_result(result)
 
-    def inherit(self) -> bytes:
+    def wait_for_result(self) -> bytes:
         """On a rank that was given up: wait for what rank 0 leaves behind."""
         if self._talk is None:
             raise LostContact("a rank alone inherits nothing")
-        return self._talk.farewell(None)
+        return self._talk.final_result(None)
 
     def _collective(self, call: Callable[[dist.ProcessGroup | None], Tensor]) -> Tensor:
         """Exchange among the live ranks, which make sure of each other before it.

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from lipt_cords.models.state import State
-from lipt_cords.training.cheaper.tickets import Drawn
+from lipt_cords.training.cheaper.tickets import TicketRecord
 from lipt_cords.warmstart.common_start import CommonStart
 from lipt_cords.warmstart.report import RoundReport, WorkerSummary
 from lipt_cords.warmstart.resume.folder import RunFolder
 from lipt_cords.warmstart.run import Run
 from lipt_cords.warmstart.team import Team
 from lipt_cords.warmstart.watch.watcher import Watcher
-from lipt_cords.warmstart.worker_results import Finished
+from lipt_cords.warmstart.worker_results import FinishedWorker
 
 START = "theta_star"
 
@@ -43,7 +43,7 @@ class WorkDir(Watcher):
         if stored is None:
             return None
         passes, on_given, drawn = (stored.details[key] for key in ("passes", "searched", "drawn"))
-        found = None if drawn is None else Drawn(**drawn)
+        found = None if drawn is None else TicketRecord(**drawn)
         return CommonStart(passes, on_given, found, stored.groups["state"])
 
     def keep_start(self, done: CommonStart) -> None:
@@ -84,9 +84,9 @@ class WorkDir(Watcher):
             run.start, memory = states
         run.start = self._ranks.broadcast(run.start)
         run.memory = self._ranks.broadcast(memory) if memory else {}
-        self._team.stand_after(run.start, run.round - 1)
+        self._team.resume_after(run.start, run.round - 1)
 
-    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+    def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
         folder = self._folder
         if folder is None:
             return

@@ -32,7 +32,7 @@ from lipt_cords.warmstart.unlearning.checks import (
     check_samples,
     read_inputs,
 )
-from lipt_cords.warmstart.unlearning.replay import Replay, Rule, Trained, replay, train
+from lipt_cords.warmstart.unlearning.replay import RecordedTraining, Replay, Rule, replay, train_sgd
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class DeltaGrad:
         self._erased = torch.zeros_like(self.present)
         self.last: Replay | None = None
         """What the last change took."""
-        self._begin(train(start, batches, self._mean_gradient, self.rule, keep=True))
+        self._begin(train_sgd(start, batches, self._mean_gradient, self.rule, keep=True))
 
     @classmethod
     def on_head(
@@ -203,7 +203,7 @@ class DeltaGrad:
         training; requests that follow correct this one, and are cheap again.
         """
         start, left = self._trained.start, self._left & ~self.present
-        trained = train(start, self.batches, self._mean_gradient, self.rule, keep=True)
+        trained = train_sgd(start, self.batches, self._mean_gradient, self.rule, keep=True)
         self._begin(trained)
         self.inputs[left], self.labels = 0.0, self.labels.masked_fill(left, 0)
         self._erased |= left
@@ -226,7 +226,7 @@ class DeltaGrad:
     def retrained(self) -> Tensor:
         """All weights, flat, of training anew on the present samples with the same batches."""
         start = self._trained.start
-        return train(start, self.batches, self._mean_gradient, self.rule, keep=False).final
+        return train_sgd(start, self.batches, self._mean_gradient, self.rule, keep=False).final
 
     def distance(self) -> Distance:
         """Train anew, and measure; as dear as a training."""
@@ -235,7 +235,7 @@ class DeltaGrad:
             float((self._final - anew).norm()), float((self._trained.final - anew).norm())
         )
 
-    def _begin(self, trained: Trained) -> None:
+    def _begin(self, trained: RecordedTraining) -> None:
         """Take a training as the one that requests correct."""
         if not bool(trained.final.isfinite().all()):
             raise ValueError(

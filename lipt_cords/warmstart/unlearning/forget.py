@@ -40,7 +40,7 @@ from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.round_inputs import RoundInputs
 from lipt_cords.warmstart.run import Run
 from lipt_cords.warmstart.team import Team
-from lipt_cords.warmstart.worker_results import NOT_FINITE, Finished, WorkerResults
+from lipt_cords.warmstart.worker_results import NOT_FINITE, FinishedWorker, WorkerResults
 from lipt_cords.warmstart.workers.together import run_workers
 from lipt_cords.warmstart.workers.worker import WorkerResult, local_steps
 
@@ -143,7 +143,7 @@ class _Retraining:
         bill = Bill(inputs, self.ranks, clock, judge, earlier)
         run = Run(self.model, 1, net_work=net_work, block_shares=inputs.block_shares)
         run.start = self.theta_star
-        bill.go_on(run)
+        bill.load_earlier(run)
         with StepProgress(0, shown=False) as progress:
             results = WorkerResults(self.ranks.rank, inputs.plan, None)
             team = Team(self.ranks, config, results, judge, progress)
@@ -220,7 +220,7 @@ class _Retraining:
         results: WorkerResults,
         trained: Sequence[WorkerResult],
         net_work: float,
-    ) -> list[Finished]:
+    ) -> list[FinishedWorker]:
         """Those that trained again, and the others as they were, which cost nothing now."""
         again = {one.worker: team.keep(one, net_work) for one in trained}
         before = {one.worker: one for one in self.result.report.workers}

@@ -55,7 +55,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Trained:
+class RecordedTraining:
     """A training, step by step.
 
     Attributes:
@@ -73,9 +73,9 @@ class Trained:
     final: Tensor
 
 
-def train(
+def train_sgd(
     start: Tensor, batches: list[Tensor], mean_gradient: MeanGradient, rule: Rule, *, keep: bool
-) -> Trained:
+) -> RecordedTraining:
     """Plain SGD; batches without samples are passed over.
 
     Args:
@@ -93,11 +93,11 @@ def train(
         if keep:
             gradients[step] = gradient
         now = now - rule.lr * (gradient + rule.l2 * now)
-    return Trained(start, batches, weights, gradients, now)
+    return RecordedTraining(start, batches, weights, gradients, now)
 
 
 def replay(
-    known: Trained,
+    known: RecordedTraining,
     gone: list[Tensor],
     come: list[Tensor],
     present: list[Tensor],
@@ -122,7 +122,7 @@ def replay(
     corrections = sum(map(len, gone)) + sum(map(len, come))
     due = sum(len(batch) for step, batch in enumerate(present) if _due(step, rule))
     if rule.period > 1 and corrections + due >= total:
-        anew = train(known.start, present, mean_gradient, rule, keep=False)
+        anew = train_sgd(known.start, present, mean_gradient, rule, keep=False)
         return anew.final, Replay(len(present), len(present), total, total, 0.0)
     hessian, now = CompactHessian(rule.memory), known.start.clone()
     explicit = computed = predicted = 0

@@ -12,10 +12,10 @@ from lipt_cords.warmstart.watch.watcher import Watcher
 
 if TYPE_CHECKING:
     from lipt_cords.warmstart.run import Run
-    from lipt_cords.warmstart.worker_results import Finished
+    from lipt_cords.warmstart.worker_results import FinishedWorker
 
 
-class Announcement(Watcher):
+class RoundCallback(Watcher):
     """Calls ``on_round`` on rank 0; what it raises ends the run on every rank.
 
     Args:
@@ -26,7 +26,7 @@ class Announcement(Watcher):
     def __init__(self, ranks: Ranks, call: OnRound | None) -> None:
         self._ranks, self._call = ranks, call
 
-    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+    def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
         self._ranks.on_main(lambda: self._announce(run))
 
     def _announce(self, run: Run) -> None:

@@ -16,10 +16,10 @@ from lipt_cords.warmstart.watch.watcher import Watcher
 if TYPE_CHECKING:
     from lipt_cords.warmstart.config import WarmStartConfig
     from lipt_cords.warmstart.run import Run
-    from lipt_cords.warmstart.worker_results import Finished
+    from lipt_cords.warmstart.worker_results import FinishedWorker
 
 
-class Readings(Watcher):
+class ProbeReadings(Watcher):
     """Every few rounds: compares the workers, and the merge with the one read before.
 
     Args:
@@ -42,7 +42,7 @@ class Readings(Watcher):
         due = (run.round + 1) % every == 0 or run.in_last_round
         run.probe = self._probe if due else None
 
-    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+    def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
         readings = [one.reading for one in workers if one.summary.kept and one.reading is not None]
         merged, probe = None, run.probe
         if probe is not None and self._config.rounds > 1:

@@ -10,10 +10,10 @@ from torch import nn
 from lipt_cords.models.state import State
 
 if TYPE_CHECKING:
-    from lipt_cords.training.cheaper.tickets import Drawn
+    from lipt_cords.training.cheaper.tickets import TicketRecord
     from lipt_cords.warmstart.common_start import CommonStart
     from lipt_cords.warmstart.run import Run
-    from lipt_cords.warmstart.worker_results import Finished
+    from lipt_cords.warmstart.worker_results import FinishedWorker
 
 
 class StepHook(Protocol):
@@ -25,7 +25,7 @@ class StepHook(Protocol):
     def enough(self, net: nn.Module, steps: int) -> bool:
         """Whether the training ends after so many steps, to go on with another net."""
 
-    def replace(self, net: nn.Module, steps: int) -> tuple[Drawn, nn.Module]:
+    def replace(self, net: nn.Module, steps: int) -> tuple[TicketRecord, nn.Module]:
         """The net to go on with, and how it lies in the one before."""
 
 
@@ -65,7 +65,7 @@ class Watcher:
     def after_training(self, run: Run) -> None:
         """The workers of a round are trained."""
 
-    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+    def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
         """The workers are merged, and ``run`` stands before the next round."""
 
     def state(self) -> tuple[dict[str, State], dict[str, Any]]:
@@ -121,7 +121,7 @@ class Watchers:
         for one in self._all:
             one.after_training(run)
 
-    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+    def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
         for one in self._all:
             one.after_merge(run, workers)
 

@@ -89,7 +89,7 @@ class Pool:
         return part
 
 
-class Feed:
+class WorkerBatches:
     """Endless training batches of some samples of a data set.
 
     Samples kept in memory were scanned for NaN and infinity when they came there. Streamed ones
@@ -167,27 +167,29 @@ class Feed:
                 yield inputs, labels
 
 
-def channel_range(feed: Feed) -> tuple[Tensor, Tensor]:
+def channel_range(worker_batches: WorkerBatches) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of each image channel, shapes (C,), on the feed's device.
 
     Images that carry their normalisation tell exactly. Of others up to 1024 are read, spread over
     the feed because files often lie class by class; no more are where they are in memory, because
     what is depends on the number of ranks.
     """
-    device = feed.source.device
-    if feed.source.normalisation is not None:
-        mean, std = (value.to(device) for value in feed.source.normalisation)
+    source = worker_batches.source
+    if source.normalisation is not None:
+        mean, std = (value.to(source.device) for value in source.normalisation)
         return -mean / std, (1 - mean) / std
-    if feed.pool.channels is not None:
-        return feed.pool.channels
-    every = max(1, -(-len(feed) // SCAN_BATCH))
+    if worker_batches.pool.channels is not None:
+        return worker_batches.pool.channels
+    every = max(1, -(-len(worker_batches) // SCAN_BATCH))
     lows, highs = [], []
-    for images, _ in feed.in_order(torch.arange(0, len(feed), every), SCAN_BATCH, scan=False):
+    for images, _ in worker_batches.in_order(
+        torch.arange(0, len(worker_batches), every), SCAN_BATCH, scan=False
+    ):
         if not isinstance(images, Tensor):
             raise ValueError("expected images, received a mapping: set augmentation='none'")
         lows.append(images.amin(dim=(0, 2, 3)))
         highs.append(images.amax(dim=(0, 2, 3)))
     found = torch.stack(lows).amin(dim=0), torch.stack(highs).amax(dim=0)
-    if not feed.source.resident and feed.source.changing is False:  # a part, and always the same
-        feed.pool.channels = found
+    if not source.resident and source.changing is False:  # a part, and always the same
+        worker_batches.pool.channels = found
     return found

@@ -28,7 +28,7 @@ from lipt_cords.models.heads import logits_of
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.training.step import autocast_dtype
 from lipt_cords.warmstart.config import WarmStartConfig
-from lipt_cords.warmstart.workers.local_training import descend
+from lipt_cords.warmstart.workers.local_training import train_locally
 
 Batch = tuple[Inputs, Tensor]
 
@@ -41,30 +41,30 @@ CLEAR_LOSS = 1.5
 
 
 @dataclass(frozen=True)
-class Run:
+class StackedBatches:
     """Neighbouring lanes whose batches have one shape, stacked along a first dimension."""
 
-    lanes: slice
+    places: slice
     inputs: Inputs
     labels: Tensor
 
 
-def runs_of(batches: Sequence[Batch]) -> list[Run]:
+def stack_batches(batches: Sequence[Batch]) -> list[StackedBatches]:
     """Stack the lanes' batches: one run for each stretch of lanes whose batches have one shape."""
-    runs = []
-    for _, places in itertools.groupby(
-        range(len(batches)), key=lambda lane: _shapes(*batches[lane])
+    groups = []
+    for _, found in itertools.groupby(
+        range(len(batches)), key=lambda place: _shapes(*batches[place])
     ):
-        lane, *others = places
-        lanes = slice(lane, lane + 1 + len(others))
-        inputs, labels = zip(*batches[lanes], strict=True)
+        first, *others = found
+        places = slice(first, first + 1 + len(others))
+        inputs, labels = zip(*batches[places], strict=True)
         stacked: Inputs
         if isinstance(inputs[0], Tensor):
             stacked = torch.stack(inputs)
         else:
             stacked = {name: torch.stack([one[name] for one in inputs]) for name in inputs[0]}
-        runs.append(Run(lanes, stacked, torch.stack(labels)))
-    return runs
+        groups.append(StackedBatches(places, stacked, torch.stack(labels)))
+    return groups
 
 
 class Ensemble(nn.Module):
@@ -75,26 +75,26 @@ class Ensemble(nn.Module):
         loss: mean loss of (logits, labels).
 
     Attributes:
-        lanes: the nets; their tensors are views into the stacks.
+        nets: copies of the given nets; their tensors are views into the stacks.
         stacked: their parameters, stacked along a first dimension; those of this module.
     """
 
     def __init__(self, models: Sequence[nn.Module], loss: LossFunction) -> None:
         super().__init__()
         self._loss = loss
-        self.lanes = [copy.deepcopy(model) for model in models]
+        self.nets = [copy.deepcopy(model) for model in models]
         self.stacked = nn.ParameterList()
         self._state: dict[str, Tensor] = {}
-        stacks: dict[Tensor, Tensor] = {}  # of a tensor of the first lane; it may have two names
-        for name, parameter in self.lanes[0].named_parameters(remove_duplicate=False):
+        stacks: dict[Tensor, Tensor] = {}  # of a tensor of the first net; it may have two names
+        for name, parameter in self.nets[0].named_parameters(remove_duplicate=False):
             if parameter not in stacks:
-                values = _share([lane.get_parameter(name) for lane in self.lanes])
+                values = _share([net.get_parameter(name) for net in self.nets])
                 stacks[parameter] = nn.Parameter(values, requires_grad=parameter.requires_grad)
                 self.stacked.append(stacks[parameter])
             self._state[name] = stacks[parameter]
-        for name, buffer in self.lanes[0].named_buffers(remove_duplicate=False):
+        for name, buffer in self.nets[0].named_buffers(remove_duplicate=False):
             if buffer not in stacks:
-                stacks[buffer] = _share([lane.get_buffer(name) for lane in self.lanes])
+                stacks[buffer] = _share([net.get_buffer(name) for net in self.nets])
             self._state[name] = stacks[buffer]
         # Lends its code alone; in a list, so that its weights are none of this module.
         self._skeleton = [copy.deepcopy(models[0]).to("meta")]
@@ -104,27 +104,27 @@ class Ensemble(nn.Module):
         self._skeleton[0].train(mode)
         return super().train(mode)
 
-    def forward(self, runs: Sequence[Run]) -> Tensor:
-        """Losses of all lanes on their batches, shape (lanes,)."""
-        losses = [self._losses(run) for run in runs]
+    def forward(self, groups: Sequence[StackedBatches]) -> Tensor:
+        """Losses of all nets on their batches, shape (nets,)."""
+        losses = [self._losses(group) for group in groups]
         return losses[0] if len(losses) == 1 else torch.cat(losses)
 
-    def _losses(self, run: Run) -> Tensor:
+    def _losses(self, group: StackedBatches) -> Tensor:
         state = self._state
-        if len(run.labels) < len(self.lanes):
-            state = {name: value[run.lanes] for name, value in state.items()}
-        kind = run.labels.device.type
+        if len(group.labels) < len(self.nets):
+            state = {name: value[group.places] for name, value in state.items()}
+        kind = group.labels.device.type
         # The CPU's fused attention would run one net after the other; the plain formula does not.
         with sdpa_kernel([SDPBackend.MATH]) if kind == "cpu" else nullcontext():
-            logits_GBC = vmap(self._logits, randomness="different")(state, run.inputs)
+            logits_GBC = vmap(self._logits, randomness="different")(state, group.inputs)
         half = torch.is_autocast_enabled(kind)
         with torch.autocast(kind, enabled=False):
             logits_GBC = logits_GBC.float() if half else logits_GBC
             if self._loss is F.cross_entropy:  # of all samples at once; vmap would take it apart
-                logits, labels = logits_GBC.flatten(0, 1), run.labels.flatten()
+                logits, labels = logits_GBC.flatten(0, 1), group.labels.flatten()
                 values = F.cross_entropy(logits, labels, reduction="none")
-                return values.view_as(run.labels).mean(dim=1)
-            losses: Tensor = vmap(self._loss, randomness="different")(logits_GBC, run.labels)
+                return values.view_as(group.labels).mean(dim=1)
+            losses: Tensor = vmap(self._loss, randomness="different")(logits_GBC, group.labels)
             return losses
 
     def _logits(self, state: dict[str, Tensor], inputs: Inputs) -> Tensor:
@@ -134,7 +134,7 @@ class Ensemble(nn.Module):
         return logits_of(functional_call(net, state, (), inputs))
 
 
-def descend_all(
+def train_ensemble(
     ensemble: Ensemble,
     read: Callable[[], Sequence[Batch]],
     *,
@@ -154,13 +154,13 @@ def descend_all(
 
     Args:
         ensemble: on the device of the batches.
-        read: gives a batch for every lane.
+        read: gives a batch for every net.
         steps, config, first_step, all_steps, decay, after_step: as for one net.
         last_epoch: how many of the last steps' losses are returned.
         before_step: called with the number of the step and the batches.
 
     Returns:
-        Losses of the last steps, shape (lanes, steps), on the device.
+        Losses of the last steps, shape (nets, steps), on the device.
     """
     history: deque[Tensor] = deque(maxlen=last_epoch)
     now: list[Batch] = []
@@ -168,7 +168,7 @@ def descend_all(
     def batches() -> Iterator[tuple[Any, Tensor]]:
         while True:
             now[:] = read()
-            yield {"runs": runs_of(now)}, now[0][1]
+            yield {"groups": stack_batches(now)}, now[0][1]
 
     def before(step: int, inputs: Inputs, labels: Tensor) -> int:
         before_step(step, now)
@@ -178,7 +178,7 @@ def descend_all(
         history.append(losses_G.detach())
         return losses_G.sum()
 
-    descend(
+    train_locally(
         ensemble,
         batches(),
         steps=steps,
@@ -208,17 +208,19 @@ def obstacle(
     exact = config.model_copy(update={"precision": "fp32"})
     alone = copy.deepcopy(model)
     batches = itertools.repeat(batch)
-    descend(alone, batches, steps=1, last_epoch=1, schedule="constant", config=exact, loss=loss)
+    train_locally(
+        alone, batches, steps=1, last_epoch=1, schedule="constant", config=exact, loss=loss
+    )
     try:
         pair = Ensemble([model, model], loss)
-        descend_all(pair, lambda: [batch, batch], steps=1, config=exact)
+        train_ensemble(pair, lambda: [batch, batch], steps=1, config=exact)
         if autocast_dtype(config.precision, batch[1].device) is not None:  # too coarse to compare
             half = Ensemble([model, model], loss)
-            descend_all(half, lambda: [batch, batch], steps=1, config=config)
+            train_ensemble(half, lambda: [batch, batch], steps=1, config=config)
     except Exception as error:  # of any kind: the net's own code runs in there
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
         return f"{type(error).__name__}: {reason}"
-    one, two = pair.lanes
+    one, two = pair.nets
     lost = sorted(_changed_buffers(alone, model) ^ _changed_buffers(one, model))
     if lost:
         return f"the buffer {lost[0]!r} is not written in place"
@@ -230,7 +232,7 @@ def obstacle(
 
 
 def speedup(
-    model: nn.Module, loss: LossFunction, batch: Batch, config: WarmStartConfig, lanes: int
+    model: nn.Module, loss: LossFunction, batch: Batch, config: WarmStartConfig, nets: int
 ) -> float:
     """Time of some nets' steps in turn over that of one step of their ensemble, on copies.
 
@@ -248,7 +250,7 @@ def speedup(
         nonlocal begun
         synchronize(device)
         begun = clock()
-        return [batch] * lanes
+        return [batch] * nets
 
     def stop() -> None:
         synchronize(device)
@@ -256,19 +258,19 @@ def speedup(
 
     def measure_alone(steps: int) -> float:
         batches = (read()[0] for _ in range(steps))
-        descend(
+        train_locally(
             alone, batches, steps=steps, last_epoch=1, schedule="constant", config=config,
             loss=loss, after_step=stop,
         )  # fmt: skip
         return min(seconds)
 
-    in_turn = lanes * measure_alone(1 + _repeats(measure_alone(1)))
+    in_turn = nets * measure_alone(1 + _repeats(measure_alone(1)))
     seconds.clear()
-    ensemble = Ensemble([model] * lanes, loss)
-    descend_all(ensemble, read, steps=1, config=config, after_step=stop)
+    ensemble = Ensemble([model] * nets, loss)
+    train_ensemble(ensemble, read, steps=1, config=config, after_step=stop)
     if seconds[0] < MEASURED_SECONDS or seconds[0] < CLEAR_LOSS * in_turn:
         steps = 1 + _repeats(seconds[0])
-        descend_all(ensemble, read, steps=steps, config=config, after_step=stop)
+        train_ensemble(ensemble, read, steps=steps, config=config, after_step=stop)
     return in_turn / min(seconds)
 
 

@@ -28,7 +28,7 @@ PLANS = Plans()
 
 
 @dataclass(frozen=True)
-class Descent:
+class LocalTraining:
     """What a run of the loop did: samples it trained on, the mean loss of its last epoch, steps."""
 
     passes: int
@@ -36,7 +36,7 @@ class Descent:
     steps: int
 
 
-def descend(
+def train_locally(
     model: nn.Module,
     batches: Batches,
     *,
@@ -54,7 +54,7 @@ def descend(
     after_backward: Callable[[], None] | None = None,
     after_step: Callable[[], None] | None = None,
     enough: Callable[[int], bool] | None = None,
-) -> Descent:
+) -> LocalTraining:
     """Train a model in place.
 
     Losses are summed on the device and read once, at the end: nothing waits for the host.
@@ -125,7 +125,7 @@ def descend(
     if take.planner is not None:
         for note in take.planner.report().notes:
             warnings.warn(f"memory_budget: {note}", stacklevel=2)
-    return Descent(passes, float(total) / counted if counted else math.nan, taken)
+    return LocalTraining(passes, float(total) / counted if counted else math.nan, taken)
 
 
 def optimizer_options(config: WarmStartConfig) -> OptimizerOptions:

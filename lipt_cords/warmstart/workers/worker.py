@@ -28,9 +28,9 @@ from lipt_cords.training.step import deterministic_convolutions, lay_out, memory
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.watch.probe import Probe, Reading
 from lipt_cords.warmstart.workers.augment import AUGMENTATIONS, Augment
-from lipt_cords.warmstart.workers.batches import Feed, Pool, channel_range
+from lipt_cords.warmstart.workers.batches import Pool, WorkerBatches, channel_range
 from lipt_cords.warmstart.workers.ema import WeightAverage
-from lipt_cords.warmstart.workers.local_training import descend
+from lipt_cords.warmstart.workers.local_training import train_locally
 from lipt_cords.warmstart.workers.sparsity import Pruning
 
 
@@ -174,7 +174,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
         # Before anything refers to its weights: another layout is other memory.
         model = copy.deepcopy(task.model)
         lay_out(model, layout)
-        feed = Feed(
+        worker_batches = WorkerBatches(
             task.dataset, task.indices, device, task.pool, config.loader_workers, task.reads
         )
         pruning = Pruning(
@@ -189,7 +189,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
         def before_step(step: int, inputs: Inputs, labels: Tensor) -> int:
             if paths is None:
                 return pruning.before(step, inputs, labels)
-            paths.everything()  # SNIP asks all weights what they are worth
+            paths.run_all_blocks()  # SNIP asks all weights what they are worth
             taken = pruning.before(step, inputs, labels)
             paths.choose(task.first_step + step, len(labels))
             return taken
@@ -206,19 +206,19 @@ def run_worker(task: WorkerTask) -> WorkerResult:
             after_backward = partial(penalise_scales, scales, task.scale_penalty)
         order = generator(seed, "worker", task.worker, "order")
         with nullcontext() if paths is None else paths.applied():
-            descent = descend(
+            training = train_locally(
                 model,
-                feed.epochs(config.batch_size, order, skip=task.first_step),
+                worker_batches.epochs(config.batch_size, order, skip=task.first_step),
                 steps=task.steps,
-                last_epoch=min(task.steps, steps_per_epoch(len(feed), config.batch_size)),
+                last_epoch=min(task.steps, steps_per_epoch(len(worker_batches), config.batch_size)),
                 schedule=config.schedule,
                 config=config,
                 loss=task.loss,
                 first_step=task.first_step,
                 all_steps=task.all_steps,
                 decay=task.decay_steps,
-                single_samples=min(len(feed), config.batch_size) == 1,
-                augment=augmentation(feed, config),
+                single_samples=min(len(worker_batches), config.batch_size) == 1,
+                augment=augmentation(worker_batches, config),
                 before_step=before_step,
                 after_backward=after_backward,
                 after_step=after_step,
@@ -229,21 +229,21 @@ def run_worker(task: WorkerTask) -> WorkerResult:
         trained = time.perf_counter()
         state = tensor_state(model)
         finite = all_finite(state)
-        accurate, reading, forward = held_out(task, model) if finite else (None, None, 0)
+        accurate, reading, forward = evaluate_worker(task, model) if finite else (None, None, 0)
     return WorkerResult(
         worker=task.worker,
         state=state,
         finite=finite,
         steps=task.steps,
-        passes=descent.passes,
-        loss=descent.loss,
+        passes=training.passes,
+        loss=training.loss,
         accuracy=accurate,
         density=pruning.density,
         seconds=trained - started,
         evaluation_seconds=time.perf_counter() - trained,
         reading=reading,
         forward_passes=forward,
-        work=1.0 if paths is None else _work(paths, descent.passes, task.block_shares),
+        work=1.0 if paths is None else _work(paths, training.passes, task.block_shares),
         stages=[] if paths is None else paths.stages(task.block_shares),
     )
 
@@ -255,7 +255,7 @@ def _work(paths: Paths, passes: int, shares: tuple[float, ...]) -> float:
     return (paths.spent(shares) + passes - on_paths) / passes
 
 
-def held_out(task: WorkerTask, model: nn.Module) -> tuple[float | None, Reading | None, int]:
+def evaluate_worker(task: WorkerTask, model: nn.Module) -> tuple[float | None, Reading | None, int]:
     """Accuracy, reading, and the samples that they took; one pass where one serves both."""
     reading, taken = None, 0
     if task.probe is not None:
@@ -265,9 +265,9 @@ def held_out(task: WorkerTask, model: nn.Module) -> tuple[float | None, Reading 
     return accuracy(model, task.validation), reading, taken + len(task.validation)
 
 
-def augmentation(feed: Feed, config: WarmStartConfig) -> Augment | None:
+def augmentation(worker_batches: WorkerBatches, config: WarmStartConfig) -> Augment | None:
     """What changes a worker's batches, if anything does."""
     if config.augmentation == "none":
         return None
-    low, high = channel_range(feed)
+    low, high = channel_range(worker_batches)
     return AUGMENTATIONS[config.augmentation](config, low, high)
