@@ -1,4 +1,4 @@
-"""theta*, the one start of all workers: a short training on the whole set, if any."""
+"""theta*, the common start of all workers: a short training on the whole set, or none."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CommonStart:
     Attributes:
         passes: samples trained on, repeats counted.
         on_given_net: of these, those that trained the given net and not a smaller one.
-        drawn: how the smaller net lies in the given one, if there is one.
+        drawn: the Early-Bird ticket that was drawn, or None.
         state: theta*, on the rank that trained it.
     """
 
@@ -57,7 +57,7 @@ class CommonStart:
 def common_start(
     run: Run, inputs: RoundInputs, config: WarmStartConfig, team: Team, watchers: Watchers
 ) -> State:
-    """theta* on every rank: trained by rank 0, or stored by an earlier try.
+    """theta* on every rank: trained by rank 0, or read from ``work_dir``.
 
     Returns:
         Its weights, in the shapes of ``run.net``, which watchers may have replaced.
@@ -104,8 +104,8 @@ def train_common_start(
 ) -> CommonStart:
     """Train the common start in place, at a constant rate and without augmentation or masks.
 
-    Samples come in class-balanced order from the whole set, and only those needed are read. A
-    hook may go on with another net; the optimizer begins anew there.
+    Samples come in class-balanced order from the whole set; only those needed are read. A hook may
+    replace the net; training then continues with a new optimizer.
 
     Args:
         model: on the device to train on.
@@ -113,12 +113,12 @@ def train_common_start(
         labels: its labels, shape (N,).
         config: ``common_steps``, ``batch_size`` and the options of the optimizer.
         loss: mean loss of (logits, labels).
-        pool: samples in memory already.
-        hook: takes part in the steps, or None.
+        pool: samples that are already in memory.
+        hook: called in the steps, or None.
         tick: called after every step.
 
     Returns:
-        What it did, and the weights that it ends with.
+        What it did, and the final weights.
 
     Raises:
         ValueError: inputs that are not finite, or training that diverges.

@@ -1,4 +1,4 @@
-"""The Early-Bird ticket of a warm start: searched in the common start, or voted for by workers."""
+"""The Early-Bird ticket of a warm start: searched in the common start, or by the workers."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from lipt_cords.warmstart.worker_results import FinishedWorker
 
 
 class EarlyBird(Watcher):
-    """Watches scales until a ticket can be drawn, and puts the run on the ticket's net.
+    """Reads BatchNorm scales until a ticket can be drawn, then trains the ticket's smaller net.
 
     Args:
         config: the options of the warm start.
         options: ``early_bird`` of them.
         inputs: of the rounds; the model is on the device.
-        bill: which counts passes of both nets.
-        judge: which evaluates states of the net that is trained.
+        bill: counts the passes of both nets.
+        judge: evaluates states of the net that is trained.
 
     Raises:
         ValueError: a net without BatchNorm scales, or one that cannot be traced or cut.
@@ -83,10 +83,10 @@ class EarlyBird(Watcher):
         run.scale_penalty = self._options.l1 if voting else None
 
     def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
-        """Look at the scales of a merge, which is the same on every rank, and so is the ticket."""
+        """Read the scales of a merge; it is equal on all ranks, and so is their ticket."""
         if not self._options.vote or self._drawn is not None:
             return
-        rounds = self._config.rounds  # one at least trains the ticket's net
+        rounds = self._config.rounds  # at least one round trains the ticket's net
         latest = min(rounds - 1, max(1, round(self._options.latest * rounds)))
         schedule = SearchSchedule(self._search, every=1, latest=latest)
         if not schedule.ready(run.round, run.start) or run.round >= run.rounds:
@@ -113,7 +113,7 @@ class EarlyBird(Watcher):
         return ["the rounds ended before an Early-Bird ticket was drawn: there is none"]
 
     def draw(self, after: Mapping[str, int]) -> TicketRecord:
-        """Take the newest mask.
+        """Draw the ticket from the newest mask.
 
         Args:
             after: how many steps or rounds, for the report.
@@ -136,7 +136,7 @@ class EarlyBird(Watcher):
             return self.ticket.build(model)
 
     def summary(self) -> dict[str, Any] | None:
-        """What the report tells; None without a ticket."""
+        """The entry in the report; None without a ticket."""
         if self.ticket is None or self._drawn is None:
             return None
         shapes = self.ticket.shapes
@@ -152,7 +152,7 @@ class EarlyBird(Watcher):
         }
 
     def schedule_of_steps(self) -> SearchSchedule:
-        """When the common start looks at its scales."""
+        """The steps at which the common start reads its scales."""
         config, options = self._config, self._options
         samples = len(self._inputs.dataset)  # type: ignore[arg-type]
         epoch = steps_per_epoch(samples, config.batch_size)
@@ -163,11 +163,11 @@ class EarlyBird(Watcher):
         )
 
     def _settle(self, run: Run, drawn: TicketRecord) -> None:
-        """Put the run on the ticket's net: the net, the start, what the outer step remembers."""
+        """Continue the run with the smaller net: its start, and the outer step's memory."""
         net = self.cut(drawn, run.net)
         ticket = self.ticket
         if ticket is None:
-            raise ValueError("a ticket was cut and is not there")
+            raise ValueError("a ticket's net was cut, but no ticket is set")
         with isolated_rng(self._config.seed, "cut"):
             batch = (self._example, self._labels, self._inputs.loss)
             flops, forward_flops = flops_per_sample(net, *batch)

@@ -1,4 +1,4 @@
-"""One fit on one rank: everything is checked and read, then the rounds run."""
+"""One fit on one rank: checks, reading the data, then the rounds."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def fit_on_this_rank(
     Args:
         config: the options.
         request: the arguments of the fit.
-        temporary: ``work_dir`` is not the user's, who need not hear of it.
+        temporary: ``work_dir`` is temporary, so it is not named in messages.
     """
     with (
         threads_of(config),
@@ -76,7 +76,7 @@ def fit_on_this_rank(
 
 
 def _fit(config: WarmStartConfig, ranks: Ranks, request: Request) -> WarmStartResult:
-    """One fit on one rank: everything is checked and read, then LiPT runs, then it is billed."""
+    """Check and read everything, run LiPT, and make the report."""
     clock = Clock(ranks.device)
     clock.enter("prepare")
     inputs, folder = _prepared(config, ranks, request)
@@ -141,8 +141,8 @@ def _fit(config: WarmStartConfig, ranks: Ranks, request: Request) -> WarmStartRe
 def _prepared(
     config: WarmStartConfig, ranks: Ranks, request: Request
 ) -> tuple[RoundInputs, RunFolder | None]:
-    """Everything that the rounds work on, checked and read on this rank."""
-    model = copied(request.model)  # first: a forward pass without gradients can hide that it fails
+    """The inputs of the rounds, checked and read on this rank."""
+    model = copied(request.model)  # first: a forward pass without gradients can hide an error
     plan, labels, folder = prepare(config, ranks, request)
     loss = mean_loss(request.loss, ranks.device)
     model.to(ranks.device)
@@ -170,14 +170,14 @@ def _prepared(
 def _flops(
     config: WarmStartConfig, model: nn.Module, dataset: Dataset[Any], loss: LossFunction
 ) -> tuple[tuple[int, int], tuple[float, ...]]:
-    """Operations of one sample, and the share of every block that may be left out."""
+    """Operations of one sample, and each block's share of them."""
     with isolated_rng(config.seed, "flops"):
         device = next(model.parameters()).device
         inputs, labels = few_samples(dataset, device)
         shares: tuple[float, ...] = ()
         if config.subnetwork is not None:
             shares = block_shares(model, inputs, labels, loss, config.subnetwork)
-            PathSchedule(config.subnetwork, len(shares), 1)  # what is wrong is said before any work
+            PathSchedule(config.subnetwork, len(shares), 1)  # errors come before any work
         return flops_per_sample(model, inputs, labels, loss), shares
 
 

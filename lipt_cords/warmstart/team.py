@@ -1,4 +1,4 @@
-"""The team: all workers of a warm start, shared out among the ranks, trained and merged."""
+"""The team: trains and merges all workers of a warm start, divided among the ranks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lipt_cords.warmstart.workers.together import run_workers
 from lipt_cords.warmstart.workers.worker import WorkerResult
 
 FINEST = 2**20
-"""Steps in which weights of a soup that are no whole numbers are told apart."""
+"""Soup weights that are not integers are rounded to 1 / FINEST of the largest."""
 
 
 class Team:
@@ -32,7 +32,7 @@ class Team:
     Args:
         ranks: the processes.
         config: options of the warm start.
-        results: where finished workers are held; those that are there are not trained again.
+        results: holds finished workers; these are not trained again.
         judge: evaluates trial soups, on rank 0.
         progress: shows the steps.
     """
@@ -53,20 +53,20 @@ class Team:
         self._resumed = False
 
     def tick(self) -> None:
-        """A step was taken on this rank."""
+        """Note a step on this rank."""
         self.ranks.progress()
         self._progress.tick()
 
     def announce(self, what: str) -> None:
-        """Show what is going on."""
+        """Show what is running."""
         self._progress.describe(what)
 
     def train(self, run: Run, inputs: RoundInputs) -> list[FinishedWorker]:
-        """Train this rank's workers for a round and gather what all have to say, in their order.
+        """Train this rank's workers for a round and gather the results of all workers, in order.
 
         Raises:
-            ValueError: a worker cannot read its shard, fewer workers than are needed have finite
-                weights, or a file of a finished worker is not what it should be.
+            ValueError: a worker cannot read its shard, too few workers have finite weights, or a
+                file of a finished worker was changed.
         """
         self._resumed = False
         self._results.begin_round(run.start, run.round)
@@ -93,7 +93,7 @@ class Team:
         return finished
 
     def keep(self, result: WorkerResult, net_work: float) -> FinishedWorker:
-        """Hold a worker that was trained just now.
+        """Keep the result of a worker.
 
         Args:
             result: the worker.
@@ -106,7 +106,7 @@ class Team:
         return self._results.keep(replace(result, work=result.work * net_work, stages=stages))
 
     def choose(self, workers: Sequence[FinishedWorker]) -> Chosen:
-        """Decide who is in the soup, and how much each counts; the same on every rank."""
+        """Choose the workers in the soup, and their weights; the same on every rank."""
         self.announce("soup")
         able = [one for one in workers if one.summary.kept]
         trials = Trials(
@@ -125,7 +125,8 @@ class Team:
         """Average the workers in the soup by the codec.
 
         Returns:
-            The average, and all workers; those of a rank that was lost on the way are not kept.
+            The average, and all workers; those of a rank that was lost during the merge are not
+            kept.
         """
         weights = _whole(chosen.weights)
         mine = [
@@ -148,12 +149,12 @@ class Team:
         ]
 
     def resume_after(self, start: State, number: int) -> None:
-        """Go on after the stored merge of a round, whose workers are stored beside it."""
+        """Resume after the stored merge of a round; its workers are stored with it."""
         self._resumed = True
         self._results.begin_round(start, number)
 
     def found(self) -> list[int]:
-        """Workers that were finished already, in any round, on every rank."""
+        """Workers that were read from ``work_dir``, in any round, on any rank."""
         return sorted({one for part in self.ranks.everywhere(lambda: self._found) for one in part})
 
     def worker_states(self, summaries: Sequence[WorkerSummary]) -> list[State | None] | None:
@@ -177,7 +178,7 @@ class Team:
         return lambda: self._results.state_of(worker)
 
     def _of_lost_ranks(self, heard: set[int]) -> list[FinishedWorker]:
-        """Workers of lost ranks: what they stored where rank 0 can read it, else their names."""
+        """Workers of lost ranks: read by rank 0 from disk if possible, else marked as lost."""
         if len(heard) == self._config.num_workers:
             return []
         missing = [w for w in range(self._config.num_workers) if w not in heard]
@@ -204,7 +205,7 @@ class Team:
 
 
 def _whole(weights: dict[int, float]) -> dict[int, int]:
-    """Weights as whole numbers, which ranks can add in any order."""
+    """Weights as integers, whose sum is the same in any order."""
     if all(isinstance(weight, int) for weight in weights.values()):
         return {worker: int(weight) for worker, weight in weights.items()}
     scale = FINEST / max(weights.values())

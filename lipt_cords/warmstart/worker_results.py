@@ -1,4 +1,4 @@
-"""Finished workers, held until they are merged: in memory, or on disk if there is a folder."""
+"""Finished workers, kept until the merge: in memory, or on disk if there is a folder."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lipt_cords.warmstart.workers.worker import WorkerResult
 NOT_FINITE = "weights are not finite"
 LOST = "was lost with its process"
 NOTHING = torch.zeros(0, dtype=torch.int16)
-"""The changes of a worker that is not merged."""
+"""In place of the changes of a worker that is not merged."""
 
 
 @dataclass(frozen=True)
 class FinishedWorker:
-    """What a worker of a round tells the others: everything but its weights.
+    """What all ranks learn of a worker of a round: all but its weights.
 
     Attributes:
         summary: for the report.
         largest: exponent of the largest change of every slice of its state, for the sum's grids.
-        reading: what it says about the probe.
+        reading: its losses and gradients on the probe.
         forward_passes: samples that its evaluation ran forward.
     """
 
@@ -42,7 +42,7 @@ class WorkerResults:
     """The finished workers of a round that one rank holds.
 
     Args:
-        rank: whose.
+        rank: the number of this process.
         plan: the shards.
         folder: where finished workers are kept, or None.
     """
@@ -53,7 +53,7 @@ class WorkerResults:
         self.start: State = {}
 
     def begin_round(self, start: State, number: int) -> None:
-        """Drop what is in memory; the workers of this round are held from now on.
+        """Begin a round: drop the workers of the round before.
 
         Args:
             start: the weights that its workers start from.
@@ -82,7 +82,7 @@ class WorkerResults:
         return state
 
     def keep(self, result: WorkerResult) -> FinishedWorker:
-        """Hold one trained worker, on disk if there is a folder."""
+        """Keep one trained worker, on disk if there is a folder."""
         worker = result.worker
         summary = WorkerSummary(
             worker=worker,
@@ -121,14 +121,14 @@ class WorkerResults:
         return FinishedWorker(summary, largest, result.reading, result.forward_passes)
 
     def hold(self, summary: WorkerSummary, state: State | None) -> FinishedWorker:
-        """Hold a worker of an earlier run in memory; None for one that is not merged."""
+        """Keep a worker of an earlier run in memory; with None it is not merged."""
         if state is None:
             return FinishedWorker(summary, NOTHING)
         self._states[summary.worker] = state
         return FinishedWorker(summary, largest_changes(state, self.start))
 
     def find(self, worker: int) -> FinishedWorker | None:
-        """A worker that was finished before, as if this rank had trained it."""
+        """Read a worker from the folder; None if it is not there."""
         if self._folder is None:
             return None
         name = self._name(worker)
@@ -150,7 +150,7 @@ class WorkerResults:
         return FinishedWorker(summary, largest, reading, stored.details["forward_passes"])
 
     def lost(self, worker: int, rank: int) -> FinishedWorker:
-        """A worker of which nothing is left but its name."""
+        """A worker that was lost with its process."""
         summary = WorkerSummary(
             worker=worker,
             rank=rank,

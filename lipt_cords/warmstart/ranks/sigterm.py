@@ -24,13 +24,13 @@ class Interrupted(SystemExit):
 
 
 class StopRequest:
-    """Remembers that SIGTERM came, until the work is at a place where it can stop."""
+    """Notes that SIGTERM came, until the work reaches a point where it can stop."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def check(self) -> None:
-        """Stop here if that was wished.
+        """Stop here if SIGTERM has come.
 
         Raises:
             Interrupted: SIGTERM has come.
@@ -41,10 +41,10 @@ class StopRequest:
 
 @contextmanager
 def stoppable(kept_in: object | None, *, log_place: bool = True) -> Iterator[StopRequest]:
-    """Turn SIGTERM into a wish inside; afterwards it has the effect that it had before.
+    """Inside, SIGTERM is only noted; afterwards it has its earlier effect.
 
-    Signals reach the main thread alone: elsewhere, or without a place where finished work is
-    kept, nothing is changed.
+    Only the main thread receives signals: in other threads, or without a place where finished work
+    is kept, nothing is changed.
 
     Args:
         kept_in: where finished work is kept; None for nowhere.

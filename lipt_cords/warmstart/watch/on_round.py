@@ -1,4 +1,4 @@
-"""Tells the caller of every merge."""
+"""Calls the user's function after every merge."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class RoundCallback(Watcher):
-    """Calls ``on_round`` on rank 0; what it raises ends the run on every rank.
+    """Calls ``on_round`` on rank 0; its exceptions end the run on every rank.
 
     Args:
         ranks: the processes.
-        call: the caller's function, or None.
+        call: the user's function, or None.
     """
 
     def __init__(self, ranks: Ranks, call: OnRound | None) -> None:
@@ -31,6 +31,6 @@ class RoundCallback(Watcher):
 
     def _announce(self, run: Run) -> None:
         if self._call is not None:
-            # Copies, for the next round starts from these weights.
+            # Copies, because the next round starts from these weights.
             state = {name: value.clone() for name, value in run.whole(run.start).items()}
             self._call(copy.deepcopy(run.reports[-1]), state)

@@ -1,4 +1,4 @@
-"""Reads workers and merges on the probe, and says how stable the gradient signal is."""
+"""Evaluates workers and merges on the probe, and measures how stable the gradients are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ProbeReadings(Watcher):
-    """Every few rounds: compares the workers, and the merge with the one read before.
+    """Every few rounds, compares the workers, and the merge with the last one that was read.
 
     Args:
         config: ``probe_every``, the rounds and the seed.
@@ -46,7 +46,7 @@ class ProbeReadings(Watcher):
         readings = [one.reading for one in workers if one.summary.kept and one.reading is not None]
         merged, probe = None, run.probe
         if probe is not None and self._config.rounds > 1:
-            # One merge is judged at the end; more are compared with each other.
+            # A single merge is evaluated at the end; several are compared with each other.
             merged = self._ranks.on_main(lambda: self._judge.read(run.start, probe))
             run.forward_passes += len(probe)
         if readings:

@@ -1,8 +1,8 @@
-"""Several nets as one: weights stacked, one pass and one step for all; whether it works and pays.
+"""Several nets trained as one: stacked weights, one pass and one step for all.
 
-A small net keeps a device waiting for its host: the time of a step goes into starting operations.
-Here every operation is started once for all nets. A net that is large enough to keep the device
-busy gains nothing, and some cannot be trained so: both are found out by a step or two on copies.
+With a small net a device waits for its host: starting operations takes most of a step. Here every
+operation is started once for all nets. A net that is large enough to keep the device busy gains
+nothing, and some nets cannot be trained like this: both are tested by one or two steps on copies.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from lipt_cords.warmstart.workers.local_training import train_locally
 Batch = tuple[Inputs, Tensor]
 
 LARGEST_DEVIATION = 0.1
-"""Of an update by an ensemble from one alone, relative to its norm, before it counts as another."""
+"""Largest deviation of an ensemble's update from that of a single net, relative to its norm."""
 MEASURED_SECONDS = 0.1
-"""How long steps are repeated to measure them; a longer one is taken twice."""
+"""Seconds for which steps are repeated to measure them; a longer step is taken twice."""
 CLEAR_LOSS = 1.5
-"""How many times longer an ensemble's first step may take than steps in turn to be repeated."""
+"""An ensemble's first step is repeated if it takes at most so many times the steps in turn."""
 
 
 @dataclass(frozen=True)
 class StackedBatches:
-    """Neighbouring lanes whose batches have one shape, stacked along a first dimension."""
+    """Batches of neighbouring nets with one shape, stacked along a first dimension."""
 
     places: slice
     inputs: Inputs
@@ -50,7 +50,7 @@ class StackedBatches:
 
 
 def stack_batches(batches: Sequence[Batch]) -> list[StackedBatches]:
-    """Stack the lanes' batches: one run for each stretch of lanes whose batches have one shape."""
+    """Stack the batches of neighbouring nets, as long as they have one shape."""
     groups = []
     for _, found in itertools.groupby(
         range(len(batches)), key=lambda place: _shapes(*batches[place])
@@ -68,7 +68,7 @@ def stack_batches(batches: Sequence[Batch]) -> list[StackedBatches]:
 
 
 class Ensemble(nn.Module):
-    """Nets of one architecture, each with its own weights and buffers, called at once.
+    """Nets of one architecture, each with its own weights and buffers, called together.
 
     Args:
         models: the nets, which are copied.
@@ -96,11 +96,11 @@ class Ensemble(nn.Module):
             if buffer not in stacks:
                 stacks[buffer] = _share([net.get_buffer(name) for net in self.nets])
             self._state[name] = stacks[buffer]
-        # Lends its code alone; in a list, so that its weights are none of this module.
+        # Used only for its code; in a list, so that its weights are not part of this module.
         self._skeleton = [copy.deepcopy(models[0]).to("meta")]
 
     def train(self, mode: bool = True) -> Ensemble:
-        """Set the mode of the nets' code too."""
+        """Set the mode of the skeleton net too."""
         self._skeleton[0].train(mode)
         return super().train(mode)
 
@@ -120,7 +120,7 @@ class Ensemble(nn.Module):
         half = torch.is_autocast_enabled(kind)
         with torch.autocast(kind, enabled=False):
             logits_GBC = logits_GBC.float() if half else logits_GBC
-            if self._loss is F.cross_entropy:  # of all samples at once; vmap would take it apart
+            if self._loss is F.cross_entropy:  # all samples at once; vmap would split it
                 logits, labels = logits_GBC.flatten(0, 1), group.labels.flatten()
                 values = F.cross_entropy(logits, labels, reduction="none")
                 return values.view_as(group.labels).mean(dim=1)
@@ -154,7 +154,7 @@ def train_ensemble(
 
     Args:
         ensemble: on the device of the batches.
-        read: gives a batch for every net.
+        read: returns a batch for every net.
         steps, config, first_step, all_steps, decay, after_step: as for one net.
         last_epoch: how many of the last steps' losses are returned.
         before_step: called with the number of the step and the batches.
@@ -198,12 +198,12 @@ def train_ensemble(
 def obstacle(
     model: nn.Module, loss: LossFunction, batch: Batch, config: WarmStartConfig
 ) -> str | None:
-    """Why such nets cannot be trained as an ensemble; None if they can.
+    """The reason why such nets cannot be trained as an ensemble; None if they can.
 
     One step alone and one step of two as an ensemble are taken on copies, in full precision. The
     weights must move alike, unless the two differ from each other because the net draws (dropout);
-    and the same buffers must change: a net that binds a new tensor to a buffer, instead of writing
-    into it, would lose what it wrote.
+    and the same buffers must change: a net that replaces a buffer by a new tensor, instead of
+    writing into it, would lose the values.
     """
     exact = config.model_copy(update={"precision": "fp32"})
     alone = copy.deepcopy(model)
@@ -217,7 +217,7 @@ def obstacle(
         if autocast_dtype(config.precision, batch[1].device) is not None:  # too coarse to compare
             half = Ensemble([model, model], loss)
             train_ensemble(half, lambda: [batch, batch], steps=1, config=config)
-    except Exception as error:  # of any kind: the net's own code runs in there
+    except Exception as error:  # any error: the net's own code runs here
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
         return f"{type(error).__name__}: {reason}"
     one, two = pair.nets
@@ -236,11 +236,11 @@ def speedup(
 ) -> float:
     """Time of some nets' steps in turn over that of one step of their ensemble, on copies.
 
-    The fastest steps count, because what disturbs a step makes it slower. Data is not read, pruned
-    or augmented in either; and a long step that loses clearly is not taken again.
+    The fastest steps count, because disturbances only make a step slower. Neither side reads,
+    prunes or augments data; a long step that is clearly slower is not repeated.
     """
     device, alone = batch[1].device, copy.deepcopy(model)
-    # What one thread is given of a processor does not depend on who else wants it.
+    # The time of one thread does not depend on other processes.
     single = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if single else time.perf_counter
     begun = 0.0
@@ -275,7 +275,7 @@ def speedup(
 
 
 def _repeats(seconds: float) -> int:
-    """How many short steps of that length to measure."""
+    """The number of steps of this length to measure."""
     return min(20, int(MEASURED_SECONDS / seconds))
 
 
@@ -285,13 +285,13 @@ def _changed_buffers(model: nn.Module, start: nn.Module) -> set[str]:
 
 
 def _update(model: nn.Module, start: nn.Module) -> Tensor:
-    """What training changed in the weights, as one vector."""
+    """The change of the weights by training, as one vector."""
     pairs = zip(model.parameters(), start.parameters(), strict=True)
     return torch.cat([(now.detach() - before.detach()).flatten().float() for now, before in pairs])
 
 
 def _share(own: Sequence[Tensor]) -> Tensor:
-    """Stack tensors and make each a view of its place there."""
+    """Stack tensors and make each a view of its place in the stack."""
     stack = torch.stack([one.detach() for one in own])
     for one, view in zip(own, stack.unbind(), strict=True):
         one.data = view

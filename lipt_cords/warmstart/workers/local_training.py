@@ -1,4 +1,4 @@
-"""The training loop, for the common start and for workers: steps without a stop for the host."""
+"""Local training: the loop of the common start and of workers, without waiting for the host."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Batches = Iterator[tuple[Inputs, Tensor]]
 
 
 PLANS = Plans()
-"""Memory plans of this process: its workers' nets are built alike, and measured once."""
+"""Memory plans of this process: its workers' nets are equal, so they are measured once."""
 
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """What a run of the loop did: samples it trained on, the mean loss of its last epoch, steps."""
+    """The result of the loop: samples trained on, mean loss of its last epoch, steps."""
 
     passes: int
     loss: float
@@ -67,7 +67,7 @@ def train_locally(
         schedule: of the learning rate over ``all_steps``; its peak is ``config.lr``.
         config: learning rate, momentum, decay, precision, layout, and whether to compile.
         loss: mean loss of (logits, labels).
-        first_step: where in the schedule these steps begin.
+        first_step: position of the first step in the schedule.
         all_steps: how many steps the schedule spans; None: these alone.
         decay: between which steps of the schedule ``wsd`` falls; None: over its last quarter.
         single_samples: batches hold one sample each, on which BatchNorm cannot train; its layers
@@ -77,7 +77,7 @@ def train_locally(
             returns how many samples it trained on itself.
         after_backward: called between the backward pass and the optimizer's step.
         after_step: called after the optimizer's step.
-        enough: asked after every step, with the number of steps taken, whether to end here.
+        enough: called after every step with the number of steps taken; returns whether to stop.
     """
     model.train()
     if single_samples:

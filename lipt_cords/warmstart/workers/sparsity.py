@@ -23,7 +23,7 @@ Densities = Literal["global", "erk"]
 
 
 class PruningMoment:
-    """What a sparsity may ask when a worker prunes.
+    """What a sparsity can use when a worker prunes.
 
     Args:
         model: the worker's copy.
@@ -44,13 +44,13 @@ class PruningMoment:
         self._model, self._weights, self._batch, self._loss = model, weights, batch, loss
         self.generator = generator
         self.passes = 0
-        """Samples that gradients were computed of."""
+        """The number of samples whose gradients were computed."""
 
     def gradients(self) -> tuple[Tensor | None, ...]:
-        """Gradients of the loss on one batch; buffers, statistics and random state stay.
+        """Gradients of the loss on one batch; buffers, statistics and random state are not changed.
 
         Returns:
-            One a weight, in its shape; None for a weight that the loss does not depend on.
+            One per weight, in its shape; None for a weight that the loss does not depend on.
         """
         inputs, labels = self._batch
         saved = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
@@ -70,11 +70,11 @@ SPARSITIES: Registry[SparsityFunction] = Registry("sparsity", takes=("weights", 
 
 
 def register_sparsity(name: str) -> Callable[[SparsityFunction], SparsityFunction]:
-    """Make a sparsity known by a name.
+    """Register a sparsity under a name.
 
-    The function takes a worker's prunable weights and the :class:`PruningMoment`, and returns how
-    much every element is worth: one finite tensor a weight, in its shape. The largest stay; among
-    equals the earlier positions.
+    The function takes a worker's prunable weights and the :class:`PruningMoment`, and returns the
+    score of every element: one finite tensor per weight, in its shape. The largest are kept; among
+    equal ones the earlier positions.
 
     Args:
         name: must be free.
@@ -112,7 +112,7 @@ class SparsityOptions(StrictModel):
 
 
 class Pruning:
-    """Prunes once, before a given step, and keeps the masks on from there.
+    """Prunes once, before a given step, and applies the masks from there on.
 
     Args:
         model: the worker's copy, whose weights are changed.
@@ -120,7 +120,7 @@ class Pruning:
         config: ``sparsity``, ``density``, ``densities``, ``prune_after``.
         loss: mean loss of (logits, labels).
         steps: of the round; ``prune_after`` is a share of them.
-        names: what the draw of a random mask derives from, beside the seed.
+        names: names from which the draws of a random mask derive, in addition to the seed.
     """
 
     def __init__(
@@ -141,14 +141,14 @@ class Pruning:
 
     @property
     def density(self) -> float:
-        """Share of the prunable weights that is left."""
+        """Share of the prunable weights that is kept."""
         return self.masks.density if self.masks is not None else 1.0
 
     def before(self, step: int, inputs: Inputs, labels: Tensor) -> int:
-        """Prune if it is time; returns the samples that gradients were computed of for it.
+        """Prune at the planned step; returns the number of samples whose gradients it computed.
 
         Raises:
-            ValueError: a sparsity whose scores do not fit the weights, or are not finite.
+            ValueError: the scores of a sparsity do not fit the weights, or are not finite.
         """
         if step != self._at:
             return 0
@@ -165,7 +165,7 @@ class Pruning:
         return moment.passes
 
     def keep(self) -> None:
-        """Clear what the optimizer moved."""
+        """Set pruned elements that the optimizer changed back to zero."""
         if self.masks is not None:
             self.masks.apply()
 
@@ -191,8 +191,8 @@ PRUNABLE = (nn.Linear, nn.modules.conv._ConvNd)
 def prunable_weights(model: nn.Module, head: nn.Linear | None = None) -> list[nn.Parameter]:
     """Trainable weights of convolutions and linear layers, the head's left out.
 
-    The head stays dense because its gradients are what the selectors read. A weight that two
-    layers share is listed once, and not at all if the head is one of them.
+    The head stays dense because its gradients are what the selectors read. A weight that two layers
+    share is listed once, but not if one of them is the head.
     """
     seen = set() if head is None else {id(head.weight)}
     weights = []
@@ -206,29 +206,29 @@ def prunable_weights(model: nn.Module, head: nn.Linear | None = None) -> list[nn
 
 @register_sparsity("magnitude")
 def _magnitude(weights: Sequence[nn.Parameter], moment: PruningMoment) -> Sequence[Tensor]:
-    """Keeps the largest weights."""
+    """Keep the largest weights."""
     return magnitude_scores(weights)
 
 
 @register_sparsity("random")
 def _random(weights: Sequence[nn.Parameter], moment: PruningMoment) -> Sequence[Tensor]:
-    """Keeps weights at random."""
+    """Keep weights at random."""
     return random_scores(weights, moment.generator)
 
 
 @register_sparsity("snip")
 def _snip(weights: Sequence[nn.Parameter], moment: PruningMoment) -> Sequence[Tensor]:
-    """Keeps the weights whose removal would change the loss most, on one batch."""
+    """Keep the weights whose removal would change the loss most, on one batch."""
     return snip_scores(weights, moment.gradients())
 
 
 def magnitude_scores(weights: Iterable[Tensor]) -> list[Tensor]:
-    """A weight's worth is its size (Han et al., NeurIPS 2015)."""
+    """Scores: the size of each weight (Han et al., NeurIPS 2015)."""
     return [weight.detach().abs().float() for weight in weights]
 
 
 def random_scores(weights: Iterable[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """A weight's worth is a draw from [0, 1), made on the CPU."""
+    """Scores: draws from [0, 1), made on the CPU."""
     weights = list(weights)
     sizes = [weight.numel() for weight in weights]
     drawn = torch.split(torch.rand(sum(sizes), generator=generator), sizes)
@@ -238,7 +238,7 @@ def random_scores(weights: Iterable[Tensor], generator: torch.Generator) -> list
 
 
 def snip_scores(weights: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> list[Tensor]:
-    """A weight's worth is what the loss would change, to first order, if it were removed.
+    """Scores: the change of the loss, to first order, if the weight were removed.
 
     Args:
         weights: the parameters.
@@ -262,7 +262,7 @@ def erk_densities(shapes: Sequence[torch.Size], density: float) -> list[float]:
 
     Args:
         shapes: of the weights, (out, in, *kernel).
-        density: share of all elements that stays, in (0, 1].
+        density: share of all elements that is kept, in (0, 1].
 
     Returns:
         One density in (0, 1] for each layer; weighted by size they average to ``density``.
@@ -288,7 +288,7 @@ def erk_densities(shapes: Sequence[torch.Size], density: float) -> list[float]:
 
 
 def keep_largest(scores: Tensor, kept: int) -> Tensor:
-    """Mark exactly the ``kept`` largest scores; among equals, the earlier positions win.
+    """Mark exactly the ``kept`` largest scores; among equal ones, the earlier positions.
 
     Args:
         scores: finite scores, shape (n,).
@@ -308,16 +308,17 @@ def keep_largest(scores: Tensor, kept: int) -> Tensor:
 
 
 class Masks:
-    """Binary masks over some weights, made once and put on again after every step.
+    """Binary masks over some weights, made once and applied after every step.
 
     Multiplying the weights is enough to keep them at zero: momentum may still accumulate for a
-    pruned weight, but what it moves is cleared before the next forward pass reads it.
+    pruned weight, but the weight is set to zero again before the next forward pass.
 
     Args:
-        weights: the parameters to prune, over which the density holds in all.
-        scores: worth of every element, one tensor a weight.
-        density: share of their elements that stays, in (0, 1].
-        densities: ``global`` keeps the most worth of all layers together, ``erk`` of each layer.
+        weights: the parameters to prune, over which the density holds in total.
+        scores: score of every element, one tensor per weight.
+        density: share of their elements that is kept, in (0, 1].
+        densities: ``global`` keeps the largest scores of all layers together, ``erk`` those of each
+            layer.
     """
 
     def __init__(
@@ -333,7 +334,7 @@ class Masks:
         self.masks: list[Tensor] = []
         if self.total == 0:
             return
-        # Over contiguous copies, so that ties fall the same way in every memory format.
+        # Over contiguous copies, so that ties are broken alike in every memory format.
         flat = [score.contiguous().reshape(-1) for score in scores]
         if densities == "erk":
             shares = erk_densities([weight.shape for weight in self.weights], density)

@@ -38,17 +38,17 @@ LARGEST_GROUP = 16
 FEWEST_STEPS = 30
 """Steps of a worker below which ``auto`` does not measure: the measurement would not pay."""
 LEAST_SPEEDUP = 1.1
-"""From which on ``auto`` trains workers at once."""
+"""Speedup from which ``auto`` trains workers at once."""
 
 
 def run_workers(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
-    """Train some workers and give out each result as soon as it is there.
+    """Train some workers and yield each result as soon as it is ready.
 
     With ``together=G`` of the configuration, G neighbours are trained at once (fewer where their
-    numbers of steps differ), and the results of a group come when the last step is done.
+    numbers of steps differ), and the results of a group come after its last step.
 
     Args:
-        tasks: of one round, and alike but for the worker and its shard.
+        tasks: of one round, and equal except for the worker and its shard.
 
     Raises:
         ValueError: ``together`` is a number, and the workers cannot be trained at once.
@@ -69,7 +69,7 @@ def run_workers(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
 
 
 def _group_size(tasks: Sequence[WorkerTask]) -> int:
-    """How many workers to train at once; 1: in turn."""
+    """The number of workers to train at once; 1: in turn."""
     wanted = tasks[0].config.together if len(tasks) > 1 else 1
     if wanted == 1:
         return 1
@@ -85,7 +85,7 @@ def _group_size(tasks: Sequence[WorkerTask]) -> int:
 
 
 def _measured_size(tasks: Sequence[WorkerTask]) -> int:
-    """The group size of ``auto``: groups as even as can be, if they are faster than in turn."""
+    """The group size of ``auto``: groups of nearly equal sizes, if they are faster than in turn."""
     groups = -(-len(tasks) // LARGEST_GROUP)
     size, first = -(-len(tasks) // groups), tasks[0]
     why_not = f"fewer than {FEWEST_STEPS} steps" if first.steps < FEWEST_STEPS else _obstacle(tasks)
@@ -104,7 +104,7 @@ def _measured_size(tasks: Sequence[WorkerTask]) -> int:
 
 
 def _obstacle(tasks: Sequence[WorkerTask]) -> str | None:
-    """Why these workers cannot be trained at once; None if they can."""
+    """The reason why these workers cannot be trained at once; None if they can."""
     first = tasks[0]
     config = first.config
     if config.compile:
@@ -116,7 +116,7 @@ def _obstacle(tasks: Sequence[WorkerTask]) -> str | None:
 
 
 def _first_batch(task: WorkerTask) -> Batch:
-    """Some samples of a worker, to try a step on."""
+    """Some samples of a worker, for a trial step."""
     config, device = task.config, next(task.model.parameters()).device
     indices = task.indices[: config.batch_size]
     worker_batches = WorkerBatches(task.dataset, indices, device, task.pool, config.loader_workers)
@@ -124,7 +124,7 @@ def _first_batch(task: WorkerTask) -> Batch:
 
 
 def _alike(tasks: Sequence[WorkerTask]) -> Iterator[list[WorkerTask]]:
-    """Split tasks by where in their schedules they are, in order of appearance."""
+    """Split tasks by their positions in the schedule, in order of appearance."""
     groups: dict[tuple[int, ...], list[WorkerTask]] = {}
     for task in tasks:
         groups.setdefault((task.first_step, task.steps, task.all_steps), []).append(task)
@@ -134,10 +134,10 @@ def _alike(tasks: Sequence[WorkerTask]) -> Iterator[list[WorkerTask]]:
 def train_at_once(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
     """Train workers at once, and evaluate them one by one.
 
-    Equal to :func:`lipt_cords.warmstart.workers.worker.run_worker` up to rounding, but for dropout,
-    whose draws derive from the seed and from who is in the group. ``seconds`` of every worker are
-    those of the whole group, because none is ready earlier: an upper bound for what it takes alone.
-    Weights, gradients, momentum, masks and activations of all are in memory at once.
+    Equal to :func:`lipt_cords.warmstart.workers.worker.run_worker` up to rounding, except for
+    dropout, whose draws derive from the seed and the workers in the group. ``seconds`` of every
+    worker are those of the whole group, because none is ready earlier: an upper bound for a single
+    worker. Weights, gradients, momentum, masks and activations of all are in memory at once.
     """
     first, started = tasks[0], time.perf_counter()
     config, device = first.config, next(first.model.parameters()).device
@@ -161,7 +161,7 @@ def train_at_once(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
                 masks.extend(mask for one in found for mask in one.masks)
 
         def keep() -> None:
-            if masks:  # of all workers at once
+            if masks:  # for all workers at once
                 torch._foreach_mul_(pruned, masks)
 
         def after_step() -> None:
@@ -186,7 +186,7 @@ def train_at_once(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
         if average is not None:
             average.write(None)
             keep()
-        ensemble.zero_grad()  # their memory goes to the evaluation
+        ensemble.zero_grad()  # frees memory for the evaluation
         synchronize(device)
         seconds = time.perf_counter() - started
     for worker, losses in zip(workers, losses_GT.tolist(), strict=True):
@@ -194,7 +194,7 @@ def train_at_once(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
 
 
 class StackedWorker:
-    """One worker's part: what it reads, in its own order and with its own draws, and its masks.
+    """One worker in an ensemble: its batches, in its own order with its own draws, and its masks.
 
     Args:
         task: the worker.
@@ -238,7 +238,7 @@ class StackedWorker:
         """Evaluate the trained net.
 
         Args:
-            losses: of the last steps, those of the last epoch among them.
+            losses: of the last steps, at least those of the last epoch.
             seconds: of the training.
         """
         started, task = time.perf_counter(), self.task
@@ -268,12 +268,12 @@ class StackedWorker:
 
 
 class WorkerRandomStates:
-    """The global random states of one worker: in place inside of the context, kept between.
+    """The global random states of one worker: active inside the context, stored outside of it.
 
     Args:
-        device: where it trains; a GPU has a state of its own.
+        device: where it trains; a GPU has its own state.
         seed: of the warm start.
-        names: what the states derive from, beside the seed.
+        names: names from which the states derive, in addition to the seed.
     """
 
     def __init__(self, device: torch.device, seed: int, *names: str | int) -> None:

@@ -1,4 +1,4 @@
-"""One worker: theta* and a shard in, a trained replica out, and not a word to anyone between."""
+"""One worker: theta* and a shard in, a trained replica out, without any communication."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from lipt_cords.warmstart.workers.sparsity import Pruning
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """All that a worker needs for one round.
+    """The inputs of a worker for one round.
 
     Attributes:
-        worker: its number, from which its draws derive.
+        worker: its number; its draws derive from it.
         model: the round's start (theta* in the first), on the device to train on; the worker
             trains a copy.
         head: name of the linear head, which is never pruned.
@@ -48,11 +48,11 @@ class WorkerTask:
         config: options of the warm start.
         loss: mean loss of (logits, labels).
         round: number of the round.
-        decay: in which rounds, from and to, ``wsd`` lowers the rate; None: over the last quarter
-            of all steps.
+        decay: rounds (first, end) in which ``wsd`` lowers the rate, without ``end``; None: over the
+            last quarter of all steps.
         validation: held-out data to evaluate on, or None.
         probe: held-out samples on which workers are compared, or None.
-        pool: samples in memory already; without it the worker reads its own.
+        pool: samples that are already in memory; without it the worker reads its own.
         scale_penalty: L1 penalty of BatchNorm's scales, or None.
         block_shares: with ``subnetwork``, each block's share of a step's operations.
         tick: called after every step; for a progress bar.
@@ -98,7 +98,7 @@ class WorkerTask:
 
     @property
     def reads(self) -> int | None:
-        """Samples that it reads in this round, if there are more rounds."""
+        """Samples that it reads in this round, if there are several rounds."""
         return self.steps * self.config.batch_size if self.config.rounds > 1 else None
 
     def _steps_before(self, number: int) -> int:
@@ -106,13 +106,13 @@ class WorkerTask:
 
     @property
     def names(self) -> tuple[str | int, ...]:
-        """What the draws of this round derive from, beside the seed."""
+        """Names from which the draws of this round derive, in addition to the seed."""
         return ("worker", self.worker, *(("round", self.round) if self.round else ()))
 
 
 @dataclass(frozen=True)
 class WorkerResult:
-    """A trained replica and what it took, in one round.
+    """A trained replica and its costs, in one round.
 
     Attributes:
         worker: the number of the task.
@@ -121,11 +121,11 @@ class WorkerResult:
         steps: optimizer steps taken.
         passes: samples trained on, repeats counted.
         loss: mean training loss of the last local epoch.
-        accuracy: on held-out data, or on the probe alone where there is no other; or None.
+        accuracy: on held-out data, or on the probe; None without any.
         density: share of the prunable weights that was kept.
         seconds: of training, reading its data included; with ``together``, of its whole group.
         evaluation_seconds: of the evaluation on held-out data.
-        reading: what it says about the probe, or None.
+        reading: losses and gradients on the probe, or None.
         forward_passes: samples that the evaluation ran forward.
         work: operations of its training over those of the whole net; 1 without ``subnetwork``.
         stages: with ``subnetwork``, what each stage cost.
@@ -157,11 +157,10 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     """Train one worker for a round; the same task gives the same bits on every launcher.
 
     On a CPU this holds for an equal number of threads, because a convolution may add in another
-    order with more of them. On a GPU cuDNN is held to deterministic algorithms; a layer whose
-    backward pass has none (some poolings, scatters) may still differ in the last bits. Dropout
-    and random transforms of the data set draw from the worker's own seed; the global random state
-    is left as it was. Momentum starts afresh in every round, so that a round is a function of the
-    weights that it starts from.
+    order with more threads. On a GPU cuDNN is held to deterministic algorithms; a layer whose
+    backward pass has none (some poolings, scatters) may still differ in the last bits. Dropout and
+    random transforms of the data set draw from the worker's own seed; the global random state is
+    left as it was. Momentum is reset in every round, so that a round is a function of its start.
 
     Raises:
         ValueError: inputs that are not finite, or that the augmentation cannot change.
@@ -171,7 +170,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     started = time.perf_counter()
     with isolated_rng(seed, *task.names), deterministic_convolutions():
         layout = memory_layout(config.memory_format, task.model)
-        # Before anything refers to its weights: another layout is other memory.
+        # Before anything refers to its weights: another layout needs other memory.
         model = copy.deepcopy(task.model)
         lay_out(model, layout)
         worker_batches = WorkerBatches(
@@ -189,7 +188,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
         def before_step(step: int, inputs: Inputs, labels: Tensor) -> int:
             if paths is None:
                 return pruning.before(step, inputs, labels)
-            paths.run_all_blocks()  # SNIP asks all weights what they are worth
+            paths.run_all_blocks()  # SNIP needs the gradients of all weights
             taken = pruning.before(step, inputs, labels)
             paths.choose(task.first_step + step, len(labels))
             return taken
@@ -249,14 +248,14 @@ def run_worker(task: WorkerTask) -> WorkerResult:
 
 
 def _work(paths: Paths, passes: int, shares: tuple[float, ...]) -> float:
-    """Operations of all passes over those of the whole net, on which SNIP's batch ran."""
+    """Operations of all passes over those of the whole net; SNIP's batch runs on the whole net."""
     stages = paths.stages(shares)
     on_paths = sum(stage["passes"] for stage in stages)
     return (paths.spent(shares) + passes - on_paths) / passes
 
 
 def evaluate_worker(task: WorkerTask, model: nn.Module) -> tuple[float | None, Reading | None, int]:
-    """Accuracy, reading, and the samples that they took; one pass where one serves both."""
+    """Accuracy, reading, and the number of samples read; one pass if it is enough for both."""
     reading, taken = None, 0
     if task.probe is not None:
         reading, taken = task.probe.read(model), len(task.probe)
@@ -266,7 +265,7 @@ def evaluate_worker(task: WorkerTask, model: nn.Module) -> tuple[float | None, R
 
 
 def augmentation(worker_batches: WorkerBatches, config: WarmStartConfig) -> Augment | None:
-    """What changes a worker's batches, if anything does."""
+    """The augmentation of a worker's batches, or None."""
     if config.augmentation == "none":
         return None
     low, high = channel_range(worker_batches)
