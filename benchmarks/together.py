@@ -35,7 +35,7 @@ from lipt_cords.base.provenance import provenance
 from lipt_cords.base.randomness import generator, isolated_rng
 from lipt_cords.models import build_model, find_head
 from lipt_cords.models.losses import mean_loss
-from lipt_cords.warmstart.workers.batches import Feed, Pool
+from lipt_cords.warmstart.workers.batches import Pool, WorkerBatches
 from lipt_cords.warmstart.workers.ensemble import obstacle, speedup
 from lipt_cords.warmstart.workers.together import LEAST_SPEEDUP, train_at_once
 from lipt_cords.warmstart.workers.worker import WorkerTask, run_worker
@@ -185,8 +185,8 @@ def measure(case: Case, sizes: list[int], rounds: int) -> dict[str, Any]:
 def auto(case: Case, model: nn.Module, pool: Pool, sizes: list[int]) -> Iterator[tuple[str, Any]]:
     """What ``together="auto"`` measures and would choose, by number of workers."""
     first = tasks_of(case, model, pool, 1)[0]
-    feed = Feed(first.dataset, first.indices, torch.device("cpu"), pool)
-    batch = next(feed.epochs(case.batch_size, generator(0, "order")))
+    worker_batches = WorkerBatches(first.dataset, first.indices, torch.device("cpu"), pool)
+    batch = next(worker_batches.epochs(case.batch_size, generator(0, "order")))
     for size in sizes:
         if (reason := obstacle(model, first.loss, batch, first.config)) is not None:
             raise ValueError(f"{case.title} cannot be trained at once: {reason}")

@@ -108,7 +108,7 @@ def _ticket(net: nn.Module, images: torch.Tensor) -> dict[str, Any]:
         layer.weight.data = torch.rand(layer.num_features, generator=draws) + 0.1
     groups = ChannelGroups(net, images[:2])
     search = TicketSearch(EarlyBirdConfig(ratio=0.5), groups)
-    search.look(net.state_dict())
+    search.add_mask(net.state_dict())
     ticket = Ticket.cut(net, groups, images[:2], *search.choose())
     small, zeroed = ticket.build(net).eval(), copy.deepcopy(net).eval()
     zeroed.load_state_dict(ticket.expand(tensor_state(small)))

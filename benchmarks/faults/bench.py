@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.ranks import OPTIONS, Job, fit, told
+from benchmarks.faults.ranks import OPTIONS, Job, fit, summary_of
 from benchmarks.faults.runs import Run, forked, lost
 from lipt_cords.warmstart.resume.identity import code_hash
 
@@ -111,7 +111,9 @@ class Bench:
         key = f"{sorted(options.items())} {job.huge}"
         if key not in self._digests:
             out, log = self.root / "serial", self.root / "log"
-            pid = forked(lambda: out.write_text(told(fit(job, "serial", None))["digest"]), log)
+            pid = forked(
+                lambda: out.write_text(summary_of(fit(job, "serial", None))["digest"]), log
+            )
             os.waitpid(pid, 0)
             self._digests[key] = out.read_text()
         return self._digests[key]

@@ -122,7 +122,7 @@ def fit(job: Job, launch: str, work_dir: Path | None) -> Any:
     return LiPTWarmStart(**options).fit(make_net(), train, held_out, loss=slow_loss, shards=shards)
 
 
-def told(result: Any) -> dict[str, Any]:
+def summary_of(result: Any) -> dict[str, Any]:
     """What a rank tells of its result."""
     last = result.report.workers
     return {
@@ -162,7 +162,7 @@ def run_rank(job: Job, node: int) -> None:
     Clock.enter, team.run_workers = noted_phase, noted_workers  # type: ignore[method-assign]
     words: dict[str, Any] = {}
     try:
-        words = told(fit(job, "torchrun", job.work_dirs[node]))
+        words = summary_of(fit(job, "torchrun", job.work_dirs[node]))
     except BaseException as error:
         words = {"ended": "error", "type": type(error).__name__, "text": str(error)}
         raise

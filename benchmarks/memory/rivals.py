@@ -15,7 +15,7 @@ from torchvision.models.resnet import Bottleneck
 
 from benchmarks.memory.nets import Stage
 from lipt_cords.models.nets import ResidualBlock
-from lipt_cords.training.memory.link import Away, PacedLink
+from lipt_cords.training.memory.link import PacedLink, Transfer
 from lipt_cords.training.memory.storages import Geometry
 
 BLOCKS = (ResidualBlock, Bottleneck, nn.TransformerEncoderLayer, Stage)
@@ -50,18 +50,18 @@ class SavedOnHost(saved_tensors_hooks):
         self._link = link
         super().__init__(self._pack, self._unpack)
 
-    def _pack(self, tensor: Tensor) -> tuple[Away, Geometry]:
+    def _pack(self, tensor: Tensor) -> tuple[Transfer, Geometry]:
         values = tensor.detach()
         if not torch.ops.aten.is_non_overlapping_and_dense(values):
             values = values.contiguous()
         flat = values.as_strided((values.numel(),), (1,), values.storage_offset())
-        away = self._link.send(flat.view(torch.uint8))
-        away.settle()
-        return away, Geometry(values.dtype, tuple(values.shape), values.stride(), 0)
+        transfer = self._link.send(flat.view(torch.uint8))
+        transfer.settle()
+        return transfer, Geometry(values.dtype, tuple(values.shape), values.stride(), 0)
 
-    def _unpack(self, packed: tuple[Away, Geometry]) -> Tensor:
-        away, geometry = packed
-        return geometry.on(away.get())
+    def _unpack(self, packed: tuple[Transfer, Geometry]) -> Tensor:
+        transfer, geometry = packed
+        return geometry.on(transfer.get())
 
 
 def saved_on_host(device: torch.device, bandwidth: float) -> saved_tensors_hooks:

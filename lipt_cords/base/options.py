@@ -20,7 +20,7 @@ class StrictModel(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _nothing_in_disguise(cls, value: Any, info: Any) -> Any:
+    def _strict_values(cls, value: Any, info: Any) -> Any:
         """Numbers are no truth values and the other way round, though Python mixes them."""
         accepted = str(cls.model_fields[info.field_name].annotation)
         number = "int" in accepted or "float" in accepted
@@ -63,7 +63,7 @@ def readable_errors(title: str, error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-class Section(StrictModel):
+class ConfigSection(StrictModel):
     """One dictionary of a configuration; its errors name the key with its full path."""
 
     section: ClassVar[str] = "config"

@@ -22,6 +22,11 @@ T = TypeVar("T", bound=Callable[..., Any])
 REGISTRIES: dict[str, Registry[Any]] = {}
 """All registries by the name of their kind, in the order in which they were made."""
 PACKAGE = __name__.partition(".")[0]
+FOREIGN_NAME = (
+    "A module of yours that registers it is brought in by imports: [MODULE] in the configuration, "
+    "or --import MODULE"
+)
+"""What errors of unknown names add."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +123,7 @@ class Registry(Generic[T]):
         found = self._entries.get(name.lower()) if isinstance(name, str) else None
         if found is None:
             known = unknown_name(self.kind, name, self._entries)
-            raise ValueError(
-                f"{known} A module of yours that registers it is brought in by imports: [MODULE] "
-                "in the configuration, or --import MODULE"
-            )
+            raise ValueError(f"{known} {FOREIGN_NAME}")
         return found
 
     def __getitem__(self, name: object) -> T:

@@ -18,19 +18,19 @@ def parse_bytes(value: object, name: str = "memory_budget") -> int:
     >>> parse_bytes("1.5 GiB"), parse_bytes(2048)
     (1610612736, 2048)
     """
-    told = f"expected bytes as a number, or a size such as '2GiB' or '500MB', received {value!r}"
+    message = f"expected bytes as a number, or a size such as '2GiB' or '500MB', received {value!r}"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{name}: {told}")
+        raise ValueError(f"{name}: {message}")
     if isinstance(value, int) and abs(value) > 2**62:  # more than any machine has
-        raise ValueError(f"{name}: {told}")
+        raise ValueError(f"{name}: {message}")
     text = isinstance(value, str)
     if isinstance(value, str):
         found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*)\s*", value)
         if found is None or found[2].lower() not in UNITS:
-            raise ValueError(f"{name}: {told}")
+            raise ValueError(f"{name}: {message}")
         value = float(found[1]) * UNITS[found[2].lower()]
     if not math.isfinite(value) or value < 1 or (not text and value != int(value)):
-        raise ValueError(f"{name}: {told}")
+        raise ValueError(f"{name}: {message}")
     return int(value)
 
 

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lipt_cords.base.errors import unknown_name
-from lipt_cords.base.options import Section
+from lipt_cords.base.options import ConfigSection
 from lipt_cords.base.registry import import_modules
 from lipt_cords.cords.schema import (
     CheckpointConfig,
@@ -163,12 +163,12 @@ def _module_names(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def section_types() -> dict[str, type[Section]]:
+def section_types() -> dict[str, type[ConfigSection]]:
     """The sections of a configuration by name."""
     return {
         name: field.annotation
         for name, field in RunConfig.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, ConfigSection)
     }
 
 

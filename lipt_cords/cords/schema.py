@@ -13,14 +13,14 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lipt_cords.base.errors import unknown_name
-from lipt_cords.base.options import Section
+from lipt_cords.base.options import ConfigSection
 from lipt_cords.base.sizes import parse_bytes, parse_memory
 from lipt_cords.cords.strategies import SELECTION_TYPES, split_strategy
 from lipt_cords.training.step import MemoryFormat, Precision
 from lipt_cords.warmstart.config import WarmStartConfig
 
 
-class DatasetConfig(Section):
+class DatasetConfig(ConfigSection):
     """Which data."""
 
     section: ClassVar[str] = "dataset"
@@ -43,7 +43,7 @@ class DatasetConfig(Section):
     """Side length to which images of an ``imagefolder`` are resized (not a key of CORDS)."""
 
 
-class DataloaderConfig(Section):
+class DataloaderConfig(ConfigSection):
     """How batches are made."""
 
     section: ClassVar[str] = "dataloader"
@@ -60,7 +60,7 @@ class DataloaderConfig(Section):
     """CORDS's place for a collate function; only None can come from a file."""
 
 
-class ModelConfig(Section):
+class ModelConfig(ConfigSection):
     """Which net."""
 
     section: ClassVar[str] = "model"
@@ -73,7 +73,7 @@ class ModelConfig(Section):
     """Outputs of the net; None takes the data's."""
 
 
-class CheckpointConfig(Section):
+class CheckpointConfig(ConfigSection):
     """Whether a run can be resumed."""
 
     section: ClassVar[str] = "ckpt"
@@ -88,7 +88,7 @@ class CheckpointConfig(Section):
     """Epochs between two checkpoints."""
 
 
-class LossConfig(Section):
+class LossConfig(ConfigSection):
     """What is minimised."""
 
     section: ClassVar[str] = "loss"
@@ -101,7 +101,7 @@ class LossConfig(Section):
     """Share of the target spread over all classes (not a key of CORDS)."""
 
 
-class DssConfig(Section):
+class DssConfig(ConfigSection):
     """How the subset is selected."""
 
     section: ClassVar[str] = "dss_args"
@@ -177,7 +177,7 @@ class DssConfig(Section):
         return split_strategy(self.type)[0]
 
 
-class TrainConfig(Section):
+class TrainConfig(ConfigSection):
     """How long, where, and what is reported."""
 
     section: ClassVar[str] = "train_args"

@@ -8,6 +8,7 @@ from lipt_cords.data.datasets import (
     data_directory,
     find_data,
     load_dataset,
+    register_dataset,
 )
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.source import BatchSource
@@ -23,6 +24,7 @@ __all__ = [
     "find_data",
     "labels_of",
     "load_dataset",
+    "register_dataset",
     "resolve_device",
     "split_batch",
     "to_device",

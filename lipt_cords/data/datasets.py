@@ -7,6 +7,7 @@ there, so everything can be tried offline.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset
 
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import generator
+from lipt_cords.base.registry import FOREIGN_NAME, Registry
 from lipt_cords.data.folders import FolderImages, class_folders, part_folders
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.splits import balanced_sample, stratified_split
@@ -33,8 +35,30 @@ _TORCHVISION = {
     "cifar10": ("CIFAR10", "cifar-10-batches-py", 10),
     "cifar100": ("CIFAR100", "cifar-100-python", 100),
 }
+RawImages = tuple[Tensor, Tensor]
+"""Images (N, C, H, W), uint8, and their labels (N,)."""
+DatasetFunction = Callable[[Path, bool], tuple[RawImages, RawImages]]
+DATASETS: Registry[DatasetFunction] = Registry("data set", takes=("directory", "download"))
+
+
+def register_dataset(name: str) -> Callable[[DatasetFunction], DatasetFunction]:
+    """Make a set of images known by a name.
+
+    The function takes the folder of the data and whether it may download, and returns the training
+    part and the test part: images (N, C, H, W) as uint8, and labels (N,) from 0 on. The validation
+    part and the normalisation are made of the training part.
+
+    Args:
+        name: must be free.
+
+    Raises:
+        ValueError: the name is taken, or the function cannot be called so.
+    """
+    return DATASETS.register(name)
+
+
 DATASET_NAMES: tuple[str, ...] = ("digits", *_TORCHVISION)
-"""Names that :func:`load_dataset` knows, besides ``imagefolder:DIR``."""
+"""Names of this package, besides ``imagefolder:DIR`` and registered ones."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +86,13 @@ def canonical_dataset_name(name: str) -> str:
     """
     if str(name).lower().startswith(FOLDER_PREFIX):
         return FOLDER_PREFIX + str(name)[len(FOLDER_PREFIX) :]
+    if name in DATASETS:
+        return DATASETS.entry(name).name
     plain = str(name).lower().replace("-", "").replace("_", "")
     known = {known.replace("-", ""): known for known in DATASET_NAMES} | {"fmnist": "fashion-mnist"}
     if plain not in known:
-        raise unknown_name("data set", name, (*DATASET_NAMES, "imagefolder:DIR"))
+        valid = (*DATASET_NAMES, *DATASETS.names(), "imagefolder:DIR")
+        raise ValueError(f"{unknown_name('data set', name, valid)} {FOREIGN_NAME}")
     return known[plain]
 
 
@@ -89,6 +116,8 @@ def find_data(name: str, datadir: str | Path | None = None) -> Path | None:
     if known.startswith(FOLDER_PREFIX):
         folder = Path(known[len(FOLDER_PREFIX) :]).expanduser()
         return next((f for f in (folder, root / folder) if f.is_dir()), None)
+    if known in DATASETS:
+        return root
     inside = root / _TORCHVISION[known][1]
     return inside if inside.is_dir() and any(inside.iterdir()) else None
 
@@ -109,9 +138,9 @@ def load_dataset(
 
     Args:
         name: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100`` or
-            ``imagefolder:DIR``, whose DIR holds ``train/`` and ``test/`` (and maybe ``val/``; with
-            ``val/`` but no ``test/``, that is the test part) of class folders, or class folders
-            directly, of which a fixed tenth is then the test part.
+            ``imagefolder:DIR``, or a registered name. DIR holds ``train/`` and ``test/`` (and
+            maybe ``val/``; with ``val/`` but no ``test/``, that is the test part) of class
+            folders, or class folders directly, of which a fixed tenth is then the test part.
         datadir: folder of the data; None for ``$LIPT_CORDS_DATA`` or ``./data``.
         seed: seed of the validation split and of ``limit``.
         val_fraction: share of the training images held out for validation, in (0, 1).
@@ -137,6 +166,8 @@ def load_dataset(
         parts = _digits()
     elif known.startswith(FOLDER_PREFIX):
         parts = _folder(known, datadir, image_size)
+    elif known in DATASETS:
+        parts = _registered(known, data_directory(datadir), download)
     else:
         parts = _torchvision(known, data_directory(datadir), download)
     return _split(known, parts, val_fraction, limit, seed)
@@ -217,6 +248,22 @@ def _torchvision(name: str, root: Path, download: bool) -> _Parts:
         parts.append(_raw(images, torch.as_tensor(part.targets)))
         names = tuple(map(str, getattr(part, "classes", ())))
     return _Parts(parts[0], parts[1], num_classes, class_names=names)
+
+
+def _registered(name: str, root: Path, download: bool) -> _Parts:
+    found: list[Images] = []
+    for part, what in zip(DATASETS[name](root, download), ("training", "test"), strict=True):
+        images, labels = (torch.as_tensor(value) for value in part)
+        fits = images.dtype == torch.uint8 and images.ndim == 4 and labels.shape == images.shape[:1]
+        if not fits or not len(labels) or labels.is_floating_point() or int(labels.min()) < 0:
+            raise ValueError(
+                f"data set {name!r}, {what} part: expected images (N, C, H, W) as uint8 and labels "
+                f"(N,) from 0 on, received {images.dtype} {tuple(images.shape)} and "
+                f"{labels.dtype} {tuple(labels.shape)}"
+            )
+        found.append(_raw(images, labels.long()))
+    classes = 1 + max(int(part.labels.max()) for part in found)
+    return _Parts(found[0], found[1], classes)
 
 
 def _folder(name: str, datadir: str | Path | None, image_size: int | None) -> _Parts:

@@ -1,6 +1,6 @@
 """Networks: named ones, the linear head of any, its losses and last-layer gradients."""
 
-from lipt_cords.models.build import MODEL_NAMES, build_model, canonical_model_name
+from lipt_cords.models.build import MODEL_NAMES, build_model, canonical_model_name, register_model
 from lipt_cords.models.heads import (
     EmbeddingRecorder,
     Head,
@@ -21,5 +21,6 @@ __all__ = [
     "find_head",
     "logits_of",
     "model_device",
+    "register_model",
     "undisturbed",
 ]

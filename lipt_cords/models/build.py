@@ -6,21 +6,83 @@ from collections.abc import Callable
 
 from torch import nn
 
-from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import isolated_rng
+from lipt_cords.base.registry import Registry
 from lipt_cords.models.nets import CifarResNet, SmallCNN, WideResNet
 
 SMALL_IMAGE = 64
 """Largest image side, in pixels, for which torchvision's nets get a 3x3 stem without pooling."""
 
-_OWN: dict[str, Callable[[int, int], nn.Module]] = {
-    "cnn": SmallCNN,
-    "resnet8": lambda classes, channels: CifarResNet(1, classes, channels),
-    "resnet20": lambda classes, channels: CifarResNet(3, classes, channels),
-    "resnet56": lambda classes, channels: CifarResNet(9, classes, channels),
-    "wrn-28-10": lambda classes, channels: WideResNet(28, 10, classes, channels),
-}
-_TORCHVISION = ("resnet18", "resnet50", "wide_resnet50_2")
+ModelFunction = Callable[[int, int, int], nn.Module]
+MODELS: Registry[ModelFunction] = Registry(
+    "model", takes=("num_classes", "in_channels", "image_size")
+)
+
+
+def register_model(name: str) -> Callable[[ModelFunction], ModelFunction]:
+    """Make a network known by a name.
+
+    The function takes the number of classes, the channels of the images and their side in pixels,
+    and returns a module that ends in a linear head. It draws its weights from torch's global
+    random state, which is seeded for it.
+
+    Args:
+        name: must be free.
+
+    Raises:
+        ValueError: the name is taken, or the function cannot be called so.
+    """
+    return MODELS.register(name)
+
+
+@register_model("cnn")
+def _cnn(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """Two convolutions and a head, for small images."""
+    return SmallCNN(num_classes, in_channels)
+
+
+@register_model("resnet8")
+def _resnet8(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """The ResNet for CIFAR with 8 layers (He et al., CVPR 2016)."""
+    return CifarResNet(1, num_classes, in_channels)
+
+
+@register_model("resnet20")
+def _resnet20(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """The ResNet for CIFAR with 20 layers (He et al., CVPR 2016)."""
+    return CifarResNet(3, num_classes, in_channels)
+
+
+@register_model("resnet56")
+def _resnet56(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """The ResNet for CIFAR with 56 layers (He et al., CVPR 2016)."""
+    return CifarResNet(9, num_classes, in_channels)
+
+
+@register_model("wrn-28-10")
+def _wrn_28_10(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """The wide ResNet with 28 layers (Zagoruyko, Komodakis, BMVC 2016)."""
+    return WideResNet(28, 10, num_classes, in_channels)
+
+
+@register_model("resnet18")
+def _resnet18(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """torchvision's ResNet-18, with a small stem for small images."""
+    return _torchvision_net("resnet18", num_classes, in_channels, image_size)
+
+
+@register_model("resnet50")
+def _resnet50(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """torchvision's ResNet-50, with a small stem for small images."""
+    return _torchvision_net("resnet50", num_classes, in_channels, image_size)
+
+
+@register_model("wide_resnet50_2")
+def _wide_resnet50_2(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """torchvision's wide ResNet-50, with a small stem for small images."""
+    return _torchvision_net("wide_resnet50_2", num_classes, in_channels, image_size)
+
+
 _ALIASES = {
     "mnistnet": "cnn",
     "wideresnet": "wrn-28-10",
@@ -28,8 +90,8 @@ _ALIASES = {
     "wideresnet502": "wide_resnet50_2",
 }
 
-MODEL_NAMES: tuple[str, ...] = (*_OWN, *_TORCHVISION)
-"""Names that :func:`build_model` knows; CORDS's spellings of the same nets work too."""
+MODEL_NAMES: tuple[str, ...] = MODELS.names()
+"""Names of this package; CORDS's spellings of the same nets work too."""
 
 
 def build_model(
@@ -38,8 +100,8 @@ def build_model(
     """Build a network with weights drawn from a seed.
 
     Args:
-        name: one of ``MODEL_NAMES``; case, hyphens and underscores do not matter, and CORDS's
-            ``ResNet18`` and ``MnistNet`` are understood.
+        name: one of ``MODEL_NAMES`` or a registered one; case, hyphens and underscores do not
+            matter, and CORDS's ``ResNet18`` and ``MnistNet`` are understood.
         num_classes: outputs of the head.
         in_channels: channels of the images.
         image_size: side of the images in pixels; up to 64, torchvision's nets get a 3x3 stem of
@@ -58,9 +120,12 @@ def build_model(
         if value < 1:
             raise ValueError(f"{option} must be at least 1, received {value}")
     with isolated_rng(seed, "model"):
-        if known in _OWN:
-            return _OWN[known](num_classes, in_channels)
-        return _torchvision_net(known, num_classes, in_channels, image_size)
+        built = MODELS[known](num_classes, in_channels, image_size)
+    if not isinstance(built, nn.Module):
+        raise ValueError(
+            f"model {name!r} is built as a {type(built).__name__}: expected a torch.nn.Module"
+        )
+    return built
 
 
 def canonical_model_name(name: str) -> str:
@@ -70,12 +135,12 @@ def canonical_model_name(name: str) -> str:
     ('resnet18', 'wrn-28-10')
     """
     plain = str(name).lower().replace("-", "").replace("_", "")
-    for known in MODEL_NAMES:
+    for known in MODELS.names():
         if plain == known.replace("-", "").replace("_", ""):
             return known
     if plain in _ALIASES:
         return _ALIASES[plain]
-    raise unknown_name("model", name, MODEL_NAMES)
+    return MODELS.entry(name).name
 
 
 def _torchvision_net(name: str, num_classes: int, in_channels: int, image_size: int) -> nn.Module:

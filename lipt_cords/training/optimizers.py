@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from lipt_cords.base.options import Section
+from lipt_cords.base.options import ConfigSection
 from lipt_cords.base.registry import Registry
 
 
@@ -122,7 +122,7 @@ def build(name: str, parameters: Iterable[nn.Parameter], options: OptimizerOptio
     return made
 
 
-class OptimizerConfig(Section):
+class OptimizerConfig(ConfigSection):
     """How steps are taken."""
 
     section: ClassVar[str] = "optimizer"
@@ -144,7 +144,7 @@ class OptimizerConfig(Section):
         return OPTIMIZERS.entry(value).name
 
 
-class SchedulerConfig(Section):
+class SchedulerConfig(ConfigSection):
     """How the learning rate moves, stepped once an epoch as in CORDS."""
 
     section: ClassVar[str] = "scheduler"

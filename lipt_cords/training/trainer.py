@@ -167,10 +167,10 @@ class Trainer:
             if plan is not None and (last or self.epoch % plan.every == 0):
                 save_checkpoint(plan.path, self.state_dict(), identity=plan.identity)
         if self.cheaper is not None:
-            told, net = self.cheaper.told(), self.cheaper.net
-            self.result.work, self.result.ticket = self.cheaper.work, told
-            self.result.ticket_net = None if told is None else net
-            self.result.notes = ticket_notes(told)
+            ticket, net = self.cheaper.ticket_report(), self.cheaper.net
+            self.result.work, self.result.ticket = self.cheaper.work, ticket
+            self.result.ticket_net = None if ticket is None else net
+            self.result.notes = ticket_notes(ticket)
         if self._step.planner is not None:
             self.result.memory = self._step.planner.report()
             self.result.notes += [self.result.memory.summary(), *self.result.memory.notes]
@@ -197,7 +197,7 @@ class Trainer:
         if self.cheaper is not None and state.get("cheaper") is not None:
             self.cheaper.load_state_dict(state["cheaper"])
             if self.cheaper.net is not self.model:
-                self._take_on(self.cheaper)
+                self._switch_net(self.cheaper)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
@@ -264,10 +264,10 @@ class Trainer:
         cheaper.before_step(len(labels))
         value = self._step(inputs, loss, cheaper.after_backward)
         if cheaper.after_step():
-            self._take_on(cheaper)
+            self._switch_net(cheaper)
         return value
 
-    def _take_on(self, cheaper: CheaperSteps) -> None:
+    def _switch_net(self, cheaper: CheaperSteps) -> None:
         """Go on with a smaller net."""
         cheaper.move_momentum(self.optimizer, self.model)
         self.model = cheaper.net.train()
@@ -292,7 +292,7 @@ class Trainer:
         )
         self.result.curve.append(point)
         if on_point is not None:
-            with nullcontext() if self.cheaper is None else self.cheaper.shown():
+            with nullcontext() if self.cheaper is None else self.cheaper.given_net_updated():
                 on_point(point)
 
     def _clock(self) -> float:

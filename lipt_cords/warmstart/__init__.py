@@ -1,4 +1,4 @@
-"""The warm start: shards -> workers -> soup, and the bill."""
+"""The warm start: shards -> workers -> soup, with a report of the costs."""
 
 from lipt_cords.warmstart.merge.average import average_weights
 from lipt_cords.warmstart.merge.codecs import register_codec

@@ -1,4 +1,4 @@
-"""The bill: what every part of a warm start took, added up to its one report."""
+"""The bill: the costs of all parts of a warm start, added up in one report."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 from lipt_cords.models.state import State
 from lipt_cords.training.cheaper.tickets import ticket_notes
 from lipt_cords.warmstart.clock import Clock
-from lipt_cords.warmstart.merge.judge import Finish, Judge
+from lipt_cords.warmstart.merge.judge import FinalEvaluation, Judge
 from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.report import RoundReport, WarmStartReport, WorkerSummary
 from lipt_cords.warmstart.round_inputs import RoundInputs
 from lipt_cords.warmstart.run import Run
 from lipt_cords.warmstart.watch.watcher import Watcher
-from lipt_cords.warmstart.worker_results import Finished
+from lipt_cords.warmstart.worker_results import FinishedWorker
 
 
 class Bill(Watcher):
-    """Counts a warm start, round by round; the only author of a report.
+    """Counts the costs of a warm start round by round; only this class makes reports.
 
-    A change of the samples of a warm start (``forget``, ``add``) is one merge more on its bill.
+    A change of the samples (``forget``, ``add``) counts as one more merge.
 
     Args:
         inputs: of the rounds: FLOPs of the given net, shards.
         ranks: the processes.
-        clock: which the phases are charged to.
-        judge: which counts what it evaluates and refreshes.
-        earlier: the report that this bill goes on from, or None.
+        clock: measures the seconds of each phase.
+        judge: counts the passes of its evaluations and refreshes.
+        earlier: the report to which this bill adds, or None.
     """
 
     name = "bill"
@@ -48,8 +48,8 @@ class Bill(Watcher):
         self._on_given_net = 0  # forward passes, before a smaller net
         self._weight_bytes = 0  # before the round
 
-    def go_on(self, run: Run) -> None:
-        """Put a run where the earlier report ends."""
+    def load_earlier(self, run: Run) -> None:
+        """Set the counts of a run to those of the earlier report."""
         if (before := self._earlier) is None:
             return
         run.reports, run.summaries = list(before.rounds), [list(before.workers)]
@@ -66,7 +66,7 @@ class Bill(Watcher):
     def after_training(self, run: Run) -> None:
         self._clock.enter("soup")
 
-    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+    def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
         summaries = [one.summary for one in workers]
         passes = [one.passes for one in summaries]
         work = [one.passes * one.work for one in summaries]
@@ -100,28 +100,29 @@ class Bill(Watcher):
 
     def restore(self, run: Run, tensors: dict[str, State], values: dict[str, Any]) -> None:
         self._on_given_net = values["on_given_net"]
-        if self._ranks.is_main:  # who alone judges
+        if self._ranks.is_main:  # only rank 0 evaluates
             self._judge.evaluation_passes, self._judge.refresh_passes = values["judged"]
 
     def report(
         self,
         run: Run,
-        finish: Finish,
+        finish: FinalEvaluation,
         *,
         planned_rounds: int,
         evaluation_seconds: float,
         ticket: dict[str, Any] | None = None,
         notes: Sequence[str] = (),
     ) -> WarmStartReport:
-        """Add up what was done.
+        """Add up all costs.
 
         Args:
             run: after its last merge.
-            finish: what became of the merged model.
-            planned_rounds: merges that were asked for.
-            evaluation_seconds: of workers, on rank 0, within the phase of the workers.
-            ticket: what is said of an Early-Bird ticket, or None.
-            notes: what happened beside.
+            finish: the evaluation of the merged model.
+            planned_rounds: the number of merges in the options.
+            evaluation_seconds: seconds of evaluating workers, on rank 0, within the phase
+                ``workers``.
+            ticket: the report of the Early-Bird ticket, or None.
+            notes: other events to report.
         """
         inputs, judge, ranks, rounds = self._inputs, self._judge, self._ranks, run.reports
         before = self._earlier
@@ -157,7 +158,7 @@ class Bill(Watcher):
 
 
 def over_rounds(parts: Sequence[Sequence[WorkerSummary]]) -> list[WorkerSummary]:
-    """One summary a worker: work added up over the rounds, outcome as of its last one."""
+    """One summary per worker: costs added up over the rounds, results of the last round."""
     last: dict[int, WorkerSummary] = {}
     for one in (one for part in parts for one in part):
         before = last.get(one.worker)

@@ -1,4 +1,4 @@
-"""Wall seconds by phase, of which the report's bill is made."""
+"""Wall seconds by phase, for the report."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PHASES = ("prepare", "common", "workers", "evaluation", "soup", "refresh")
 
 
 class Clock:
-    """Charges time to one phase after the other, with the device's queue emptied in between.
+    """Measures one phase after the other; waits for the device between them.
 
     Args:
-        device: whose queue.
-        earlier: seconds of a bill that this one goes on from.
+        device: waited for at every change of the phase.
+        earlier: seconds of an earlier report, to be added.
     """
 
     def __init__(self, device: torch.device, earlier: Mapping[str, float] | None = None) -> None:
@@ -29,17 +29,17 @@ class Clock:
         self._began = time.perf_counter()
 
     def enter(self, phase: str) -> None:
-        """From now on time is charged to this phase."""
+        """End the current phase and begin this one."""
         synchronize(self._device)
         now = time.perf_counter()
         self._seconds[self._phase] += now - self._began
         self._phase, self._began = phase, now
 
     def phases(self, evaluation: float, rounds: Sequence[float]) -> dict[str, float]:
-        """Seconds of every phase, of the critical path and in all, as the report has them.
+        """Seconds of every phase, of the critical path and in total, as in the report.
 
         Args:
-            evaluation: seconds of the workers' evaluation, taken out of their phase.
+            evaluation: seconds of the workers' evaluation, subtracted from the phase ``workers``.
             rounds: seconds of the slowest worker of every round.
         """
         self.enter(self._phase)

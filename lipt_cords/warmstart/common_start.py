@@ -1,4 +1,4 @@
-"""theta*, the one start of all workers: a short training on the whole set, if any."""
+"""theta*, the common start of all workers: a short training on the whole set, or none."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lipt_cords.warmstart.round_inputs import RoundInputs
 from lipt_cords.warmstart.run import CommonStart, Run
 from lipt_cords.warmstart.team import Team
 from lipt_cords.warmstart.watch.watcher import StepHook, Watchers
-from lipt_cords.warmstart.workers.batches import Feed, Pool
-from lipt_cords.warmstart.workers.local_training import descend
+from lipt_cords.warmstart.workers.batches import Pool, WorkerBatches
+from lipt_cords.warmstart.workers.local_training import train_locally
 
 
 def common_start(
     run: Run, inputs: RoundInputs, config: WarmStartConfig, team: Team, watchers: Watchers
 ) -> State:
-    """theta* on every rank: trained by rank 0, or stored by an earlier try.
+    """theta* on every rank: trained by rank 0, or read from ``work_dir``.
 
     Returns:
         Its weights, in the shapes of ``run.net``, which watchers may have replaced.
@@ -76,8 +76,8 @@ def train_common_start(
 ) -> CommonStart:
     """Train the common start in place, at a constant rate and without augmentation or masks.
 
-    Samples come in class-balanced order from the whole set, and only those needed are read. A
-    hook may go on with another net; the optimizer begins anew there.
+    Samples come in class-balanced order from the whole set; only those needed are read. A hook may
+    replace the net; training then continues with a new optimizer.
 
     Args:
         model: on the device to train on.
@@ -85,12 +85,12 @@ def train_common_start(
         labels: its labels, shape (N,).
         config: ``common_steps``, ``batch_size`` and the options of the optimizer.
         loss: mean loss of (logits, labels).
-        pool: samples in memory already.
-        hook: takes part in the steps, or None.
+        pool: samples that are already in memory.
+        hook: called in the steps, or None.
         tick: called after every step.
 
     Returns:
-        What it did, and the weights that it ends with.
+        What it did, and the final weights.
 
     Raises:
         ValueError: inputs that are not finite, or training that diverges.
@@ -102,23 +102,23 @@ def train_common_start(
     needed = len(indices)
     device = next(model.parameters()).device
 
-    def batches(feed: Feed) -> Iterator[tuple[Inputs, Tensor]]:
+    def batches(worker_batches: WorkerBatches) -> Iterator[tuple[Inputs, Tensor]]:
         epoch = 0
         while True:
             order = _order_of(labels, seed, epoch)[:needed]
             positions = torch.searchsorted(indices, order)
-            yield from feed.in_order(
-                positions, batch_size, scan=epoch == 0 and not feed.source.resident
+            yield from worker_batches.in_order(
+                positions, batch_size, scan=epoch == 0 and not worker_batches.source.resident
             )
             epoch += 1
 
     passes, on_given_net, taken, net, drawn = 0, 0, 0, model, None
     with isolated_rng(seed, "common"), deterministic_convolutions():
-        samples = batches(Feed(dataset, indices, device, pool, config.loader_workers))
+        samples = batches(WorkerBatches(dataset, indices, device, pool, config.loader_workers))
         while taken < steps:
             left = steps - taken
             watched = hook if net is model else None
-            descent = descend(
+            training = train_locally(
                 net,
                 samples,
                 steps=left,
@@ -131,7 +131,7 @@ def train_common_start(
                 after_backward=None if watched is None else watched.after_backward,
                 enough=None if watched is None else _asked(watched, net),
             )
-            passes, taken = passes + descent.passes, taken + descent.steps
+            passes, taken = passes + training.passes, taken + training.steps
             if net is model:
                 on_given_net = passes
             if not all_finite(tensor_state(net)):

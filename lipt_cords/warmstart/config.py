@@ -42,9 +42,9 @@ class WarmStartConfig(
 ):
     """Every option of a LiPT warm start (Ro et al., ICML 2023).
 
-    The defaults follow measurements at small scale rather than the paper where the two differ:
-    a short common start is the strongest lever, and RandAugment costs accuracy in short local
-    runs, so it is off until asked for.
+    The defaults follow measurements at small scale rather than the paper where the two differ: a
+    short common start helps most, and RandAugment costs accuracy in short local runs, so it is off
+    by default.
 
     >>> WarmStartConfig(num_worker=4)
     Traceback (most recent call last):
@@ -59,11 +59,12 @@ class WarmStartConfig(
     epochs: float = Field(4.0, gt=0, le=1e6)
     """Local epochs of every worker over its shard; may be fractional."""
     local_steps: int | None = Field(None, ge=1)
-    """Optimizer steps of every worker; given, it replaces ``epochs``."""
+    """Optimizer steps of every worker; replaces ``epochs`` if given."""
     shard_fraction: float = Field(1.0, gt=0, le=1)
     """Share of the training data that all shards hold together."""
     common_steps: int = Field(100, ge=0)
-    """Steps of the common start theta* before the workers fork; 0 forks from the given model."""
+    """Steps of the common start theta* before the workers start; with 0 they start from the given
+    model."""
     batch_size: int = Field(64, ge=1)
     """Samples in a step of the common start and of a worker."""
     optimizer: str = "sgd"
@@ -81,14 +82,15 @@ class WarmStartConfig(
     """Decay per step of an exponential moving average of a worker's weights, which then goes into
     the soup instead of the last weights."""
     rounds: int = Field(1, ge=1)
-    """Merges: a worker's steps are split evenly over them, and after each all workers go on from
-    the merged weights. 1 is LiPT; more walk towards data-parallel training."""
+    """Merges: a worker's steps are split evenly over them, and after each merge all workers
+    continue from the merged weights. 1 is LiPT; more rounds come closer to data-parallel
+    training."""
     subnetwork: SubnetworkConfig | None = None
     """Progressive subnetworks (RaPTr): a worker's steps train random paths of residual blocks,
     which grow to the whole net. ``{}`` takes its defaults; None trains the whole net."""
     early_bird: EarlyBirdConfig | None = None
-    """Early-Bird tickets: whole channels are removed once it is known which, so that what follows
-    trains a smaller net. ``{}`` takes its defaults; None trains the given net."""
+    """Early-Bird tickets: whole channels are removed early in the training, and a smaller net is
+    trained from there on. ``{}`` takes its defaults; None trains the given net."""
     head: str | None = None
     """Name of the linear head in ``model.named_modules()``; None finds it."""
     start_from: StartFrom = "merged"
@@ -106,12 +108,12 @@ class WarmStartConfig(
     max_restarts: int = Field(3, ge=0)
     """How often local processes are started again after one of them was killed."""
     min_workers: int | None = Field(None, ge=1)
-    """Workers that a merge needs at least: the others may be lost with their processes, and are
-    named. None needs all."""
+    """The least number of workers in a merge: others may be lost with their processes, and the
+    report names them. None: all."""
     worker_timeout: float = Field(600.0, gt=0)
-    """Seconds without a sign of progress after which a process counts as lost."""
+    """Seconds without progress after which a process counts as lost."""
     join_timeout: float = Field(300.0, gt=0)
-    """Seconds to wait for all processes to meet at the beginning."""
+    """Seconds to wait for all processes at the start."""
     device: str = "auto"
     """Where to train: ``auto``, ``cpu``, ``cuda`` or ``cuda:0``."""
     precision: Precision = "auto"
@@ -119,9 +121,8 @@ class WarmStartConfig(
     memory_format: MemoryFormat = "auto"
     """Layout of images and convolutions while training; ``auto``: channels_last where safe."""
     memory_budget: int | None = None
-    """Bytes that a training step may have in memory, or a size such as ``"2GiB"``: activations
-    are then kept, sent to the host and back, or made again, as a plan says, with the same bits.
-    None plans nothing."""
+    """Bytes that a training step may have in memory, or a size such as ``"2GiB"``: activations are
+    then kept, swapped to the host or recomputed, as planned, with the same bits. None: no plan."""
     memory_bandwidth: float | None = Field(None, gt=0)
     """Bytes a second to the host, each way, for ``memory_budget``; None measures it on a GPU, and
     takes 12e9 on a CPU, where the device is simulated."""
@@ -132,15 +133,15 @@ class WarmStartConfig(
     is faster than in turn. Equal to training in turn up to rounding, not bit for bit, and with
     dropout other draws. Holds the weights and activations of all at once."""
     loader_workers: int = Field(0, ge=0)
-    """Processes that decode the data; what cannot be kept in memory is decoded every epoch. With
-    random transforms another number gives other draws."""
+    """Processes that decode the data; data that does not fit in memory is decoded every epoch. With
+    random transforms the draws depend on this number."""
     work_dir: Path | None = None
-    """Directory for the result and for every finished worker, from which an interrupted run goes
-    on; nothing is written without it."""
+    """Directory for the result and for every finished worker; an interrupted run resumes from it.
+    None writes nothing."""
     keep_workers: bool = False
     """Keep every worker's weights in the result, for held-out difficulty scores and ``forget``."""
     progress: bool | None = None
-    """Show a progress bar; None: on a terminal, on rank 0 alone."""
+    """Show a progress bar; None: only on a terminal, on rank 0."""
     seed: int = Field(0, ge=0)
     """The one seed from which every draw of the warm start is derived."""
 

@@ -1,8 +1,7 @@
-"""Difficulty as a warm start's workers see it, above all those that have never seen the sample.
+"""Difficulty scores from the workers of a warm start, for selectors.
 
-This joins what a warm start leaves behind to what a selector reads: every sample is scored by a few
-workers whose shard does not hold it, so that no score comes from memory. The process that selects
-holds the data and scores with the workers' weights.
+By default every sample is scored by a few workers that were not trained on it, so that no score
+comes from memory. The process that selects holds the data and scores with the workers' weights.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class WorkerDifficulty:
     """Scores for ``select(..., scores=...)`` and what they cost.
 
     Attributes:
-        scores: one a sample, larger for harder ones, shape (N,), float64.
+        scores: one per sample, larger for harder ones, shape (N,), float64.
         passes: forward passes of one sample that the scores took.
         accuracy: share of these passes in which the worker was right. With held-out workers it
             is an accuracy on samples that they have not seen.
@@ -52,9 +51,9 @@ def worker_difficulty(
         result: fitted with ``keep_workers=True``, in this process.
         dataset: the training set that it was fitted on, in the same order.
         score: ``"loss"``, ``"margin"``, ``"el2n"`` or ``"grand"``.
-        scorers: workers a sample.
-        unseen: only workers whose shard does not hold the sample; False averages over all
-            workers, as GraNd and EL2N average over replicas, and ``scorers`` plays no part.
+        scorers: workers per sample.
+        unseen: only workers whose shard does not hold the sample; False averages over all workers,
+            as GraNd and EL2N average over replicas, and ``scorers`` is ignored.
         seed: of the draw of workers.
         **options: of :func:`lipt_cords.models.gradients.last_layer_gradients`.
 

@@ -1,4 +1,4 @@
-"""The Early-Bird ticket of a warm start: searched in the common start, or voted for by workers."""
+"""The Early-Bird ticket of a warm start: searched in the common start, or by the workers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lipt_cords.models.state import State
 from lipt_cords.training.cheaper.channels import ChannelGroups, scaled_batchnorms
 from lipt_cords.training.cheaper.paths import block_shares
 from lipt_cords.training.cheaper.tickets import (
-    Drawn,
     EarlyBirdConfig,
     SearchSchedule,
     Ticket,
+    TicketRecord,
     TicketSearch,
     penalise_scales,
 )
@@ -29,18 +29,18 @@ from lipt_cords.warmstart.merge.judge import Judge
 from lipt_cords.warmstart.round_inputs import RoundInputs
 from lipt_cords.warmstart.run import CommonStart, Run
 from lipt_cords.warmstart.watch.watcher import StepHook, Watcher
-from lipt_cords.warmstart.worker_results import Finished
+from lipt_cords.warmstart.worker_results import FinishedWorker
 
 
 class EarlyBird(Watcher):
-    """Watches scales until a ticket can be drawn, and puts the run on the ticket's net.
+    """Reads BatchNorm scales until a ticket can be drawn, then trains the ticket's smaller net.
 
     Args:
         config: the options of the warm start.
         options: ``early_bird`` of them.
         inputs: of the rounds; the model is on the device.
-        bill: which counts passes of both nets.
-        judge: which evaluates states of the net that is trained.
+        bill: counts the passes of both nets.
+        judge: evaluates states of the net that is trained.
 
     Raises:
         ValueError: a net without BatchNorm scales, or one that cannot be traced or cut.
@@ -63,9 +63,9 @@ class EarlyBird(Watcher):
             self._example, self._labels = few_samples(inputs.dataset, device)
             self._groups = ChannelGroups(inputs.model, self._example)
             self._search = TicketSearch(options, self._groups)
-            self._search.rehearse(inputs.model, self._example)
+            self._search.check_cut(inputs.model, self._example)
         self.ticket: Ticket | None = None
-        self._drawn: Drawn | None = None
+        self._drawn: TicketRecord | None = None
         self._net_work = 1.0
 
     def step_hook(self) -> StepHook | None:
@@ -81,11 +81,11 @@ class EarlyBird(Watcher):
         voting = self._options.vote and self._drawn is None
         run.scale_penalty = self._options.l1 if voting else None
 
-    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
-        """Look at the scales of a merge, which is the same on every rank, and so is the ticket."""
+    def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
+        """Read the scales of a merge; it is equal on all ranks, and so is their ticket."""
         if not self._options.vote or self._drawn is not None:
             return
-        rounds = self._config.rounds  # one at least trains the ticket's net
+        rounds = self._config.rounds  # at least one round trains the ticket's net
         latest = min(rounds - 1, max(1, round(self._options.latest * rounds)))
         schedule = SearchSchedule(self._search, every=1, latest=latest)
         if not schedule.ready(run.round, run.start) or run.round >= run.rounds:
@@ -104,24 +104,24 @@ class EarlyBird(Watcher):
         if "masks" in tensors:
             self._search.masks = list(tensors["masks"]["masks"].bool())
         if values.get("drawn") is not None:
-            self._settle(run, Drawn(**values["drawn"]))
+            self._settle(run, TicketRecord(**values["drawn"]))
 
     def notes(self) -> list[str]:
         if self.ticket is not None:
             return []
         return ["the rounds ended before an Early-Bird ticket was drawn: there is none"]
 
-    def draw(self, after: Mapping[str, int]) -> Drawn:
-        """Take the newest mask.
+    def draw(self, after: Mapping[str, int]) -> TicketRecord:
+        """Draw the ticket from the newest mask.
 
         Args:
             after: how many steps or rounds, for the report.
         """
         kept, rescued = self._search.choose()
         found = self._search.summary() | dict(after)
-        return Drawn({n: channels.tolist() for n, channels in kept.items()}, rescued, found)
+        return TicketRecord({n: channels.tolist() for n, channels in kept.items()}, rescued, found)
 
-    def cut(self, drawn: Drawn, model: nn.Module) -> nn.Module:
+    def cut(self, drawn: TicketRecord, model: nn.Module) -> nn.Module:
         """The ticket's net, with the weights that the given net has now.
 
         Args:
@@ -135,7 +135,7 @@ class EarlyBird(Watcher):
             return self.ticket.build(model)
 
     def summary(self) -> dict[str, Any] | None:
-        """What the report tells; None without a ticket."""
+        """The entry in the report; None without a ticket."""
         if self.ticket is None or self._drawn is None:
             return None
         shapes = self.ticket.shapes
@@ -151,7 +151,7 @@ class EarlyBird(Watcher):
         }
 
     def schedule_of_steps(self) -> SearchSchedule:
-        """When the common start looks at its scales."""
+        """The steps at which the common start reads its scales."""
         config, options = self._config, self._options
         samples = len(self._inputs.dataset)  # type: ignore[arg-type]
         epoch = steps_per_epoch(samples, config.batch_size)
@@ -161,12 +161,12 @@ class EarlyBird(Watcher):
             latest=max(1, round(options.latest * config.common_steps)),
         )
 
-    def _settle(self, run: Run, drawn: Drawn) -> None:
-        """Put the run on the ticket's net: the net, the start, what the outer step remembers."""
+    def _settle(self, run: Run, drawn: TicketRecord) -> None:
+        """Continue the run with the smaller net: its start, and the outer step's memory."""
         net = self.cut(drawn, run.net)
         ticket = self.ticket
         if ticket is None:
-            raise ValueError("a ticket was cut and is not there")
+            raise ValueError("a ticket's net was cut, but no ticket is set")
         with isolated_rng(self._config.seed, "cut"):
             batch = (self._example, self._labels, self._inputs.loss)
             flops, forward_flops = flops_per_sample(net, *batch)
@@ -193,6 +193,6 @@ class _StepSearch:
     def enough(self, net: nn.Module, steps: int) -> bool:
         return self._schedule.ready(steps, net.state_dict())
 
-    def replace(self, net: nn.Module, steps: int) -> tuple[Drawn, nn.Module]:
+    def replace(self, net: nn.Module, steps: int) -> tuple[TicketRecord, nn.Module]:
         drawn = self._early_bird.draw({"steps": steps})
         return drawn, self._early_bird.cut(drawn, net)

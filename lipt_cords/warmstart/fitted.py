@@ -1,4 +1,4 @@
-"""What a fit leaves behind so that some of its workers can be trained again."""
+"""What a result keeps of its fit, so that some workers can be retrained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lipt_cords.warmstart.report import WarmStartReport
 
 @dataclass(frozen=True)
 class Origins:
-    """What a warm start was fitted on: needed to train some of its workers again."""
+    """What a warm start was fitted on: needed to retrain some of its workers."""
 
     dataset: Dataset[Any]
     val_dataset: Dataset[Any] | None
@@ -26,14 +26,14 @@ class Origins:
 
 @dataclass(frozen=True)
 class Unlearning:
-    """What a change of the samples cost, and what it does not reach.
+    """The cost of a change of the samples, and what it does not cover.
 
     Attributes:
-        retrained: workers that trained again.
+        retrained: workers that were trained again.
         passes: samples that they trained on, repeats counted.
         redo_passes: what a whole warm start on the changed shards would train on.
-        uncovered: where removed samples have left traces all the same, in words; empty if nowhere.
-            A subset that was selected with the earlier weights is not known here: select again.
+        uncovered: where removed samples still have an influence, in words; empty if nowhere. A
+            subset that was selected with the earlier weights is not updated: select again.
     """
 
     retrained: list[int]
@@ -43,7 +43,7 @@ class Unlearning:
 
     @property
     def share(self) -> float:
-        """Passes over those of doing it all again."""
+        """Passes over those of a whole new warm start."""
         return self.passes / self.redo_passes
 
 

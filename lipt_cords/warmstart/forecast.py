@@ -1,4 +1,4 @@
-"""What a warm start will cost, before it runs: its passes follow from its options alone."""
+"""The passes of a warm start before it runs: they follow from the options."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Forecast:
 def forecast(config: WarmStartConfig, samples: int) -> Forecast:
     """Passes of a warm start on a pool of that size.
 
-    Exact but for what nobody knows before: ``stop_when`` may end it early, and a worker may be
-    lost. With several rounds and shards of unequal sizes the critical path, on which each round
-    waits for its slowest worker, may be longer by a batch a round.
+    Exact, except that ``stop_when`` may end it early and a worker may be lost. With several rounds
+    and shards of unequal sizes the critical path, on which each round waits for its slowest worker,
+    may be longer by a batch a round.
 
     Args:
         config: the options.
@@ -50,7 +50,7 @@ def forecast(config: WarmStartConfig, samples: int) -> Forecast:
 
 
 def common_passes(config: WarmStartConfig, samples: int) -> int:
-    """Passes of the common start, whose epochs are over no more samples than it needs."""
+    """Passes of the common start; its epochs run only over the samples that it needs."""
     needed = min(samples, config.common_steps * config.batch_size)
     return passes_of(config.common_steps, needed, config.batch_size) if needed else 0
 

@@ -1,8 +1,8 @@
-"""LiPT: sparse workers on disjoint shards, merged into one model worth reading gradients from.
+"""LiPT: sparse workers on disjoint shards, merged into one model whose gradients select.
 
 Ro, Wang, Chidambaram, Akella, "Lowering the Pre-training Tax for Gradient-based Subset Training",
-ICML 2023. One round is the paper; more of them walk towards local SGD (Stich, ICLR 2019) and
-DiLoCo (Douillard et al., 2023). Whatever is no part of this loop watches it.
+ICML 2023. One round is the method of the paper; several rounds are local SGD (Stich, ICLR 2019) or
+DiLoCo (Douillard et al., 2023). All else is done by watchers of this loop.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def lipt(
     while run.round < run.rounds:
         watchers.before_round(run)
         run.net.load_state_dict(run.start)
-        workers = team.train(run, inputs)  # sparse, disjoint, silent
+        workers = team.train(run, inputs)  # sparse, on disjoint shards, no communication
         watchers.after_training(run)
         chosen = team.choose(workers)  # uniform, weighted, greedy
         average, workers = team.merge(workers, chosen)  # one exact all-reduce

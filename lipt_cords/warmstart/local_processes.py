@@ -1,8 +1,8 @@
 """Local processes for a warm start, started and watched by torch's elastic agent.
 
-The agent is the one behind ``torchrun``: when a process is killed it stops the others and starts
-all of them again, and they go on from the finished workers. What a process raises is no crash: it
-is raised here, and nothing is started again.
+The agent is the one behind ``torchrun``: when a process is killed, it stops the others and starts
+all of them again, and they continue from the finished workers. An exception is not a crash: it is
+raised here, without a restart.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from lipt_cords.warmstart.result import WarmStartResult
 logger = logging.getLogger(__name__)
 
 LOADED_LATE = ("torch._dynamo", "torch.utils.flop_counter", "torchvision.transforms.v2")
-"""What torch would import at the first step of every process, for seconds."""
+"""Modules that torch imports at the first step of every process, which takes seconds."""
 
 
 def fit_in_processes(config: WarmStartConfig, processes: int, request: Request) -> WarmStartResult:
-    """Fit in processes of this machine, and give their result.
+    """Fit in local processes, and return their result.
 
-    They are clean Python processes: data in memory is shared with them, not copied, and data in
-    files they open themselves. CPU threads are divided among them.
+    They are new Python processes: tensors are shared with them, not copied, and they open files
+    themselves. CPU threads are divided among them.
 
     Args:
         config: the options.
@@ -60,7 +60,7 @@ def fit_in_processes(config: WarmStartConfig, processes: int, request: Request) 
         raise ValueError("launch='processes' cannot start processes from a daemon: use 'serial'")
     threads = config.threads or max(1, torch.get_num_threads() // processes)
     with tempfile.TemporaryDirectory(prefix="lipt-cords-") as scratch:
-        # Without a work_dir finished workers are kept for as long as the processes live.
+        # Without a work_dir finished workers are kept until the processes end.
         inner = config.model_copy(
             update={
                 "launch": "torchrun",
@@ -86,7 +86,7 @@ def fit_in_processes(config: WarmStartConfig, processes: int, request: Request) 
 
 
 def _require_script(handed: Sequence[Any]) -> None:
-    """New processes import the main module: it must be a file that can be imported twice."""
+    """Check that the main module is a file that new processes can import once more."""
     main = sys.modules["__main__"]
     path, alone = getattr(main, "__file__", None), "or set launch='serial'"
     if path is None:
@@ -144,12 +144,12 @@ def _launch_config(config: WarmStartConfig, processes: int) -> LaunchConfig:
 def _fit_as_rank(
     config: WarmStartConfig, threads: int, scratch: str, request: Request, modules: list[str]
 ) -> bytes:
-    """What each process runs; its error is an answer, since only a crash is worth a restart."""
+    """Run one rank; an error is returned, because only a crash is worth a restart."""
     from lipt_cords.warmstart.one_rank import fit_on_this_rank
 
     torch.set_num_threads(threads)
     keep_freed_memory()
-    # The caller has never heard of a temporary work_dir, which is gone when the processes are.
+    # A temporary work_dir is not the caller's; it is removed with the processes.
     temporary = config.work_dir is not None and config.work_dir.parent == Path(scratch)
     try:
         import_modules(modules)  # what the options name may be registered there

@@ -1,4 +1,4 @@
-"""One fit on one rank: everything is checked and read, then the rounds run."""
+"""One fit on one rank: checks, reading the data, then the rounds."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from lipt_cords.warmstart.resume.folder import RunFolder
 from lipt_cords.warmstart.resume.work_dir import WorkDir
 from lipt_cords.warmstart.round_inputs import RoundInputs
 from lipt_cords.warmstart.team import Team
-from lipt_cords.warmstart.watch.on_round import Announcement
-from lipt_cords.warmstart.watch.readings import Readings
+from lipt_cords.warmstart.watch.on_round import RoundCallback
+from lipt_cords.warmstart.watch.readings import ProbeReadings
 from lipt_cords.warmstart.watch.stop import EarlyStop
 from lipt_cords.warmstart.watch.watcher import Watchers
 from lipt_cords.warmstart.worker_results import WorkerResults
@@ -54,12 +54,12 @@ def fit_on_this_rank(
     Args:
         config: the options.
         request: the arguments of the fit.
-        temporary: ``work_dir`` is not the user's, who need not hear of it.
+        temporary: ``work_dir`` is temporary, so it is not named in messages.
     """
     with (
         threads_of(config),
-        stoppable(config.work_dir, said=not temporary) as wish,
-        open_ranks(config, wish.check) as ranks,
+        stoppable(config.work_dir, log_place=not temporary) as stop_request,
+        open_ranks(config, stop_request.check) as ranks,
         preserved_rng(),
         torch.enable_grad(),
     ):
@@ -67,16 +67,16 @@ def fit_on_this_rank(
             result = _fit(config, ranks, request)
         except Excluded as gone:
             logger.warning("%s: it waits for their result", gone)
-            return WarmStartResult.from_bytes(ranks.inherit(), request.model)
+            return WarmStartResult.from_bytes(ranks.wait_for_result(), request.model)
         if ranks.is_main and len(ranks.live) < ranks.size:
-            ranks.leave_behind(result.to_bytes())
+            ranks.publish_result(result.to_bytes())
         if config.work_dir is not None and not temporary:
             ranks.on_main(partial(_save, result, config.work_dir))
     return result
 
 
 def _fit(config: WarmStartConfig, ranks: Ranks, request: Request) -> WarmStartResult:
-    """One fit on one rank: everything is checked and read, then LiPT runs, then it is billed."""
+    """Check and read everything, run LiPT, and make the report."""
     clock = Clock(ranks.device)
     clock.enter("prepare")
     inputs, folder = _prepared(config, ranks, request)
@@ -95,11 +95,11 @@ def _fit(config: WarmStartConfig, ranks: Ranks, request: Request) -> WarmStartRe
         watchers = Watchers(
             [
                 bill,
-                Readings(config, ranks, judge, inputs.probe),
+                ProbeReadings(config, ranks, judge, inputs.probe),
                 EarlyStop(config),
                 *([] if ticket is None else [ticket]),
                 WorkDir(team, folder),
-                Announcement(ranks, request.on_round),
+                RoundCallback(ranks, request.on_round),
             ]
         )
         clock.enter("common")
@@ -141,8 +141,8 @@ def _fit(config: WarmStartConfig, ranks: Ranks, request: Request) -> WarmStartRe
 def _prepared(
     config: WarmStartConfig, ranks: Ranks, request: Request
 ) -> tuple[RoundInputs, RunFolder | None]:
-    """Everything that the rounds work on, checked and read on this rank."""
-    model = copied(request.model)  # first: a forward pass without gradients can hide that it fails
+    """The inputs of the rounds, checked and read on this rank."""
+    model = copied(request.model)  # first: a forward pass without gradients can hide an error
     plan, labels, folder = prepare(config, ranks, request)
     loss = mean_loss(request.loss, ranks.device)
     model.to(ranks.device)
@@ -170,14 +170,14 @@ def _prepared(
 def _flops(
     config: WarmStartConfig, model: nn.Module, dataset: Dataset[Any], loss: LossFunction
 ) -> tuple[tuple[int, int], tuple[float, ...]]:
-    """Operations of one sample, and the share of every block that may be left out."""
+    """Operations of one sample, and each block's share of them."""
     with isolated_rng(config.seed, "flops"):
         device = next(model.parameters()).device
         inputs, labels = few_samples(dataset, device)
         shares: tuple[float, ...] = ()
         if config.subnetwork is not None:
             shares = block_shares(model, inputs, labels, loss, config.subnetwork)
-            PathSchedule(config.subnetwork, len(shares), 1)  # what is wrong is said before any work
+            PathSchedule(config.subnetwork, len(shares), 1)  # errors come before any work
         return flops_per_sample(model, inputs, labels, loss), shares
 
 

@@ -1,4 +1,4 @@
-"""Who gets what: the shards, and what was found out about model and data."""
+"""The plan of a fit: the shards, and facts about model and data."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FitPlan:
-    """What rank 0 found out and decided for everyone.
+    """What rank 0 found out and decided for all ranks.
 
     Attributes:
         head: name of the linear head.
         shards: indices of every worker's samples.
-        classes_missing: for every worker, the classes that its shard lacks.
-        changing: whether items of the training set differ between reads. Decided by items of the
-            whole set, for all ranks, because it decides what a rank trains on.
-        unknown: what could not be compared with other ranks and other runs, and why.
+        classes_missing: for every worker, the classes of which its shard has no sample.
+        changing: whether items of the training set differ between reads. Tested on items of the
+            whole set, once for all ranks, because training depends on it.
+        unknown: what could not be compared between ranks and runs, and why.
     """
 
     head: str

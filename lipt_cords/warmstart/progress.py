@@ -1,4 +1,4 @@
-"""A progress bar over steps that costs next to nothing and never clutters a log file."""
+"""A cheap progress bar over steps, shown only on a terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class StepProgress:
 
     Args:
         total: steps expected.
-        shown: True or False, whatever stderr is; None shows the bar if it is a terminal.
+        shown: whether to show the bar; None: if stderr is a terminal.
     """
 
     def __init__(self, total: int, shown: bool | None = None) -> None:
@@ -52,7 +52,7 @@ class StepProgress:
             self._bar.stop()
 
     def describe(self, text: str) -> None:
-        """Say what is running."""
+        """Show what is running."""
         if self._bar is not None:
             self._bar.update(self._task, description=text, completed=self.done)
 

@@ -1,4 +1,4 @@
-"""What a warm start did and what it cost, without flattery."""
+"""The report of a warm start: results and all costs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RoundReport:
         critical_path_passes: samples on the critical path up to here, the common start included.
         weight_bytes: bytes of weights that the ranks exchanged in this round.
         seconds: of the slowest worker's training.
-        stability: what the workers' spread says, by the names of
+        stability: signals from the workers on held-out data, by the names of
             :class:`lipt_cords.warmstart.watch.stability.Stability`; None without held-out data.
     """
 
@@ -75,18 +75,18 @@ class RoundReport:
 
 @dataclass(frozen=True)
 class WarmStartReport:
-    """The bill and the outcome of a warm start.
+    """The costs and the results of a warm start.
 
     Attributes:
         passes: samples trained on (forward and backward) in all, repeats counted.
-        critical_path_passes: those of the common start and of the busiest worker: what one waits
-            for with a machine for every worker.
+        critical_path_passes: those of the common start and, in each round, of the worker with the
+            most passes: what remains with one machine per worker.
         evaluation_passes: samples run forward for held-out accuracy.
         refresh_passes: samples run forward to recompute BatchNorm statistics.
-        flops: of the training passes, counted on a dense step and scaled; masks save none.
+        flops: of the training passes, counted on one dense step and scaled; sparsity saves none.
         critical_path_flops: those on the critical path.
         forward_flops: of the evaluation and refresh passes.
-        bytes_communicated: what the exchanges between ranks move in all, with a ring all-reduce.
+        bytes_communicated: what the ranks exchange in total, with a ring all-reduce.
         seconds: wall time by phase: ``prepare`` (checks, reading the data), ``common``,
             ``workers`` (on rank 0, with the wait for the others), ``evaluation`` of workers on
             rank 0, ``soup``, ``refresh`` (with the evaluation of the merged model), ``total``, and
@@ -95,11 +95,11 @@ class WarmStartReport:
         merged_accuracy: of the result on held-out data, in [0, 1]; None without any.
         mean_worker_accuracy: over the workers with finite weights.
         accuracy_before_refresh: of the soup with averaged BatchNorm statistics.
-        accuracy_after_refresh: with recomputed ones; None if they were not.
+        accuracy_after_refresh: with recomputed ones; None if not recomputed.
         refresh_kept: whether the result has the recomputed statistics.
         ranks: processes that took part.
         weight_bytes: of ``bytes_communicated``, those of weights; the rest are small messages.
-        rounds: one entry a merge.
+        rounds: one entry per merge.
         stopped_early: whether ``stop_when`` ended the rounds.
         stages: with ``subnetwork``, for every stage over all workers: the share of the steps after
             which it ``end``s, ``length`` of its paths, ``steps``, ``passes``, and their operations
@@ -107,9 +107,9 @@ class WarmStartReport:
             paths.
         ticket: with ``early_bird``: ``ratio``, after how many ``steps`` or ``rounds`` it was drawn,
             whether the masks had ``settled``, their number (``masks``) and pairwise ``distances``,
-            the ``share_kept`` of all channels, those kept and had by ``layers``, the ``rescued``
+            the ``share_kept`` of all channels, kept and all channels by ``layers``, the ``rescued``
             layers, and ``work``: operations of the smaller net over those of the given one.
-        notes: what the reader should know.
+        notes: warnings and events for the reader.
     """
 
     passes: int
@@ -136,7 +136,7 @@ class WarmStartReport:
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """The bill in one line."""
+        """The report in one line."""
         kept = sum(worker.kept for worker in self.workers)
         text = (
             f"{kept} of {len(self.workers)} workers merged"
@@ -177,7 +177,7 @@ def _often(rounds: int) -> str:
 
 
 def finite_or_none(value: float) -> float | None:
-    """JSON has no NaN: a value that is not finite is absent."""
+    """The value, or None if it is not finite: JSON has no NaN."""
     return value if math.isfinite(value) else None
 
 

@@ -1,4 +1,4 @@
-"""What a warm start leaves behind: the merged weights, the common start, and the report."""
+"""The result of a warm start: merged weights, common start, and report."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ class WarmStartResult:
 
     Attributes:
         state_dict: the merged model.
-        theta_star: the common start that the workers forked from.
+        theta_star: the common start, from which the workers trained.
         config: the options.
-        report: what it cost and how good it is.
+        report: costs and accuracies.
         shards: ascending indices of every worker's samples.
         worker_states: with ``keep_workers``, every worker's state dict in order, None for one
             whose weights are not finite; otherwise None.
-        ticket: with ``early_bird``, where the smaller net lies in the given one, whose other
-            weights are zeros here.
+        ticket: with ``early_bird``, the channels of the smaller net; all other weights are zero
+            here.
         forgotten: samples that :meth:`forget` has removed, ascending.
-        unlearning: what the last :meth:`forget` or :meth:`add` cost and does not reach, or None.
-        origins: the data and the loss that it was fitted on; None for one loaded from files, and
-            left behind when a result is pickled or deeply copied.
+        unlearning: cost and limits of the last :meth:`forget` or :meth:`add`, or None.
+        origins: the data and the loss that it was fitted on; None for a result that was loaded from
+            files, pickled or deeply copied.
         template: a copy of the fitted module; None for a result loaded from files.
         device: where it was fitted, and where gradients are computed by default.
     """
@@ -90,7 +90,8 @@ class WarmStartResult:
     def apply_to(self, model: M) -> M:
         """Load the merged weights into a model, in place, so that its optimizer keeps working.
 
-        With a ticket the given net gets zeros elsewhere; the ticket's net is taken too.
+        With a ticket the given net gets zeros elsewhere; a model of the smaller net is accepted
+        too.
 
         Returns:
             The same model.
@@ -126,27 +127,27 @@ class WarmStartResult:
     def forget(self, indices: Any) -> WarmStartResult:
         """The warm start as if some samples had never been in a shard.
 
-        The workers that held them train again from theta*, and the soup is made again, BatchNorm
-        refresh included: the very bits of a warm start from this theta* on the shards without
-        them. ``unlearning`` tells the cost, and whether theta* itself had seen them.
+        The workers that trained on them are trained again from theta*, and the soup is made again,
+        with the BatchNorm refresh. The bits are those of a warm start from this theta* on the
+        shards without them. ``unlearning`` holds the cost, and whether theta* was trained on them.
 
         Args:
             indices: of training samples, or a mask.
 
         Returns:
-            A new result; this one stays as it is.
+            A new result; this one is unchanged.
 
         Raises:
-            ValueError: several rounds, workers that were not kept (``keep_workers``), a result
-                from files without :meth:`on`; samples outside of the data, named or forgotten
-                twice; a shard that would be empty.
+            ValueError: several rounds, workers that were not kept (``keep_workers``), a result from
+                files without :meth:`on`; samples outside of the data, named or forgotten twice; a
+                shard that would be empty.
 
         Source: Bourtoule et al., Machine Unlearning (SISA), IEEE S&P 2021.
         """
         return replace(self, **vars(forget(self, indices)))
 
     def add(self, indices: Any) -> WarmStartResult:
-        """The warm start with more samples of its data set, all in the smallest shard.
+        """The warm start with more samples of its data set, all added to the smallest shard.
 
         Args:
             indices: of training samples that are in no shard: forgotten ones, those that
@@ -205,8 +206,8 @@ class WarmStartResult:
     ) -> LastLayerGradients:
         """Last-layer gradients of the merged model: what the selectors read.
 
-        With a ticket the smaller net is read: the same gradients, without the zeros of channels
-        that are gone.
+        With a ticket the smaller net is used: the same gradients, without the zeros of removed
+        channels.
 
         Args:
             dataset: whose samples.
@@ -225,8 +226,8 @@ class WarmStartResult:
     def save(self, directory: str | Path) -> Path:
         """Write weights, shards and the report into a directory.
 
-        Every file is written whole or not at all. The record comes last and holds the others'
-        checksums, so that files of different runs are never read together.
+        Every file is written completely or not at all. The record is written last and holds the
+        checksums of the others, so files of different runs are never mixed.
 
         Raises:
             ValueError: the directory cannot be written.
@@ -266,19 +267,19 @@ class WarmStartResult:
         return where
 
     def to_bytes(self) -> bytes:
-        """Everything but the module, as bytes for another process of this run."""
+        """All but the module, as bytes for another process of this run."""
         return pickle.dumps(replace(self, template=None))
 
     @classmethod
     def from_bytes(cls, payload: bytes, template: nn.Module | None = None) -> WarmStartResult:
-        """What :meth:`to_bytes` made, with the module that was fitted."""
+        """Read :meth:`to_bytes`, with the module that was fitted."""
         result: WarmStartResult = pickle.loads(payload)
         result.template = None if template is None else copy.deepcopy(template).cpu()
         return result
 
     @classmethod
     def load(cls, directory: str | Path) -> WarmStartResult:
-        """Read what :meth:`save` wrote. The module itself is not among it.
+        """Read what :meth:`save` wrote. The module is not stored.
 
         Raises:
             ValueError: a file is missing, truncated, or from another run; it is named.

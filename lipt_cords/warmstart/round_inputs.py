@@ -1,4 +1,4 @@
-"""What every round of a warm start reads: model, data and loss, checked and in memory."""
+"""The inputs of every round: model, data and loss, checked and in memory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from lipt_cords.warmstart.workers.worker import WorkerTask
 
 @dataclass(frozen=True)
 class RoundInputs:
-    """What the rounds work on.
+    """Model, data and loss of the rounds.
 
     Attributes:
         config: the options.
-        model: scratch on the device; its weights are the given ones.
+        model: on the device, with the given weights; the rounds overwrite it.
         dataset: the training set.
         labels: its labels; empty on ranks other than 0.
         plan: head and shards.
@@ -58,7 +58,7 @@ class RoundInputs:
         return [name for name, _ in self.model.named_parameters(remove_duplicate=False)]
 
     def task(self, worker: int, run: Run, tick: Callable[[], None]) -> WorkerTask:
-        """What a worker does in the coming round."""
+        """The task of a worker in the coming round."""
         needed = run.in_last_round or SOUPS.entry(self.config.soup).facts["needs_validation"]
         return WorkerTask(
             worker=worker,

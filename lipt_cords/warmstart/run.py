@@ -1,4 +1,4 @@
-"""Where a warm start stands: what its loop, its team and its watchers share."""
+"""The state of a warm start, shared by its loop, team and watchers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from lipt_cords.models.state import State
-from lipt_cords.training.cheaper.tickets import Drawn
+from lipt_cords.training.cheaper.tickets import TicketRecord
 from lipt_cords.warmstart.report import RoundReport, WorkerSummary
 from lipt_cords.warmstart.watch.probe import Probe
 
@@ -26,7 +26,7 @@ class CommonStart:
 
     passes: int
     on_given_net: int
-    drawn: Drawn | None = None
+    drawn: TicketRecord | None = None
     state: State | None = None
 
     def work(self, net_work: float) -> float:
@@ -44,21 +44,21 @@ def _as_it_is(state: State) -> State:
 
 @dataclass
 class Run:
-    """One warm start at one moment; equal on every rank.
+    """The state of one warm start; equal on every rank.
 
     Attributes:
-        net: what is trained, on this rank's device; its weights are scratch.
-        rounds: merges that there will be in the end, as far as is known.
+        net: the trained net, on this rank's device; every round overwrites its weights.
+        rounds: number of merges that are planned at this point.
         start: weights from which the next round starts.
         round: merges so far.
-        memory: what the outer step needs in the next round.
-        decay: rounds, from and to, in which the rate falls before an early end; None: as the
-            schedule says.
+        memory: state of the outer step.
+        decay: rounds (first, end) in which the rate falls before an early end, without ``end``;
+            None: as scheduled.
         probe: held-out samples on which the workers of the coming round are compared, or None.
         scale_penalty: L1 penalty of BatchNorm's scales in the coming round; None: none.
         net_work: operations of ``net`` over those of the given one.
         block_shares: with ``subnetwork``, each block's share of a step's operations.
-        whole: gives a state of ``net`` in the shapes of the given one.
+        whole: converts a state of ``net`` to the shapes of the given net.
         common_passes: samples that the common start trained on.
         common_work: the same, weighted by the FLOPs of the net that was trained.
         forward_passes: samples run forward to evaluate workers and merges.
@@ -85,5 +85,5 @@ class Run:
 
     @property
     def in_last_round(self) -> bool:
-        """Whether the coming round is the last one, as far as is known."""
+        """Whether the coming round is the last one that is planned."""
         return self.round == self.rounds - 1

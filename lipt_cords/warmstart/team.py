@@ -1,4 +1,4 @@
-"""The team: all workers of a warm start, shared out among the ranks, trained and merged."""
+"""The team: trains and merges all workers of a warm start, divided among the ranks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.report import WorkerSummary
 from lipt_cords.warmstart.round_inputs import RoundInputs
 from lipt_cords.warmstart.run import Run
-from lipt_cords.warmstart.worker_results import LOST, NOT_FINITE, Finished, WorkerResults
+from lipt_cords.warmstart.worker_results import LOST, NOT_FINITE, FinishedWorker, WorkerResults
 from lipt_cords.warmstart.workers.together import run_workers
 from lipt_cords.warmstart.workers.worker import WorkerResult
 
 FINEST = 2**20
-"""Steps in which weights of a soup that are no whole numbers are told apart."""
+"""Soup weights that are not integers are rounded to 1 / FINEST of the largest."""
 
 
 class Team:
@@ -32,7 +32,7 @@ class Team:
     Args:
         ranks: the processes.
         config: options of the warm start.
-        results: where finished workers are held; those that are there are not trained again.
+        results: holds finished workers; these are not trained again.
         judge: evaluates trial soups, on rank 0.
         progress: shows the steps.
     """
@@ -53,26 +53,26 @@ class Team:
         self._resumed = False
 
     def tick(self) -> None:
-        """A step was taken on this rank."""
+        """Note a step on this rank."""
         self.ranks.progress()
         self._progress.tick()
 
     def announce(self, what: str) -> None:
-        """Show what is going on."""
+        """Show what is running."""
         self._progress.describe(what)
 
-    def train(self, run: Run, inputs: RoundInputs) -> list[Finished]:
-        """Train this rank's workers for a round and gather what all have to say, in their order.
+    def train(self, run: Run, inputs: RoundInputs) -> list[FinishedWorker]:
+        """Train this rank's workers for a round and gather the results of all workers, in order.
 
         Raises:
-            ValueError: a worker cannot read its shard, fewer workers than are needed have finite
-                weights, or a file of a finished worker is not what it should be.
+            ValueError: a worker cannot read its shard, too few workers have finite weights, or a
+                file of a finished worker was changed.
         """
         self._resumed = False
         self._results.begin_round(run.start, run.round)
         mine = range(self.ranks.rank, self._config.num_workers, self.ranks.size)
 
-        def work() -> list[Finished]:
+        def work() -> list[FinishedWorker]:
             done = [one for one in map(self._results.find, mine) if one is not None]
             self._found += [one.summary.worker for one in done]
             missing = [w for w in mine if w not in {one.summary.worker for one in done}]
@@ -92,8 +92,8 @@ class Team:
         self._require_enough([one.summary for one in finished])
         return finished
 
-    def keep(self, result: WorkerResult, net_work: float) -> Finished:
-        """Hold a worker that was trained just now.
+    def keep(self, result: WorkerResult, net_work: float) -> FinishedWorker:
+        """Keep the result of a worker.
 
         Args:
             result: the worker.
@@ -105,8 +105,8 @@ class Team:
         ]
         return self._results.keep(replace(result, work=result.work * net_work, stages=stages))
 
-    def choose(self, workers: Sequence[Finished]) -> Chosen:
-        """Decide who is in the soup, and how much each counts; the same on every rank."""
+    def choose(self, workers: Sequence[FinishedWorker]) -> Chosen:
+        """Choose the workers in the soup, and their weights; the same on every rank."""
         self.announce("soup")
         able = [one for one in workers if one.summary.kept]
         trials = Trials(
@@ -119,11 +119,14 @@ class Team:
         )
         return choose([one.summary for one in workers], self._config.soup, trials)
 
-    def merge(self, workers: Sequence[Finished], chosen: Chosen) -> tuple[State, list[Finished]]:
+    def merge(
+        self, workers: Sequence[FinishedWorker], chosen: Chosen
+    ) -> tuple[State, list[FinishedWorker]]:
         """Average the workers in the soup by the codec.
 
         Returns:
-            The average, and all workers; those of a rank that was lost on the way are not kept.
+            The average, and all workers; those of a rank that was lost during the merge are not
+            kept.
         """
         weights = _whole(chosen.weights)
         mine = [
@@ -145,13 +148,13 @@ class Team:
             replace(one, summary=summary) for one, summary in zip(workers, after, strict=True)
         ]
 
-    def stand_after(self, start: State, number: int) -> None:
-        """Go on after the stored merge of a round, whose workers are stored beside it."""
+    def resume_after(self, start: State, number: int) -> None:
+        """Resume after the stored merge of a round; its workers are stored with it."""
         self._resumed = True
         self._results.begin_round(start, number)
 
     def found(self) -> list[int]:
-        """Workers that were finished already, in any round, on every rank."""
+        """Workers that were read from ``work_dir``, in any round, on any rank."""
         return sorted({one for part in self.ranks.everywhere(lambda: self._found) for one in part})
 
     def worker_states(self, summaries: Sequence[WorkerSummary]) -> list[State | None] | None:
@@ -174,13 +177,13 @@ class Team:
     def _reader(self, worker: int) -> Callable[[], State]:
         return lambda: self._results.state_of(worker)
 
-    def _of_lost_ranks(self, heard: set[int]) -> list[Finished]:
-        """Workers of lost ranks: what they stored where rank 0 can read it, else their names."""
+    def _of_lost_ranks(self, heard: set[int]) -> list[FinishedWorker]:
+        """Workers of lost ranks: read by rank 0 from disk if possible, else marked as lost."""
         if len(heard) == self._config.num_workers:
             return []
         missing = [w for w in range(self._config.num_workers) if w not in heard]
 
-        def look() -> list[Finished]:
+        def look() -> list[FinishedWorker]:
             results, size = self._results, self.ranks.size
             return [results.find(w) or results.lost(w, w % size) for w in missing]
 
@@ -202,7 +205,7 @@ class Team:
 
 
 def _whole(weights: dict[int, float]) -> dict[int, int]:
-    """Weights as whole numbers, which ranks can add in any order."""
+    """Weights as integers, whose sum is the same in any order."""
     if all(isinstance(weight, int) for weight in weights.values()):
         return {worker: int(weight) for worker, weight in weights.items()}
     scale = FINEST / max(weights.values())

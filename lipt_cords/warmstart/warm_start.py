@@ -25,15 +25,15 @@ class LiPTWarmStart:
     One common start theta* is trained briefly; each worker continues it alone on its own
     class-balanced shard, pruned once and optionally augmented; the workers' weights are averaged
     and BatchNorm statistics recomputed. The merged model's last-layer gradients feed a selector.
-    With ``rounds`` above 1 the workers go on from the merged weights, and so on.
+    With ``rounds`` above 1 the workers continue from the merged weights.
 
-    Under ``torchrun``, or in processes that it starts itself, the workers are shared out among the
-    ranks, which exchange theta* at the start and one sum in each round. Every rank returns the
-    same result. Workers and merged weights are bit-equal whatever the launcher and the number of
-    ranks (on a CPU: for an equal number of threads, which ``threads`` fixes).
+    Under ``torchrun``, or in processes that it starts itself, the workers are divided among the
+    ranks, which exchange theta* at the start and one sum in each round. Every rank returns the same
+    result. Workers and merged weights are bit-equal whatever the launcher and the number of ranks
+    (on a CPU: for an equal number of threads, which ``threads`` fixes).
 
-    With ``work_dir`` every finished worker and every merge is written there, and the same call
-    goes on from them after a crash, with the same bits; SIGTERM stops it cleanly.
+    With ``work_dir`` every finished worker and every merge is written there, and after a crash the
+    same call resumes from them, with the same bits; SIGTERM stops it cleanly.
 
     Args:
         config: the options, or pass them by name.
@@ -55,12 +55,10 @@ class LiPTWarmStart:
     ) -> None:
         if config is not None and options:
             raise ValueError("pass either a WarmStartConfig or options by name, not both")
-        self.config = WarmStartConfig(**options)
-        if config is not None:
-            given = WarmStartConfig.parse(config)
-            if given is None:
-                raise ValueError(f"{config!r} asks for no warm start: give options, or 'lipt'")
-            self.config = given
+        given = WarmStartConfig(**options) if config is None else WarmStartConfig.parse(config)
+        if given is None:
+            raise ValueError(f"{config!r} asks for no warm start: give options, or 'lipt'")
+        self.config = given
 
     def __repr__(self) -> str:
         given = ", ".join(
@@ -82,9 +80,9 @@ class LiPTWarmStart:
     ) -> WarmStartResult:
         """Run the warm start. Neither the model nor the global random state is modified.
 
-        Local processes (``processes``, or ``auto`` on several GPUs) share the tensors of model
-        and data with the caller's: torch.multiprocessing moves them to shared memory, in place,
-        and an array that such a tensor was made from is no longer the same memory.
+        Local processes (``processes``, or ``auto`` on several GPUs) share the tensors of model and
+        data with the caller's: torch.multiprocessing moves them to shared memory, in place, and a
+        NumPy array from which such a tensor was made no longer shares its memory.
 
         Args:
             model: any module that ends in a linear head; its weights are the start.
@@ -97,21 +95,20 @@ class LiPTWarmStart:
             shards: disjoint indices of every worker's samples; None deals class-balanced ones.
             on_round: called after every merge with its
                 :class:`~lipt_cords.warmstart.report.RoundReport` and a copy of the merged state
-                dict (CPU, BatchNorm averaged, not refreshed); what it returns is ignored, what it
-                raises ends the run. Rank 0 alone calls it: with local processes (``processes``,
-                or ``auto`` on several GPUs) in a child, whose variables the caller does not see.
-                A merge that is in ``work_dir`` is not announced again when a run goes on from it,
-                even if the call raised.
+                dict (CPU, BatchNorm averaged, not refreshed); its return value is ignored, and its
+                exceptions end the run. Only rank 0 calls it: with local processes (``processes``,
+                or ``auto`` on several GPUs) in a child process, whose variables the caller does not
+                see. A merge that is stored in ``work_dir`` is not reported again when a run resumes
+                from it, even if the call raised.
 
         Returns:
-            The merged weights, with the report of what they cost. With ``work_dir`` they are
-            written there too, by rank 0.
+            The merged weights, with the report. With ``work_dir`` rank 0 also writes them there.
 
         Raises:
             ValueError: unusable data, model or options; too few workers with finite weights; a
-                ``work_dir`` of another run, or a file in it that is not what it should be.
-            LostContact: another process or the network is lost, and ``min_workers`` does not
-                let the others go on.
+                ``work_dir`` of another run, or a changed file in it.
+            LostContact: another process or the network is lost, and ``min_workers`` does not allow
+                the others to continue.
         """
         request = Request(model, train_dataset, val_dataset, loss, num_classes, shards, on_round)
         processes = local_processes(self.config)

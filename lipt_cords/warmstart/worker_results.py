@@ -1,4 +1,4 @@
-"""Finished workers, held until they are merged: in memory, or on disk if there is a folder."""
+"""Finished workers, kept until the merge: in memory, or on disk if there is a folder."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lipt_cords.warmstart.workers.worker import WorkerResult
 NOT_FINITE = "weights are not finite"
 LOST = "was lost with its process"
 NOTHING = torch.zeros(0, dtype=torch.int16)
-"""The changes of a worker that is not merged."""
+"""In place of the changes of a worker that is not merged."""
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What a worker of a round tells the others: everything but its weights.
+class FinishedWorker:
+    """What all ranks learn of a worker of a round: all but its weights.
 
     Attributes:
         summary: for the report.
         largest: exponent of the largest change of every slice of its state, for the sum's grids.
-        reading: what it says about the probe.
+        reading: its losses and gradients on the probe.
         forward_passes: samples that its evaluation ran forward.
     """
 
@@ -42,7 +42,7 @@ class WorkerResults:
     """The finished workers of a round that one rank holds.
 
     Args:
-        rank: whose.
+        rank: the number of this process.
         plan: the shards.
         folder: where finished workers are kept, or None.
     """
@@ -53,7 +53,7 @@ class WorkerResults:
         self.start: State = {}
 
     def begin_round(self, start: State, number: int) -> None:
-        """Drop what is in memory; the workers of this round are held from now on.
+        """Begin a round: drop the workers of the round before.
 
         Args:
             start: the weights that its workers start from.
@@ -81,8 +81,8 @@ class WorkerResults:
             )
         return state
 
-    def keep(self, result: WorkerResult) -> Finished:
-        """Hold one trained worker, on disk if there is a folder."""
+    def keep(self, result: WorkerResult) -> FinishedWorker:
+        """Keep one trained worker, on disk if there is a folder."""
         worker = result.worker
         summary = WorkerSummary(
             worker=worker,
@@ -118,17 +118,17 @@ class WorkerResults:
             written = self._folder.keep(self._name(worker), groups, details)
         if result.finite and not written:
             self._states[worker] = state
-        return Finished(summary, largest, result.reading, result.forward_passes)
+        return FinishedWorker(summary, largest, result.reading, result.forward_passes)
 
-    def hold(self, summary: WorkerSummary, state: State | None) -> Finished:
-        """Hold a worker of an earlier run in memory; None for one that is not merged."""
+    def hold(self, summary: WorkerSummary, state: State | None) -> FinishedWorker:
+        """Keep a worker of an earlier run in memory; with None it is not merged."""
         if state is None:
-            return Finished(summary, NOTHING)
+            return FinishedWorker(summary, NOTHING)
         self._states[summary.worker] = state
-        return Finished(summary, largest_changes(state, self.start))
+        return FinishedWorker(summary, largest_changes(state, self.start))
 
-    def find(self, worker: int) -> Finished | None:
-        """A worker that was finished before, as if this rank had trained it."""
+    def find(self, worker: int) -> FinishedWorker | None:
+        """Read a worker from the folder; None if it is not there."""
         if self._folder is None:
             return None
         name = self._name(worker)
@@ -147,10 +147,10 @@ class WorkerResults:
                 accuracy=stored.details["reading_accuracy"], **stored.groups["reading"]
             )
         largest = stored.groups["largest"]["changes"]
-        return Finished(summary, largest, reading, stored.details["forward_passes"])
+        return FinishedWorker(summary, largest, reading, stored.details["forward_passes"])
 
-    def lost(self, worker: int, rank: int) -> Finished:
-        """A worker of which nothing is left but its name."""
+    def lost(self, worker: int, rank: int) -> FinishedWorker:
+        """A worker that was lost with its process."""
         summary = WorkerSummary(
             worker=worker,
             rank=rank,
@@ -165,7 +165,7 @@ class WorkerResults:
             reason=LOST,
             classes_missing=self._plan.classes_missing[worker],
         )
-        return Finished(summary, NOTHING)
+        return FinishedWorker(summary, NOTHING)
 
     def _name(self, worker: int) -> str:
         return f"round_{self._round:05d}/worker_{worker:05d}"

@@ -19,14 +19,16 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import lipt_cords
+from lipt_cords import LiPTWarmStart, select
+from lipt_cords.base.registry import REGISTRIES
 from lipt_cords.cli.commands import app
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.importing import cords_version
-from lipt_cords.selectors.base import unregister_selector
-from lipt_cords.selectors.difficulty import SCORES
+from lipt_cords.data import load_dataset
+from lipt_cords.models import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```([\w{}-]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -54,6 +56,7 @@ def what_a_reader_has() -> dict[str, Any]:
 
 
 HOLDS = {
+    "CONTRIBUTING.md": "all(works(kind, name) for kind, name in added.items())",
     "README.md": "result.val_accuracy > 0.8 and warm.report.merged_accuracy > 0.9",
     "cords.md": "warm_starts(dss_args)",
     "dict-batches.md": "len(subset) == len(set(subset.indices.tolist())) and 'labels' in batch",
@@ -74,21 +77,73 @@ def warm_starts(options: dict[str, Any]) -> bool:
     return parsed.warm_start is not None and parsed.strategy == options["type"]
 
 
+KINDS = ("selector", "difficulty score", "sparsity", "optimizer", "codec", "data set", "model")
+
+
+def works(kind: str, name: str) -> bool:
+    """Whether what the map tells how to add does its work."""
+    digits = load_dataset("digits", limit=120)
+    assert kind in KINDS, kind
+    if kind == "data set":
+        found = load_dataset(name)
+        return (len(found.train), found.num_classes, found.input_shape) == (144, 2, (1, 8, 8))
+    if kind == "model":
+        return (
+            build_model(name, 10, in_channels=1, image_size=8)(digits.train[0][0]).shape[-1] == 10
+        )
+    net = build_model("cnn", 10, in_channels=1, image_size=8)
+    option = {kind: name} if kind in ("sparsity", "optimizer", "codec") else {}
+    warm = LiPTWarmStart(
+        num_workers=2, common_steps=2, local_steps=4, launch="serial", device="cpu", **option
+    ).fit(net, digits.train, digits.val)
+    gradients = warm.gradients(digits.train)
+    if kind == "selector":
+        return len(select(name, gradients, 20, skip=3)) == 20
+    if kind == "difficulty score":
+        return len(select("stratified", gradients, 20, score=name, cut=0.1)) == 20
+    return warm.report.merged_accuracy is not None
+
+
+def test_the_map_says_how_to_add_everything() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    steps = re.findall(r"^### \.\.\. an? (.*)$", text, re.MULTILINE)
+    assert steps == [
+        "selector",
+        "difficulty score",
+        "sparsity",
+        "optimizer",
+        "codec",
+        "data set",
+        "net",
+    ]
+    for code in blocks(ROOT / "CONTRIBUTING.md", "python"):
+        assert len([line for line in code.splitlines() if line.strip()]) <= 10, code
+    for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", text):
+        assert (ROOT / path).exists() or (ROOT / "lipt_cords" / path).exists(), path
+
+
 @pytest.mark.parametrize("page", of("python"))
 def test_python_on_the_page_runs(page: Path) -> None:
     names = what_a_reader_has()
+    before = {kind: set(registry.names()) for kind, registry in REGISTRIES.items()}
     codes = blocks(page, "python")
     if page.name == "cords.md" and cords_version() is None:
         codes = [code for code in codes if "from cords" not in code]
     try:
         for number, code in enumerate(codes):
             exec(compile(code, f"{page.name}, block {number}", "exec"), names)
-        assert eval(HOLDS[page.name], names | {"warm_starts": warm_starts}), HOLDS[page.name]
+        added = {
+            kind: name
+            for kind, registry in REGISTRIES.items()
+            for name in set(registry.names()) - before[kind]
+        }
+        seen = {"warm_starts": warm_starts, "works": works, "added": added}
+        assert eval(HOLDS[page.name], names | seen), HOLDS[page.name]
     finally:
         lipt_cords.cords.patches.disable()
-        if "newest" in names:
-            unregister_selector("newest")
-        SCORES.unregister("entropy")
+        for kind, registry in REGISTRIES.items():
+            for name in set(registry.names()) - before[kind]:
+                registry.unregister(name)
 
 
 @pytest.mark.parametrize("page", of("yaml"))

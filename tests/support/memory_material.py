@@ -7,7 +7,7 @@ from random import Random
 
 from hypothesis import strategies as st
 
-from lipt_cords.training.memory.recipes import Course
+from lipt_cords.training.memory.recipes import TraceIndex
 from lipt_cords.training.memory.trace import KEEP, RECOMPUTE, SWAP, Op, Storage, Trace
 
 BANDWIDTHS = st.sampled_from([0.5, 1.0, 2.0, 4.0, 8.0, 64.0])
@@ -97,11 +97,11 @@ traces = st.builds(drawn_trace, RANDOMS, st.integers(3, 12))
 """Steps of any kind."""
 
 
-def drawn_decisions(random: Random, course: Course) -> dict[int, str]:
-    """Any decisions that a course allows."""
+def drawn_decisions(random: Random, index: TraceIndex) -> dict[int, str]:
+    """Any decisions that a index allows."""
     found = {}
-    for one in course.candidates:
-        ways = [KEEP, SWAP, SWAP] + [RECOMPUTE, RECOMPUTE] * (course.recipes[one] is not None)
+    for one in index.candidates:
+        ways = [KEEP, SWAP, SWAP] + [RECOMPUTE, RECOMPUTE] * (index.recipes[one] is not None)
         what = random.choice(ways)
         if what != KEEP or random.random() < 0.5:
             found[one] = what

@@ -99,7 +99,7 @@ def _ends(module: nn.Module) -> tuple[nn.Module, ...] | None:
     return None
 
 
-class _Tally:
+class _StageCounts:
     """Paths of one stage: how many samples each block was expected to see, and saw."""
 
     def __init__(self, blocks: int) -> None:
@@ -141,7 +141,7 @@ class Paths:
         self._seed, self._names = seed, names
         self._runs = [True] * len(self.found)
         self._scales = [1.0] * len(self.found)
-        self._stages: dict[Stage, _Tally] = {}
+        self._stages: dict[Stage, _StageCounts] = {}
 
     def choose(self, step: int, samples: int = 1) -> list[bool]:
         """Draw the path of a step, which the next forward passes take.
@@ -152,7 +152,7 @@ class Paths:
         """
         self._runs = self.schedule.path(step, self._seed, *self._names)
         self._scales = self.schedule.scales(step)
-        tally = self._stages.setdefault(self.schedule.stage(step), _Tally(len(self.found)))
+        tally = self._stages.setdefault(self.schedule.stage(step), _StageCounts(len(self.found)))
         tally.add(self._runs, self.schedule.chances(step), samples)
         return self._runs
 
@@ -182,7 +182,7 @@ class Paths:
         """
         return sum(tally.work(tally.ran, shares) for tally in self._stages.values())
 
-    def everything(self) -> None:
+    def run_all_blocks(self) -> None:
         """Let every block run unscaled, as in evaluation."""
         self._runs = [True] * len(self.found)
         self._scales = [1.0] * len(self.found)
@@ -191,7 +191,7 @@ class Paths:
     def applied(self) -> Iterator[Paths]:
         """Hook the blocks; every block runs until a path is chosen."""
         handles, own = [], []
-        self.everything()
+        self.run_all_blocks()
         for number, block in enumerate(self.found):
             own.append(block.module.__dict__.get("forward"))
             block.module.__dict__["forward"] = self._skipping(number, block.module.forward)

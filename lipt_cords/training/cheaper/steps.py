@@ -70,7 +70,7 @@ class CheaperSteps:
         self._search: TicketSearch | None = None
         if early_bird is not None and early_bird.ratio > 0:
             self._search = TicketSearch(early_bird, ChannelGroups(model, batch[0]))
-            self._search.rehearse(model, batch[0])
+            self._search.check_cut(model, batch[0])
             self._layers = scaled_batchnorms(model)
             self._schedule = SearchSchedule(
                 self._search,
@@ -89,7 +89,7 @@ class CheaperSteps:
             self.finish()
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def given_net_updated(self) -> Iterator[None]:
         """The given net is as it would be if the training ended here, without hooks."""
         self._hooks.close()
         self.finish()
@@ -122,7 +122,7 @@ class CheaperSteps:
     def before_evaluation(self) -> None:
         """Let every block run, unscaled."""
         if self._paths is not None:
-            self._paths.everything()
+            self._paths.run_all_blocks()
 
     def finish(self) -> None:
         """Put the smaller net's weights into the given one, zeros elsewhere."""
@@ -134,7 +134,7 @@ class CheaperSteps:
         """Operations so far over those of as many passes of the given net."""
         return self._work_now() / self.passes if self.passes else 1.0
 
-    def told(self) -> dict[str, Any] | None:
+    def ticket_report(self) -> dict[str, Any] | None:
         """What is told of the ticket; None without one."""
         if self.ticket is None or self._search is None:
             return None

@@ -59,7 +59,7 @@ class EarlyBirdConfig(StrictModel):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class TicketRecord:
     """A ticket in a form that goes to other ranks and into files.
 
     Attributes:
@@ -282,7 +282,7 @@ class TicketSearch:
         self.masks: list[Tensor] = []
         self._scales: Tensor | None = None
 
-    def look(self, state: Mapping[str, Tensor]) -> bool:
+    def add_mask(self, state: Mapping[str, Tensor]) -> bool:
         """Take one more mask; whether the newest ones agree."""
         self._scales = self.groups.scales(state)
         self.masks.append(ticket_mask(self._scales, self.config.ratio))
@@ -296,7 +296,7 @@ class TicketSearch:
             return False
         return all(distance(window[-1], old) <= self.config.epsilon for old in window[:-1])
 
-    def rehearse(self, model: nn.Module, example: Inputs) -> None:
+    def check_cut(self, model: nn.Module, example: Inputs) -> None:
         """Cut a net by random scales, to find out before any work whether it can be cut.
 
         Raises:
@@ -365,7 +365,7 @@ class SearchSchedule:
             if not all_finite(dict(net.named_parameters())):
                 return False  # the training says that it diverged
             net = net.state_dict()
-        return self.search.look(net) or last
+        return self.search.add_mask(net) or last
 
 
 def distance(one: Tensor, other: Tensor) -> float:

@@ -17,12 +17,17 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from lipt_cords.training.memory.handles import Handle, Kept, Packed, PackedHere, Remade, Swapped
+from lipt_cords.training.memory.handles import Handle, Kept, Packed, PackedHere, Recomputed, Swapped
 from lipt_cords.training.memory.link import Arrival, Link
 from lipt_cords.training.memory.op_schemas import moved_statistics, written_places, written_tensors
 from lipt_cords.training.memory.plan import Plan
-from lipt_cords.training.memory.recipes import Course, Recipe
-from lipt_cords.training.memory.recompute import Call, Here, There, make_again
+from lipt_cords.training.memory.recipes import Recipe, TraceIndex
+from lipt_cords.training.memory.recompute import (
+    Call,
+    FixedArgument,
+    StoredArgument,
+    recompute_storage,
+)
 from lipt_cords.training.memory.recorder import Recording
 from lipt_cords.training.memory.storages import (
     ByStorage,
@@ -36,21 +41,21 @@ from lipt_cords.training.memory.storages import (
 from lipt_cords.training.memory.trace import RECOMPUTE, SWAP
 
 
-class Route:
+class IndexedPlan:
     """A plan with what a guided step looks up: made once, followed many times.
 
     Args:
         recording: the measured step.
-        course: of its trace.
+        index: of its trace.
         plan: for it.
     """
 
-    def __init__(self, recording: Recording, course: Course, plan: Plan) -> None:
+    def __init__(self, recording: Recording, index: TraceIndex, plan: Plan) -> None:
         self.recording = recording
         self.swapped = {one for one, what in plan.decisions.items() if what == SWAP}
         self.recipes: dict[int, Recipe] = {}
         for one, what in plan.decisions.items():
-            recipe = course.recipes.get(one)
+            recipe = index.recipes.get(one)
             if what == RECOMPUTE and recipe is not None:
                 self.recipes[one] = recipe
         self.replayed = {op for recipe in self.recipes.values() for op in recipe.ops}
@@ -73,7 +78,7 @@ class Route:
 
 
 @dataclass
-class Spent:
+class StepCosts:
     """What following a plan took.
 
     Attributes:
@@ -89,38 +94,38 @@ class Spent:
     changed: str | None = None
 
 
-class Guide:
+class GuidedStep:
     """Follows one step.
 
     Args:
-        route: what to do.
+        indexed: what to do.
         link: where activations go.
     """
 
-    def __init__(self, route: Route, link: Link) -> None:
-        self._route, self._link = route, link
-        self._trace = route.plan.trace
+    def __init__(self, indexed: IndexedPlan, link: Link) -> None:
+        self._plan, self._link = indexed, link
+        self._trace = indexed.plan.trace
         self._at, self._packed, self._event = 0, 0, 0
         self._backward = False
         self._calls: dict[int, Call] = {}
         self._alive: dict[int, weakref.ref[Any]] = {}
         self._handles: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
         self._sources: list[Handle] = []
-        self._readers: ByStorage[weakref.WeakSet[Remade]] = ByStorage()
+        self._readers: ByStorage[weakref.WeakSet[Recomputed]] = ByStorage()
         self._arrivals: dict[int, Arrival] = {}
         self._on_demand: ByStorage[weakref.ref[Swapped]] = ByStorage()
-        self.spent = Spent()
+        self.costs = StepCosts()
 
     def run(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Call an operation; of the forward pass, compare it with the trace and note it."""
         if self._readers and written_places(function):
             for tensor in written_tensors(function, args, kwargs):
                 self._before_write(tensor)
-        if self.spent.changed is not None:
+        if self.costs.changed is not None:
             return function(*args, **kwargs)
-        number, functions = self._at, self._route.recording.functions
-        if number in self._route.leaves:
-            self._see_off(self._route.leaves[number])
+        number, functions = self._at, self._plan.recording.functions
+        if number in self._plan.leaves:
+            self._await_departures(self._plan.leaves[number])
         if self._backward:
             self._at += 1
             return function(*args, **kwargs)
@@ -128,7 +133,7 @@ class Guide:
             self._change(f"operation {number} is {function}", self._expected(number))
             return function(*args, **kwargs)
         self._at += 1
-        if number not in self._route.replayed:
+        if number not in self._plan.replayed:
             return function(*args, **kwargs)
         call = self._note(number, function, args, kwargs)
         result = function(*args, **kwargs)
@@ -151,12 +156,12 @@ class Guide:
             return PackedHere(-1, tensor)
         number, packs = self._packed, self._trace.packs
         self._packed += 1
-        if self.spent.changed is None and (
+        if self.costs.changed is None and (
             number >= len(packs) or self._trace.shapes[number] != shape_of(tensor)
         ):
             expected = self._trace.shapes[number][:2] if number < len(packs) else "nothing"
             self._change(f"saved tensor {number} is {shape_of(tensor)[:2]}", f"{expected}")
-        if self.spent.changed is not None:
+        if self.costs.changed is not None:
             return self._send_away(tensor)
         one = packs[number]
         if one < 0 or not self._same(one, tensor):
@@ -164,7 +169,7 @@ class Guide:
                 self._change(f"saved tensor {number} is another one", "that of the measured step")
                 return self._send_away(tensor)
             return PackedHere(one, tensor)
-        if one not in self._route.plan.decisions:
+        if one not in self._plan.plan.decisions:
             return PackedHere(one, tensor)
         return Packed(one, self._hold(one, tensor), tensor)
 
@@ -173,40 +178,40 @@ class Guide:
         if not self._backward:
             self._backward = True
             self._sources.clear()
-            if self.spent.changed is None and self._at < len(self._route.recording.functions):
+            if self.costs.changed is None and self._at < len(self._plan.recording.functions):
                 self._change("the backward pass begins early", self._expected(self._at))
-        if packed.number >= 0 and self.spent.changed is None:
+        if packed.number >= 0 and self.costs.changed is None:
             number, self._event = self._event, self._event + 1
-            for one in self._route.starts.get(number, ()):
+            for one in self._plan.starts.get(number, ()):
                 handle = self._handles.get(one)
                 if handle is not None:
                     handle.prepare()
         tensor = packed.tensor()
         if isinstance(packed, Packed) and isinstance(packed.handle, Swapped):
-            self._arrivals.setdefault(packed.number, packed.handle.away.arrival)
+            self._arrivals.setdefault(packed.number, packed.handle.transfer.arrival)
         return tensor
 
-    def finish(self) -> Spent:
+    def finish(self) -> StepCosts:
         """What the step took; call it when it is over."""
         late = {number: arrival.late() for number, arrival in self._arrivals.items()}
-        self.spent.waited = {number: seconds for number, seconds in late.items() if seconds > 0}
-        return self.spent
+        self.costs.waited = {number: seconds for number, seconds in late.items() if seconds > 0}
+        return self.costs
 
-    def _see_off(self, leaving: list[int]) -> None:
+    def _await_departures(self, leaving: list[int]) -> None:
         """Wait for what the plan says has left by now, so that the budget holds."""
         started = time.perf_counter()
         for one in leaving:
             handle = self._handles.get(one)
             if isinstance(handle, Swapped):
-                handle.away.settle()
-        self.spent.held_up += time.perf_counter() - started
+                handle.transfer.settle()
+        self.costs.held_up += time.perf_counter() - started
 
     def _expected(self, number: int) -> str:
-        functions = self._route.recording.functions
+        functions = self._plan.recording.functions
         return str(functions[number]) if number < len(functions) else "the backward pass"
 
     def _change(self, received: str, expected: str) -> None:
-        self.spent.changed = f"{received}, and was {expected} when the step was measured"
+        self.costs.changed = f"{received}, and was {expected} when the step was measured"
 
     def _same(self, number: int, tensor: Tensor) -> bool:
         """Whether a tensor is in the storage that has this number in this step."""
@@ -222,30 +227,32 @@ class Guide:
         handle = self._handles.get(number)
         if handle is not None:
             return handle
-        recipe = self._route.recipes.get(number)
+        recipe = self._plan.recipes.get(number)
         if recipe is not None:
             sources = {source: self._handles[source] for source in recipe.sources}
             calls = [self._calls[op] for op in recipe.ops]
 
             def make() -> Tensor:
-                return make_again(number, calls, sources)
+                return recompute_storage(number, calls, sources)
 
-            handle = Remade([*sources.values()], make, self._note_remade(number))
+            handle = Recomputed([*sources.values()], make, self._note_remade(number))
             self._watch_sources(handle, recipe.sources, calls)
-        elif number in self._route.swapped:
+        elif number in self._plan.swapped:
             handle = Swapped(self._link.send(whole_storage(tensor)))
         else:
             handle = Kept(whole_storage(tensor))
         self._handles[number] = handle
         return handle
 
-    def _watch_sources(self, handle: Remade, sources: tuple[int, ...], calls: list[Call]) -> None:
+    def _watch_sources(
+        self, handle: Recomputed, sources: tuple[int, ...], calls: list[Call]
+    ) -> None:
         """Know what a storage is made from, in case that is written to before it is."""
         storages = [self._alive[source]() for source in sources]
         storages += [
             leaf.tensor.untyped_storage()
             for call in calls for leaf in call.leaves
-            if isinstance(leaf, Here) and not leaf.copied
+            if isinstance(leaf, FixedArgument) and not leaf.copied
         ]  # fmt: skip
         for storage in storages:
             if storage is not None:
@@ -265,16 +272,16 @@ class Guide:
         for handle in self._readers.get(tensor.untyped_storage()) or ():
             if not handle.made:
                 handle.get()
-                if self.spent.changed is None:
+                if self.costs.changed is None:
                     self._change("an activation's source is written to", "left as it is")
 
     def _note_remade(self, number: int) -> Callable[[float], None]:
-        spent = self.spent.recomputed
+        spent = self.costs.recomputed
         return lambda seconds: spent.__setitem__(number, seconds)
 
     def _note(self, number: int, function: Any, args: Any, kwargs: Any) -> Call | None:
         """An operation that may be called again, without holding what it reads."""
-        recording = self._route.recording
+        recording = self._plan.recording
         leaves, spec = tree_flatten((args, kwargs))
         known, writes = recording.arguments[number], self._trace.ops[number].writes
         if sum(isinstance(leaf, Tensor) for leaf in leaves) != len(known):
@@ -286,14 +293,14 @@ class Guide:
                 continue
             one = next(names)
             if one < 0:
-                leaves[place] = Here(leaf, id(leaf) in moved, leaf._version)
+                leaves[place] = FixedArgument(leaf, id(leaf) in moved, leaf._version)
                 continue
             if not self._same(one, leaf):
                 self._change(f"operation {number} reads another tensor", "that of the measured one")
                 return None
-            if one in self._route.saved and one not in writes:
+            if one in self._plan.saved and one not in writes:
                 self._sources.append(self._hold(one, leaf))
-            leaves[place] = There(one, Geometry.of(leaf))
+            leaves[place] = StoredArgument(one, Geometry.of(leaf))
         return Call(function, leaves, spec, recording.results[number])
 
     def _send_away(self, tensor: Tensor) -> Packed | PackedHere:
@@ -305,6 +312,6 @@ class Guide:
         handle = None if known is None else known()
         if handle is None:
             handle = Swapped(self._link.send(whole_storage(tensor)))
-            handle.away.settle()
+            handle.transfer.settle()
             self._on_demand.set(storage, weakref.ref(handle))
         return Packed(-1, handle, tensor)

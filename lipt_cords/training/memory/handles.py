@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lipt_cords.training.memory.link import Away
+from lipt_cords.training.memory.link import Transfer
 from lipt_cords.training.memory.storages import Geometry, Version, check_version
 
 
@@ -39,8 +39,8 @@ class Kept:
 class Swapped:
     """A storage that goes to the host and comes back."""
 
-    def __init__(self, away: Away) -> None:
-        self.away = away
+    def __init__(self, transfer: Transfer) -> None:
+        self.transfer = transfer
         self._kept: Tensor | None = None
 
     def keep(self, whole: Tensor) -> None:
@@ -48,14 +48,14 @@ class Swapped:
         self._kept = whole
 
     def get(self) -> Tensor:
-        return self.away.get() if self._kept is None else self._kept
+        return self.transfer.get() if self._kept is None else self._kept
 
     def prepare(self) -> None:
         if self._kept is None:
-            self.away.fetch()
+            self.transfer.fetch()
 
 
-class Remade:
+class Recomputed:
     """A storage that is let go of and made again, once.
 
     Args:
@@ -80,11 +80,11 @@ class Remade:
 
     def get(self) -> Tensor:
         # Not by recursion: a net's whole depth may have to be made again in a row.
-        stack: list[Remade] = [self]
+        stack: list[Recomputed] = [self]
         while stack:
             one = stack[-1]
             if one._whole is None:
-                missing = [s for s in one.sources if isinstance(s, Remade) and s._whole is None]
+                missing = [s for s in one.sources if isinstance(s, Recomputed) and s._whole is None]
                 if missing:
                     stack += missing
                     continue

@@ -20,7 +20,7 @@ DEFAULT_BANDWIDTH = 12e9
 """Bytes a second of the simulated link: that of a PCIe 3.0 x16 slot, as Capuchin had."""
 
 
-class Away(Protocol):
+class Transfer(Protocol):
     """A storage on its way to the host, there, or back again."""
 
     def fetch(self) -> None:
@@ -65,7 +65,7 @@ class Link(Protocol):
     bandwidth: float
     """Bytes a second, each way."""
 
-    def send(self, whole: Tensor) -> Away:
+    def send(self, whole: Tensor) -> Transfer:
         """Start to copy all bytes of a storage to the host, and let go of it then."""
 
 
@@ -78,14 +78,14 @@ class PacedLink:
 
     def __init__(self, bandwidth: float) -> None:
         self.bandwidth = bandwidth
-        self.out, self.back = _Lane(bandwidth, "to-host"), _Lane(bandwidth, "from-host")
+        self.out, self.back = _Direction(bandwidth, "to-host"), _Direction(bandwidth, "from-host")
         self._spare: dict[int, list[Tensor]] = {}
         self._lent, self._waiting, self._most = 0, 0, 0
         self._lock = threading.RLock()  # a finaliser may give a buffer back while it is held
 
-    def send(self, whole: Tensor) -> Away:
+    def send(self, whole: Tensor) -> Transfer:
         """Start to copy all bytes of a storage to the host, and let go of it then."""
-        return _PacedAway(self, whole)
+        return _PacedTransfer(self, whole)
 
     def buffer(self, size: int) -> Tensor:
         """A host buffer; its memory is used again after ``spare``."""
@@ -116,7 +116,7 @@ class PacedLink:
                 del self._spare[size]
 
 
-class _Lane:
+class _Direction:
     """One direction: transfers in the order in which they are asked for."""
 
     def __init__(self, bandwidth: float, name: str) -> None:
@@ -136,7 +136,7 @@ class _Lane:
             time.sleep(rest)
 
 
-class _PacedAway:
+class _PacedTransfer:
     def __init__(self, link: PacedLink, whole: Tensor) -> None:
         self._link, self._size, self.arrival = link, whole.numel(), Arrival()
         self._here: Tensor | None = whole
@@ -210,12 +210,12 @@ class StreamLink:
         self.back = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.bandwidth = bandwidth or measured_bandwidth(device)
 
-    def send(self, whole: Tensor) -> Away:
+    def send(self, whole: Tensor) -> Transfer:
         """Start to copy all bytes of a storage to the host, and let go of it then."""
-        return _StreamAway(self, whole)
+        return _StreamTransfer(self, whole)
 
 
-class _StreamAway:
+class _StreamTransfer:
     def __init__(self, link: StreamLink, whole: Tensor) -> None:
         self._link, self.arrival = link, Arrival()
         self._here: Tensor | None = None

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from lipt_cords.base.sizes import check_bandwidth, show_bytes
-from lipt_cords.training.memory.recipes import Course
-from lipt_cords.training.memory.search import Found, Search
+from lipt_cords.training.memory.recipes import TraceIndex
+from lipt_cords.training.memory.search import Search, Solution
 from lipt_cords.training.memory.timeline import Timeline, simulate, triggers
 from lipt_cords.training.memory.trace import KEEP, RECOMPUTE, SWAP, Trace
 
@@ -101,12 +101,12 @@ def plan_activations(
             "the step saved nothing for a backward pass, so there is nothing to plan: run forward "
             "pass, loss and backward pass inside, with gradients enabled"
         )
-    course = Course(trace)
-    found = _search(course, budget, bandwidth, policy)
+    index = TraceIndex(trace)
+    found = _search(index, budget, bandwidth, policy)
     if found.timeline.peak > budget:
         # Whatever is searched for, the plan with the lowest peak is one that fits.
-        lowest = _search(course, 0, bandwidth, policy)
-        found = Found(lowest.decisions, simulate(course, lowest.decisions, bandwidth, budget))
+        lowest = _search(index, 0, bandwidth, policy)
+        found = Solution(lowest.decisions, simulate(index, lowest.decisions, bandwidth, budget))
         least = lowest.timeline.peak
     if found.timeline.peak > budget:
         raise ValueError(
@@ -115,7 +115,7 @@ def plan_activations(
             f"activation moved as it can be the step takes {show_bytes(least)}: give at least "
             "that, or lower the batch size"
         )
-    starts = triggers(course, found.decisions, bandwidth, budget)
+    starts = triggers(index, found.decisions, bandwidth, budget)
     return Plan(budget, bandwidth, found.decisions, starts, trace, found.timeline)
 
 
@@ -132,10 +132,10 @@ def least_budget(trace: Trace, *, bandwidth: float = 12e9, policy: Policy = "bot
     """
     check_bandwidth(bandwidth)
     check_policy(policy)
-    return _search(Course(trace), 0, bandwidth, policy).timeline.peak
+    return _search(TraceIndex(trace), 0, bandwidth, policy).timeline.peak
 
 
-def _search(course: Course, budget: int, bandwidth: float, policy: Policy) -> Found:
+def _search(index: TraceIndex, budget: int, bandwidth: float, policy: Policy) -> Solution:
     swaps, remakes = policy != "recompute", policy != "swap"
-    search = Search(course, budget, bandwidth, swaps=swaps, remakes=remakes, timed=budget > 0)
+    search = Search(index, budget, bandwidth, swaps=swaps, remakes=remakes, timed=budget > 0)
     return search.best()

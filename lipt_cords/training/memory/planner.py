@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lipt_cords.base.sizes import check_bandwidth, parse_bytes
-from lipt_cords.training.memory.follower import Guide, Route, Spent
+from lipt_cords.training.memory.follower import GuidedStep, IndexedPlan, StepCosts
 from lipt_cords.training.memory.link import Link, build_link
 from lipt_cords.training.memory.live_bytes import LiveBytes
 from lipt_cords.training.memory.model_checks import (
@@ -25,10 +25,16 @@ from lipt_cords.training.memory.model_checks import (
     shapes_of,
 )
 from lipt_cords.training.memory.plan import Plan, Policy, check_policy, plan_activations
-from lipt_cords.training.memory.recipes import Course
+from lipt_cords.training.memory.recipes import TraceIndex
 from lipt_cords.training.memory.recorder import Recorder
 from lipt_cords.training.memory.report import MemoryReport
-from lipt_cords.training.memory.step_kinds import Kind, Planned, Plans, faster, fingerprint
+from lipt_cords.training.memory.step_kinds import (
+    FollowedPlan,
+    Plans,
+    StepKind,
+    planning_key,
+    with_shorter_times,
+)
 from lipt_cords.training.memory.trace import Trace
 
 MEASURED = 2
@@ -107,9 +113,9 @@ class MemoryPlanner:
         self.device = first.device
         self._link: Link = build_link(self.device, bandwidth)
         self._kinds = (plans or Plans()).kinds
-        self._net = fingerprint(model, self.budget, self._link.bandwidth, policy)
+        self._net = planning_key(model, self.budget, self._link.bandwidth, policy)
         self._steps = {"measured": 0, "guided": 0, "on_demand": 0}
-        self._last: tuple[Planned, Spent, float] | None = None
+        self._last: tuple[FollowedPlan, StepCosts, float] | None = None
         self._moved = 0
         self._notes: list[str] = []
         self._stack: ExitStack | None = None
@@ -121,9 +127,9 @@ class MemoryPlanner:
                 "one memory planner guides one step at a time: leave the first step before the "
                 "next; for a step through several nets, give one planner a module that holds them"
             )
-        self._follower: Recorder | Guide | None = None
-        self._kind: Kind | None = None
-        self._planned: Planned | None = None
+        self._follower: Recorder | GuidedStep | None = None
+        self._kind: StepKind | None = None
+        self._planned: FollowedPlan | None = None
         self._inputs: list[Any] = []
         self._token = object()
         self._live: LiveBytes | None = None
@@ -167,7 +173,7 @@ class MemoryPlanner:
             return MemoryReport(None, dict(self._steps), None, 0.0, 0.0, 0.0, 0, list(self._notes))
         planned, spent, seconds = self._last
         return MemoryReport(
-            plan=planned.route.plan,
+            plan=planned.indexed.plan,
             steps=dict(self._steps),
             measured_peak=planned.peak,
             step_seconds=seconds,
@@ -177,14 +183,14 @@ class MemoryPlanner:
             notes=list(self._notes),
         )
 
-    def _begin(self, function: Any, args: Any, kwargs: Any) -> Recorder | Guide:
+    def _begin(self, function: Any, args: Any, kwargs: Any) -> Recorder | GuidedStep:
         """Decide, at its first operation, what kind of step this is."""
         key = (self._net, function, shapes_of((args, kwargs)), *self._inputs, self.model.training)
         kind = self._kinds.get(key)
         if kind is None and sum(other[0] == self._net for other in self._kinds) < KINDS:
             if len(self._kinds) >= ALL_KINDS:
                 del self._kinds[next(iter(self._kinds))]
-            kind = self._kinds[key] = Kind()
+            kind = self._kinds[key] = StepKind()
         if kind is None:
             self._note(
                 f"more than {KINDS} kinds of steps, by the shapes of their inputs: further ones "
@@ -204,25 +210,27 @@ class MemoryPlanner:
             if len(kind.plans) == SIZES:
                 del kind.plans[next(iter(kind.plans))]
             trace = replace(recording.trace, resident=size)
-            course = Course(trace)
-            route = Route(replace(recording, trace=trace), course, self.plan_for(trace))
-            planned = kind.plans[size] = Planned(course, route)
+            index = TraceIndex(trace)
+            indexed = IndexedPlan(replace(recording, trace=trace), index, self.plan_for(trace))
+            planned = kind.plans[size] = FollowedPlan(index, indexed)
         self._kind, self._planned = kind, planned
         if planned.peak is None:
             self._live = LiveBytes(self.device)
-        return Guide(planned.route, self._link)
+        return GuidedStep(planned.indexed, self._link)
 
-    def _learn(self, kind: Kind | None, follower: Recorder | Guide, seconds: float) -> None:
+    def _learn(
+        self, kind: StepKind | None, follower: Recorder | GuidedStep, seconds: float
+    ) -> None:
         """Take what a step showed."""
         if kind is None:
             self._steps["on_demand"] += 1
             return
-        if isinstance(follower, Guide):
+        if isinstance(follower, GuidedStep):
             spent, planned = follower.finish(), self._planned
             if planned is None:
                 raise RuntimeError("a guided step has no plan")
-            peak = planned.course.trace.peak
-            if self._last is None or peak >= self._last[0].course.trace.peak:
+            peak = planned.index.trace.peak
+            if self._last is None or peak >= self._last[0].index.trace.peak:
                 self._last = planned, spent, seconds  # not of a last, smaller batch
             if spent.changed is not None:
                 self._steps["on_demand"] += 1
@@ -230,7 +238,7 @@ class MemoryPlanner:
                 return
             self._steps["guided"] += 1
             if self._live is not None:
-                planned.peak = planned.course.trace.base + self._live.peak
+                planned.peak = planned.index.trace.base + self._live.peak
             if spent.waited:
                 self._moved += planned.feed_back(spent.waited)
             return
@@ -246,11 +254,11 @@ class MemoryPlanner:
             )
         known = kind.recording
         if known is not None and known.functions == recording.functions:
-            recording = faster(known, recording)
+            recording = with_shorter_times(known, recording)
         kind.recording = recording
         kind.measured += 1
 
-    def _forget(self, kind: Kind, what: str) -> None:
+    def _forget(self, kind: StepKind, what: str) -> None:
         kind.changes += 1
         kind.measured, kind.recording, kind.plans = 0, None, {}
         again = (

@@ -28,7 +28,7 @@ class Recipe:
     peak: int
 
 
-class Course:
+class TraceIndex:
     """A trace, and what is looked up in it again and again.
 
     Args:
@@ -87,8 +87,8 @@ class Course:
         return Recipe(ops, sources, sum(self.trace.ops[number].seconds for number in ops), peak)
 
 
-def free_time(course: Course, storage: int, bandwidth: float) -> float:
+def free_time(index: TraceIndex, storage: int, bandwidth: float) -> float:
     """Seconds between its way out and its way back: (back - swap time) - (last + swap time)."""
-    one, clock = course.trace.storages[storage], course.trace.clock
+    one, clock = index.trace.storages[storage], index.trace.clock
     swap = one.size / bandwidth
     return float(clock[one.accesses[0]] - swap - (clock[one.saved or 0] + swap))

@@ -25,7 +25,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Here:
+class FixedArgument:
     """A tensor among a call's arguments that is there all the time."""
 
     tensor: Tensor
@@ -36,14 +36,14 @@ class Here:
 
 
 @dataclass(frozen=True)
-class There:
+class StoredArgument:
     """A tensor among a call's arguments: a view into a storage of the step."""
 
     number: int
     geometry: Geometry
 
 
-def make_again(number: int, calls: Sequence[Call], sources: Mapping[int, Handle]) -> Tensor:
+def recompute_storage(number: int, calls: Sequence[Call], sources: Mapping[int, Handle]) -> Tensor:
     """Call operations again.
 
     Args:
@@ -58,7 +58,7 @@ def make_again(number: int, calls: Sequence[Call], sources: Mapping[int, Handle]
     last = {}
     for place, call in enumerate(calls):
         for leaf in call.leaves:
-            if isinstance(leaf, There):
+            if isinstance(leaf, StoredArgument):
                 last[leaf.number] = place
     kind = device_type(there, calls)
     # As below autograd in the forward pass, where gradients are enabled: kernels may look at that.
@@ -80,16 +80,18 @@ def make_again(number: int, calls: Sequence[Call], sources: Mapping[int, Handle]
 
 def device_type(there: Mapping[int, Tensor], calls: Sequence[Call]) -> str:
     """Where the operations run, by what they read, or by what they are told."""
-    read = [leaf.tensor for call in calls for leaf in call.leaves if isinstance(leaf, Here)]
-    told = [leaf for call in calls for leaf in call.leaves if isinstance(leaf, torch.device)]
-    devices = [*(tensor.device for tensor in (*there.values(), *read)), *told]
+    read = [
+        leaf.tensor for call in calls for leaf in call.leaves if isinstance(leaf, FixedArgument)
+    ]
+    given = [leaf for call in calls for leaf in call.leaves if isinstance(leaf, torch.device)]
+    devices = [*(tensor.device for tensor in (*there.values(), *read)), *given]
     return devices[0].type if devices else "cpu"
 
 
 def _argument(leaf: Any, there: dict[int, Tensor]) -> Any:
-    if isinstance(leaf, There):
+    if isinstance(leaf, StoredArgument):
         return leaf.geometry.on(there[leaf.number])
-    if isinstance(leaf, Here):
+    if isinstance(leaf, FixedArgument):
         if leaf.copied:
             return leaf.tensor.clone()
         check_version(leaf.tensor._version, leaf.version, leaf.tensor)

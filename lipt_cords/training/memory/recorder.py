@@ -43,7 +43,7 @@ class Recording:
 
 
 @dataclass
-class _Made:
+class _RecordedStorage:
     """A storage while it is recorded."""
 
     size: int
@@ -80,7 +80,7 @@ class Recorder:
         self._resident = {id(one): weakref.ref(one) for one in resident}
         self._block, self._synchronize = block, synchronize
         self._known: ByStorage[int] = ByStorage()
-        self._made: list[_Made] = []
+        self._made: list[_RecordedStorage] = []
         self._ops: list[Op] = []
         self._functions: list[Any] = []
         self._arguments: list[tuple[int, ...]] = []
@@ -160,9 +160,9 @@ class Recorder:
         if not made.movable:
             return PackedHere(number, tensor)
         if handle is None:
-            away = self._link.send(whole_storage(tensor))
-            away.settle()
-            handle = Swapped(away)
+            transfer = self._link.send(whole_storage(tensor))
+            transfer.settle()
+            handle = Swapped(transfer)
             made.handle = weakref.ref(handle)
             weakref.finalize(handle, self._finish, made).atexit = False
         return Packed(number, handle, tensor)
@@ -218,17 +218,17 @@ class Recorder:
             tuple(self._results[:forward]),
         )  # fmt: skip
 
-    def _stay(self, made: _Made, tensor: Tensor) -> None:
+    def _stay(self, made: _RecordedStorage, tensor: Tensor) -> None:
         """Hold a storage that is written to after it was saved; its users' versions tell if."""
         handle = None if made.handle is None else made.handle()
         if handle is not None:
             handle.keep(whole_storage(tensor))
         made.movable = False
 
-    def _finish(self, made: _Made) -> None:
+    def _finish(self, made: _RecordedStorage) -> None:
         made.done = len(self._ops)
 
-    def _release(self, made: _Made) -> None:
+    def _release(self, made: _RecordedStorage) -> None:
         made.released = len(self._ops)
 
     def _number(self, tensor: Tensor, born: int | None) -> int:
@@ -248,7 +248,7 @@ class Recorder:
             self._known.set(storage, number)
             return number
         number = len(self._made)
-        made = _Made(storage.nbytes(), born, self._block(), True)
+        made = _RecordedStorage(storage.nbytes(), born, self._block(), True)
         self._made.append(made)
         weakref.finalize(storage, self._release, made).atexit = False
         self._known.set(storage, number)

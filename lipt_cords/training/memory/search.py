@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lipt_cords.training.memory.recipes import Course, free_time
+from lipt_cords.training.memory.recipes import TraceIndex, free_time
 from lipt_cords.training.memory.timeline import Timeline, simulate
 from lipt_cords.training.memory.trace import RECOMPUTE, SWAP
 
@@ -24,13 +24,13 @@ and are then in memory together. What is kept between two such groups is a check
 
 
 @dataclass(frozen=True)
-class Found:
+class Solution:
     """Decisions, and what they do."""
 
     decisions: dict[int, str]
     timeline: Timeline
 
-    def better(self, other: Found, budget: int) -> bool:
+    def better(self, other: Solution, budget: int) -> bool:
         """Whether it fits and costs less, or comes nearer to fitting."""
         mine, others = self.timeline, other.timeline
         if mine.peak <= budget and others.peak <= budget:
@@ -42,7 +42,7 @@ class Search:
     """Decisions for one step.
 
     Args:
-        course: the step.
+        index: the step.
         budget: bytes.
         bandwidth: bytes a second of the link to the host, each way.
         swaps: whether storages may go to the host.
@@ -53,7 +53,7 @@ class Search:
 
     def __init__(
         self,
-        course: Course,
+        index: TraceIndex,
         budget: int,
         bandwidth: float,
         *,
@@ -61,12 +61,12 @@ class Search:
         remakes: bool,
         timed: bool = True,
     ) -> None:
-        self._course, self._budget, self._bandwidth = course, budget, bandwidth
+        self._course, self._budget, self._bandwidth = index, budget, bandwidth
         self._swaps, self._remakes = swaps, remakes
-        storages = course.trace.storages
+        storages = index.trace.storages
         idle = self._idle_seconds if timed else self._idle_operations
-        self._idle = sorted(course.candidates, key=idle, reverse=True)
-        recipes = {one: recipe for one, recipe in course.recipes.items() if recipe is not None}
+        self._idle = sorted(index.candidates, key=idle, reverse=True)
+        recipes = {one: recipe for one, recipe in index.recipes.items() if recipe is not None}
         self._rank = {
             one: (recipe.seconds if timed else 1.0) / max(1, storages[one].size)
             for one, recipe in recipes.items()
@@ -80,11 +80,11 @@ class Search:
                 if source in recipes:
                     self._near[one].add(source)
                     self._near[source].add(one)
-        self._tried: dict[int, Found] = {}
+        self._tried: dict[int, Solution] = {}
 
-    def best(self) -> Found:
+    def best(self) -> Solution:
         """The cheapest decisions that fit; if none do, those with the lowest peak."""
-        nothing = Found({}, self._follow({}))
+        nothing = Solution({}, self._follow({}))
         if nothing.timeline.peak <= self._budget:
             return nothing
         most = len(self._idle) if self._swaps else 0
@@ -125,7 +125,7 @@ class Search:
     def _try(self, number: int) -> None:
         """Swap the first ones, and make the rest again under each limit."""
         swapped = dict.fromkeys(self._idle[:number], SWAP)
-        start = Found(swapped, self._follow(swapped))
+        start = Solution(swapped, self._follow(swapped))
         self._tried[number] = found = start
         fits = [one for one in self._tried.values() if one.timeline.peak <= self._budget]
         if any(one.timeline.seconds <= start.timeline.seconds for one in fits):
@@ -139,12 +139,12 @@ class Search:
                 break
         self._tried[number] = found
 
-    def _fill(self, start: Found, limit: float, rank: dict[int, float]) -> Found:
+    def _fill(self, start: Solution, limit: float, rank: dict[int, float]) -> Solution:
         """Evict at the place of the peak until it fits, or nothing is left there."""
         decisions, now, best = dict(start.decisions), start.timeline, start
         while now.peak > self._budget and self._lower(decisions, now, limit, rank):
             now = self._follow(decisions)
-            found = Found(dict(decisions), now)
+            found = Solution(dict(decisions), now)
             if found.better(best, self._budget):
                 best = found
         return best
@@ -185,7 +185,7 @@ class Search:
                     stack.append(other)
         return sum(self._course.trace.storages[other].size for other in group)
 
-    def _spared(self, found: Found) -> Found:
+    def _spared(self, found: Solution) -> Solution:
         """The dearest decisions first: without them, or the other way, if that costs less."""
         decisions, now = dict(found.decisions), found.timeline
         costs = {
@@ -205,4 +205,4 @@ class Search:
             after = self._follow(decisions | {one: other})
             if after.peak <= self._budget and after.seconds < now.seconds:
                 decisions, now = decisions | {one: other}, after
-        return Found(decisions, now)
+        return Solution(decisions, now)

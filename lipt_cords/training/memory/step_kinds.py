@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from lipt_cords.training.memory.follower import Route
-from lipt_cords.training.memory.recipes import Course
+from lipt_cords.training.memory.follower import IndexedPlan
+from lipt_cords.training.memory.recipes import TraceIndex
 from lipt_cords.training.memory.recorder import Recording
 from lipt_cords.training.memory.timeline import simulate, triggers
 
@@ -19,11 +19,11 @@ one that is later than that moves by half of its lateness, so that a slow link i
 
 
 @dataclass
-class Planned:
+class FollowedPlan:
     """A plan that is followed."""
 
-    course: Course
-    route: Route
+    index: TraceIndex
+    indexed: IndexedPlan
     earlier: dict[int, float] = field(default_factory=dict)
     peak: int | None = None
 
@@ -36,29 +36,29 @@ class Planned:
         Returns:
             How many were moved.
         """
-        plan, course = self.route.plan, self.course
+        plan, index = self.indexed.plan, self.index
         for one, late in waited.items():
-            share = FEEDBACK * course.trace.storages[one].size / plan.bandwidth
+            share = FEEDBACK * index.trace.storages[one].size / plan.bandwidth
             self.earlier[one] = self.earlier.get(one, 0.0) + max(share, late / 2)
-        starts = triggers(course, plan.decisions, plan.bandwidth, plan.budget, self.earlier)
+        starts = triggers(index, plan.decisions, plan.bandwidth, plan.budget, self.earlier)
         moved = sum(starts[one] != plan.triggers[one] for one in starts)
         if not moved:
             return 0
-        timeline = simulate(course, plan.decisions, plan.bandwidth, plan.budget, starts)
+        timeline = simulate(index, plan.decisions, plan.bandwidth, plan.budget, starts)
         if timeline.peak > plan.budget:
             return 0
-        self.route.take(replace(plan, triggers=starts, timeline=timeline))
+        self.indexed.take(replace(plan, triggers=starts, timeline=timeline))
         return moved
 
 
 @dataclass
-class Kind:
+class StepKind:
     """Steps that begin alike."""
 
     recording: Recording | None = None
     measured: int = 0
     changes: int = 0
-    plans: dict[int, Planned] = field(default_factory=dict)
+    plans: dict[int, FollowedPlan] = field(default_factory=dict)
     """By the bytes that are there before the step: an optimizer's state comes with its first."""
 
 
@@ -66,17 +66,17 @@ class Kind:
 class Plans:
     """What planners measured and planned; nets that are built alike may share it."""
 
-    kinds: dict[Any, Kind] = field(default_factory=dict)
+    kinds: dict[Any, StepKind] = field(default_factory=dict)
 
 
-def fingerprint(model: nn.Module, *options: Any) -> int:
+def planning_key(model: nn.Module, *options: Any) -> int:
     """What planners must have in common to share what they measured."""
     layers = [(name, tuple(p.shape), p.dtype, p.requires_grad)
               for name, p in model.named_parameters()]  # fmt: skip
     return hash((repr(model), repr(layers), str(next(model.parameters()).device), *options))
 
 
-def faster(one: Recording, other: Recording) -> Recording:
+def with_shorter_times(one: Recording, other: Recording) -> Recording:
     """The newer recording, with the shorter time of each operation."""
     if len(one.trace.ops) != len(other.trace.ops):
         return other

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lipt_cords.training.memory.recipes import Course
+from lipt_cords.training.memory.recipes import TraceIndex
 from lipt_cords.training.memory.trace import KEEP, RECOMPUTE, SWAP
 
 
@@ -62,19 +62,19 @@ class Timeline:
         return sum(sum(some.values()) for some in (self.waited, self.held_up, self.recomputed))
 
 
-def needs(course: Course, decisions: Mapping[int, str]) -> tuple[dict[int, int], dict[int, int]]:
+def needs(index: TraceIndex, decisions: Mapping[int, str]) -> tuple[dict[int, int], dict[int, int]]:
     """When evicted storages are first needed, and when storages end.
 
     Returns:
         The first event that needs each evicted storage, be it to make another one; and the
         operation before which each storage that recomputation touches ends.
     """
-    storages = course.trace.storages
-    first = {one: course.first_event[one] for one, what in decisions.items() if what != KEEP}
+    storages = index.trace.storages
+    first = {one: index.first_event[one] for one, what in decisions.items() if what != KEEP}
     ends = dict[int, int]()
     recomputed = [one for one, what in decisions.items() if what == RECOMPUTE]
-    for one in sorted(recomputed, key=course.done_at, reverse=True):
-        recipe, end = course.recipes[one], max(ends.get(one, 0), storages[one].done)
+    for one in sorted(recomputed, key=index.done_at, reverse=True):
+        recipe, end = index.recipes[one], max(ends.get(one, 0), storages[one].done)
         ends[one] = end
         if recipe is None:
             raise ValueError(f"storage {one} cannot be made again, so it cannot be recomputed")
@@ -86,7 +86,7 @@ def needs(course: Course, decisions: Mapping[int, str]) -> tuple[dict[int, int],
 
 
 def triggers(
-    course: Course,
+    index: TraceIndex,
     decisions: Mapping[int, str],
     bandwidth: float,
     budget: float = math.inf,
@@ -99,17 +99,17 @@ def triggers(
     room for it.
 
     Args:
-        course: the step.
+        index: the step.
         decisions: by storage.
         bandwidth: bytes a second.
         budget: bytes.
         earlier: seconds by which feedback moves a trigger forward.
     """
-    trace = course.trace
+    trace = index.trace
     swapped = [one for one, what in decisions.items() if what == SWAP]
     if not swapped:
         return {}
-    first, _ = needs(course, decisions)
+    first, _ = needs(index, decisions)
     ops = np.array([op for op, _ in trace.events])
     times = trace.clock[ops]
     free, found = np.inf, dict[int, int]()
@@ -122,7 +122,7 @@ def triggers(
     if budget == math.inf:
         return found
     late = {one: first[one] for one in swapped}
-    without = simulate(course, decisions, bandwidth, budget, late)
+    without = simulate(index, decisions, bandwidth, budget, late)
     taken = np.maximum(without.live, without.before)
     for one in sorted(swapped, key=lambda number: (first[number], number)):
         size, begin, end = trace.storages[one].size, int(ops[found[one]]), int(ops[first[one]])
@@ -135,7 +135,7 @@ def triggers(
 
 
 def simulate(
-    course: Course,
+    index: TraceIndex,
     decisions: Mapping[int, str],
     bandwidth: float,
     budget: float = math.inf,
@@ -144,44 +144,44 @@ def simulate(
     """Follow a step under decisions.
 
     Args:
-        course: the step.
+        index: the step.
         decisions: ``swap`` or ``recompute`` by storage; others are kept.
         bandwidth: bytes a second of each direction of the link to the host.
         budget: bytes; where more would be in memory, the step waits for what is leaving.
         starts: the event at which each swapped storage starts to come back; None: ``triggers``.
     """
     if starts is None:
-        starts = triggers(course, decisions, bandwidth, budget)
-    return _Run(course, decisions, bandwidth, budget, starts).through()
+        starts = triggers(index, decisions, bandwidth, budget)
+    return _Simulation(index, decisions, bandwidth, budget, starts).through()
 
 
-class _Run:
+class _Simulation:
     """One walk through the operations."""
 
     def __init__(
         self,
-        course: Course,
+        index: TraceIndex,
         decisions: Mapping[int, str],
         bandwidth: float,
         budget: float,
         starts: Mapping[int, int],
     ) -> None:
-        trace = course.trace
-        self._course, self._trace, self._budget = course, trace, budget
+        trace = index.trace
+        self._course, self._trace, self._budget = index, trace, budget
         self._bandwidth = bandwidth
         self._swapped = {one for one, what in decisions.items() if what == SWAP}
-        self._first, longer = needs(course, decisions)
-        self._ends = course.ends.copy()
+        self._first, longer = needs(index, decisions)
+        self._ends = index.ends.copy()
         for one, end in longer.items():
             self._ends[one] = max(self._ends[one], end)
         self._released = {one: trace.storages[one].released for one in self._first}
         self._saved: dict[int, list[int]] = {}
-        for one in sorted(self._swapped, key=lambda one: course.saved_as.get(one, one)):
+        for one in sorted(self._swapped, key=lambda one: index.saved_as.get(one, one)):
             self._saved.setdefault(trace.storages[one].saved or 0, []).append(one)
         # What happens before an operation: a demand's triggers, then what it needs itself.
         self._demands: dict[int, list[tuple[int, int, int, int]]] = {}
         for one, event in self._first.items():
-            self._at(event).append((event, 1, course.done_at(one), one))
+            self._at(event).append((event, 1, index.done_at(one), one))
             if one in self._swapped:
                 start = min(starts[one], event)
                 self._at(start).append((start, 0, event, one))
@@ -198,7 +198,7 @@ class _Run:
 
     def through(self) -> Timeline:
         """Walk."""
-        course, trace = self._course, self._trace
+        index, trace = self._course, self._trace
         ops = len(trace.ops)
         live, before = np.zeros(ops, dtype=np.int64), np.zeros(ops, dtype=np.int64)
         ends: dict[int, list[int]] = {}
@@ -222,7 +222,7 @@ class _Run:
                     self._leave(-1 - one, op)
             if op in self._demands:
                 before[op] = self._meet(op)
-            self._live += course.births[op]
+            self._live += index.births[op]
             if self._live > self._budget:
                 self._make_room(0, op)
             live[op] = self._live

@@ -1,1 +1,1 @@
-"""Many workers, one model: which are merged, how they are averaged, and what follows."""
+"""Merging: which workers are merged, how they are averaged, and the step after it."""

@@ -1,4 +1,4 @@
-"""Averages of state dicts that a user has: a uniform or weighted soup of any models."""
+"""Averages of given state dicts: a uniform or weighted soup of any models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BatchNorm statistics of averaged weights, which describe none of the workers: made anew."""
+"""BatchNorm statistics of averaged weights, recomputed from training samples."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
 def refresh_batchnorm(model: nn.Module, source: BatchSource) -> int:
     """Recompute the running statistics of every BatchNorm layer, in place.
 
-    Like ``torch.optim.swa_utils.update_bn``, statistics start afresh and are a plain mean over
-    batches. Unlike there, all other layers stay in eval mode, so dropout draws nothing and the
-    statistics are those of the activations that evaluation meets. All batches have one size, so
-    that their order matters to rounding alone; for that up to one sample in 256 is passed over.
+    Like ``torch.optim.swa_utils.update_bn``, statistics are reset and are a plain mean over
+    batches. Unlike there, all other layers stay in eval mode, so dropout is off and the statistics
+    are those of evaluation. All batches have one size, so that their order changes only the
+    rounding; for this, up to one sample in 256 is skipped.
 
     Args:
         model: on the device of the source.
@@ -53,7 +53,7 @@ def refresh_batchnorm(model: nn.Module, source: BatchSource) -> int:
 
     Returns:
         Samples read; 0, and nothing is changed, for a model without BatchNorm and for a single
-        sample, of which a channel may have one value and no variance.
+        sample, where a channel may have one value and no variance.
     """
     layers = batchnorm_layers(model)
     if not layers or len(source) == 1:

@@ -1,4 +1,4 @@
-"""How workers' changes travel when they are merged: the codecs, by name."""
+"""Codecs, by name: how workers' changes are sent when they are merged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Member:
     Attributes:
         worker: its number.
         weight: how much it counts.
-        state: gives its weights, on the CPU; they are read when they are needed, one by one.
+        state: returns its weights, on the CPU; they are read when it is called.
     """
 
     worker: int
@@ -32,7 +32,7 @@ class Member:
 
 
 class Wire:
-    """What goes between the ranks in a merge: exact sums of integers.
+    """Communication between the ranks in a merge: exact sums of integers.
 
     Args:
         ranks: the processes.
@@ -49,16 +49,16 @@ class Wire:
         self.terms, self.heaviest, self.largest = terms, heaviest, largest
         self._mine = len(mine), sum(member.weight for member in mine)
         self.merged, self.weight = 0, 0.0
-        """After a sum: how many workers are in it, and their weight: fewer if a rank was lost."""
+        """After a sum: the number of workers in it, and their weight; fewer if a rank was lost."""
 
     def sum(self, flat: Tensor, dtype: torch.dtype) -> Tensor:
         """Add a vector of integers over all ranks; the same bits in any order.
 
         Args:
             flat: this rank's part, int64, on the CPU.
-            dtype: int32 or int64, in which it travels and in which the sums fit.
+            dtype: int32 or int64, of the exchange; the sums must fit.
         """
-        tail = torch.tensor(self._mine)  # in the same exchange: true even if a rank is lost on it
+        tail = torch.tensor(self._mine)  # same exchange: correct even if a rank is lost in it
         summed = self._ranks.sum_integers(torch.cat([flat, tail]), dtype)
         self.merged, self.weight = int(summed[-2]), float(summed[-1])
         return summed[:-2]
@@ -69,11 +69,11 @@ CODECS: Registry[CodecFunction] = Registry("codec", takes=("origin", "members", 
 
 
 def register_codec(name: str) -> Callable[[CodecFunction], CodecFunction]:
-    """Make a codec known by a name.
+    """Register a codec under a name.
 
     The function takes the weights that all workers started from, this rank's :class:`Member` list
     and the :class:`Wire`, and returns the average of all members on all ranks. Every rank must end
-    with the same bits, whatever their number: exchange by ``wire.sum`` alone, or by calling
+    with the same bits, whatever their number: exchange only by ``wire.sum``, or by calling
     :func:`exact`.
 
     Args:
@@ -86,10 +86,10 @@ def register_codec(name: str) -> Callable[[CodecFunction], CodecFunction]:
 
 
 class CodecOptions(StrictModel):
-    """How changes travel."""
+    """How changes are sent."""
 
     codec: str = "exact"
-    """How workers' changes travel in a merge: ``exact``, or a registered codec of your own."""
+    """How workers' changes are sent in a merge: ``exact``, or a registered codec of your own."""
 
     @field_validator("codec")
     @classmethod
@@ -99,7 +99,7 @@ class CodecOptions(StrictModel):
 
 @register_codec("exact")
 def exact(origin: State, members: Sequence[Member], wire: Wire) -> State:
-    """Changes in fixed point, 32 bits a weight in one all-reduce."""
+    """Changes in fixed point, 32 bits per weight in one all-reduce."""
     total = FixedPointSum(origin, wire.terms, wire.largest, wire.heaviest)
     for member in members:
         total.add(member.state(), member.weight)
@@ -111,7 +111,7 @@ def merged(codec: str, origin: State, members: Sequence[Member], wire: Wire) -> 
     """The average of a soup, by a codec's name.
 
     Raises:
-        ValueError: a codec that gives another state than the origin's.
+        ValueError: the codec returns other names, shapes or dtypes than the origin's.
     """
     average = CODECS[codec](origin, members, wire)
     for name, at in origin.items():

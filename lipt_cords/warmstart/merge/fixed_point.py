@@ -1,13 +1,13 @@
 """The sum of workers' changes in fixed point: the same bits in any order and on any ranks.
 
-Floating-point sums depend on who adds first, and so on the number of ranks; and a merge that
-differs in its last bit makes all later rounds differ. Integers do not: each worker's change is
-rounded once to a grid that all agree on, and added exactly. The grid has as many bits as the wire
-carries, so nothing is sent that a float32 sum would not send. It is one of its own for every slice
-of a tensor along the first dimension, because channels, and the statistics of raw features even
-more, change on very different scales: with 16 workers at least 25 bits below the largest change
-of the slice, finer than float32 holds a weight of that size. Integer entries are added as they are
-and their mean is rounded once, whatever their size.
+Floating-point sums depend on the order, and so on the number of ranks; if a merge differs in its
+last bit, all later rounds differ. Integer sums do not: each worker's change is rounded once to a
+common grid, and added exactly. The grid has as many bits as are sent, so no more is sent than for a
+float32 sum. Every slice of a tensor along the first dimension has its own grid, because channels,
+and even more the statistics of raw features, change on very different scales. With 16 workers a
+step of the grid is at least 25 bits below the largest change of the slice, finer than float32 for a
+weight of that size. Integer entries are added as they are and their mean is rounded once, whatever
+their size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SMALLEST_STEP = 2.0**-1000
 
 
 class FixedPointSum:
-    """Sums weighted changes from one origin as integers: the one way in which states are averaged.
+    """Sums weighted changes from one origin as integers: all averages of states use it.
 
     Args:
         origin: the state that all workers started from; it gives names, shapes and dtypes.
@@ -35,7 +35,7 @@ class FixedPointSum:
         largest: for every slice of the state, an exponent that bounds the change that any of them
             has (the maximum of their :func:`largest_changes`).
         weight: the largest weight that any has.
-        wide: 61 bits, where nothing is sent; else as few as hold the state, 30 for most.
+        wide: 61 bits, where nothing is sent; else as few as are enough, 30 for most states.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class FixedPointSum:
     def mean(self, total: Tensor, weight: float, terms: int) -> State:
         """The origin plus the weighted mean change, in the origin's dtypes, on the CPU.
 
-        Apart from rounding to the dtype, an entry is off by at most half a step of its grid, or
-        by a whole one where it comes back as zero. It is exact where no worker changed it, and
-        zero where all have zero and the origin is more than half a step.
+        Apart from rounding to the dtype, an entry is off by at most half a step of its grid, or by
+        a whole step where it is returned as zero. It is exact where no worker changed it, and zero
+        where all have zero and the origin is more than half a step.
 
         Args:
             total: the sum over all ranks.
@@ -108,7 +108,7 @@ class FixedPointSum:
         for (name, origin), step, part in zip(self.origin.items(), self._steps, parts, strict=True):
             if origin.is_floating_point():
                 moved = origin.double() + part[0].double() * (step / weight)
-                # What is zero in every worker comes back as zero, not as half a step of rounding.
+                # An entry that is zero in every worker stays zero, without half a step of rounding.
                 rounding = step * 0.5001 + origin.double().abs() * 2.0**-51
                 moved[(part[0] != 0) & (moved.abs() <= rounding)] = 0
             else:
@@ -126,9 +126,9 @@ class FixedPointSum:
 def largest_changes(state: Mapping[str, Tensor], origin: Mapping[str, Tensor]) -> Tensor:
     """The least e with 2^e no less than any change of a slice, for every slice, in order; int16.
 
-    More of the largest change than its power of two decides no grid, so no more is sent.
-    A floating-point entry has a slice for each index of its first dimension (so each element of a
-    vector is one, and a scalar), an entry of integers is one, an empty entry has none.
+    The grid depends only on this power of two, so no more is sent. A floating-point entry has a
+    slice for each index of its first dimension (so each element of a vector is one, and a scalar),
+    an entry of integers is one, an empty entry has none.
     """
     largest = [torch.zeros(0, dtype=torch.float64)]
     for name, at in origin.items():
@@ -148,7 +148,7 @@ def largest_changes(state: Mapping[str, Tensor], origin: Mapping[str, Tensor]) -
 
 
 def _slices(value: Tensor) -> int:
-    """How many parts of an entry have a grid of their own."""
+    """The number of slices of an entry."""
     if not value.numel():
         return 0
     return len(value) if value.is_floating_point() and value.ndim else 1
@@ -164,7 +164,7 @@ def _halved(value: Tensor) -> Tensor:
 
 
 def _divided(sums: Tensor, terms: int) -> Tensor:
-    """Sums of integers, whole or in two halves, over their number; a half goes to the even one."""
+    """Sums of integers, whole or in two halves, over their number; halves are rounded to even."""
     if len(sums) == 2:
         whole = sums[0].div(terms, rounding_mode="floor")
         return (whole << 32) + _divided((((sums[0] - whole * terms) << 32) + sums[1])[None], terms)

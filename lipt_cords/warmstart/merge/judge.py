@@ -23,8 +23,8 @@ from lipt_cords.warmstart.watch.probe import Probe, Reading
 
 
 @dataclass(frozen=True)
-class Finish:
-    """What became of the soup's BatchNorm statistics, and how good it is.
+class FinalEvaluation:
+    """The chosen BatchNorm statistics of the soup, and its accuracy.
 
     Attributes:
         buffers: the statistics to use, by name, on the CPU.
@@ -40,13 +40,13 @@ class Finish:
 
     @property
     def accuracy(self) -> float | None:
-        """Held-out accuracy of what is used."""
+        """Held-out accuracy with the chosen statistics."""
         return self.after if self.refreshed else self.before
 
 
 @dataclass
 class Judge:
-    """Loads soups into a scratch model to evaluate them, and counts the passes that this takes.
+    """Evaluates soups in a scratch model, and counts the passes.
 
     Attributes:
         model: scratch space on the device; its weights are overwritten.
@@ -68,15 +68,15 @@ class Judge:
     def trial(self, state: State) -> float:
         """Held-out accuracy of a trial soup.
 
-        BatchNorm is refreshed first where a soup is worth nothing without it: when asked to
-        always, or when the workers had no common start.
+        BatchNorm is refreshed first if ``batchnorm_refresh`` is ``always``, or if it is ``auto``
+        and the workers had no common start: without it such a soup is useless.
         """
         with isolated_rng(self.config.seed, "judge"):
             self._load(state)
             return self._accuracy() or 0.0
 
     def read(self, state: State, probe: Probe) -> Reading | None:
-        """What a merge of a round says about the probe, its BatchNorm as in a trial."""
+        """Losses and gradients of a merge on the probe, its BatchNorm as in a trial."""
         with isolated_rng(self.config.seed, "judge"):
             self._load(state)
             return probe.read(self.model)
@@ -87,25 +87,25 @@ class Judge:
         if policy == "always" or (policy == "auto" and self.config.common_steps == 0):
             self._refresh()
 
-    def finish(self, state: State) -> Finish:
+    def finish(self, state: State) -> FinalEvaluation:
         """Decide on the BatchNorm statistics of the merged model.
 
-        ``auto`` keeps the recomputed ones where they are no worse on held-out data. Without any
-        it keeps them too: they are essential without a common start, and cost a point or two at
-        most after a long one.
+        ``auto`` keeps the recomputed ones where they are no worse on held-out data. Without
+        held-out data it keeps them too: they are needed without a common start, and cost at most
+        one or two points after a long one.
         """
         self.model.load_state_dict(state)
         with isolated_rng(self.config.seed, "judge"):
             before, averaged = self._accuracy(), batchnorm_buffers(self.model)
             if self.config.batchnorm_refresh == "never" or not batchnorm_layers(self.model):
-                return Finish(on_cpu(averaged), before, None, False)
+                return FinalEvaluation(on_cpu(averaged), before, None, False)
             if self._refresh() == 0:
-                return Finish(on_cpu(averaged), before, None, False)
+                return FinalEvaluation(on_cpu(averaged), before, None, False)
             after = self._accuracy()
         better = before is None or after is None or after >= before
         if self.config.batchnorm_refresh == "auto" and not better:
-            return Finish(on_cpu(averaged), before, after, False)
-        return Finish(on_cpu(batchnorm_buffers(self.model)), before, after, True)
+            return FinalEvaluation(on_cpu(averaged), before, after, False)
+        return FinalEvaluation(on_cpu(batchnorm_buffers(self.model)), before, after, True)
 
     def _accuracy(self) -> float | None:
         if self.validation is None:
@@ -114,10 +114,10 @@ class Judge:
         return accuracy(self.model, self.validation)
 
     def _refresh(self) -> int:
-        """Recompute the statistics of the scratch model; returns the samples that it took."""
+        """Recompute the statistics of the scratch model; returns the number of samples read."""
         if self._refresh_source is None:
             order = balanced_order(self.labels, generator(self.config.seed, "refresh"))
-            chosen = order[: self.config.refresh_samples]  # every batch as mixed as the whole
+            chosen = order[: self.config.refresh_samples]  # batches have the whole's class mix
             device = next(self.model.parameters()).device
             self._refresh_source = BatchSource(
                 self.dataset, chosen, device=device, num_workers=self.config.loader_workers

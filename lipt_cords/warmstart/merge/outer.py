@@ -1,4 +1,4 @@
-"""What a merge makes of the average: LiPT takes it as it is, DiLoCo steps along the change."""
+"""The outer step: LiPT takes the average as it is, DiLoCo takes a step along the change."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ OUTER_STEPS: Registry[OuterFunction] = Registry(
 
 
 def register_outer(name: str) -> Callable[[OuterFunction], OuterFunction]:
-    """Make an outer step known by a name.
+    """Register an outer step under a name.
 
-    The function takes the weights that a round started from, the average of its workers, and a
-    dict that it may fill: what it needs in the next round, under names of the state's entries and
-    in their shapes, which is stored with a merge. By keyword it gets ``trained``, the names of the
-    trained entries, and the options as ``config``. It returns the start of the next round, on the
-    CPU. All ranks compute it, so it must not draw.
+    The function takes the weights that a round started from, the average of its workers, and a dict
+    for its own state: tensors under the names of the state's entries and in their shapes, which is
+    stored with a merge. By keyword it gets ``trained``, the names of the trained entries, and the
+    options as ``config``. It returns the start of the next round, on the CPU. All ranks compute it,
+    so it must draw no random numbers.
 
     Args:
         name: must be free.
@@ -37,10 +37,10 @@ def register_outer(name: str) -> Callable[[OuterFunction], OuterFunction]:
 
 
 class OuterOptions(StrictModel):
-    """What a merge makes of the averaged weights."""
+    """The outer step after a merge."""
 
     outer: str = "average"
-    """What a merge makes of the averaged weights: ``average`` takes them, ``nesterov`` takes a
+    """The outer step after a merge: ``average`` takes the averaged weights, ``nesterov`` takes a
     step along the averaged change (DiLoCo); or a registered outer step of your own."""
     outer_lr: float = Field(0.7, gt=0)
     """Learning rate of the outer Nesterov step."""
@@ -72,18 +72,18 @@ def next_start(
     trained: Collection[str],
     config: OuterOptions,
 ) -> State:
-    """The start of the next round, by the outer step of the options.
+    """The start of the next round, by the configured outer step.
 
     Args:
         start: of this round.
         average: of its workers.
         memory: of the outer step; filled in place.
         trained: names of the trained entries. Buffers, such as BatchNorm statistics, and integer
-            entries are averaged whatever the step is.
+            entries are averaged with every outer step.
         config: the options.
 
     Raises:
-        ValueError: an outer step that gives another state than the average's.
+        ValueError: the outer step returns other names, shapes or dtypes than the average's.
     """
     made = OUTER_STEPS[config.outer](start, average, memory, trained=trained, config=config)
     if not isinstance(made, dict) or made.keys() != average.keys():
@@ -123,7 +123,7 @@ def nesterov(
     """
     wanted = set(trained)
     names = [name for name in average if name in wanted]
-    # A copy even of float64 weights: the start, theta* in the first round, is kept.
+    # A copy even of float64 weights: the start (theta* in the first round) must not change.
     values = [start[name].detach().cpu().to(torch.float64, copy=True) for name in names]
     for value, name in zip(values, names, strict=True):
         value.grad = value - average[name].double()

@@ -23,25 +23,25 @@ SoupFunction = Callable[
 SOUPS: Registry[SoupFunction] = Registry(
     "soup", takes=("workers",), needs_validation=False, reason=""
 )
-"""``needs_validation``: whether it reads held-out accuracies. ``reason``: what is said of workers
-that it leaves out."""
+"""``needs_validation``: whether it reads held-out accuracies. ``reason``: why a worker is left out,
+for the report."""
 
 
 def register_soup(
     name: str, *, needs_validation: bool = False, reason: str = ""
 ) -> Callable[[SoupFunction], SoupFunction]:
-    """Make a soup known by a name.
+    """Register a soup under a name.
 
     The function takes the :class:`~lipt_cords.warmstart.report.WorkerSummary` of every worker with
-    finite weights, and returns the numbers of those in the soup, or their weights by number. It
-    may be a generator: every ``yield [numbers]`` gives the held-out accuracy of their average. All
-    ranks run it, so it must not draw.
+    finite weights, and returns the numbers of those in the soup, or their weights by number. It may
+    be a generator: every ``yield [numbers]`` gives the held-out accuracy of their average. All
+    ranks run it, so it must draw no random numbers.
 
     Args:
         name: must be free.
         needs_validation: it reads ``accuracy`` of workers or tries soups, so that a warm start
             without held-out data is refused.
-        reason: what the report says of workers that it leaves out.
+        reason: why a worker is left out, for the report.
 
     Raises:
         ValueError: the name is taken, or the function cannot be called so.
@@ -76,7 +76,7 @@ def weighted(workers: Sequence[WorkerSummary]) -> Members:
 
 @register_soup("greedy", needs_validation=True, reason="held-out accuracy of the soup would fall")
 def greedy(workers: Sequence[WorkerSummary]) -> Generator[Sequence[int], float, Members]:
-    """Workers from the best down, each only if held-out accuracy does not fall.
+    """Workers in order of accuracy, the best first, each only if held-out accuracy does not fall.
 
     Source: Wortsman et al., Model soups, ICML 2022.
     """
@@ -93,10 +93,10 @@ def greedy(workers: Sequence[WorkerSummary]) -> Generator[Sequence[int], float, 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Who is in a soup.
+    """The workers in a soup.
 
     Attributes:
-        summaries: of all workers; those left out say why.
+        summaries: of all workers; those left out have a reason.
         weights: of every worker in the soup, by its number.
     """
 
@@ -105,7 +105,7 @@ class Chosen:
 
 
 def choose(workers: Sequence[WorkerSummary], soup: str, trial: Trial) -> Chosen:
-    """Let a soup decide among the workers that can be merged.
+    """Choose workers for the merge by a soup's name.
 
     Args:
         workers: of all workers; those not ``kept`` cannot be merged.
@@ -113,7 +113,7 @@ def choose(workers: Sequence[WorkerSummary], soup: str, trial: Trial) -> Chosen:
         trial: gives held-out accuracies of trial soups.
 
     Raises:
-        ValueError: a soup that names other workers, none, or weights that are not positive.
+        ValueError: the soup names unknown workers or none, or gives weights that are not positive.
     """
     entry = SOUPS.entry(soup)
     able = [one for one in workers if one.kept]

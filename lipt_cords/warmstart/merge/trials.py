@@ -1,4 +1,4 @@
-"""Held-out accuracies of trial soups, of workers that lie on several ranks."""
+"""Held-out accuracies of trial soups, whose workers are on several ranks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lipt_cords.warmstart.ranks.ranks import Ranks
 class Trials:
     """Averages some workers on rank 0 and evaluates them there; every rank gets the accuracy.
 
-    Sums of the last trial, and of the workers that it was built on, are kept, so that one worker
-    more is one state sent to rank 0.
+    Sums of the last trial, and of the workers that it was built on, are kept, so that adding one
+    worker sends one state to rank 0.
 
     Args:
         ranks: the processes.
         origin: what all workers started from.
         owners: the rank that holds each worker's state.
-        state_of: gives the state of a worker that this rank holds.
+        state_of: returns the state of a worker of this rank.
         largest: bounds of all workers' changes; see :class:`FixedPointSum`.
         evaluate: held-out accuracy of a state; called on rank 0.
     """
@@ -44,7 +44,7 @@ class Trials:
         """Held-out accuracy of the average of some workers.
 
         Raises:
-            ValueError: no workers, or some that are not there.
+            ValueError: no workers, or unknown ones.
         """
         wanted = frozenset(workers)
         if not wanted or not wanted <= self._owners.keys():

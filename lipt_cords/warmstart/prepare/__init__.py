@@ -1,1 +1,1 @@
-"""Before any work: arguments, data and model are checked, and shards are dealt."""
+"""Preparation: arguments, data and model are checked, and shards are made."""

@@ -1,4 +1,4 @@
-"""What is refused before any work: arguments, models and labels that cannot be trained."""
+"""Checks before any work: arguments, models and labels that cannot be trained."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Request:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A copy of the given module, which is left as it is.
+    """A copy of the given module, which is not changed.
 
     Raises:
         ValueError: it cannot be copied.
@@ -104,7 +104,7 @@ def check_model(model: nn.Module) -> None:
 
     Raises:
         ValueError: no module, or one with lazy, sparse, synchronised, complex, frozen or broken
-            parts; it says which.
+            parts; they are named.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"expected a torch.nn.Module to train, received {type(model).__name__}")
@@ -139,7 +139,7 @@ def check_model(model: nn.Module) -> None:
 def head_of(
     config: WarmStartConfig, model: nn.Module, sample: Inputs, num_classes: int | None = None
 ) -> Head:
-    """The linear head; one that the user named has to prove itself too."""
+    """The linear head; one that the user named is checked too."""
     with _explained(model, sample, "training"):
         head = find_head(model, head=config.head, num_classes=num_classes, sample=sample)
         with undisturbed(model), EmbeddingRecorder(head) as recorder:
@@ -180,7 +180,7 @@ def data_length(dataset: Dataset[Any], which: str) -> int:
     """Number of samples.
 
     Raises:
-        ValueError: a data set without a length; it is called by its role.
+        ValueError: a data set without a length; the message names its role.
     """
     try:
         return dataset_length(dataset)

@@ -1,4 +1,4 @@
-"""Before the rounds: everything is checked, agreed on between the ranks, and read."""
+"""Before the rounds: everything is checked, compared between the ranks, and read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from lipt_cords.warmstart.workers.augment import require_images
 from lipt_cords.warmstart.workers.batches import Pool
 
 VERSION = "code of lipt_cords"
-"""All of it: ranks speak with each other, and must be of one version."""
+"""The hash of the whole package: ranks exchange messages, so they must have one version."""
 
 
 def make_plan(
@@ -60,13 +60,13 @@ def make_plan(
     num_classes: int | None,
     shards: Sequence[Tensor] | None = None,
 ) -> tuple[FitPlan, Tensor]:
-    """Check the model and the data, and deal the shards, unless they are given.
+    """Check the model and the data, and make the shards, unless they are given.
 
     Returns:
         The plan, and the labels of the whole training set, shape (N,).
 
     Raises:
-        ValueError: whatever would make the warm start fail later, in words.
+        ValueError: anything that would make the warm start fail later.
     """
     if SOUPS.entry(config.soup).facts["needs_validation"] and val_dataset is None:
         raise ValueError(
@@ -114,7 +114,7 @@ def make_plan(
 def prepare(
     config: WarmStartConfig, ranks: Ranks, request: Request
 ) -> tuple[FitPlan, Tensor, RunFolder | None]:
-    """The plan and the folder on every rank; the labels, which rank 0 alone has read, there."""
+    """The plan and the folder, on every rank; the labels, on rank 0 only."""
     model, dataset, val_dataset = request.model, request.dataset, request.val_dataset
 
     def checked() -> dict[str, Any]:
@@ -163,7 +163,7 @@ def prepare(
     if config.work_dir is None:
         return plan, labels, None
     opened = partial(RunFolder, config.work_dir, hash_of(description), description)
-    ranks.on_main(lambda: opened() and None)  # one writes the record, where the disk is shared
+    ranks.on_main(lambda: opened() and None)  # one writes: the disk may be shared
     folder: list[RunFolder] = []
     ranks.everywhere(lambda: folder.append(opened()))
     return plan, labels, folder[0]
@@ -176,7 +176,7 @@ def read_data(
     dataset: Dataset[Any],
     val_dataset: Dataset[Any] | None,
 ) -> tuple[Pool | None, BatchSource | None, Probe | None]:
-    """This rank's samples, read once and checked before anyone trains; and the held-out data."""
+    """This rank's samples, read once and checked before any training; and the held-out data."""
     pool, validation, probe = None, None, None
 
     def read() -> None:
@@ -198,5 +198,5 @@ def read_data(
 
 
 def _of_the_run(described: dict[str, Any]) -> dict[str, Any]:
-    """Without the version: a stored run may go on where other parts of the package changed."""
+    """Without the version: a run can be resumed although other parts of the package changed."""
     return {name: value for name, value in described.items() if name != VERSION}

@@ -1,4 +1,4 @@
-"""Disjoint, class-balanced shards: what each worker sees, decided before anyone trains."""
+"""Disjoint, class-balanced shards: each worker's samples, fixed before any training."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ def make_shards(
 
 
 def check_shards(shards: Sequence[Tensor], num_workers: int, samples: int) -> list[Tensor]:
-    """Shards that a user dealt, as ascending int64 indices.
+    """Check given shards; they are returned as ascending int64 indices.
 
     Args:
         shards: indices of every worker's samples.
-        num_workers: how many there must be.
+        num_workers: the expected number of shards.
         samples: size of the training set.
 
     Raises:
-        ValueError: another number of shards, an empty one, indices outside of the data, or a
-            sample that two shards hold, or one holds twice.
+        ValueError: another number of shards, an empty one, indices outside of the data, or a sample
+            that is in two shards, or twice in one.
 
     >>> check_shards([[2, 0], [1]], num_workers=2, samples=3)
     [tensor([0, 2]), tensor([1])]

@@ -1,1 +1,1 @@
-"""The processes of a warm start: how they meet, talk, start and stop."""
+"""The processes of a warm start: rendezvous, messages, start and stop."""

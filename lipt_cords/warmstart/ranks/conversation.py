@@ -1,10 +1,10 @@
-"""What the ranks tell each other beside weights: small messages through torch.distributed's store.
+"""Small messages between the ranks, through the store of torch.distributed.
 
-A collective call waits in C++, where no signal is heard and a dead peer may be waited for without
-end. So ranks meet here first: every message is a key of the store, rank 0 gathers them and says
-who takes part, and only then are weights exchanged, by those who are known to be there. A rank
-that makes no progress for a while counts as lost. The store itself may vanish with the network; it
-is asked by a thread of its own, so that this process can always give up.
+A collective call waits in C++, where signals are not handled and the wait for a dead process may
+never end. So ranks exchange messages first: every message is a key of the store, rank 0 gathers
+them and decides which ranks take part, and only then do these exchange weights. A rank that makes
+no progress for a while counts as lost. The store itself may be lost with the network; a thread of
+its own makes all requests, so that this process can always stop waiting.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ PART_BYTES = 4 * 2**20
 
 
 class LostContact(ConnectionError):
-    """Another process, or the store that all talk through, gives no sign of life."""
+    """Another process, or the store of the messages, does not respond."""
 
 
 class Excluded(LostContact):
-    """The others went on without this rank."""
+    """The others continue without this rank."""
 
 
 class Conversation:
-    """One rank's side of the talk.
+    """The messages of one rank.
 
     Args:
         store: shared by all ranks, with a prefix of its own.
         rank: the number of this process.
         size: how many there are.
-        patience: seconds without progress after which a rank counts as lost, and without an
+        patience: seconds without progress after which a rank counts as lost; seconds without an
             answer after which the store does.
-        on_wait: called while waiting; may raise, to give up.
+        on_wait: called while waiting; may raise, to stop waiting.
     """
 
     def __init__(
@@ -64,31 +64,31 @@ class Conversation:
         self.live = list(range(size))
         """The ranks that take part."""
         self.bytes_sent = 0
-        """Payload bytes that this rank has put out, once for each reader."""
-        self._store: Any = store  # its stubs know no bytes
+        """Payload bytes that this rank has sent, counted once per reader."""
+        self._store: Any = store  # its type stubs do not allow bytes
         self._numbers = itertools.count()
         self._read_by_all: list[str] = []
         self._progress, self.on_wait = 0, on_wait
-        self._asker = _Asker(store, f"beat/{rank}", lambda: self._progress)
+        self._store_thread = _StoreThread(store, f"beat/{rank}", lambda: self._progress)
 
     def close(self) -> None:
-        """End the thread; one that hangs in the network is left behind."""
-        self._asker.close()
+        """End the thread; one that hangs in the network is not waited for."""
+        self._store_thread.close()
 
     def progress(self) -> None:
-        """Note that this rank is getting on; others hear of it within a second."""
+        """Heartbeat: note progress of this rank; the others can read it within a second."""
         self._progress += 1
 
     def gather(self, payload: bytes, *, tolerate: bool = False) -> dict[int, bytes]:
-        """Give everyone what every live rank has to say.
+        """Give all live ranks the payloads of all.
 
         Args:
             payload: of this rank.
-            tolerate: go on without ranks that are lost, and take them off :attr:`live`.
+            tolerate: continue without lost ranks, and remove them from :attr:`live`.
 
         Raises:
             LostContact: a rank is lost, or the store.
-            Excluded: the others went on without this rank.
+            Excluded: the others continue without this rank.
         """
         number = next(self._numbers)
         if self.rank != 0:
@@ -100,10 +100,10 @@ class Conversation:
         verdict: Any = dict(sorted(heard.items()))
         if lost and not tolerate:
             verdict = LostContact(
-                f"{named(lost)} made no progress for {self.patience:g} s (worker_timeout): look "
-                "at the logs there and run again; with min_workers the others would go on"
+                f"{rank_names(lost)} made no progress for {self.patience:g} s (worker_timeout): "
+                "look at the logs there and run again; with min_workers the others would go on"
             )
-        # A rank that was lost may come back late, and must find the word on which it stood still.
+        # A lost rank may come back late, and must still find the message for which it waited.
         for key in [] if lost else self._read_by_all:
             self._ask(partial(self._store.delete_key, key))
         self.put(f"{number}/verdict", pickle.dumps(verdict), readers=len(self.live) - 1)
@@ -112,7 +112,7 @@ class Conversation:
         return self._judged(verdict)
 
     def publish(self, payload: bytes | None) -> bytes:
-        """Give everyone what rank 0 has to say.
+        """Give all ranks the payload of rank 0.
 
         Args:
             payload: of rank 0; None elsewhere.
@@ -126,11 +126,11 @@ class Conversation:
         self.put(key, payload, readers=len(self.live) - 1)
         return payload
 
-    def farewell(self, payload: bytes | None) -> bytes:
-        """What rank 0 leaves behind for ranks that were given up but still live."""
+    def final_result(self, payload: bytes | None) -> bytes:
+        """The result, stored by rank 0 for ranks that were excluded but still run."""
         if payload is None:
-            return self._from_main("farewell")
-        self.put("farewell", payload)
+            return self._from_main("result")
+        self.put("result", payload)
         return payload
 
     def _judged(self, verdict: Any) -> dict[int, bytes]:
@@ -154,7 +154,7 @@ class Conversation:
         return found[0]
 
     def _await(self, keys: dict[int, str]) -> dict[int, bytes]:
-        """The values of keys by owner, without those whose owner makes no progress for too long."""
+        """The values of keys by owner, without those whose owner counts as lost."""
         found: dict[int, bytes] = {}
         waiting = dict(keys)
         looked = time.monotonic()
@@ -184,15 +184,15 @@ class Conversation:
         key = f"beat/{rank}"
         return bytes(self._ask(partial(self._store.get, key))) if self._has(key) else b""
 
-    def said(self, key: str) -> bytes:
-        """The value of a key; nothing if it has none yet."""
+    def value_of(self, key: str) -> bytes:
+        """The value of a key; empty if it is not set."""
         return self._get(key) if self._has(key) else b""
 
     def _has(self, key: str) -> bool:
         return bool(self._ask(partial(self._store.check, [key])))
 
     def put(self, key: str, payload: bytes, readers: int = 1) -> None:
-        """Write a value, in parts that the store takes; the first comes last and counts them."""
+        """Write a value in parts; the first part is written last and holds their number."""
         self.bytes_sent += len(payload) * max(readers, 0)
         parts = [payload[at : at + PART_BYTES] for at in range(0, len(payload), PART_BYTES)]
         for number, part in list(enumerate(parts))[1:]:
@@ -208,10 +208,10 @@ class Conversation:
         return b"".join(parts)
 
     def _ask(self, request: Callable[[], T]) -> T:
-        """Have the thread ask the store, and give up on it if no answer comes."""
-        answer = self._asker.ask(request)
+        """Send a request by the thread; without an answer the store counts as lost."""
+        answer = self._store_thread.ask(request)
         try:
-            for _ in range(9):  # a process that itself stood still must not blame the store
+            for _ in range(9):  # this process may have been paused: then the store is not at fault
                 with suppress(FutureTimeout):
                     return answer.result(timeout=self.patience / 10)
             return answer.result(timeout=self.patience / 10)
@@ -223,16 +223,16 @@ class Conversation:
             ) from error
 
 
-class _Asker:
-    """The thread that asks the store, and tells it now and then that this rank is getting on."""
+class _StoreThread:
+    """The thread that sends requests to the store, and heartbeats of this rank."""
 
     def __init__(self, store: Store, beat_key: str, progress: Callable[[], int]) -> None:
         self._store, self._beat_key, self._progress = store, beat_key, progress
-        self._told, self._told_at = -1, 0.0
+        self._sent, self._sent_at = -1, 0.0
         self._requests: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = (
             queue.SimpleQueue()
         )
-        self._thread = threading.Thread(target=self._serve, name="lipt-control", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="lipt-store", daemon=True)
         self._thread.start()
 
     def ask(self, request: Callable[[], T]) -> Future[T]:
@@ -261,12 +261,12 @@ class _Asker:
 
     def _beat(self) -> None:
         now, progress = time.monotonic(), self._progress()
-        if progress == self._told or now - self._told_at < BEAT_SECONDS:
+        if progress == self._sent or now - self._sent_at < BEAT_SECONDS:
             return
-        self._told, self._told_at = progress, now
-        with suppress(RuntimeError):  # the next request says what is wrong
+        self._sent, self._sent_at = progress, now
+        with suppress(RuntimeError):  # the next request reports the error
             self._store.set(self._beat_key, str(progress))
 
 
-def named(numbers: Collection[int]) -> str:
+def rank_names(numbers: Collection[int]) -> str:
     return f"rank{'s' * (len(numbers) > 1)} {', '.join(map(str, sorted(numbers)))}"

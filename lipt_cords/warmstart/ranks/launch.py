@@ -1,4 +1,4 @@
-"""Which processes a warm start runs in, and how they meet."""
+"""The processes of a warm start, and their rendezvous."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from lipt_cords.data.batches import resolve_device
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.ranks.conversation import Conversation, LostContact
 from lipt_cords.warmstart.ranks.ranks import Ranks
-from lipt_cords.warmstart.ranks.rendezvous import meet
+from lipt_cords.warmstart.ranks.rendezvous import run_rendezvous
 
-_MEETINGS = count()
-"""Numbers the times that this process met the others; ranks meet in the same order."""
+_RENDEZVOUS_COUNT = count()
+"""Numbers the rendezvous of this process; all ranks have the same order."""
 
 
 def local_processes(config: WarmStartConfig) -> int | None:
-    """How many processes this one must start for a warm start; None: it runs in this process.
+    """The number of processes to start for a warm start; None: it runs in this process.
 
     Raises:
-        ValueError: ``torchrun`` asked for outside of it, or another number of processes than it
+        ValueError: ``launch="torchrun"`` outside of it, or another number of processes than it
             started.
     """
     grouped = _started() or _launched()
@@ -61,7 +61,7 @@ def local_processes(config: WarmStartConfig) -> int | None:
 
 @contextmanager
 def threads_of(config: WarmStartConfig) -> Iterator[None]:
-    """Compute on the CPU threads that the options ask for, if they do."""
+    """Use the number of CPU threads in the options, if given."""
     before = torch.get_num_threads()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -78,8 +78,8 @@ def open_ranks(
 ) -> Iterator[Ranks]:
     """Join the processes of this run.
 
-    A process group that the caller made is used and left alone. Otherwise one is made from what
-    ``torchrun`` put into the environment, with NCCL on GPUs and Gloo elsewhere, and destroyed at
+    A process group that the caller made is used and not destroyed. Otherwise one is made from the
+    environment variables of ``torchrun``, with NCCL on GPUs and Gloo elsewhere, and destroyed at
     the end.
 
     Args:
@@ -88,8 +88,8 @@ def open_ranks(
         on_progress: called between steps and while waiting; may raise, to stop.
 
     Raises:
-        ValueError: the ranks cannot meet: nobody answers at the address, they were started with
-            different world sizes, or the group's backend does not fit the device.
+        ValueError: the rendezvous fails: no answer at the address, different world sizes, or a
+            group whose backend does not fit the device.
     """
     started = _started()
     if config.launch == "serial" or not (started or _launched()):
@@ -109,7 +109,7 @@ def open_ranks(
                     f"device={config.device!r} trains on {where}: use a Gloo group, or a GPU"
                 )
             rank, size = dist.get_rank(), dist.get_world_size()
-            keys = _meet(
+            keys = _rendezvous(
                 _get_default_store(), rank, size, str(dist.get_backend()), config, on_progress
             )
             store = PrefixStore("talk", keys)
@@ -135,7 +135,7 @@ def _launched() -> bool:
 
 
 def _ready(device: torch.device) -> torch.device:
-    """Wake a GPU, so that its random state can be saved before anyone draws from it."""
+    """Initialise a GPU, so that its random state can be saved before it is used."""
     if device.type == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call]
     return device
@@ -144,8 +144,8 @@ def _ready(device: torch.device) -> torch.device:
 def _start_group(backend: str, config: WarmStartConfig, on_wait: Callable[[], None]) -> None:
     """Start the default process group from torchrun's environment.
 
-    torchrun's store outlives a group and even the processes, and another group would read the
-    addresses of the one before from it: every group gets keys of its own.
+    The store of torchrun outlives a group and even the processes, and a new group would read old
+    addresses from it: so every group has its own keys.
     """
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     patience = timedelta(seconds=config.join_timeout)
@@ -153,12 +153,12 @@ def _start_group(backend: str, config: WarmStartConfig, on_wait: Callable[[], No
         store, rank, size = next(iter(rendezvous("env://", timeout=patience)))
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"rank {os.environ['RANK']} found nobody at {address} within {config.join_timeout:g} s "
-            f"(join_timeout): check MASTER_ADDR and MASTER_PORT, that rank 0 runs, and the "
-            f"network. {str(error).splitlines()[0]}"
+            f"rank {os.environ['RANK']} got no answer from {address} within "
+            f"{config.join_timeout:g} s (join_timeout): check MASTER_ADDR and MASTER_PORT, that "
+            f"rank 0 runs, and the network. {str(error).splitlines()[0]}"
         ) from error
-    keys = _meet(store, rank, size, backend, config, on_wait)
-    # Exchanges begin when everybody is known to be there, and so need not wait for long.
+    keys = _rendezvous(store, rank, size, backend, config, on_wait)
+    # Exchanges begin when all ranks are known to be present, so a short timeout is enough.
     try:
         dist.init_process_group(
             backend, store=keys, rank=rank, world_size=size,
@@ -171,7 +171,7 @@ def _start_group(backend: str, config: WarmStartConfig, on_wait: Callable[[], No
         ) from error
 
 
-def _meet(
+def _rendezvous(
     store: Store,
     rank: int,
     size: int,
@@ -179,15 +179,15 @@ def _meet(
     config: WarmStartConfig,
     on_wait: Callable[[], None],
 ) -> Store:
-    """See that all ranks were started alike before any of them waits in a collective call.
+    """Check that all ranks were started alike, before any collective call.
 
     Returns:
-        Keys of the store that nobody else has used.
+        A store with a prefix that was never used before.
     """
-    root = PrefixStore(f"lipt_cords/{next(_MEETINGS)}", store)
+    root = PrefixStore(f"lipt_cords/{next(_RENDEZVOUS_COUNT)}", store)
     talk = Conversation(root, rank, size, config.join_timeout, on_wait)
     try:
-        name, views = meet(talk, f"WORLD_SIZE={size}, {backend}")
+        name, views = run_rendezvous(talk, f"WORLD_SIZE={size}, {backend}")
     except LostContact as gone:
         raise ValueError(
             f"rank {rank} of {size} waited {config.join_timeout:g} s (join_timeout) for the "
@@ -196,8 +196,8 @@ def _meet(
     finally:
         talk.close()
     if len(set(views.values())) > 1:
-        told = "; ".join(f"rank {one}: {view}" for one, view in sorted(views.items()))
-        raise ValueError(f"the ranks were started differently ({told}): use one command for all")
+        starts = "; ".join(f"rank {one}: {view}" for one, view in sorted(views.items()))
+        raise ValueError(f"the ranks were started differently ({starts}): use one command for all")
     return PrefixStore(name, root)
 
 

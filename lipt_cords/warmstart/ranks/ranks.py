@@ -1,7 +1,8 @@
-"""The processes of a warm start: what each does, what all learn, and how weights travel.
+"""The processes of a warm start: their work, their results, and exchanges of weights.
 
 A group of one rank exchanges nothing, so the code that uses it reads the same with and without
-processes. Errors travel too: what one rank raises, every rank raises, and nobody waits for ever.
+processes. Errors are exchanged too: what one rank raises, every rank raises, so no rank waits for
+ever.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Ranks:
         device: where this rank trains.
         channel: where tensors must lie to be exchanged: a GPU for NCCL, the CPU for Gloo.
         conversation: small messages between the ranks; None for a rank alone.
-        tolerant: whether the others go on when a rank is lost.
-        on_progress: called whenever this rank gets on; may raise, to stop.
+        tolerant: whether the others continue when a rank is lost.
+        on_progress: called at every progress of this rank; may raise, to stop.
     """
 
     def __init__(
@@ -53,13 +54,13 @@ class Ranks:
         self._group: dist.ProcessGroup | None = None
         self._group_of: list[int] = list(range(size))
         self.weight_bytes = 0
-        """Bytes of weights that went between all ranks."""
+        """Bytes of weights that all ranks exchanged."""
         self.message_bytes = 0
-        """Bytes of small messages that went between all ranks, as this rank saw them."""
+        """Bytes of small messages that all ranks exchanged, counted on this rank."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which reports and draws."""
+        """Whether this is rank 0, which makes the report and shows progress."""
         return self.rank == 0
 
     @property
@@ -69,21 +70,21 @@ class Ranks:
 
     @property
     def bytes_communicated(self) -> int:
-        """Bytes that went between the ranks, of weights and of messages."""
+        """Bytes that the ranks exchanged, of weights and of messages."""
         return self.weight_bytes + self.message_bytes
 
     def progress(self) -> None:
-        """Note that this rank is getting on, so that nobody gives it up."""
+        """Heartbeat: note progress of this rank."""
         self._on_progress()
         if self._talk is not None:
             self._talk.progress()
 
     def everywhere(self, work: Callable[[], T]) -> list[T]:
-        """Run work on every live rank and give everyone all outcomes, in rank order.
+        """Run work on every live rank and return all outcomes on every rank, in rank order.
 
         Raises:
             Exception: the first rank's error, on every rank.
-            LostContact: a rank or the network is lost, and the others may not go on.
+            LostContact: a rank or the network is lost, and the others may not continue.
         """
         if self._talk is None:
             return [work()]
@@ -95,7 +96,7 @@ class Ranks:
         return [_value(outcome) for outcome in outcomes.values()]
 
     def on_main(self, work: Callable[[], T]) -> T:
-        """Run work on rank 0 and give everyone its outcome, or raise its error everywhere."""
+        """Run work on rank 0 and return its outcome on every rank, or raise its error there."""
         if self._talk is None:
             return work()
         mine: Outcome = _attempt(work) if self.is_main else (None, None)
@@ -105,7 +106,7 @@ class Ranks:
         return outcome
 
     def broadcast(self, state: State, source: int = 0) -> State:
-        """Give everyone one rank's state dict, bit for bit, as one flat buffer.
+        """Send one rank's state dict to all, bit for bit, as one flat buffer.
 
         Args:
             state: the values on the source; on the others, anything of the same names and shapes.
@@ -148,7 +149,7 @@ class Ranks:
 
         Args:
             flat: this rank's part, int64, on the CPU.
-            dtype: int32 or int64, in which it travels and in which the sums fit.
+            dtype: int32 or int64, of the exchange; the sums must fit.
         """
         if self._talk is None:
             return flat
@@ -162,22 +163,22 @@ class Ranks:
         self.weight_bytes += 2 * buffer.nbytes * (len(self.live) - 1)
         return buffer.to(flat)
 
-    def leave_behind(self, result: bytes) -> None:
-        """On rank 0: leave the result for ranks that were given up but still live."""
+    def publish_result(self, result: bytes) -> None:
+        """On rank 0: store the result for ranks that were excluded but still run."""
         if self._talk is not None:
-            self._talk.farewell(result)
+            self._talk.final_result(result)
 
-    def inherit(self) -> bytes:
-        """On a rank that was given up: wait for what rank 0 leaves behind."""
+    def wait_for_result(self) -> bytes:
+        """On an excluded rank: wait for the result of rank 0."""
         if self._talk is None:
-            raise LostContact("a rank alone inherits nothing")
-        return self._talk.farewell(None)
+            raise LostContact("a rank alone has no other rank to wait for")
+        return self._talk.final_result(None)
 
     def _collective(self, call: Callable[[dist.ProcessGroup | None], Tensor]) -> Tensor:
-        """Exchange among the live ranks, which make sure of each other before it.
+        """Exchange among the live ranks, which check before it that all are present.
 
-        Where lost ranks are tolerated they do so afterwards too, and try again without those
-        that were lost in the middle.
+        Where lost ranks are tolerated they check again afterwards, and repeat the exchange without
+        ranks that were lost during it.
         """
         assert self._talk is not None
         for _ in range(self.size):
@@ -189,7 +190,7 @@ class Ranks:
                 failure = error
             if not self._tolerant:
                 break
-            # A group in which an exchange broke off is not used again.
+            # A group in which an exchange failed is not used again.
             words = self._talk.gather(b"failed" if failure else b"", tolerate=True)
             if not any(words.values()):
                 break
@@ -203,7 +204,7 @@ class Ranks:
         ) from failure
 
     def _live_group(self) -> dist.ProcessGroup | None:
-        """The process group of the live ranks: the given one as long as nobody is lost."""
+        """The process group of the live ranks: the given one as long as no rank is lost."""
         if self.live != self._group_of:
             self._group_of = self.live
             patience = self._talk.patience if self._talk is not None else 0
@@ -236,7 +237,7 @@ def _pickled(outcome: Outcome) -> bytes:
 
 
 def portable(error: Exception) -> Exception:
-    """An error that every process can read; one that cannot travel is told by its words."""
+    """The error, or a RuntimeError with its message if it cannot be pickled."""
     if type(error).__module__ == "builtins":
         with suppress(Exception):  # what pickle raises depends on what the error holds
             pickle.loads(pickle.dumps(error))
@@ -247,7 +248,7 @@ def portable(error: Exception) -> Exception:
 def _by_itemsize(state: State) -> list[str]:
     """Names with wide dtypes first, so that every entry is aligned in a byte buffer.
 
-    Equal on all ranks, whatever order their state dicts have.
+    Equal on all ranks, whatever the order of their state dicts.
     """
     return sorted(state, key=lambda name: (-state[name].element_size(), name))
 

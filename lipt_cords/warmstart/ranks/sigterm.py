@@ -1,4 +1,4 @@
-"""SIGTERM as a wish, not a crash: the step is finished, what is finished is written, then we go."""
+"""SIGTERM ends a warm start cleanly: the step is finished and what is finished is written."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ class Interrupted(SystemExit):
         return self.message
 
 
-class StopWish:
-    """Remembers that SIGTERM came, until the work is at a place where it can stop."""
+class StopRequest:
+    """Notes that SIGTERM came, until the work reaches a point where it can stop."""
 
     def __init__(self) -> None:
-        self.wished = False
+        self.requested = False
 
     def check(self) -> None:
-        """Stop here if that was wished.
+        """Stop here if SIGTERM has come.
 
         Raises:
             Interrupted: SIGTERM has come.
         """
-        if self.wished:
+        if self.requested:
             raise Interrupted("stopped by SIGTERM")
 
 
 @contextmanager
-def stoppable(kept_in: object | None, *, said: bool = True) -> Iterator[StopWish]:
-    """Turn SIGTERM into a wish inside; afterwards it has the effect that it had before.
+def stoppable(kept_in: object | None, *, log_place: bool = True) -> Iterator[StopRequest]:
+    """Inside, SIGTERM is only noted; afterwards it has its earlier effect.
 
-    Signals reach the main thread alone: elsewhere, or without a place where finished work is
-    kept, nothing is changed.
+    Only the main thread receives signals: in other threads, or without a place where finished work
+    is kept, nothing is changed.
 
     Args:
         kept_in: where finished work is kept; None for nowhere.
-        said: whether to say where that is.
+        log_place: whether to log where that is.
     """
-    wish = StopWish()
+    stop_request = StopRequest()
     if kept_in is None or threading.current_thread() is not threading.main_thread():
-        yield wish
+        yield stop_request
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        wish.wished = True
+        stop_request.requested = True
 
     before = signal.signal(signal.SIGTERM, note)
     try:
-        yield wish
+        yield stop_request
     except Interrupted:
-        if said:
+        if log_place:
             logger.warning(
                 "stopped by SIGTERM; finished workers are kept in %s: run the same command to go "
                 "on",
@@ -71,5 +71,5 @@ def stoppable(kept_in: object | None, *, said: bool = True) -> Iterator[StopWish
         raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-        if wish.wished:
+        if stop_request.requested:
             signal.raise_signal(signal.SIGTERM)

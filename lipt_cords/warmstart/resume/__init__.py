@@ -1,1 +1,1 @@
-"""Going on after a crash: what is kept in ``work_dir``, and whose it is."""
+"""Resuming after a crash: what is stored in ``work_dir``, and for which run."""

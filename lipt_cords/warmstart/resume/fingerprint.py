@@ -1,8 +1,8 @@
-"""What a run does on a few samples: what tells apart runs whose options and names are the same.
+"""The fingerprint of a run: values of data, model and loss on a few samples.
 
-Inputs, held-out data, attributes of a model and constants of a loss show in no name. Reading a few
-samples and trying model and loss on them does, cheaply. What cannot be tried is passed over and
-named; so is what gives something else at every try, as it would at the next run.
+It distinguishes runs with the same options and names: inputs, held-out data, attributes of a model
+and constants of a loss are not part of any name. What cannot be tried is skipped and named, and so
+is what gives different values at every try.
 """
 
 from __future__ import annotations
@@ -35,20 +35,19 @@ TRIED = 4
 MOST_CLASSES = 256
 """Labels on which the loss is tried."""
 DIGITS = {torch.float64: 6}
-"""Digits that threads, vectors and machines leave alone; other dtypes keep the fewest."""
+"""Digits that do not depend on threads, vector units and machines; other dtypes keep the fewest."""
 FEWEST_DIGITS = 3
 _ONLY = ""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What one rank found.
+    """The fingerprint that one rank computed.
 
     Attributes:
-        weights: digest of the weights that the outputs are of; ranks need not have the same.
-        values: by name; None where nothing can be said. In the order of their names a cause comes
-            before what it changes.
-        unknown: why nothing can be said of some.
+        weights: digest of the weights behind the outputs; it may differ between ranks.
+        values: by name; None where there is none. In their order a cause comes before its effects.
+        unknown: why some values are missing.
     """
 
     weights: str
@@ -56,7 +55,7 @@ class Fingerprint:
     unknown: list[str] = field(default_factory=list)
 
     def difference(self, other: Fingerprint) -> str | None:
-        """The first thing in which another rank's samples, model or loss differ."""
+        """The first value that differs on another rank, in words; None if all agree."""
         for name in sorted(self.values):
             mine, theirs = self.values[name], other.values.get(name)
             comparable = name != OUTPUTS or self.weights == other.weights
@@ -75,7 +74,7 @@ def fingerprint(
     seed: int,
     device: torch.device,
 ) -> Fingerprint:
-    """Read a few samples and try model and loss on them; all are left as they were.
+    """Read a few samples and try model and loss on them, without changing anything.
 
     Args:
         model: as it was given.
@@ -83,7 +82,7 @@ def fingerprint(
         val_dataset: held-out data, or None.
         loss: as it was given.
         classes: outputs of the model.
-        seed: of what random transforms draw, so that they give everyone the same.
+        seed: of random transforms, so that all ranks get the same samples.
         device: where to try a loss that cannot be tried on the CPU.
     """
     found = Fingerprint(digest(tensor_state(model))[:16])
@@ -116,7 +115,7 @@ def fingerprint(
 
 
 def require_alike(found: list[Fingerprint]) -> None:
-    """See that all ranks found the same.
+    """Check that all ranks computed the same fingerprint.
 
     Raises:
         ValueError: a rank has other data, another model or another loss; it is named.
@@ -130,13 +129,13 @@ def require_alike(found: list[Fingerprint]) -> None:
 
 
 def _twice(compute: Callable[[], str], seed: int) -> str | Exception:
-    """What a computation gives, if it gives the same twice; else why not."""
+    """The value of a computation; an error if it gives two values."""
     values: list[str] = []
     for _ in range(2):
         try:
             with isolated_rng(seed, "fingerprint"):
                 values.append(compute())
-        except Exception as error:  # whatever a user's code raises: the run itself will tell
+        except Exception as error:  # any error of a user's code: the run itself will report it
             return error
     if values[0] != values[1]:
         return ValueError("it differs from one try to the next under the same seed")
@@ -157,7 +156,7 @@ def _first_that_works(tries: list[Callable[[], str]]) -> str:
 
 
 def _outputs(model: nn.Module, columns: dict[str, Tensor]) -> str:
-    """What a copy of the model gives on the CPU: in float64, if it can, where rounding is small."""
+    """Outputs of a copy of the model on the CPU, in float64 if possible: its rounding is small."""
 
     def outputs(wide: bool) -> str:
         scratch = copy.deepcopy(model).cpu()
@@ -172,7 +171,7 @@ def _outputs(model: nn.Module, columns: dict[str, Tensor]) -> str:
 
 
 def _loss_value(loss: LossFunction | None, classes: int, seed: int, device: torch.device) -> str:
-    """What the loss gives for logits and labels that depend on no model and no data."""
+    """The loss of drawn logits and labels, which do not depend on model or data."""
     labels = torch.arange(max(TRIED, min(classes, MOST_CLASSES))) % classes
     draws = generator(seed, "fingerprint", "logits")
     logits = 2 * torch.randn(len(labels), classes, dtype=torch.float64, generator=draws)
@@ -195,7 +194,7 @@ def _widened(value: Tensor) -> Tensor:
 
 
 def _rounded(values: Tensor) -> str:
-    """Size and three weighted means of some numbers, in the digits that can be relied on."""
+    """Size and three weighted means of some numbers, in the reliable digits."""
     digits = DIGITS.get(values.dtype, FEWEST_DIGITS)
     flat = values.detach().double().cpu().flatten()
     size = float(flat.abs().max())

@@ -1,8 +1,8 @@
-"""What survives a crash: every finished worker and every merge, whole on disk or not at all.
+"""Files for resuming: every finished worker and every merge, complete on disk or absent.
 
 A worker's result is a function of the configuration, its shard and the weights that it started
-from. Each file's record says which: the hash of the run, the hash of the start, and the checksum
-of the tensors beside it. Whatever does not match is refused by name and never merged.
+from. Each file has a record with the hash of the run, the hash of the start, and the checksum of
+its tensors. What does not match is refused by name and never merged.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OPTIONAL_FILES = "the warm start goes on, but an interrupted run would have to t
 
 @dataclass(frozen=True)
 class Stored:
-    """What was read back: tensors by group, and the record's details."""
+    """The contents of a file: tensors by group, and the details in its record."""
 
     groups: dict[str, State]
     details: dict[str, Any]
@@ -51,8 +51,8 @@ class RunFolder:
 
     Args:
         work_dir: of the warm start.
-        run: hash of all that the run depends on.
-        description: what to tell a person who finds another run's files.
+        run: hash of all on which the run depends.
+        description: of the run, for the error about files of another run.
 
     Raises:
         ValueError: the folder holds another run, or cannot be written.
@@ -62,7 +62,7 @@ class RunFolder:
         self.run = run
         self.root = output_directory(output_directory(work_dir) / SUBFOLDER)
         self.unwritten: list[str] = []
-        """Names of what could not be written, for the report."""
+        """Names of files that could not be written, for the report."""
         record = self.root / RUN
         if record.exists():
             found = read_json(record)
@@ -90,9 +90,9 @@ class RunFolder:
                 ) from error
 
     def keep(self, name: str, groups: Mapping[str, State], details: Mapping[str, Any]) -> bool:
-        """Write tensors and their record; a full disk costs the file, not the run.
+        """Write tensors and their record; on a full disk the run continues without the file.
 
-        Without tensors there is the record alone.
+        Without tensors only the record is written.
 
         Args:
             name: path below the folder, without an ending.
@@ -116,24 +116,24 @@ class RunFolder:
             record = {
                 "format": FORMAT,
                 "run": self.run,
-                "entries": list(flat),  # safetensors keeps an order of its own
+                "entries": list(flat),  # safetensors has its own order
                 "details": dict(details),
             }
             record["sha256"] = _seal(tensors, record)
             write_json(path.with_suffix(".json"), record)
         except OSError as error:
-            if name not in self.unwritten:  # it may be tried again
+            if name not in self.unwritten:  # the file may be written again
                 self.unwritten.append(name)
             logger.warning(
                 "cannot write %s (%s): %s", path, error.strerror or error, OPTIONAL_FILES
             )
             return False
-        if name in self.unwritten:  # before there was room again
+        if name in self.unwritten:  # written again, after an earlier failure
             self.unwritten.remove(name)
         return True
 
     def find(self, name: str) -> Stored | None:
-        """Read what :meth:`keep` wrote; None if it was not, or not to the end.
+        """Read what :meth:`keep` wrote; None if it is absent or incomplete.
 
         Raises:
             ValueError: the file is truncated, changed, or of another run; it is named.
@@ -161,7 +161,7 @@ class RunFolder:
         return Stored(groups, record.get("details") or {})
 
     def rounds(self) -> list[int]:
-        """The rounds that have a subfolder, in their order; other subfolders are nobody's."""
+        """The rounds that have a subfolder, ascending; other subfolders are ignored."""
         names = (path.name for path in self.root.glob("round_*"))
         numbers = [int(name[6:]) for name in names if re.fullmatch(r"round_[0-9]{5,}", name)]
         return sorted(number for number in numbers if self.place(number).is_dir())
@@ -171,7 +171,7 @@ class RunFolder:
         return self.root / f"round_{number:05d}"
 
     def remove_before(self, number: int) -> None:
-        """Remove the subfolders of earlier rounds, which nobody needs after this one's merge.
+        """Remove the subfolders of earlier rounds, which are not needed after this round's merge.
 
         Ranks may share the folder and remove the same one at the same time.
         """
@@ -186,7 +186,7 @@ def checksum(path: Path) -> str:
 
 
 def _seal(tensors: Path, record: Mapping[str, Any]) -> str:
-    """SHA-256 of all that a record says and of its tensors' file, so that a change is noticed."""
+    """SHA-256 of a record and of its file of tensors, to detect changes."""
     said = {name: value for name, value in record.items() if name != "sha256"}
     words = json.dumps(said, sort_keys=True).encode()
     content = tensors.read_bytes() if record.get("entries") else b""

@@ -1,7 +1,7 @@
-"""What a run is: all that its bits depend on, as a description and a hash.
+"""The identity of a run: all on which its bits depend, as a description and a hash.
 
-Ranks compare it before anyone trains, and files carry its hash, so that nothing of another run,
-another version or other data is ever merged.
+Ranks compare it before training, and files hold its hash, so files of another run, another version
+or other data are never merged.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ UNRELATED = {
     "worker_timeout", "join_timeout", "keep_workers", "start_from", "memory_budget",
     "memory_bandwidth",
 }  # fmt: skip
-"""Options that change how or where a run is made, but not its weights."""
+"""Options that do not change the weights of a run."""
 DECIDES_BITS = (
     "base/randomness.py", "data", "models", "training/cheaper", "training/evaluation.py",
     "training/optimizers.py", "training/schedules.py", "training/step.py",
@@ -44,9 +44,10 @@ DECIDES_BITS = (
     "warmstart/merge", "warmstart/one_rank.py", "warmstart/plan.py", "warmstart/prepare",
     "warmstart/resume", "warmstart/round_inputs.py", "warmstart/run.py", "warmstart/team.py",
     "warmstart/watch/probe.py", "warmstart/watch/readings.py", "warmstart/watch/stability.py",
-    "warmstart/watch/stop.py", "warmstart/worker_results.py", "warmstart/workers",
+    "warmstart/watch/stop.py",
+    "warmstart/watch/stop_rule.py", "warmstart/worker_results.py", "warmstart/workers",
 )  # fmt: skip
-"""Files and folders of this package on which the bits of a warm start, or its files, depend."""
+"""Files and folders of this package on which the bits or the files of a warm start depend."""
 KINDS: dict[str, Registry[Any]] = {
     "augmentation": AUGMENTATIONS,
     "codec": CODECS,
@@ -55,13 +56,13 @@ KINDS: dict[str, Registry[Any]] = {
     "soup": SOUPS,
     "sparsity": SPARSITIES,
 }
-"""Options that name something registered, perhaps by a module of the user's."""
+"""Options that are names in a registry, which a user's module may have registered."""
 
 
 def describe_run(
     config: WarmStartConfig, model: nn.Module, samples: int, device: torch.device
 ) -> dict[str, Any]:
-    """All that ranks must have in common: options, architecture, size of the data, versions."""
+    """What all ranks must share: options, architecture, size of the data, versions."""
     options = config.model_dump(mode="json", exclude=UNRELATED)
     shapes = [(name, tuple(t.shape), str(t.dtype)) for name, t in tensor_state(model).items()]
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -84,7 +85,7 @@ def complete_description(
     shards: Sequence[Tensor],
     behaviour: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """What rank 0 knows beside: digest of the initial weights, labels, shards; what it tried."""
+    """The description, with what only rank 0 knows: digests of weights, labels and shards."""
     named = {f"{number:05d}": shard for number, shard in enumerate(shards)}
     return {
         **description,
@@ -96,7 +97,7 @@ def complete_description(
 
 
 def describe_loss(loss: LossFunction | None) -> str:
-    """What can be said of a loss: its name, and its options and weights if it is a module."""
+    """The description of a loss: its name, and its options and weights if it is a module."""
     if loss is None:
         return "cross-entropy"
     if not isinstance(loss, nn.Module):
@@ -116,7 +117,7 @@ def code_hash(parts: tuple[str, ...] = (".",)) -> str:
     """A hash of this package's source.
 
     Args:
-        parts: files and folders below the package; all of it without them.
+        parts: files and folders of the package; by default all of it.
     """
     root = Path(__file__).resolve().parents[2]
     paths = {path for part in parts for path in _sources(root / part)}
@@ -140,7 +141,7 @@ def _code_of_others(config: WarmStartConfig) -> dict[str, str]:
         script = entry.module in ("__main__", "__mp_main__")
         try:
             source = inspect.getsource(entry.make if script else sys.modules[entry.module])
-        except (OSError, TypeError, KeyError):  # typed at a prompt
+        except (OSError, TypeError, KeyError):  # defined at a prompt
             source = repr(getattr(entry.make, "__code__", entry.make))
         found[f"code of {option} {entry.name!r}"] = hashlib.sha256(source.encode()).hexdigest()[:16]
     return found

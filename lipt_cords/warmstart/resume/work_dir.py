@@ -1,4 +1,4 @@
-"""Keeps a run in ``work_dir``, so that an interrupted one goes on after its last merge."""
+"""Stores a run in ``work_dir``, so that it can be resumed after its last merge."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from typing import Any
 import torch
 
 from lipt_cords.models.state import State
-from lipt_cords.training.cheaper.tickets import Drawn
+from lipt_cords.training.cheaper.tickets import TicketRecord
 from lipt_cords.warmstart.report import RoundReport, WorkerSummary
 from lipt_cords.warmstart.resume.folder import RunFolder
 from lipt_cords.warmstart.run import CommonStart, Run
 from lipt_cords.warmstart.team import Team
 from lipt_cords.warmstart.watch.watcher import Watcher
-from lipt_cords.warmstart.worker_results import Finished
+from lipt_cords.warmstart.worker_results import FinishedWorker
 
 START = "theta_star"
 
 
 class WorkDir(Watcher):
-    """Stores theta* and every merge, with the state of all watchers, and finds them again.
+    """Stores theta* and every merge, with the state of all watchers, and reads them again.
 
-    What happened in a round is a small record of its own that stays, so that a merge holds the
-    newest state alone, however many rounds there are.
+    Each round has its own small record, which stays, so a merge holds only the newest state.
 
     Args:
-        team: the ranks, and who trains on them.
+        team: the ranks and their workers.
         folder: of the run, or None, which stores nothing.
     """
 
@@ -42,7 +41,7 @@ class WorkDir(Watcher):
         if stored is None:
             return None
         passes, on_given, drawn = (stored.details[key] for key in ("passes", "searched", "drawn"))
-        found = None if drawn is None else Drawn(**drawn)
+        found = None if drawn is None else TicketRecord(**drawn)
         return CommonStart(passes, on_given, found, stored.groups["state"])
 
     def keep_start(self, done: CommonStart) -> None:
@@ -52,10 +51,10 @@ class WorkDir(Watcher):
             self._folder.keep(START, {"state": done.state}, details)
 
     def resume(self, run: Run, watchers: Sequence[Watcher]) -> None:
-        """Go on after the last stored merge, which rank 0 reads and gives to all.
+        """Resume after the last stored merge, which rank 0 reads and sends to all.
 
         Raises:
-            ValueError: a file is not what was written, or the record of a round is missing.
+            ValueError: a file was changed, or the record of a round is missing.
         """
         self._watchers = watchers
         states: list[State] = []
@@ -83,13 +82,13 @@ class WorkDir(Watcher):
             run.start, memory = states
         run.start = self._ranks.broadcast(run.start)
         run.memory = self._ranks.broadcast(memory) if memory else {}
-        self._team.stand_after(run.start, run.round - 1)
+        self._team.resume_after(run.start, run.round - 1)
 
-    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+    def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
         folder = self._folder
         if folder is None:
             return
-        # Where the folder is not shared, the others have files of earlier rounds too.
+        # If the folder is not shared, the other ranks have files of earlier rounds too.
         written = self._ranks.on_main(lambda: self._store(folder, run))
         if written:
             folder.remove_before(run.round - 1)
@@ -104,7 +103,7 @@ class WorkDir(Watcher):
         return notes
 
     def _store(self, folder: RunFolder, run: Run) -> bool:
-        """Write what happened, then the merge; whether all of it was written."""
+        """Write the records of the rounds, then the merge; whether all were written."""
         while self._recorded < len(run.reports):
             number = self._recorded
             details = {
@@ -112,7 +111,7 @@ class WorkDir(Watcher):
                 "summaries": [asdict(one) for one in run.summaries[number]],
             }
             if not folder.keep(_record(number), {}, details):
-                return False  # the next merge tries again
+                return False  # tried again at the next merge
             self._recorded += 1
         groups = {"start": run.start, "memory": run.memory}
         values: dict[str, Any] = {"forward_passes": run.forward_passes}

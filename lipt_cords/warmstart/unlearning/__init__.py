@@ -1,1 +1,1 @@
-"""Forgetting samples: exactly by shards, approximately by DeltaGrad."""
+"""Forgetting samples: exactly by shards, or approximately by DeltaGrad."""

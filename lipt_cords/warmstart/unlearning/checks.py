@@ -1,4 +1,4 @@
-"""What DeltaGrad covers, and what it does not."""
+"""Checks of nets, options and data for DeltaGrad."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lipt_cords.data.source import BatchSource
 
 
 def check_net(model: nn.Module) -> None:
-    """Refuse nets whose gradients are no function of the weights and the samples.
+    """Refuse nets whose gradients are not a function of the weights and the samples.
 
     Raises:
-        ValueError: what is in the way, and what to do.
+        ValueError: the part that does not allow it, and what to do.
     """
     for kind, why in (
         (_BatchNorm, "whose statistics tie the samples of a batch together"),
-        (_DropoutNd, "which makes every gradient another one"),
+        (_DropoutNd, "which makes every gradient random"),
     ):
         found = next((name for name, m in model.named_modules() if isinstance(m, kind)), None)
         if found is not None:
@@ -45,10 +45,10 @@ def check_options(
 
     Args:
         optimizer: by name.
-        momentum: of it.
+        momentum: of the optimizer.
         whole: options that must be whole numbers of at least 1.
         real: options that must be finite and not negative.
-        burn_in: which may be 0 too.
+        burn_in: may also be 0.
     """
     if optimizer != "sgd" or momentum != 0:
         raise ValueError(
@@ -108,7 +108,7 @@ def read_inputs(dataset: Dataset[Any]) -> Tensor:
     wrong = ~inputs.flatten(1).isfinite().all(1) if inputs.ndim > 1 else ~inputs.isfinite()
     if bool(wrong.any()):
         raise ValueError(
-            f"the inputs of sample {int(wrong.nonzero()[0])} are not finite: mend or drop it"
+            f"the inputs of sample {int(wrong.nonzero()[0])} are not finite: replace or drop it"
         )
     return inputs
 
@@ -117,7 +117,7 @@ def check_samples(model: nn.Module, inputs: Tensor, labels: Tensor) -> None:
     """Refuse samples that the net cannot read, and nets that draw random numbers.
 
     Raises:
-        ValueError: what is in the way, and what to do.
+        ValueError: the samples or the net, and what to do.
     """
     few = inputs[:4]
     try:

@@ -1,12 +1,12 @@
-"""DeltaGrad: the training is replayed from memory when samples go or come (Wu et al., ICML 2020).
+"""DeltaGrad: replays a training when samples are removed or added (Wu et al., ICML 2020).
 
-Plain SGD keeps, for every step, its weights and its gradient. When the data changes, most steps
-are not computed again: their gradient is the old one, corrected by a quasi-Newton Hessian times how
-far the weights have moved, and by the gradients of the changed samples. It is approximate, and
-:meth:`DeltaGrad.distance` measures how far it is from training anew. The paper's
-online form corrects what was corrected before; here every request corrects the training itself, by
-all changes so far, so that errors do not add up. It serves linear heads, on frozen embeddings or on
-inputs, and small nets without BatchNorm.
+Plain SGD keeps, for every step, its weights and its gradient. When the data changes, most gradients
+are not computed again: the stored gradient is corrected by a quasi-Newton Hessian times the change
+of the weights, and by the gradients of the changed samples. This is approximate, and
+:meth:`DeltaGrad.distance` measures the distance to retraining. The paper's online form corrects the
+result of the last correction; here every request corrects the first training by all changes so far,
+so errors do not add up. It is for linear heads, on frozen embeddings or on inputs, and for small
+nets without BatchNorm.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from lipt_cords.warmstart.unlearning.checks import (
     check_samples,
     read_inputs,
 )
-from lipt_cords.warmstart.unlearning.replay import Replay, Rule, Trained, replay, train
+from lipt_cords.warmstart.unlearning.replay import RecordedTraining, Replay, Rule, replay, train_sgd
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far the replayed weights are from those of training anew.
+    """The distance of the replayed weights to those of retraining.
 
     Attributes:
         to_retraining: Euclidean, of all weights.
-        of_change: of training anew on the changed data from training on the first data: what the
-            change does to the weights.
+        of_change: from retraining on the changed data to training on the first data: the effect of
+            the change.
     """
 
     to_retraining: float
@@ -50,27 +50,28 @@ class Distance:
 
     @property
     def ratio(self) -> float:
-        """The former over the latter: aim at a tenth or less; 0 where training anew was done."""
+        """The former over the latter: good at a tenth or less; 0 where retraining was done."""
         return self.to_retraining / self.of_change if self.to_retraining else 0.0
 
 
 class DeltaGrad:
-    """A training that can be changed afterwards, by samples that go and samples that come.
+    """A training that can be changed afterwards by removing and adding samples.
 
     Args:
         model: a net without BatchNorm and dropout, whose weights are the start; it is copied.
-        dataset: all samples, those that may be added later among them.
+        dataset: all samples, including those that may be added later.
         start_with: indices to train on first; None: all.
         epochs: over them.
-        batch_size: samples in a step; large ones make the approximation good.
-        lr: constant learning rate of plain SGD. The smaller it is beside 2 over the largest
-            curvature, the nearer a replay is to training anew; standardised inputs help most.
-        l2: times the weights, explicit in the gradient.
+        batch_size: samples in a step; large ones make the approximation better.
+        lr: constant learning rate of plain SGD. The smaller it is compared with 2 over the largest
+            curvature, the closer a replay is to retraining; standardised inputs help most.
+        l2: factor of the weights in the gradient.
         period: T0, steps between two whose gradients are computed; 1 computes all.
-        burn_in: j0, first steps whose gradients are all computed; it pays with many more steps.
+        burn_in: j0, number of first steps whose gradients are all computed; useful if there are
+            many more steps.
         memory: m, pairs of the quasi-Newton Hessian.
-        tolerance: of its prediction at a computed step, relative to the gradient's change: after a
-            larger error steps are computed until one is predicted well again.
+        tolerance: largest error of its prediction at a computed step, relative to the gradient's
+            change; after a larger error, steps are computed until a prediction is good again.
         max_cache: bytes that the steps and the inputs may take, or a size such as ``"2GiB"``; None:
             half of the machine's memory.
         seed: of the batches.
@@ -118,8 +119,8 @@ class DeltaGrad:
         batches = [part for epoch in order for part in torch.split(epoch, batch_size)]
         self._erased = torch.zeros_like(self.present)
         self.last: Replay | None = None
-        """What the last change took."""
-        self._begin(train(start, batches, self._mean_gradient, self.rule, keep=True))
+        """The cost of the last change."""
+        self._begin(train_sgd(start, batches, self._mean_gradient, self.rule, keep=True))
 
     @classmethod
     def on_head(
@@ -148,14 +149,14 @@ class DeltaGrad:
 
     @property
     def batches(self) -> list[Tensor]:
-        """The samples of every step, as they are now."""
+        """The present samples of every step."""
         return self._batches(self._left, self._come)
 
     def remove(self, indices: Any) -> DeltaGrad:
         """Replay the training without some samples.
 
         Their inputs and labels stay in memory, and so do the weights that were trained on them:
-        later requests need both. :meth:`rebase` lets go of them.
+        later requests need both. :meth:`rebase` erases them.
 
         Raises:
             ValueError: samples that are outside of the data, named twice, or not trained on.
@@ -172,9 +173,9 @@ class DeltaGrad:
         )
 
     def add(self, indices: Any) -> DeltaGrad:
-        """Replay the training with some samples more, each in one batch of every epoch.
+        """Replay the training with more samples, each in one batch of every epoch.
 
-        Batches grow beyond ``batch_size`` by what they are given.
+        These batches become larger than ``batch_size``.
 
         Raises:
             ValueError: samples that are outside of the data, named twice, trained on already, or
@@ -196,14 +197,14 @@ class DeltaGrad:
         return self._replay(present, self._left, come)
 
     def rebase(self) -> DeltaGrad:
-        """Train anew on the samples that are present, and let go of all others that were removed.
+        """Retrain on the present samples, and erase all removed ones.
 
-        What was trained on removed samples is gone afterwards: cached weights and gradients, and
-        the inputs and labels of the samples themselves, which cannot be added again. As dear as a
-        training; requests that follow correct this one, and are cheap again.
+        Erased are weights and gradients that depend on removed samples, and their inputs and
+        labels, so they cannot be added again. It costs a whole training; later requests correct
+        this one, and are cheap again.
         """
         start, left = self._trained.start, self._left & ~self.present
-        trained = train(start, self.batches, self._mean_gradient, self.rule, keep=True)
+        trained = train_sgd(start, self.batches, self._mean_gradient, self.rule, keep=True)
         self._begin(trained)
         self.inputs[left], self.labels = 0.0, self.labels.masked_fill(left, 0)
         self._erased |= left
@@ -224,19 +225,19 @@ class DeltaGrad:
         return model
 
     def retrained(self) -> Tensor:
-        """All weights, flat, of training anew on the present samples with the same batches."""
+        """All weights, flat, of retraining on the present samples with the same batches."""
         start = self._trained.start
-        return train(start, self.batches, self._mean_gradient, self.rule, keep=False).final
+        return train_sgd(start, self.batches, self._mean_gradient, self.rule, keep=False).final
 
     def distance(self) -> Distance:
-        """Train anew, and measure; as dear as a training."""
+        """Retrain, and measure the distance; it costs a whole training."""
         anew = self.retrained()
         return Distance(
             float((self._final - anew).norm()), float((self._trained.final - anew).norm())
         )
 
-    def _begin(self, trained: Trained) -> None:
-        """Take a training as the one that requests correct."""
+    def _begin(self, trained: RecordedTraining) -> None:
+        """Set the training that requests correct."""
         if not bool(trained.final.isfinite().all()):
             raise ValueError(
                 f"training diverged: weights are not finite at lr={self.rule.lr:g}; lower it, or "
@@ -252,7 +253,7 @@ class DeltaGrad:
         return [torch.cat([batch[~left[batch]], new]) for batch, new in pairs]
 
     def _replay(self, present: Tensor, left: Tensor, come: list[Tensor]) -> DeltaGrad:
-        """Replay, and only then take the change for made: an interrupted one changes nothing."""
+        """Replay, then store the change: an interrupted replay changes nothing."""
         gone = [batch[left[batch]] for batch in self._trained.batches]
         final, last = replay(
             self._trained, gone, come, self._batches(left, come), self._mean_gradient, self.rule

@@ -1,8 +1,8 @@
-"""Exact unlearning: shards are disjoint, so a sample that must go touches one worker.
+"""Exact unlearning: shards are disjoint, so removing a sample changes only one worker.
 
-Its worker trains again from theta* on the shard without it, and the soup is made again. That has
-the bits of a warm start whose shards never held it (Bourtoule et al., "Machine Unlearning", SISA,
-IEEE S&P 2021), as far as theta* had not seen it either, which is found out and told.
+The worker is trained again from theta* on the shard without it, and the soup is made again. The
+bits are those of a warm start whose shards never held it (Bourtoule et al., "Machine Unlearning",
+SISA, IEEE S&P 2021), unless theta* was trained on it too; the result reports that.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.round_inputs import RoundInputs
 from lipt_cords.warmstart.run import Run
 from lipt_cords.warmstart.team import Team
-from lipt_cords.warmstart.worker_results import NOT_FINITE, Finished, WorkerResults
+from lipt_cords.warmstart.worker_results import NOT_FINITE, FinishedWorker, WorkerResults
 from lipt_cords.warmstart.workers.together import run_workers
 from lipt_cords.warmstart.workers.worker import WorkerResult, local_steps
 
@@ -59,7 +59,7 @@ def forget(result: Fitted, indices: Any) -> Changed:
 
 
 def add(result: Fitted, indices: Any) -> Changed:
-    """The warm start with some samples more; see :meth:`WarmStartResult.add`."""
+    """The warm start with more samples; see :meth:`WarmStartResult.add`."""
     origins = _origins(result)
     new = different_indices(indices, data_length(origins.dataset, "training"))
     if bool((present := torch.isin(new, torch.cat(result.shards))).any()):
@@ -67,7 +67,7 @@ def add(result: Fitted, indices: Any) -> Changed:
             f"sample {int(new[present][0])} is in a worker's shard already: add new samples alone"
         )
     shards = list(result.shards)
-    # All go to one shard, for every shard that gains a sample trains again.
+    # All go to one shard, because every shard that gains a sample is trained again.
     smallest = min(range(len(shards)), key=lambda worker: (len(shards[worker]), worker))
     shards[smallest] = torch.cat([shards[smallest], new]).sort().values
     left = [one for one in result.forgotten if one not in set(new.tolist())]
@@ -75,7 +75,7 @@ def add(result: Fitted, indices: Any) -> Changed:
 
 
 def _origins(result: Fitted) -> Origins:
-    """What the workers were trained on, if they can be trained again one by one."""
+    """What the workers were trained on; an error if they cannot be trained again one by one."""
     config = result.config
     if config.rounds > 1:
         raise ValueError(
@@ -99,7 +99,7 @@ def _origins(result: Fitted) -> Origins:
 def _retrained(
     result: Fitted, origins: Origins, shards: list[Tensor], forgotten: list[int]
 ) -> Changed:
-    """Train the workers again whose shards are others, and merge all of them."""
+    """Retrain the workers whose shards changed, and merge all workers."""
     config = result.config.model_copy(
         update={"launch": "serial", "processes": None, "work_dir": None}
     )
@@ -108,7 +108,7 @@ def _retrained(
 
 
 class _Retraining:
-    """One change of the samples: some workers train again, all are merged again."""
+    """One change of the samples: some workers are trained again, all are merged again."""
 
     def __init__(
         self, result: Fitted, config: WarmStartConfig, ranks: Ranks, origins: Origins,
@@ -131,7 +131,7 @@ class _Retraining:
         self.loss = mean_loss(origins.loss, ranks.device)
 
     def run(self) -> Changed:
-        """Train, merge, refresh, and write the bill."""
+        """Train, merge, refresh BatchNorm, and make the report."""
         config, earlier = self.config, self.result.report
         clock = Clock(self.ranks.device, earlier.seconds)
         clock.enter("prepare")
@@ -140,7 +140,7 @@ class _Retraining:
         bill = Bill(inputs, self.ranks, clock, judge, earlier)
         run = Run(self.model, 1, net_work=net_work, block_shares=inputs.block_shares)
         run.start = self.theta_star
-        bill.go_on(run)
+        bill.load_earlier(run)
         with StepProgress(0, shown=False) as progress:
             results = WorkerResults(self.ranks.rank, inputs.plan, None)
             team = Team(self.ranks, config, results, judge, progress)
@@ -216,8 +216,8 @@ class _Retraining:
         results: WorkerResults,
         trained: Sequence[WorkerResult],
         net_work: float,
-    ) -> list[Finished]:
-        """Those that trained again, and the others as they were, which cost nothing now."""
+    ) -> list[FinishedWorker]:
+        """The workers that were trained again, and the others unchanged, at no cost."""
         again = {one.worker: team.keep(one, net_work) for one in trained}
         before = {one.worker: one for one in self.result.report.workers}
         workers = []
@@ -233,7 +233,7 @@ class _Retraining:
         return workers
 
     def _judge(self, validation: BatchSource | None) -> Judge:
-        """Judges soups, and refreshes BatchNorm on samples that are not forgotten."""
+        """Evaluates soups, and refreshes BatchNorm on samples that are not forgotten."""
         kept = remaining(len(self.labels), self.forgotten)
         others = Subset(self.origins.dataset, kept.tolist())
         scratch = copy.deepcopy(self.model)

@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class CompactHessian:
-    """The BFGS matrix of the last pairs, of which products are taken without writing it down.
+    """The BFGS matrix of the last pairs; products need no explicit matrix.
 
     It starts from sigma I, sigma = y's / s's of the newest pair, and is updated with every pair in
     order (Byrd, Nocedal, Schnabel, Representations of quasi-Newton matrices, 1994, theorem 2.3).
 
     Args:
-        memory: pairs that are kept, m.
+        memory: number of pairs that are kept, m.
 
     >>> hessian = CompactHessian(2)
     >>> hessian.add(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 0.0]))
@@ -34,7 +34,7 @@ class CompactHessian:
         return len(self._steps)
 
     def add(self, step: Tensor, change: Tensor) -> bool:
-        """Add a pair; one without positive curvature is passed over, and False is returned.
+        """Add a pair; one without positive curvature is skipped, and False is returned.
 
         Args:
             step: s, shape (d,).

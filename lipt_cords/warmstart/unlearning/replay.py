@@ -1,4 +1,4 @@
-"""The replay of DeltaGrad: a training is walked through again, and most of its steps corrected."""
+"""The replay of DeltaGrad: the steps of a training again, most of them corrected."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ MeanGradient = Callable[[Tensor, Tensor], Tensor]
 
 
 FAR = 3.0
-"""Drift from which a replay warns: errors cancel, and what it ends with is some 30 times less."""
+"""Drift above which a replay warns; the final distance is about 30 times less: errors cancel."""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What a change took.
+    """The cost of a change.
 
     Attributes:
-        explicit: steps whose gradients were computed; all of them where training anew was cheaper.
+        explicit: steps whose gradients were computed; all of them where retraining was cheaper.
         steps: all steps.
-        sample_gradients: gradients of samples that were computed.
-        retraining_gradients: as many as training anew would compute.
-        drift: the Hessian's errors, seen at computed steps and added up over the others, over how
-            far the weights have moved. They partly cancel: on heads the distance to training anew
-            was found to be a twentieth to a fortieth of it. 0 if nothing was predicted.
+        sample_gradients: gradients of single samples that were computed.
+        retraining_gradients: the same number for retraining.
+        drift: the Hessian's errors, seen at computed steps and added up over the others, over the
+            change of the weights. They partly cancel: on linear heads the measured distance to
+            retraining was a twentieth to a fortieth of it. 0 if nothing was predicted.
     """
 
     explicit: int
@@ -44,7 +44,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Rule:
-    """Which steps are computed, and what plain SGD does with a gradient."""
+    """The options of plain SGD, and which steps are computed."""
 
     lr: float
     l2: float
@@ -55,7 +55,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Trained:
+class RecordedTraining:
     """A training, step by step.
 
     Attributes:
@@ -73,13 +73,13 @@ class Trained:
     final: Tensor
 
 
-def train(
+def train_sgd(
     start: Tensor, batches: list[Tensor], mean_gradient: MeanGradient, rule: Rule, *, keep: bool
-) -> Trained:
-    """Plain SGD; batches without samples are passed over.
+) -> RecordedTraining:
+    """Plain SGD; batches without samples are skipped.
 
     Args:
-        keep: hold the weights and gradients of every step; there are none otherwise.
+        keep: whether to store the weights and gradients of every step.
     """
     now = start.clone()
     weights = torch.zeros(len(batches) if keep else 0, len(now), dtype=now.dtype)
@@ -93,28 +93,27 @@ def train(
         if keep:
             gradients[step] = gradient
         now = now - rule.lr * (gradient + rule.l2 * now)
-    return Trained(start, batches, weights, gradients, now)
+    return RecordedTraining(start, batches, weights, gradients, now)
 
 
 def replay(
-    known: Trained,
+    known: RecordedTraining,
     gone: list[Tensor],
     come: list[Tensor],
     present: list[Tensor],
     mean_gradient: MeanGradient,
     rule: Rule,
 ) -> tuple[Tensor, Replay]:
-    """The weights that the training ends with when its batches are others.
+    """The final weights of the training with changed batches.
 
-    It is always the training itself that is corrected, with all that has changed since, and never
-    an earlier replay: errors of one request do not go into the next one. Where so much has changed
-    that training anew is cheaper, that is done.
+    Every request corrects the training itself, by all changes so far, and never an earlier replay:
+    so errors do not add up over requests. Where retraining is cheaper, that is done.
 
     Args:
-        known: the training.
-        gone: of every step, its samples that have left.
-        come: of every step, samples that were not in its batch and now are.
-        present: of every step, its samples now.
+        known: the recorded training.
+        gone: for every step, the samples that were removed.
+        come: for every step, the samples that were added.
+        present: for every step, its present samples.
         mean_gradient: of the loss.
         rule: which steps are computed.
     """
@@ -122,7 +121,7 @@ def replay(
     corrections = sum(map(len, gone)) + sum(map(len, come))
     due = sum(len(batch) for step, batch in enumerate(present) if _due(step, rule))
     if rule.period > 1 and corrections + due >= total:
-        anew = train(known.start, present, mean_gradient, rule, keep=False)
+        anew = train_sgd(known.start, present, mean_gradient, rule, keep=False)
         return anew.final, Replay(len(present), len(present), total, total, 0.0)
     hessian, now = CompactHessian(rule.memory), known.start.clone()
     explicit = computed = predicted = 0
@@ -135,7 +134,7 @@ def replay(
         moved, gradient = now - known.weights[step], known.gradients[step]
         still = float(moved.norm()) == 0.0
         if still and not len(out) and not len(new):
-            data = gradient  # the very step that was taken
+            data = gradient  # exactly the recorded step
         elif before == 0:  # nothing to correct: the batch was empty
             data = mean_gradient(now, batch)
             computed, explicit = computed + len(batch), explicit + 1
@@ -167,13 +166,13 @@ def _due(step: int, rule: Rule) -> bool:
 
 
 def _drift(errors: list[float], predicted: int, moved: float, rule: Rule) -> float:
-    """Errors added up over the predicted steps, over the way; warns where they are large."""
+    """Errors added up over the predicted steps, over the change of the weights; warns if large."""
     if not errors or predicted == 0 or moved == 0.0:
         return 0.0
     drift = rule.lr * predicted * sum(errors) / len(errors) / moved
     if drift > FAR:
         logger.warning(
-            "the replay may be far from training anew: its Hessian's errors add up to %.1f times "
+            "the replay may be far from retraining: its Hessian's errors add up to %.1f times "
             "the change, and above %g a tenth of it may be left; distance() measures. Standardise "
             "the inputs, or lower lr (received %g), period or tolerance",
             drift, FAR, rule.lr,
@@ -182,7 +181,7 @@ def _drift(errors: list[float], predicted: int, moved: float, rule: Rule) -> flo
 
 
 def _sum(mean_gradient: MeanGradient, now: Tensor, out: Tensor, new: Tensor) -> Tensor:
-    """The sum of gradients of samples that have left, less that of samples that have come."""
+    """The sum of gradients of removed samples, minus that of added samples."""
     total = torch.zeros_like(now)
     if len(out):
         total += len(out) * mean_gradient(now, out)

@@ -1,1 +1,1 @@
-"""Watchers around the rounds: they look on, and change no weight."""
+"""Watchers, called around the rounds; what is not part of the algorithm."""

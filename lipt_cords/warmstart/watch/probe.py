@@ -1,4 +1,4 @@
-"""What a model says about a few held-out samples: the material on which replicas are compared."""
+"""Losses and gradients of a model on a few held-out samples, to compare workers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lipt_cords.models.gradients import last_layer_gradients
 logger = logging.getLogger(__name__)
 
 LARGEST = 2**22
-"""Most entries of class-mean gradients; beyond it the head's bias part stands for the whole."""
+"""Most entries of class-mean gradients; above it only the bias part is used."""
 
 
 class ProbeOptions(StrictModel):
-    """On what, and how often, the workers of a round are compared."""
+    """How the workers of a round are compared."""
 
     probe_samples: int = Field(1024, ge=1)
     """Held-out samples on which workers are compared after a round."""
@@ -33,12 +33,12 @@ class ProbeOptions(StrictModel):
 
 @dataclass(frozen=True)
 class Reading:
-    """One model on the probe.
+    """Losses and gradients of one model on the probe.
 
     Attributes:
         losses: cross-entropy of every sample, shape (n,), float32, on the CPU.
         accuracy: share of samples classified correctly.
-        class_gradients: mean last-layer gradient of every class that the probe holds, one row a
+        class_gradients: mean last-layer gradient of every class that the probe holds, one row per
             class, float32, on the CPU.
     """
 
@@ -57,7 +57,7 @@ class Probe:
 
     Args:
         source: the held-out data.
-        samples: how many of it at most.
+        samples: at most so many of them.
         seed: of the draw.
         head: name of the linear head.
 
@@ -83,7 +83,7 @@ class Probe:
         return len(self) == len(self._source)
 
     def read(self, model: nn.Module) -> Reading | None:
-        """Losses and class-mean gradients of a model, in eval mode; one forward pass a sample.
+        """Losses and class-mean gradients of a model, in eval mode; one forward pass per sample.
 
         Returns:
             None for a model whose outputs or losses are not finite.
@@ -96,7 +96,7 @@ class Probe:
             logger.warning("a model says nothing about the held-out samples: %s", error)
             return None
         losses = F.cross_entropy(gradients.logits, gradients.labels, reduction="none")
-        if not bool(losses.isfinite().all()):  # of finite logits that are too far apart
+        if not bool(losses.isfinite().all()):  # finite logits that are too far apart
             logger.warning("a model says nothing about the held-out samples: infinite losses")
             return None
         rows = class_mean_gradients(gradients.logit_grads, gradients.embeddings, gradients.labels)
@@ -113,8 +113,8 @@ def class_mean_gradients(logit_grads_NC: Tensor, embeddings_NE: Tensor, labels_N
         labels_N: classes.
 
     Returns:
-        One row of C (E + 1) entries for each class present, ascending; of C entries, the bias
-        part alone, where the whole would have more than 2**22.
+        One row of C (E + 1) entries for each class present, ascending; of C entries, only the bias
+        part, where all rows would have more than 2**22.
     """
     present, class_of = torch.unique(labels_N, return_inverse=True)
     members = F.one_hot(class_of, len(present)).to(logit_grads_NC.dtype)

@@ -1,4 +1,4 @@
-"""Reads workers and merges on the probe, and says how stable the gradient signal is."""
+"""Evaluates workers and merges on the probe, and measures how stable the gradients are."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lipt_cords.warmstart.run import Run
 from lipt_cords.warmstart.watch.probe import Probe, Reading
 from lipt_cords.warmstart.watch.stability import Stability, measure_stability
 from lipt_cords.warmstart.watch.watcher import Watcher
-from lipt_cords.warmstart.worker_results import Finished
+from lipt_cords.warmstart.worker_results import FinishedWorker
 
 
-class Readings(Watcher):
-    """Every few rounds: compares the workers, and the merge with the one read before.
+class ProbeReadings(Watcher):
+    """Every few rounds, compares the workers, and the merge with the last one that was read.
 
     Args:
         config: ``probe_every``, the rounds and the seed.
@@ -40,11 +40,11 @@ class Readings(Watcher):
         due = (run.round + 1) % every == 0 or run.in_last_round
         run.probe = self._probe if due else None
 
-    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+    def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
         readings = [one.reading for one in workers if one.summary.kept and one.reading is not None]
         merged, probe = None, run.probe
         if probe is not None and self._config.rounds > 1:
-            # One merge is judged at the end; more are compared with each other.
+            # A single merge is evaluated at the end; several are compared with each other.
             merged = self._ranks.on_main(lambda: self._judge.read(run.start, probe))
             run.forward_passes += len(probe)
         if readings:

@@ -1,10 +1,10 @@
-"""When the gradient signal is good enough: what replicas and merges say on held-out samples.
+"""When the gradients are good enough: signals from workers and merges on held-out samples.
 
-Workers are replicas, so their spread is the noise of the signal. But replicas share their bias, and
-once the learning rate falls they agree whatever they have learned: their agreement says how noisy a
-round is, not how far it has come. What follows the signal's quality is the merged model's held-out
-loss, and what says whether to go on is how fast that still falls (docs/distributed.md has the
-figures).
+Workers are replicas, so their spread is the noise of the gradients. But replicas share their bias,
+and once the learning rate falls they agree, whatever they have learned: their agreement shows how
+noisy a round is, not how good the model is. The merged model's held-out loss follows the quality of
+the gradients, and how fast it still falls shows whether more rounds help (figures in
+docs/distributed.md).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SPLITS = 16
 
 @dataclass(frozen=True)
 class Stability:
-    """What the workers of a round say together about held-out samples.
+    """Signals from the workers of a round on held-out samples.
 
     Attributes:
-        workers: how many were compared.
+        workers: the number of workers that were compared.
         critical_path_passes: samples on the critical path up to here.
         class_cosine: mean cosine between two workers' class-mean last-layer gradients, over pairs
             and classes, in [-1, 1]; None for one worker.
@@ -39,9 +39,10 @@ class Stability:
         merged_loss: cross-entropy of the merged model; None with one round.
         round_correlation: Spearman correlation of the merged model's losses with those of the
             merge before; None in the first round.
-        benefit: predicted benefit of going on: by which share the merged model's held-out loss
-            fell over the last quarter of the critical path, in (-inf, 1), which is about what a
-            third more of it would bring at this rate; None before there is a merge that early.
+        benefit: predicted benefit of more rounds: the share by which the merged model's held-out
+            loss fell over the last quarter of the critical path, in (-inf, 1). At this rate a
+            critical path longer by a third would bring about as much again. None if there is no
+            merge that early.
     """
 
     workers: int
@@ -55,7 +56,7 @@ class Stability:
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Stability:
-        """Rebuild what ``dataclasses.asdict`` took apart."""
+        """Rebuild it from ``dataclasses.asdict``."""
         return cls(**values)
 
 
@@ -67,13 +68,13 @@ def measure_stability(
     critical_path_passes: int,
     seed: int,
 ) -> Stability:
-    """Compare the workers of a round, and the merge with the one before.
+    """Compare the workers of a round, and the merge with the merge before.
 
     Args:
         readings: of the merged workers.
         merged: of the merged model.
         before: of the merged model a round earlier.
-        earlier: what was measured in the rounds before.
+        earlier: the measurements of earlier rounds.
         critical_path_passes: samples on the critical path up to here.
         seed: of the divisions into halves.
     """
@@ -99,7 +100,7 @@ def measure_stability(
 
 
 def recent_fall(earlier: Sequence[tuple[int, float]], now: tuple[int, float]) -> float | None:
-    """By which share a loss fell over the last quarter of the passes.
+    """The share by which a loss fell over the last quarter of the passes.
 
     Args:
         earlier: (passes, loss) in the order of their passes.
@@ -125,7 +126,7 @@ def spearman(one: Tensor, other: Tensor) -> float:
     >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 30.0, 20.0]))
     0.5
     """
-    from scipy.stats import rankdata  # here: it takes longer to import than all of this package
+    from scipy.stats import rankdata  # here: its import takes longer than this whole package's
 
     ranks = np.stack([rankdata(one.numpy()), rankdata(other.numpy())])
     ranks -= ranks.mean(axis=1, keepdims=True)
@@ -138,7 +139,7 @@ def split_half_correlation(losses_KN: Tensor, seed: int, splits: int = SPLITS) -
 
     Args:
         losses_KN: losses of K replicas on N samples.
-        seed: of the divisions; with an odd K one replica sits out each.
+        seed: of the divisions; with an odd K each leaves out one replica.
         splits: divisions to average over.
 
     Returns:
@@ -159,7 +160,7 @@ def pairwise_class_cosine(gradients: Sequence[Tensor]) -> float | None:
     """Mean cosine over all pairs of replicas and over classes.
 
     Args:
-        gradients: one (classes, D) tensor a replica.
+        gradients: one (classes, D) tensor per replica.
 
     Returns:
         None for fewer than two replicas.

@@ -9,7 +9,7 @@ from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.run import Run
 from lipt_cords.warmstart.watch.stop_rule import stopped_after
 from lipt_cords.warmstart.watch.watcher import Watcher
-from lipt_cords.warmstart.worker_results import Finished
+from lipt_cords.warmstart.worker_results import FinishedWorker
 
 
 class EarlyStop(Watcher):
@@ -27,7 +27,7 @@ class EarlyStop(Watcher):
     def resumed(self, run: Run) -> None:
         self._decide(run)
 
-    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+    def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
         self._decide(run)
 
     def _decide(self, run: Run) -> None:

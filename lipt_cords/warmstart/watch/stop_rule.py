@@ -21,8 +21,8 @@ class StopRule(StrictModel):
     """
 
     benefit: float | None = Field(None, gt=0, lt=1)
-    """Stop when the merged model's loss fell by less than this share over the last quarter of
-    the critical path; 0.05 is a good value. The one to use by itself."""
+    """Stop when the merged model's loss fell by less than this share over the last quarter of the
+    critical path; 0.05 is a good value. Recommended without other conditions."""
     merged_loss: float | None = Field(None, gt=0)
     """Stop when the merged model's held-out loss falls below this."""
     rank_correlation: float | None = Field(None, gt=-1, lt=1)
@@ -44,8 +44,8 @@ class StopOptions(StrictModel):
     """Whether rounds may end early."""
 
     stop_when: StopRule | None = None
-    """End the rounds early, once its condition holds at two readings in a row; needs held-out
-    data. ``{"benefit": 0.05}`` is the one to use."""
+    """End the rounds early, once its condition holds at two readings in a row; needs held-out data.
+    ``{"benefit": 0.05}`` is recommended."""
 
     @field_validator("stop_when", mode="before")
     @classmethod
@@ -54,7 +54,7 @@ class StopOptions(StrictModel):
 
 
 def should_stop(rule: StopRule, measured: Stability) -> bool:
-    """Whether every condition of a rule holds; one that cannot be judged yet does not."""
+    """Whether every condition of a rule holds; one that has no value yet does not."""
     checks = []
     for name, wanted in rule.model_dump(exclude_none=True).items():
         value = getattr(measured, name)
@@ -64,12 +64,12 @@ def should_stop(rule: StopRule, measured: Stability) -> bool:
 
 
 def stopped_after(rule: StopRule, reports: Sequence[RoundReport]) -> int | None:
-    """After how many rounds a rule held a second time in a row; None if it did not."""
+    """The number of rounds after which a rule held twice in a row; None if it did not."""
     held_before = False
     for one in reports:
         if not one.stability:
             continue
-        # One reading is noise: a loss that rose by chance has not ceased to fall.
+        # One reading may be noise: a loss may rise by chance and fall again.
         held = should_stop(rule, Stability.parse(one.stability))
         if held and held_before:
             return one.round + 1

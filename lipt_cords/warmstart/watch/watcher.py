@@ -1,4 +1,4 @@
-"""Watchers: what happens around the rounds of a warm start and is no part of the algorithm."""
+"""Watchers: work around the rounds of a warm start that is not part of the algorithm."""
 
 from __future__ import annotations
 
@@ -8,77 +8,76 @@ from typing import Any, Protocol
 from torch import nn
 
 from lipt_cords.models.state import State
-from lipt_cords.training.cheaper.tickets import Drawn
+from lipt_cords.training.cheaper.tickets import TicketRecord
 from lipt_cords.warmstart.run import CommonStart, Run
-from lipt_cords.warmstart.worker_results import Finished
+from lipt_cords.warmstart.worker_results import FinishedWorker
 
 
 class StepHook(Protocol):
-    """What takes part in the steps of a common start, on rank 0."""
+    """Hooks in the steps of a common start, on rank 0."""
 
     def after_backward(self) -> None:
         """Change gradients before the optimizer's step."""
 
     def enough(self, net: nn.Module, steps: int) -> bool:
-        """Whether the training ends after so many steps, to go on with another net."""
+        """Whether to stop after so many steps, and continue with another net."""
 
-    def replace(self, net: nn.Module, steps: int) -> tuple[Drawn, nn.Module]:
-        """The net to go on with, and how it lies in the one before."""
+    def replace(self, net: nn.Module, steps: int) -> tuple[TicketRecord, nn.Module]:
+        """The net to continue with, and its ticket."""
 
 
 class Watcher:
     """One watcher; every rank calls every method, in the order of the list.
 
-    Ranks that exchange something in a method all call it in the same order, so a method must do
-    the same exchanges on each.
+    If a method exchanges data between ranks, it must do the same exchanges on every rank.
     """
 
     name = ""
-    """Under which its state is stored with a merge; empty if it has none."""
+    """The name under which its state is stored with a merge; empty if it has none."""
 
     def step_hook(self) -> StepHook | None:
-        """What takes part in the steps of the common start; asked on rank 0."""
+        """Hooks in the steps of the common start; called on rank 0."""
         return None
 
     def stored_start(self) -> CommonStart | None:
-        """A common start of an earlier try; asked on rank 0."""
+        """The stored common start, or None; called on rank 0."""
         return None
 
     def keep_start(self, done: CommonStart) -> None:
         """Store the common start; called on rank 0."""
 
     def after_common_start(self, run: Run, done: CommonStart) -> None:
-        """The common start is there, and ``run.start`` is not yet."""
+        """Called after the common start, before ``run.start`` is set."""
 
     def resume(self, run: Run, watchers: Sequence[Watcher]) -> None:
-        """Put a run, and the state of all watchers, where an earlier try of it ended."""
+        """Restore a run, and the state of all watchers, from ``work_dir``."""
 
     def resumed(self, run: Run) -> None:
-        """The run is where the rounds begin: at theta*, or after a stored merge."""
+        """Called before the first round: at theta*, or after a stored merge."""
 
     def before_round(self, run: Run) -> None:
-        """A round begins."""
+        """Called before each round."""
 
     def after_training(self, run: Run) -> None:
-        """The workers of a round are trained."""
+        """Called after the workers of a round are trained."""
 
-    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
-        """The workers are merged, and ``run`` stands before the next round."""
+    def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
+        """Called after the workers are merged; ``run`` is at the start of the next round."""
 
     def state(self) -> tuple[dict[str, State], dict[str, Any]]:
-        """What the next try needs: tensors by group and name, and plain values."""
+        """The state to store: tensors by group and name, and plain values."""
         return {}, {}
 
     def restore(self, run: Run, tensors: dict[str, State], values: dict[str, Any]) -> None:
-        """Continue from what :meth:`state` gave."""
+        """Restore what :meth:`state` returned."""
 
     def notes(self) -> list[str]:
-        """Sentences for the report; asked on rank 0."""
+        """Sentences for the report; called on rank 0."""
         return []
 
 
 class Watchers:
-    """A list of watchers that is called like one.
+    """A list of watchers with the methods of one.
 
     Args:
         watchers: in the order in which they are called.
@@ -88,11 +87,11 @@ class Watchers:
         self._all = list(watchers)
 
     def step_hook(self) -> StepHook | None:
-        """The first that there is."""
+        """The first that is not None."""
         return next((hook for one in self._all if (hook := one.step_hook()) is not None), None)
 
     def stored_start(self) -> CommonStart | None:
-        """The first that there is."""
+        """The first that is not None."""
         return next((done for one in self._all if (done := one.stored_start()) is not None), None)
 
     def keep_start(self, done: CommonStart) -> None:
@@ -118,10 +117,10 @@ class Watchers:
         for one in self._all:
             one.after_training(run)
 
-    def after_merge(self, run: Run, workers: Sequence[Finished]) -> None:
+    def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
         for one in self._all:
             one.after_merge(run, workers)
 
     def notes(self) -> list[str]:
-        """Of all, in their order."""
+        """The notes of all, in their order."""
         return [note for one in self._all for note in one.notes()]

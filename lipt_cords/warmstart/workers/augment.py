@@ -21,11 +21,11 @@ AUGMENTATIONS: Registry[AugmentationFunction] = Registry(
 
 
 def register_augmentation(name: str) -> Callable[[AugmentationFunction], AugmentationFunction]:
-    """Make an augmentation known by a name.
+    """Register an augmentation under a name.
 
     The function takes the options of the warm start and the smallest and largest value of every
-    image channel, shapes (C,), and returns a function that changes a batch of images. It draws
-    from torch's global random state, which is the worker's own while it trains.
+    image channel, shapes (C,), and returns a function that changes a batch of images. It draws from
+    torch's global random state, which belongs to the worker while it trains.
 
     Args:
         name: must be free.
@@ -40,8 +40,8 @@ class AugmentationOptions(StrictModel):
     """How workers' batches are changed."""
 
     augmentation: str = "none"
-    """Augmentation of the workers' batches, of image tensors alone: ``none``, ``randaugment``, or
-    a registered one of your own."""
+    """Augmentation of the workers' batches, only for image tensors: ``none``, ``randaugment``, or a
+    registered one of your own."""
     num_ops: int = Field(2, ge=1)
     """RandAugment operations drawn for each group of images."""
     magnitude: int = Field(9, ge=0, le=30)
@@ -55,7 +55,7 @@ class AugmentationOptions(StrictModel):
 
 @register_augmentation("none")
 def none(options: AugmentationOptions, low: Tensor, high: Tensor) -> None:
-    """Batches as they are."""
+    """No augmentation."""
 
 
 @register_augmentation("randaugment")
@@ -89,7 +89,7 @@ class BatchRandAugment:
     def __init__(
         self, low: Tensor, high: Tensor, *, num_ops: int, magnitude: int, group: int = GROUP
     ) -> None:
-        # Loads torch's compiler with it, which takes seconds: only where it is used.
+        # This import loads torch's compiler, which takes seconds: only if it is used.
         from torchvision.transforms.v2 import RandAugment
 
         if len(low) not in (1, 3):

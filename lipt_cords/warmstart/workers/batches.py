@@ -1,4 +1,4 @@
-"""What a trainer reads: shuffled epochs over its own samples, checked once before they count."""
+"""The batches of a worker: shuffled epochs over its samples, checked for NaN once."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from lipt_cords.training.schedules import steps_per_epoch
 
 
 class Pool:
-    """Samples that several feeds share: decoded once and scanned once, if they fit in memory.
+    """Samples that several workers share: decoded and scanned once, if they fit in memory.
 
     Args:
         dataset: a map-style data set.
         indices: ascending indices of the samples; no other is read.
         device: where they are kept.
         loader_workers: processes that read them.
-        changing: whether items differ between reads; None finds out.
-        cache_bytes: most memory that they may take; None for the usual limit.
+        changing: whether items differ between reads; None tests it.
+        cache_bytes: largest memory that they may take; None for the default limit.
 
     Raises:
         ValueError: an input that is not finite; the message names the first such sample.
@@ -54,7 +54,7 @@ class Pool:
         self._parts: dict[int, Pool] = {}
         self._room = self.source.cache_bytes
         self.channels: tuple[Tensor, Tensor] | None = None
-        """Range of each image channel, once it is known for a source that is read anew."""
+        """Range of each image channel, once known, for a source that is read in every epoch."""
         if self.source.resident:
             places = torch.split(torch.arange(len(indices)), SCAN_BATCH)
             batches = self.source.batches(batch_size=SCAN_BATCH)
@@ -74,8 +74,8 @@ class Pool:
         Args:
             indices: ascending indices of the samples; no other is read.
             reads: how many samples will be read in this round, if later rounds read the same ones
-                again. Then the part is there for them too: kept, as long as all parts together
-                fit in memory, else streamed where that reads fewer than keeping them would.
+                again. Then the part is kept for them too if all parts together fit in memory; else
+                it is streamed where this reads fewer samples.
         """
         part = self._parts.get(int(indices[0]))
         if part is not None and part.indices.equal(indices):
@@ -89,19 +89,20 @@ class Pool:
         return part
 
 
-class Feed:
-    """Endless training batches of some samples of a data set.
+class WorkerBatches:
+    """Endless training batches of a worker's samples.
 
-    Samples kept in memory were scanned for NaN and infinity when they came there. Streamed ones
-    are scanned batch by batch during their first epoch, before they are given out.
+    Samples kept in memory were scanned for NaN and infinity when they were read. Streamed ones are
+    scanned batch by batch in their first epoch, before they are returned.
 
     Args:
         dataset: a map-style data set.
-        indices: ascending indices of the samples of this feed; no other is read.
-        device: where batches are given out.
-        pool: samples in memory already; without it, or if it lacks some, the feed reads its own.
+        indices: ascending indices of the samples; no other is read.
+        device: device of the batches.
+        pool: samples that are already in memory; without it, or if it lacks some, they are read
+            here.
         loader_workers: processes that read them without a pool.
-        reads: samples that will be read in this round, if there are more; see :meth:`Pool.part`.
+        reads: samples that will be read in this round, if there are several; see :meth:`Pool.part`.
 
     Raises:
         ValueError: an input that is not finite; the message names the sample.
@@ -135,12 +136,12 @@ class Feed:
         """Yield batches for ever, in a new order every epoch.
 
         The last batch of an epoch may be short, but never a single sample, on which BatchNorm
-        cannot train: a lone one is added to the batch before it.
+        cannot train: a single one is added to the batch before it.
 
         Args:
             batch_size: samples in a batch.
             generator: draws the orders.
-            skip: batches that an earlier round has trained on; they are drawn, but not read.
+            skip: batches of earlier rounds; they are drawn, but not read.
         """
         past, behind = divmod(skip, steps_per_epoch(len(self), batch_size))
         for _ in range(past):
@@ -167,27 +168,29 @@ class Feed:
                 yield inputs, labels
 
 
-def channel_range(feed: Feed) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value of each image channel, shapes (C,), on the feed's device.
+def channel_range(worker_batches: WorkerBatches) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of each image channel, shapes (C,), on their device.
 
-    Images that carry their normalisation tell exactly. Of others up to 1024 are read, spread over
-    the feed because files often lie class by class; no more are where they are in memory, because
-    what is depends on the number of ranks.
+    They are exact where the data set gives its normalisation. Otherwise up to 1024 images are read,
+    spread over the samples because files are often sorted by class. More are not read even from
+    memory, because what is in memory depends on the number of ranks.
     """
-    device = feed.source.device
-    if feed.source.normalisation is not None:
-        mean, std = (value.to(device) for value in feed.source.normalisation)
+    source = worker_batches.source
+    if source.normalisation is not None:
+        mean, std = (value.to(source.device) for value in source.normalisation)
         return -mean / std, (1 - mean) / std
-    if feed.pool.channels is not None:
-        return feed.pool.channels
-    every = max(1, -(-len(feed) // SCAN_BATCH))
+    if worker_batches.pool.channels is not None:
+        return worker_batches.pool.channels
+    every = max(1, -(-len(worker_batches) // SCAN_BATCH))
     lows, highs = [], []
-    for images, _ in feed.in_order(torch.arange(0, len(feed), every), SCAN_BATCH, scan=False):
+    for images, _ in worker_batches.in_order(
+        torch.arange(0, len(worker_batches), every), SCAN_BATCH, scan=False
+    ):
         if not isinstance(images, Tensor):
             raise ValueError("expected images, received a mapping: set augmentation='none'")
         lows.append(images.amin(dim=(0, 2, 3)))
         highs.append(images.amax(dim=(0, 2, 3)))
     found = torch.stack(lows).amin(dim=0), torch.stack(highs).amax(dim=0)
-    if not feed.source.resident and feed.source.changing is False:  # a part, and always the same
-        feed.pool.channels = found
+    if not source.resident and source.changing is False:  # a part, and always the same
+        worker_batches.pool.channels = found
     return found

@@ -13,12 +13,12 @@ from lipt_cords.warmstart.workers.sparsity import (
 class WeightAverage:
     """An exponential moving average of a worker's parameters over its steps.
 
-    The decay is ramped up, min(decay, (1 + n) / (10 + n)) after n steps, so that a short run does
-    not remember its start. It is held in float32 at least: in half precision a step's share of
-    it would be rounded away.
+    The decay is ramped up, min(decay, (1 + n) / (10 + n)) after n steps, so that a short run
+    forgets its start. It is at least in float32: in half precision the change of one step would be
+    lost by rounding.
 
     Args:
-        model: whose parameters are followed.
+        model: the parameters of this net are averaged.
         decay: in (0, 1).
     """
 
@@ -33,7 +33,7 @@ class WeightAverage:
         self._decay, self._steps = decay, 0
 
     def step(self) -> None:
-        """Take in the parameters as they are now."""
+        """Update the average by the present parameters."""
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
         now = [
@@ -43,7 +43,7 @@ class WeightAverage:
         torch._foreach_lerp_(self._average, now, 1 - decay)
 
     def write(self, masks: Masks | None) -> None:
-        """Put the average in the place of the parameters, pruned elements cleared."""
+        """Replace the parameters by the average, with pruned elements set to zero."""
         torch._foreach_copy_(self._parameters, self._average)
         if masks is not None:
             masks.apply()

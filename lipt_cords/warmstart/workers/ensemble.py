@@ -1,8 +1,8 @@
-"""Several nets as one: weights stacked, one pass and one step for all; whether it works and pays.
+"""Several nets trained as one: stacked weights, one pass and one step for all.
 
-A small net keeps a device waiting for its host: the time of a step goes into starting operations.
-Here every operation is started once for all nets. A net that is large enough to keep the device
-busy gains nothing, and some cannot be trained so: both are found out by a step or two on copies.
+With a small net a device waits for its host: starting operations takes most of a step. Here every
+operation is started once for all nets. A net that is large enough to keep the device busy gains
+nothing, and some nets cannot be trained like this: both are tested by one or two steps on copies.
 """
 
 from __future__ import annotations
@@ -28,103 +28,103 @@ from lipt_cords.models.heads import logits_of
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.training.step import autocast_dtype
 from lipt_cords.warmstart.config import WarmStartConfig
-from lipt_cords.warmstart.workers.local_training import descend
+from lipt_cords.warmstart.workers.local_training import train_locally
 
 Batch = tuple[Inputs, Tensor]
 
 LARGEST_DEVIATION = 0.1
-"""Of an update by an ensemble from one alone, relative to its norm, before it counts as another."""
+"""Largest deviation of an ensemble's update from that of a single net, relative to its norm."""
 MEASURED_SECONDS = 0.1
-"""How long steps are repeated to measure them; a longer one is taken twice."""
+"""Seconds for which steps are repeated to measure them; a longer step is taken twice."""
 CLEAR_LOSS = 1.5
-"""How many times longer an ensemble's first step may take than steps in turn to be repeated."""
+"""An ensemble's first step is repeated if it takes at most so many times the steps in turn."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """Neighbouring lanes whose batches have one shape, stacked along a first dimension."""
+class StackedBatches:
+    """Batches of neighbouring nets with one shape, stacked along a first dimension."""
 
-    lanes: slice
+    places: slice
     inputs: Inputs
     labels: Tensor
 
 
-def runs_of(batches: Sequence[Batch]) -> list[Run]:
-    """Stack the lanes' batches: one run for each stretch of lanes whose batches have one shape."""
-    runs = []
-    for _, places in itertools.groupby(
-        range(len(batches)), key=lambda lane: _shapes(*batches[lane])
+def stack_batches(batches: Sequence[Batch]) -> list[StackedBatches]:
+    """Stack the batches of neighbouring nets, as long as they have one shape."""
+    groups = []
+    for _, found in itertools.groupby(
+        range(len(batches)), key=lambda place: _shapes(*batches[place])
     ):
-        lane, *others = places
-        lanes = slice(lane, lane + 1 + len(others))
-        inputs, labels = zip(*batches[lanes], strict=True)
+        first, *others = found
+        places = slice(first, first + 1 + len(others))
+        inputs, labels = zip(*batches[places], strict=True)
         stacked: Inputs
         if isinstance(inputs[0], Tensor):
             stacked = torch.stack(inputs)
         else:
             stacked = {name: torch.stack([one[name] for one in inputs]) for name in inputs[0]}
-        runs.append(Run(lanes, stacked, torch.stack(labels)))
-    return runs
+        groups.append(StackedBatches(places, stacked, torch.stack(labels)))
+    return groups
 
 
 class Ensemble(nn.Module):
-    """Nets of one architecture, each with its own weights and buffers, called at once.
+    """Nets of one architecture, each with its own weights and buffers, called together.
 
     Args:
         models: the nets, which are copied.
         loss: mean loss of (logits, labels).
 
     Attributes:
-        lanes: the nets; their tensors are views into the stacks.
+        nets: copies of the given nets; their tensors are views into the stacks.
         stacked: their parameters, stacked along a first dimension; those of this module.
     """
 
     def __init__(self, models: Sequence[nn.Module], loss: LossFunction) -> None:
         super().__init__()
         self._loss = loss
-        self.lanes = [copy.deepcopy(model) for model in models]
+        self.nets = [copy.deepcopy(model) for model in models]
         self.stacked = nn.ParameterList()
         self._state: dict[str, Tensor] = {}
-        stacks: dict[Tensor, Tensor] = {}  # of a tensor of the first lane; it may have two names
-        for name, parameter in self.lanes[0].named_parameters(remove_duplicate=False):
+        stacks: dict[Tensor, Tensor] = {}  # of a tensor of the first net; it may have two names
+        for name, parameter in self.nets[0].named_parameters(remove_duplicate=False):
             if parameter not in stacks:
-                values = _share([lane.get_parameter(name) for lane in self.lanes])
+                values = _share([net.get_parameter(name) for net in self.nets])
                 stacks[parameter] = nn.Parameter(values, requires_grad=parameter.requires_grad)
                 self.stacked.append(stacks[parameter])
             self._state[name] = stacks[parameter]
-        for name, buffer in self.lanes[0].named_buffers(remove_duplicate=False):
+        for name, buffer in self.nets[0].named_buffers(remove_duplicate=False):
             if buffer not in stacks:
-                stacks[buffer] = _share([lane.get_buffer(name) for lane in self.lanes])
+                stacks[buffer] = _share([net.get_buffer(name) for net in self.nets])
             self._state[name] = stacks[buffer]
-        # Lends its code alone; in a list, so that its weights are none of this module.
+        # Used only for its code; in a list, so that its weights are not part of this module.
         self._skeleton = [copy.deepcopy(models[0]).to("meta")]
 
     def train(self, mode: bool = True) -> Ensemble:
-        """Set the mode of the nets' code too."""
+        """Set the mode of the skeleton net too."""
         self._skeleton[0].train(mode)
         return super().train(mode)
 
-    def forward(self, runs: Sequence[Run]) -> Tensor:
-        """Losses of all lanes on their batches, shape (lanes,)."""
-        losses = [self._losses(run) for run in runs]
+    def forward(self, groups: Sequence[StackedBatches]) -> Tensor:
+        """Losses of all nets on their batches, shape (nets,)."""
+        losses = [self._losses(group) for group in groups]
         return losses[0] if len(losses) == 1 else torch.cat(losses)
 
-    def _losses(self, run: Run) -> Tensor:
+    def _losses(self, group: StackedBatches) -> Tensor:
         state = self._state
-        if len(run.labels) < len(self.lanes):
-            state = {name: value[run.lanes] for name, value in state.items()}
-        kind = run.labels.device.type
+        if len(group.labels) < len(self.nets):
+            state = {name: value[group.places] for name, value in state.items()}
+        kind = group.labels.device.type
         # The CPU's fused attention would run one net after the other; the plain formula does not.
         with sdpa_kernel([SDPBackend.MATH]) if kind == "cpu" else nullcontext():
-            logits_GBC = vmap(self._logits, randomness="different")(state, run.inputs)
+            logits_GBC = vmap(self._logits, randomness="different")(state, group.inputs)
         half = torch.is_autocast_enabled(kind)
         with torch.autocast(kind, enabled=False):
             logits_GBC = logits_GBC.float() if half else logits_GBC
-            if self._loss is F.cross_entropy:  # of all samples at once; vmap would take it apart
-                logits, labels = logits_GBC.flatten(0, 1), run.labels.flatten()
+            if self._loss is F.cross_entropy:  # all samples at once; vmap would split it
+                logits, labels = logits_GBC.flatten(0, 1), group.labels.flatten()
                 values = F.cross_entropy(logits, labels, reduction="none")
-                return values.view_as(run.labels).mean(dim=1)
-            losses: Tensor = vmap(self._loss, randomness="different")(logits_GBC, run.labels)
+                return values.view_as(group.labels).mean(dim=1)
+            losses: Tensor = vmap(self._loss, randomness="different")(logits_GBC, group.labels)
             return losses
 
     def _logits(self, state: dict[str, Tensor], inputs: Inputs) -> Tensor:
@@ -134,7 +134,7 @@ class Ensemble(nn.Module):
         return logits_of(functional_call(net, state, (), inputs))
 
 
-def descend_all(
+def train_ensemble(
     ensemble: Ensemble,
     read: Callable[[], Sequence[Batch]],
     *,
@@ -154,13 +154,13 @@ def descend_all(
 
     Args:
         ensemble: on the device of the batches.
-        read: gives a batch for every lane.
+        read: returns a batch for every net.
         steps, config, first_step, all_steps, decay, after_step: as for one net.
         last_epoch: how many of the last steps' losses are returned.
         before_step: called with the number of the step and the batches.
 
     Returns:
-        Losses of the last steps, shape (lanes, steps), on the device.
+        Losses of the last steps, shape (nets, steps), on the device.
     """
     history: deque[Tensor] = deque(maxlen=last_epoch)
     now: list[Batch] = []
@@ -168,7 +168,7 @@ def descend_all(
     def batches() -> Iterator[tuple[Any, Tensor]]:
         while True:
             now[:] = read()
-            yield {"runs": runs_of(now)}, now[0][1]
+            yield {"groups": stack_batches(now)}, now[0][1]
 
     def before(step: int, inputs: Inputs, labels: Tensor) -> int:
         before_step(step, now)
@@ -178,7 +178,7 @@ def descend_all(
         history.append(losses_G.detach())
         return losses_G.sum()
 
-    descend(
+    train_locally(
         ensemble,
         batches(),
         steps=steps,
@@ -198,27 +198,29 @@ def descend_all(
 def obstacle(
     model: nn.Module, loss: LossFunction, batch: Batch, config: WarmStartConfig
 ) -> str | None:
-    """Why such nets cannot be trained as an ensemble; None if they can.
+    """The reason why such nets cannot be trained as an ensemble; None if they can.
 
     One step alone and one step of two as an ensemble are taken on copies, in full precision. The
     weights must move alike, unless the two differ from each other because the net draws (dropout);
-    and the same buffers must change: a net that binds a new tensor to a buffer, instead of writing
-    into it, would lose what it wrote.
+    and the same buffers must change: a net that replaces a buffer by a new tensor, instead of
+    writing into it, would lose the values.
     """
     exact = config.model_copy(update={"precision": "fp32"})
     alone = copy.deepcopy(model)
     batches = itertools.repeat(batch)
-    descend(alone, batches, steps=1, last_epoch=1, schedule="constant", config=exact, loss=loss)
+    train_locally(
+        alone, batches, steps=1, last_epoch=1, schedule="constant", config=exact, loss=loss
+    )
     try:
         pair = Ensemble([model, model], loss)
-        descend_all(pair, lambda: [batch, batch], steps=1, config=exact)
+        train_ensemble(pair, lambda: [batch, batch], steps=1, config=exact)
         if autocast_dtype(config.precision, batch[1].device) is not None:  # too coarse to compare
             half = Ensemble([model, model], loss)
-            descend_all(half, lambda: [batch, batch], steps=1, config=config)
-    except Exception as error:  # of any kind: the net's own code runs in there
+            train_ensemble(half, lambda: [batch, batch], steps=1, config=config)
+    except Exception as error:  # any error: the net's own code runs here
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
         return f"{type(error).__name__}: {reason}"
-    one, two = pair.lanes
+    one, two = pair.nets
     lost = sorted(_changed_buffers(alone, model) ^ _changed_buffers(one, model))
     if lost:
         return f"the buffer {lost[0]!r} is not written in place"
@@ -230,15 +232,15 @@ def obstacle(
 
 
 def speedup(
-    model: nn.Module, loss: LossFunction, batch: Batch, config: WarmStartConfig, lanes: int
+    model: nn.Module, loss: LossFunction, batch: Batch, config: WarmStartConfig, nets: int
 ) -> float:
     """Time of some nets' steps in turn over that of one step of their ensemble, on copies.
 
-    The fastest steps count, because what disturbs a step makes it slower. Data is not read, pruned
-    or augmented in either; and a long step that loses clearly is not taken again.
+    The fastest steps count, because disturbances only make a step slower. Neither side reads,
+    prunes or augments data; a long step that is clearly slower is not repeated.
     """
     device, alone = batch[1].device, copy.deepcopy(model)
-    # What one thread is given of a processor does not depend on who else wants it.
+    # The time of one thread does not depend on other processes.
     single = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if single else time.perf_counter
     begun = 0.0
@@ -248,7 +250,7 @@ def speedup(
         nonlocal begun
         synchronize(device)
         begun = clock()
-        return [batch] * lanes
+        return [batch] * nets
 
     def stop() -> None:
         synchronize(device)
@@ -256,24 +258,24 @@ def speedup(
 
     def measure_alone(steps: int) -> float:
         batches = (read()[0] for _ in range(steps))
-        descend(
+        train_locally(
             alone, batches, steps=steps, last_epoch=1, schedule="constant", config=config,
             loss=loss, after_step=stop,
         )  # fmt: skip
         return min(seconds)
 
-    in_turn = lanes * measure_alone(1 + _repeats(measure_alone(1)))
+    in_turn = nets * measure_alone(1 + _repeats(measure_alone(1)))
     seconds.clear()
-    ensemble = Ensemble([model] * lanes, loss)
-    descend_all(ensemble, read, steps=1, config=config, after_step=stop)
+    ensemble = Ensemble([model] * nets, loss)
+    train_ensemble(ensemble, read, steps=1, config=config, after_step=stop)
     if seconds[0] < MEASURED_SECONDS or seconds[0] < CLEAR_LOSS * in_turn:
         steps = 1 + _repeats(seconds[0])
-        descend_all(ensemble, read, steps=steps, config=config, after_step=stop)
+        train_ensemble(ensemble, read, steps=steps, config=config, after_step=stop)
     return in_turn / min(seconds)
 
 
 def _repeats(seconds: float) -> int:
-    """How many short steps of that length to measure."""
+    """The number of steps of this length to measure."""
     return min(20, int(MEASURED_SECONDS / seconds))
 
 
@@ -283,13 +285,13 @@ def _changed_buffers(model: nn.Module, start: nn.Module) -> set[str]:
 
 
 def _update(model: nn.Module, start: nn.Module) -> Tensor:
-    """What training changed in the weights, as one vector."""
+    """The change of the weights by training, as one vector."""
     pairs = zip(model.parameters(), start.parameters(), strict=True)
     return torch.cat([(now.detach() - before.detach()).flatten().float() for now, before in pairs])
 
 
 def _share(own: Sequence[Tensor]) -> Tensor:
-    """Stack tensors and make each a view of its place there."""
+    """Stack tensors and make each a view of its place in the stack."""
     stack = torch.stack([one.detach() for one in own])
     for one, view in zip(own, stack.unbind(), strict=True):
         one.data = view

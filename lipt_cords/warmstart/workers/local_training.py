@@ -1,4 +1,4 @@
-"""The training loop, for the common start and for workers: steps without a stop for the host."""
+"""Local training: the loop of the common start and of workers, without waiting for the host."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Batches = Iterator[tuple[Inputs, Tensor]]
 
 
 PLANS = Plans()
-"""Memory plans of this process: its workers' nets are built alike, and measured once."""
+"""Memory plans of this process: its workers' nets are equal, so they are measured once."""
 
 
 @dataclass(frozen=True)
-class Descent:
-    """What a run of the loop did: samples it trained on, the mean loss of its last epoch, steps."""
+class LocalTraining:
+    """The result of the loop: samples trained on, mean loss of its last epoch, steps."""
 
     passes: int
     loss: float
     steps: int
 
 
-def descend(
+def train_locally(
     model: nn.Module,
     batches: Batches,
     *,
@@ -54,7 +54,7 @@ def descend(
     after_backward: Callable[[], None] | None = None,
     after_step: Callable[[], None] | None = None,
     enough: Callable[[int], bool] | None = None,
-) -> Descent:
+) -> LocalTraining:
     """Train a model in place.
 
     Losses are summed on the device and read once, at the end: nothing waits for the host.
@@ -67,7 +67,7 @@ def descend(
         schedule: of the learning rate over ``all_steps``; its peak is ``config.lr``.
         config: learning rate, momentum, decay, precision, layout, and whether to compile.
         loss: mean loss of (logits, labels).
-        first_step: where in the schedule these steps begin.
+        first_step: position of the first step in the schedule.
         all_steps: how many steps the schedule spans; None: these alone.
         decay: between which steps of the schedule ``wsd`` falls; None: over its last quarter.
         single_samples: batches hold one sample each, on which BatchNorm cannot train; its layers
@@ -77,7 +77,7 @@ def descend(
             returns how many samples it trained on itself.
         after_backward: called between the backward pass and the optimizer's step.
         after_step: called after the optimizer's step.
-        enough: asked after every step, with the number of steps taken, whether to end here.
+        enough: called after every step with the number of steps taken; returns whether to stop.
     """
     model.train()
     if single_samples:
@@ -125,7 +125,7 @@ def descend(
     if take.planner is not None:
         for note in take.planner.report().notes:
             warnings.warn(f"memory_budget: {note}", stacklevel=2)
-    return Descent(passes, float(total) / counted if counted else math.nan, taken)
+    return LocalTraining(passes, float(total) / counted if counted else math.nan, taken)
 
 
 def optimizer_options(config: WarmStartConfig) -> OptimizerOptions:

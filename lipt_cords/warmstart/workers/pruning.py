@@ -20,7 +20,7 @@ from lipt_cords.warmstart.workers.sparsity import (
 
 
 class Pruning:
-    """Prunes once, before a given step, and keeps the masks on from there.
+    """Prunes once, before a given step, and applies the masks from there on.
 
     Args:
         model: the worker's copy, whose weights are changed.
@@ -28,7 +28,7 @@ class Pruning:
         config: ``sparsity``, ``density``, ``densities``, ``prune_after``.
         loss: mean loss of (logits, labels).
         steps: of the round; ``prune_after`` is a share of them.
-        names: what the draw of a random mask derives from, beside the seed.
+        names: names from which the draws of a random mask derive, in addition to the seed.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class Pruning:
 
     @property
     def density(self) -> float:
-        """Share of the prunable weights that is left."""
+        """Share of the prunable weights that is kept."""
         return self.masks.density if self.masks is not None else 1.0
 
     def before(self, step: int, inputs: Inputs, labels: Tensor) -> int:
-        """Prune if it is time; returns the samples that gradients were computed of for it.
+        """Prune at the planned step; returns the number of samples whose gradients it computed.
 
         Raises:
-            ValueError: a sparsity whose scores do not fit the weights, or are not finite.
+            ValueError: the scores of a sparsity do not fit the weights, or are not finite.
         """
         if step != self._at:
             return 0
@@ -73,7 +73,7 @@ class Pruning:
         return moment.passes
 
     def keep(self) -> None:
-        """Clear what the optimizer moved."""
+        """Set pruned elements that the optimizer changed back to zero."""
         if self.masks is not None:
             self.masks.apply()
 

@@ -20,7 +20,7 @@ Densities = Literal["global", "erk"]
 
 
 class PruningMoment:
-    """What a sparsity may ask when a worker prunes.
+    """What a sparsity can use when a worker prunes.
 
     Args:
         model: the worker's copy.
@@ -41,13 +41,13 @@ class PruningMoment:
         self._model, self._weights, self._batch, self._loss = model, weights, batch, loss
         self.generator = generator
         self.passes = 0
-        """Samples that gradients were computed of."""
+        """The number of samples whose gradients were computed."""
 
     def gradients(self) -> tuple[Tensor | None, ...]:
-        """Gradients of the loss on one batch; buffers, statistics and random state stay.
+        """Gradients of the loss on one batch; buffers, statistics and random state are not changed.
 
         Returns:
-            One a weight, in its shape; None for a weight that the loss does not depend on.
+            One per weight, in its shape; None for a weight that the loss does not depend on.
         """
         inputs, labels = self._batch
         saved = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
@@ -67,11 +67,11 @@ SPARSITIES: Registry[SparsityFunction] = Registry("sparsity", takes=("weights", 
 
 
 def register_sparsity(name: str) -> Callable[[SparsityFunction], SparsityFunction]:
-    """Make a sparsity known by a name.
+    """Register a sparsity under a name.
 
-    The function takes a worker's prunable weights and the :class:`PruningMoment`, and returns how
-    much every element is worth: one finite tensor a weight, in its shape. The largest stay; among
-    equals the earlier positions.
+    The function takes a worker's prunable weights and the :class:`PruningMoment`, and returns the
+    score of every element: one finite tensor per weight, in its shape. The largest are kept; among
+    equal ones the earlier positions.
 
     Args:
         name: must be free.
@@ -120,8 +120,8 @@ PRUNABLE = (nn.Linear, nn.modules.conv._ConvNd)
 def prunable_weights(model: nn.Module, head: nn.Linear | None = None) -> list[nn.Parameter]:
     """Trainable weights of convolutions and linear layers, the head's left out.
 
-    The head stays dense because its gradients are what the selectors read. A weight that two
-    layers share is listed once, and not at all if the head is one of them.
+    The head stays dense because its gradients are what the selectors read. A weight that two layers
+    share is listed once, but not if one of them is the head.
     """
     seen = set() if head is None else {id(head.weight)}
     weights = []
@@ -135,29 +135,29 @@ def prunable_weights(model: nn.Module, head: nn.Linear | None = None) -> list[nn
 
 @register_sparsity("magnitude")
 def _magnitude(weights: Sequence[nn.Parameter], moment: PruningMoment) -> Sequence[Tensor]:
-    """Keeps the largest weights."""
+    """Keep the largest weights."""
     return magnitude_scores(weights)
 
 
 @register_sparsity("random")
 def _random(weights: Sequence[nn.Parameter], moment: PruningMoment) -> Sequence[Tensor]:
-    """Keeps weights at random."""
+    """Keep weights at random."""
     return random_scores(weights, moment.generator)
 
 
 @register_sparsity("snip")
 def _snip(weights: Sequence[nn.Parameter], moment: PruningMoment) -> Sequence[Tensor]:
-    """Keeps the weights whose removal would change the loss most, on one batch."""
+    """Keep the weights whose removal would change the loss most, on one batch."""
     return snip_scores(weights, moment.gradients())
 
 
 def magnitude_scores(weights: Iterable[Tensor]) -> list[Tensor]:
-    """A weight's worth is its size (Han et al., NeurIPS 2015)."""
+    """Scores: the size of each weight (Han et al., NeurIPS 2015)."""
     return [weight.detach().abs().float() for weight in weights]
 
 
 def random_scores(weights: Iterable[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """A weight's worth is a draw from [0, 1), made on the CPU."""
+    """Scores: draws from [0, 1), made on the CPU."""
     weights = list(weights)
     sizes = [weight.numel() for weight in weights]
     drawn = torch.split(torch.rand(sum(sizes), generator=generator), sizes)
@@ -167,7 +167,7 @@ def random_scores(weights: Iterable[Tensor], generator: torch.Generator) -> list
 
 
 def snip_scores(weights: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> list[Tensor]:
-    """A weight's worth is what the loss would change, to first order, if it were removed.
+    """Scores: the change of the loss, to first order, if the weight were removed.
 
     Args:
         weights: the parameters.
@@ -191,7 +191,7 @@ def erk_densities(shapes: Sequence[torch.Size], density: float) -> list[float]:
 
     Args:
         shapes: of the weights, (out, in, *kernel).
-        density: share of all elements that stays, in (0, 1].
+        density: share of all elements that is kept, in (0, 1].
 
     Returns:
         One density in (0, 1] for each layer; weighted by size they average to ``density``.
@@ -217,7 +217,7 @@ def erk_densities(shapes: Sequence[torch.Size], density: float) -> list[float]:
 
 
 def keep_largest(scores: Tensor, kept: int) -> Tensor:
-    """Mark exactly the ``kept`` largest scores; among equals, the earlier positions win.
+    """Mark exactly the ``kept`` largest scores; among equal ones, the earlier positions.
 
     Args:
         scores: finite scores, shape (n,).
@@ -237,16 +237,17 @@ def keep_largest(scores: Tensor, kept: int) -> Tensor:
 
 
 class Masks:
-    """Binary masks over some weights, made once and put on again after every step.
+    """Binary masks over some weights, made once and applied after every step.
 
     Multiplying the weights is enough to keep them at zero: momentum may still accumulate for a
-    pruned weight, but what it moves is cleared before the next forward pass reads it.
+    pruned weight, but the weight is set to zero again before the next forward pass.
 
     Args:
-        weights: the parameters to prune, over which the density holds in all.
-        scores: worth of every element, one tensor a weight.
-        density: share of their elements that stays, in (0, 1].
-        densities: ``global`` keeps the most worth of all layers together, ``erk`` of each layer.
+        weights: the parameters to prune, over which the density holds in total.
+        scores: score of every element, one tensor per weight.
+        density: share of their elements that is kept, in (0, 1].
+        densities: ``global`` keeps the largest scores of all layers together, ``erk`` those of each
+            layer.
     """
 
     def __init__(
@@ -262,7 +263,7 @@ class Masks:
         self.masks: list[Tensor] = []
         if self.total == 0:
             return
-        # Over contiguous copies, so that ties fall the same way in every memory format.
+        # Over contiguous copies, so that ties are broken alike in every memory format.
         flat = [score.contiguous().reshape(-1) for score in scores]
         if densities == "erk":
             shares = erk_densities([weight.shape for weight in self.weights], density)

@@ -19,15 +19,15 @@ from lipt_cords.models.flops import synchronize
 from lipt_cords.models.state import all_finite, tensor_state
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.training.step import deterministic_convolutions, lay_out, memory_layout
-from lipt_cords.warmstart.workers.batches import Feed
+from lipt_cords.warmstart.workers.batches import WorkerBatches
 from lipt_cords.warmstart.workers.ema import WeightAverage
-from lipt_cords.warmstart.workers.ensemble import Batch, Ensemble, descend_all, obstacle, speedup
+from lipt_cords.warmstart.workers.ensemble import Batch, Ensemble, obstacle, speedup, train_ensemble
 from lipt_cords.warmstart.workers.pruning import Pruning
 from lipt_cords.warmstart.workers.worker import (
     WorkerResult,
     WorkerTask,
     augmentation,
-    held_out,
+    evaluate_worker,
     run_worker,
 )
 
@@ -38,17 +38,17 @@ LARGEST_GROUP = 16
 FEWEST_STEPS = 30
 """Steps of a worker below which ``auto`` does not measure: the measurement would not pay."""
 LEAST_SPEEDUP = 1.1
-"""From which on ``auto`` trains workers at once."""
+"""Speedup from which ``auto`` trains workers at once."""
 
 
 def run_workers(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
-    """Train some workers and give out each result as soon as it is there.
+    """Train some workers and yield each result as soon as it is ready.
 
     With ``together=G`` of the configuration, G neighbours are trained at once (fewer where their
-    numbers of steps differ), and the results of a group come when the last step is done.
+    numbers of steps differ), and the results of a group come after its last step.
 
     Args:
-        tasks: of one round, and alike but for the worker and its shard.
+        tasks: of one round, and equal except for the worker and its shard.
 
     Raises:
         ValueError: ``together`` is a number, and the workers cannot be trained at once.
@@ -69,7 +69,7 @@ def run_workers(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
 
 
 def _group_size(tasks: Sequence[WorkerTask]) -> int:
-    """How many workers to train at once; 1: in turn."""
+    """The number of workers to train at once; 1: in turn."""
     wanted = tasks[0].config.together if len(tasks) > 1 else 1
     if wanted == 1:
         return 1
@@ -85,7 +85,7 @@ def _group_size(tasks: Sequence[WorkerTask]) -> int:
 
 
 def _measured_size(tasks: Sequence[WorkerTask]) -> int:
-    """The group size of ``auto``: groups as even as can be, if they are faster than in turn."""
+    """The group size of ``auto``: groups of nearly equal sizes, if they are faster than in turn."""
     groups = -(-len(tasks) // LARGEST_GROUP)
     size, first = -(-len(tasks) // groups), tasks[0]
     why_not = f"fewer than {FEWEST_STEPS} steps" if first.steps < FEWEST_STEPS else _obstacle(tasks)
@@ -104,7 +104,7 @@ def _measured_size(tasks: Sequence[WorkerTask]) -> int:
 
 
 def _obstacle(tasks: Sequence[WorkerTask]) -> str | None:
-    """Why these workers cannot be trained at once; None if they can."""
+    """The reason why these workers cannot be trained at once; None if they can."""
     first = tasks[0]
     config = first.config
     if config.compile:
@@ -116,15 +116,15 @@ def _obstacle(tasks: Sequence[WorkerTask]) -> str | None:
 
 
 def _first_batch(task: WorkerTask) -> Batch:
-    """Some samples of a worker, to try a step on."""
+    """Some samples of a worker, for a trial step."""
     config, device = task.config, next(task.model.parameters()).device
     indices = task.indices[: config.batch_size]
-    feed = Feed(task.dataset, indices, device, task.pool, config.loader_workers)
-    return next(feed.epochs(config.batch_size, generator(config.seed, "rehearse")))
+    worker_batches = WorkerBatches(task.dataset, indices, device, task.pool, config.loader_workers)
+    return next(worker_batches.epochs(config.batch_size, generator(config.seed, "rehearse")))
 
 
 def _alike(tasks: Sequence[WorkerTask]) -> Iterator[list[WorkerTask]]:
-    """Split tasks by where in their schedules they are, in order of appearance."""
+    """Split tasks by their positions in the schedule, in order of appearance."""
     groups: dict[tuple[int, ...], list[WorkerTask]] = {}
     for task in tasks:
         groups.setdefault((task.first_step, task.steps, task.all_steps), []).append(task)
@@ -134,49 +134,49 @@ def _alike(tasks: Sequence[WorkerTask]) -> Iterator[list[WorkerTask]]:
 def train_at_once(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
     """Train workers at once, and evaluate them one by one.
 
-    Equal to :func:`lipt_cords.warmstart.workers.worker.run_worker` up to rounding, but for dropout,
-    whose draws derive from the seed and from who is in the group. ``seconds`` of every worker are
-    those of the whole group, because none is ready earlier: an upper bound for what it takes alone.
-    Weights, gradients, momentum, masks and activations of all are in memory at once.
+    Equal to :func:`lipt_cords.warmstart.workers.worker.run_worker` up to rounding, except for
+    dropout, whose draws derive from the seed and the workers in the group. ``seconds`` of every
+    worker are those of the whole group, because none is ready earlier: an upper bound for a single
+    worker. Weights, gradients, momentum, masks and activations of all are in memory at once.
     """
     first, started = tasks[0], time.perf_counter()
     config, device = first.config, next(first.model.parameters()).device
-    workers = [task.worker for task in tasks]
+    numbers = [task.worker for task in tasks]
     with (
-        isolated_rng(config.seed, "together", *workers, "round", first.round),
+        isolated_rng(config.seed, "together", *numbers, "round", first.round),
         deterministic_convolutions(),
     ):
         ensemble = Ensemble([task.model for task in tasks], first.loss)
-        lanes = [Lane(task, net) for task, net in zip(tasks, ensemble.lanes, strict=True)]
+        workers = [StackedWorker(task, net) for task, net in zip(tasks, ensemble.nets, strict=True)]
         average = None if config.ema is None else WeightAverage(ensemble, config.ema)
         pruned: list[Tensor] = []
         masks: list[Tensor] = []
 
         def before_step(step: int, batches: Sequence[Batch]) -> None:
-            for lane, (inputs, labels) in zip(lanes, batches, strict=True):
-                lane.passes += lane.pruning.before(step, inputs, labels)
-            found = [lane.pruning.masks for lane in lanes if lane.pruning.masks is not None]
+            for worker, (inputs, labels) in zip(workers, batches, strict=True):
+                worker.passes += worker.pruning.before(step, inputs, labels)
+            found = [worker.pruning.masks for worker in workers if worker.pruning.masks is not None]
             if found and not masks:
                 pruned.extend(weight for one in found for weight in one.weights)
                 masks.extend(mask for one in found for mask in one.masks)
 
         def keep() -> None:
-            if masks:  # of all lanes at once
+            if masks:  # for all workers at once
                 torch._foreach_mul_(pruned, masks)
 
         def after_step() -> None:
             keep()
             if average is not None:
                 average.step()
-            for lane in lanes:
-                lane.task.tick()
+            for worker in workers:
+                worker.task.tick()
 
-        losses_GT = descend_all(
+        losses_GT = train_ensemble(
             ensemble,
-            lambda: [lane.read() for lane in lanes],
+            lambda: [worker.read() for worker in workers],
             steps=first.steps,
             config=config,
-            last_epoch=max(lane.last_epoch for lane in lanes),
+            last_epoch=max(worker.last_epoch for worker in workers),
             first_step=first.first_step,
             all_steps=first.all_steps,
             decay=first.decay_steps,
@@ -186,15 +186,15 @@ def train_at_once(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
         if average is not None:
             average.write(None)
             keep()
-        ensemble.zero_grad()  # their memory goes to the evaluation
+        ensemble.zero_grad()  # frees memory for the evaluation
         synchronize(device)
         seconds = time.perf_counter() - started
-    for lane, losses in zip(lanes, losses_GT.tolist(), strict=True):
-        yield lane.result(losses, seconds)
+    for worker, losses in zip(workers, losses_GT.tolist(), strict=True):
+        yield worker.result(losses, seconds)
 
 
-class Lane:
-    """One worker's part: what it reads, in its own order and with its own draws, and its masks.
+class StackedWorker:
+    """One worker in an ensemble: its batches, in its own order with its own draws, and its masks.
 
     Args:
         task: the worker.
@@ -205,26 +205,28 @@ class Lane:
         config = task.config
         self.task, self.model = task, model
         self._device = next(model.parameters()).device
-        self._draws = Draws(self._device, config.seed, *task.names)
-        with self._draws:
-            self._feed = Feed(
+        self._random_states = WorkerRandomStates(self._device, config.seed, *task.names)
+        with self._random_states:
+            self._worker_batches = WorkerBatches(
                 task.dataset, task.indices, self._device, task.pool, config.loader_workers,
                 task.reads,
             )  # fmt: skip
-            self._augment = augmentation(self._feed, config)
-        self._draws_to_read = self._augment is not None or not self._feed.source.resident
+            self._augment = augmentation(self._worker_batches, config)
+        self._reading_draws = self._augment is not None or not self._worker_batches.source.resident
         order = generator(config.seed, "worker", task.worker, "order")
-        self._batches = self._feed.epochs(config.batch_size, order, skip=task.first_step)
+        self._batches = self._worker_batches.epochs(config.batch_size, order, skip=task.first_step)
         self.pruning = Pruning(
             model, task.head, config=config, loss=task.loss, steps=task.steps, names=task.names
         )
         self.passes = 0
-        self.last_epoch = min(task.steps, steps_per_epoch(len(self._feed), config.batch_size))
+        self.last_epoch = min(
+            task.steps, steps_per_epoch(len(self._worker_batches), config.batch_size)
+        )
         self._sizes: deque[int] = deque(maxlen=self.last_epoch)
 
     def read(self) -> Batch:
         """The next batch, augmented."""
-        with self._draws if self._draws_to_read else nullcontext():
+        with self._random_states if self._reading_draws else nullcontext():
             inputs, labels = next(self._batches)
             if self._augment is not None and isinstance(inputs, Tensor):
                 inputs = self._augment(inputs)
@@ -236,15 +238,17 @@ class Lane:
         """Evaluate the trained net.
 
         Args:
-            losses: of the last steps, those of the last epoch among them.
+            losses: of the last steps, at least those of the last epoch.
             seconds: of the training.
         """
         started, task = time.perf_counter(), self.task
-        with self._draws, deterministic_convolutions():
+        with self._random_states, deterministic_convolutions():
             lay_out(self.model, memory_layout(task.config.memory_format, self.model))
             state = tensor_state(self.model)
             finite = all_finite(state)
-            accurate, reading, forward = held_out(task, self.model) if finite else (None, None, 0)
+            accurate, reading, forward = (
+                evaluate_worker(task, self.model) if finite else (None, None, 0)
+            )
         last = losses[len(losses) - self.last_epoch :]
         total = sum(loss * size for loss, size in zip(last, self._sizes, strict=True))
         return WorkerResult(
@@ -263,13 +267,13 @@ class Lane:
         )
 
 
-class Draws:
-    """The global random states of one worker: in place inside of the context, kept between.
+class WorkerRandomStates:
+    """The global random states of one worker: active inside the context, stored outside of it.
 
     Args:
-        device: where it trains; a GPU has a state of its own.
+        device: where it trains; a GPU has its own state.
         seed: of the warm start.
-        names: what the states derive from, beside the seed.
+        names: names from which the states derive, in addition to the seed.
     """
 
     def __init__(self, device: torch.device, seed: int, *names: str | int) -> None:

@@ -1,4 +1,4 @@
-"""One worker: theta* and a shard in, a trained replica out, and not a word to anyone between."""
+"""One worker: theta* and a shard in, a trained replica out, without any communication."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from lipt_cords.training.step import deterministic_convolutions, lay_out, memory
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.watch.probe import Probe, Reading
 from lipt_cords.warmstart.workers.augment import AUGMENTATIONS, Augment
-from lipt_cords.warmstart.workers.batches import Feed, Pool, channel_range
+from lipt_cords.warmstart.workers.batches import Pool, WorkerBatches, channel_range
 from lipt_cords.warmstart.workers.ema import WeightAverage
-from lipt_cords.warmstart.workers.local_training import descend
+from lipt_cords.warmstart.workers.local_training import train_locally
 from lipt_cords.warmstart.workers.pruning import Pruning
 
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """All that a worker needs for one round.
+    """The inputs of a worker for one round.
 
     Attributes:
-        worker: its number, from which its draws derive.
+        worker: its number; its draws derive from it.
         model: the round's start (theta* in the first), on the device to train on; the worker
             trains a copy.
         head: name of the linear head, which is never pruned.
@@ -48,11 +48,11 @@ class WorkerTask:
         config: options of the warm start.
         loss: mean loss of (logits, labels).
         round: number of the round.
-        decay: in which rounds, from and to, ``wsd`` lowers the rate; None: over the last quarter
-            of all steps.
+        decay: rounds (first, end) in which ``wsd`` lowers the rate, without ``end``; None: over the
+            last quarter of all steps.
         validation: held-out data to evaluate on, or None.
         probe: held-out samples on which workers are compared, or None.
-        pool: samples in memory already; without it the worker reads its own.
+        pool: samples that are already in memory; without it the worker reads its own.
         scale_penalty: L1 penalty of BatchNorm's scales, or None.
         block_shares: with ``subnetwork``, each block's share of a step's operations.
         tick: called after every step; for a progress bar.
@@ -98,7 +98,7 @@ class WorkerTask:
 
     @property
     def reads(self) -> int | None:
-        """Samples that it reads in this round, if there are more rounds."""
+        """Samples that it reads in this round, if there are several rounds."""
         return self.steps * self.config.batch_size if self.config.rounds > 1 else None
 
     def _steps_before(self, number: int) -> int:
@@ -106,13 +106,13 @@ class WorkerTask:
 
     @property
     def names(self) -> tuple[str | int, ...]:
-        """What the draws of this round derive from, beside the seed."""
+        """Names from which the draws of this round derive, in addition to the seed."""
         return ("worker", self.worker, *(("round", self.round) if self.round else ()))
 
 
 @dataclass(frozen=True)
 class WorkerResult:
-    """A trained replica and what it took, in one round.
+    """A trained replica and its costs, in one round.
 
     Attributes:
         worker: the number of the task.
@@ -121,11 +121,11 @@ class WorkerResult:
         steps: optimizer steps taken.
         passes: samples trained on, repeats counted.
         loss: mean training loss of the last local epoch.
-        accuracy: on held-out data, or on the probe alone where there is no other; or None.
+        accuracy: on held-out data, or on the probe; None without any.
         density: share of the prunable weights that was kept.
         seconds: of training, reading its data included; with ``together``, of its whole group.
         evaluation_seconds: of the evaluation on held-out data.
-        reading: what it says about the probe, or None.
+        reading: losses and gradients on the probe, or None.
         forward_passes: samples that the evaluation ran forward.
         work: operations of its training over those of the whole net; 1 without ``subnetwork``.
         stages: with ``subnetwork``, what each stage cost.
@@ -157,11 +157,10 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     """Train one worker for a round; the same task gives the same bits on every launcher.
 
     On a CPU this holds for an equal number of threads, because a convolution may add in another
-    order with more of them. On a GPU cuDNN is held to deterministic algorithms; a layer whose
-    backward pass has none (some poolings, scatters) may still differ in the last bits. Dropout
-    and random transforms of the data set draw from the worker's own seed; the global random state
-    is left as it was. Momentum starts afresh in every round, so that a round is a function of the
-    weights that it starts from.
+    order with more threads. On a GPU cuDNN is held to deterministic algorithms; a layer whose
+    backward pass has none (some poolings, scatters) may still differ in the last bits. Dropout and
+    random transforms of the data set draw from the worker's own seed; the global random state is
+    left as it was. Momentum is reset in every round, so that a round is a function of its start.
 
     Raises:
         ValueError: inputs that are not finite, or that the augmentation cannot change.
@@ -171,10 +170,10 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     started = time.perf_counter()
     with isolated_rng(seed, *task.names), deterministic_convolutions():
         layout = memory_layout(config.memory_format, task.model)
-        # Before anything refers to its weights: another layout is other memory.
+        # Before anything refers to its weights: another layout needs other memory.
         model = copy.deepcopy(task.model)
         lay_out(model, layout)
-        feed = Feed(
+        worker_batches = WorkerBatches(
             task.dataset, task.indices, device, task.pool, config.loader_workers, task.reads
         )
         pruning = Pruning(
@@ -189,7 +188,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
         def before_step(step: int, inputs: Inputs, labels: Tensor) -> int:
             if paths is None:
                 return pruning.before(step, inputs, labels)
-            paths.everything()  # SNIP asks all weights what they are worth
+            paths.run_all_blocks()  # SNIP needs the gradients of all weights
             taken = pruning.before(step, inputs, labels)
             paths.choose(task.first_step + step, len(labels))
             return taken
@@ -206,19 +205,19 @@ def run_worker(task: WorkerTask) -> WorkerResult:
             after_backward = partial(penalise_scales, scales, task.scale_penalty)
         order = generator(seed, "worker", task.worker, "order")
         with nullcontext() if paths is None else paths.applied():
-            descent = descend(
+            training = train_locally(
                 model,
-                feed.epochs(config.batch_size, order, skip=task.first_step),
+                worker_batches.epochs(config.batch_size, order, skip=task.first_step),
                 steps=task.steps,
-                last_epoch=min(task.steps, steps_per_epoch(len(feed), config.batch_size)),
+                last_epoch=min(task.steps, steps_per_epoch(len(worker_batches), config.batch_size)),
                 schedule=config.schedule,
                 config=config,
                 loss=task.loss,
                 first_step=task.first_step,
                 all_steps=task.all_steps,
                 decay=task.decay_steps,
-                single_samples=min(len(feed), config.batch_size) == 1,
-                augment=augmentation(feed, config),
+                single_samples=min(len(worker_batches), config.batch_size) == 1,
+                augment=augmentation(worker_batches, config),
                 before_step=before_step,
                 after_backward=after_backward,
                 after_step=after_step,
@@ -229,34 +228,34 @@ def run_worker(task: WorkerTask) -> WorkerResult:
         trained = time.perf_counter()
         state = tensor_state(model)
         finite = all_finite(state)
-        accurate, reading, forward = held_out(task, model) if finite else (None, None, 0)
+        accurate, reading, forward = evaluate_worker(task, model) if finite else (None, None, 0)
     return WorkerResult(
         worker=task.worker,
         state=state,
         finite=finite,
         steps=task.steps,
-        passes=descent.passes,
-        loss=descent.loss,
+        passes=training.passes,
+        loss=training.loss,
         accuracy=accurate,
         density=pruning.density,
         seconds=trained - started,
         evaluation_seconds=time.perf_counter() - trained,
         reading=reading,
         forward_passes=forward,
-        work=1.0 if paths is None else _work(paths, descent.passes, task.block_shares),
+        work=1.0 if paths is None else _work(paths, training.passes, task.block_shares),
         stages=[] if paths is None else paths.stages(task.block_shares),
     )
 
 
 def _work(paths: Paths, passes: int, shares: tuple[float, ...]) -> float:
-    """Operations of all passes over those of the whole net, on which SNIP's batch ran."""
+    """Operations of all passes over those of the whole net; SNIP's batch runs on the whole net."""
     stages = paths.stages(shares)
     on_paths = sum(stage["passes"] for stage in stages)
     return (paths.spent(shares) + passes - on_paths) / passes
 
 
-def held_out(task: WorkerTask, model: nn.Module) -> tuple[float | None, Reading | None, int]:
-    """Accuracy, reading, and the samples that they took; one pass where one serves both."""
+def evaluate_worker(task: WorkerTask, model: nn.Module) -> tuple[float | None, Reading | None, int]:
+    """Accuracy, reading, and the number of samples read; one pass if it is enough for both."""
     reading, taken = None, 0
     if task.probe is not None:
         reading, taken = task.probe.read(model), len(task.probe)
@@ -265,9 +264,9 @@ def held_out(task: WorkerTask, model: nn.Module) -> tuple[float | None, Reading 
     return accuracy(model, task.validation), reading, taken + len(task.validation)
 
 
-def augmentation(feed: Feed, config: WarmStartConfig) -> Augment | None:
-    """What changes a worker's batches, if anything does."""
+def augmentation(worker_batches: WorkerBatches, config: WarmStartConfig) -> Augment | None:
+    """The augmentation of a worker's batches, or None."""
     if config.augmentation == "none":
         return None
-    low, high = channel_range(feed)
+    low, high = channel_range(worker_batches)
     return AUGMENTATIONS[config.augmentation](config, low, high)

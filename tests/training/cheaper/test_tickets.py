@@ -44,7 +44,7 @@ def scattered(model: nn.Module, seed: int = 0) -> nn.Module:
 def ticket_of(model: nn.Module, example: torch.Tensor, ratio: float) -> Ticket:
     groups = ChannelGroups(model, example)
     search = TicketSearch(EarlyBirdConfig(ratio=ratio), groups)
-    search.look(model.state_dict())
+    search.add_mask(model.state_dict())
     return Ticket.cut(model, groups, example, *search.choose())
 
 
@@ -151,7 +151,7 @@ def test_a_layer_that_would_vanish_keeps_a_group_and_is_named() -> None:
     dict(model.named_modules())["blocks.1.branch.1"].weight.data.fill_(1e-6)
     groups = ChannelGroups(model, images())
     search = TicketSearch(EarlyBirdConfig(ratio=0.4), groups)
-    search.look(model.state_dict())
+    search.add_mask(model.state_dict())
     kept, rescued = search.choose()
     assert rescued == ["blocks.1.branch.1"] and len(kept["blocks.1.branch.1"]) == 1
     small = Ticket.cut(model, groups, images(), kept, rescued).build(model)
@@ -164,7 +164,7 @@ def test_the_ticket_is_drawn_when_the_whole_window_agrees() -> None:
     groups = ChannelGroups(model, images())
     search = TicketSearch(EarlyBirdConfig(ratio=0.5, window=3, epsilon=0.0), groups)
     states = [copy.deepcopy(scattered(model, seed).state_dict()) for seed in (1, 2)]
-    assert [search.look(states[k]) for k in (0, 1, 0, 0, 0)] == [False] * 4 + [True]
+    assert [search.add_mask(states[k]) for k in (0, 1, 0, 0, 0)] == [False] * 4 + [True]
     matrix = torch.tensor(search.distances())
     assert matrix.shape == (5, 5) and torch.equal(matrix, matrix.T) and matrix.diag().sum() == 0
     assert matrix[0, 1] == distance(search.masks[0], search.masks[1]) > 0

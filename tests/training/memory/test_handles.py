@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils._pytree import tree_flatten
 
-from lipt_cords.training.memory.handles import Kept, Packed, PackedHere, Remade, Swapped
+from lipt_cords.training.memory.handles import Kept, Packed, PackedHere, Recomputed, Swapped
 from lipt_cords.training.memory.link import PacedLink
-from lipt_cords.training.memory.recompute import Call, Here, device_type
+from lipt_cords.training.memory.recompute import Call, FixedArgument, device_type
 from lipt_cords.training.memory.storages import whole_storage
 
 
@@ -24,8 +24,8 @@ class Maker:
         self.made += 1
         return sum((source.get() for source in self.sources), torch.ones(1))
 
-    def handle(self) -> Remade:
-        return Remade(self.sources, self, self.spent.append)
+    def handle(self) -> Recomputed:
+        return Recomputed(self.sources, self, self.spent.append)
 
 
 def test_a_chain_of_five_thousand_is_made_in_order_and_once():
@@ -68,15 +68,15 @@ def test_preparing_makes_nothing():
 
 def test_what_is_swapped_is_brought_back_for_what_is_made_from_it():
     link = PacedLink(1e9)
-    away = link.send(torch.arange(8, dtype=torch.uint8))
-    away.settle()
-    source = Swapped(away)
-    handle = Remade([source], lambda: source.get() + 1, lambda seconds: None)
+    transfer = link.send(torch.arange(8, dtype=torch.uint8))
+    transfer.settle()
+    source = Swapped(transfer)
+    handle = Recomputed([source], lambda: source.get() + 1, lambda seconds: None)
     assert handle.get().tolist() == list(range(1, 9))
 
 
 def test_a_recipe_that_makes_nothing_is_told():
-    handle = Remade([], lambda: None, lambda seconds: None)
+    handle = Recomputed([], lambda: None, lambda seconds: None)
     with pytest.raises(RuntimeError, match="could not be made again"):
         handle.get()
 
@@ -95,9 +95,9 @@ def test_a_packed_view_is_the_same_view(view, dtype, swapped):
     tensor = view(whole)
     expected = tensor.clone()
     if swapped:
-        away = PacedLink(1e9).send(whole_storage(tensor).clone())
-        away.settle()
-        handle = Swapped(away)
+        transfer = PacedLink(1e9).send(whole_storage(tensor).clone())
+        transfer.settle()
+        handle = Swapped(transfer)
     else:
         handle = Kept(whole_storage(tensor))
     found = Packed(3, handle, tensor).tensor()
@@ -118,7 +118,7 @@ def test_what_is_written_to_meanwhile_is_refused_as_autograd_does(here):
 
 
 @pytest.mark.parametrize(
-    "leaf", [Here(torch.ones(2, device="meta"), False, 0), torch.device("meta")]
+    "leaf", [FixedArgument(torch.ones(2, device="meta"), False, 0), torch.device("meta")]
 )
 def test_what_is_made_from_weights_alone_is_made_on_their_device(leaf):
     """A recomputation without saved sources: autocast is turned off where it runs."""

@@ -44,7 +44,7 @@ def test_a_warm_start_has_the_bits_of_one_without(extra: dict[str, Any]) -> None
     assert same(plain.state_dict, planned.state_dict)
     if not extra:
         kinds = [kind for key, kind in PLANS.kinds.items() if key not in before]
-        routes = [p.route.plan for kind in kinds for p in kind.plans.values()]
+        routes = [p.indexed.plan for kind in kinds for p in kind.plans.values()]
         assert routes and all(plan.decisions and plan.peak <= 3 * 2**20 for plan in routes)
         assert all(kind.measured == 2 for kind in kinds)
 

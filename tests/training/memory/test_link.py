@@ -48,56 +48,56 @@ def clock(monkeypatch):
 
 def settled(link: PacedLink) -> None:
     """Wait until the link's threads have let go of what they did last."""
-    for lane in (link.out, link.back):
-        lane.submit(lambda: None).result()
+    for direction in (link.out, link.back):
+        direction.submit(lambda: None).result()
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4096, 1_000_003])
 def test_what_comes_back_has_the_bits_of_what_left(size):
-    away = PacedLink(FAST).send(drawn_bytes(size))
-    away.settle()
-    assert away.get().equal(drawn_bytes(size))
-    assert away.get() is away.get()
+    transfer = PacedLink(FAST).send(drawn_bytes(size))
+    transfer.settle()
+    assert transfer.get().equal(drawn_bytes(size))
+    assert transfer.get() is transfer.get()
 
 
 def test_a_whole_storage_goes_and_its_memory_is_free_once_it_has_left():
     tensor = torch.arange(1000.0)[10:20]
     expected = whole_storage(tensor).clone()
     storage = weakref.ref(tensor.untyped_storage())
-    away = PacedLink(FAST).send(whole_storage(tensor))
+    transfer = PacedLink(FAST).send(whole_storage(tensor))
     assert storage() is not None
     del tensor
-    away.settle()
+    transfer.settle()
     assert storage() is None
-    assert away.get().equal(expected)
+    assert transfer.get().equal(expected)
 
 
 def test_it_stays_for_those_that_hold_it():
     tensor = drawn_bytes(100)
-    away = PacedLink(FAST).send(whole_storage(tensor))
-    away.settle()
-    came = away.get()
+    transfer = PacedLink(FAST).send(whole_storage(tensor))
+    transfer.settle()
+    came = transfer.get()
     assert came.equal(tensor) and came.data_ptr() != tensor.data_ptr()
 
 
 def test_its_memory_is_free_again_when_nobody_wants_it_any_more():
     link = PacedLink(FAST)
-    away = link.send(drawn_bytes(100))
-    away.settle()
-    came = weakref.ref(away.get().untyped_storage())
+    transfer = link.send(drawn_bytes(100))
+    transfer.settle()
+    came = weakref.ref(transfer.get().untyped_storage())
     settled(link)
     assert came() is not None
-    del away
+    del transfer
     settled(link)
     assert came() is None
 
 
 class Gate:
-    """Keeps a lane busy until it is opened."""
+    """Keeps a direction busy until it is opened."""
 
-    def __init__(self, lane) -> None:
+    def __init__(self, direction) -> None:
         self.event = threading.Event()
-        self.passed = lane.submit(self.event.wait)
+        self.passed = direction.submit(self.event.wait)
 
     def open(self) -> None:
         self.event.set()
@@ -121,15 +121,15 @@ def test_what_is_wanted_before_its_turn_stays_and_is_not_copied():
     gate = Gate(link.out)
     whole = drawn_bytes(100)
     place = whole.data_ptr()
-    away = link.send(whole)
+    transfer = link.send(whole)
     del whole
-    away.fetch()
-    assert away.get().data_ptr() == place and away.get().equal(drawn_bytes(100))
+    transfer.fetch()
+    assert transfer.get().data_ptr() == place and transfer.get().equal(drawn_bytes(100))
     gate.open()
-    away.settle()
-    assert away.get().data_ptr() == place and away.get().equal(drawn_bytes(100))
-    assert away.arrival.late() == 0 and link.taken == []
-    other = link.send(drawn_bytes(100, seed=1))  # the lane goes on after it
+    transfer.settle()
+    assert transfer.get().data_ptr() == place and transfer.get().equal(drawn_bytes(100))
+    assert transfer.arrival.late() == 0 and link.taken == []
+    other = link.send(drawn_bytes(100, seed=1))  # the direction goes on after it
     other.settle()
     assert other.get().equal(drawn_bytes(100, seed=1)) and link.taken == [100]
 
@@ -138,7 +138,7 @@ def test_what_is_wanted_on_its_way_stays(monkeypatch):
     link, asked = PacedLink(1.0), threading.Event()
 
     def sleep(seconds):
-        away.fetch()  # the copy is made, and its time is not over
+        transfer.fetch()  # the copy is made, and its time is not over
         asked.set()
 
     fake = SimpleNamespace(perf_counter=time.perf_counter, sleep=sleep)
@@ -146,12 +146,12 @@ def test_what_is_wanted_on_its_way_stays(monkeypatch):
     gate = Gate(link.out)
     whole = drawn_bytes(100)
     place = whole.data_ptr()
-    away = link.send(whole)
+    transfer = link.send(whole)
     del whole
     gate.open()
-    away.settle()
+    transfer.settle()
     assert asked.is_set()
-    assert away.get().data_ptr() == place and away.get().equal(drawn_bytes(100))
+    assert transfer.get().data_ptr() == place and transfer.get().equal(drawn_bytes(100))
 
 
 def test_transfers_go_in_the_order_in_which_they_are_asked_for():
@@ -177,10 +177,10 @@ def test_transfers_go_in_the_order_in_which_they_are_asked_for():
 
 def test_a_transfer_takes_its_size_over_the_bandwidth(clock):
     link = PacedLink(100.0)
-    away = link.send(drawn_bytes(250))
-    away.settle()
+    transfer = link.send(drawn_bytes(250))
+    transfer.settle()
     assert clock.now == pytest.approx(1002.5)
-    away.get()
+    transfer.get()
     assert clock.now == pytest.approx(1005.0)
 
 
@@ -231,26 +231,26 @@ def test_on_a_real_clock_transfers_are_no_faster_than_the_link():
 
 
 def test_what_is_waited_for_is_late_by_as_long(clock):
-    away = PacedLink(FAST).send(drawn_bytes(10))
-    away.settle()
-    away.fetch()
-    away._coming.result()
+    transfer = PacedLink(FAST).send(drawn_bytes(10))
+    transfer.settle()
+    transfer.fetch()
+    transfer._coming.result()
     takes = iter([2.0, 3.0])
-    away._coming = SimpleNamespace(done=lambda: False, result=lambda: clock.sleep(next(takes)))
-    away.get()
-    assert away.arrival.late() == 2.0
-    away.get()
-    assert away.arrival.late() == 2.0  # as it was when it came
+    transfer._coming = SimpleNamespace(done=lambda: False, result=lambda: clock.sleep(next(takes)))
+    transfer.get()
+    assert transfer.arrival.late() == 2.0
+    transfer.get()
+    assert transfer.arrival.late() == 2.0  # as it was when it came
 
 
 def test_an_arrival_holds_none_of_the_memory():
     link = PacedLink(FAST)
-    away = link.send(drawn_bytes(100))
-    away.settle()
-    away.fetch()
+    transfer = link.send(drawn_bytes(100))
+    transfer.settle()
+    transfer.fetch()
     settled(link)
-    arrival, storage = away.arrival, weakref.ref(away.get().untyped_storage())
-    del away
+    arrival, storage = transfer.arrival, weakref.ref(transfer.get().untyped_storage())
+    del transfer
     settled(link)
     assert storage() is None and arrival.late() == 0
     assert Arrival().late() == 0
@@ -259,11 +259,11 @@ def test_an_arrival_holds_none_of_the_memory():
 def test_host_memory_is_used_again():
     link = PacedLink(FAST)
     for seed in range(5):
-        away = link.send(drawn_bytes(64, seed))
-        away.settle()
-        assert away.get().equal(drawn_bytes(64, seed))
+        transfer = link.send(drawn_bytes(64, seed))
+        transfer.settle()
+        assert transfer.get().equal(drawn_bytes(64, seed))
         settled(link)
-        del away
+        del transfer
         settled(link)
         host = link.buffer(64)
         assert host.equal(drawn_bytes(64, seed))  # where the last one was

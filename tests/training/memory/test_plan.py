@@ -24,7 +24,7 @@ from memory_material import (
 
 from lipt_cords.base.sizes import parse_bytes
 from lipt_cords.training.memory.plan import Plan, least_budget, plan_activations
-from lipt_cords.training.memory.recipes import Course, free_time
+from lipt_cords.training.memory.recipes import TraceIndex, free_time
 from lipt_cords.training.memory.timeline import simulate
 from lipt_cords.training.memory.trace import KEEP, RECOMPUTE, SWAP, Op, Storage, Trace
 
@@ -48,20 +48,22 @@ def plan_or_none(trace: Trace, budget: int, **options) -> Plan | None:
         return None
 
 
-def every_decision(course: Course, ways=(SWAP, RECOMPUTE)):
+def every_decision(index: TraceIndex, ways=(SWAP, RECOMPUTE)):
     """All decisions for a step."""
     choices = [
-        [KEEP, *(what for what in ways if what == SWAP or course.recipes[one] is not None)]
-        for one in course.candidates
+        [KEEP, *(what for what in ways if what == SWAP or index.recipes[one] is not None)]
+        for one in index.candidates
     ]
     for choice in itertools.product(*choices):
-        decided = zip(course.candidates, choice, strict=True)
+        decided = zip(index.candidates, choice, strict=True)
         yield {one: what for one, what in decided if what != KEEP}
 
 
-def least_seconds(course: Course, budget: int, bandwidth: float, ways=(SWAP, RECOMPUTE)) -> float:
+def least_seconds(
+    index: TraceIndex, budget: int, bandwidth: float, ways=(SWAP, RECOMPUTE)
+) -> float:
     """Of all decisions that fit; infinite if none does."""
-    found = (simulate(course, way, bandwidth, budget) for way in every_decision(course, ways))
+    found = (simulate(index, way, bandwidth, budget) for way in every_decision(index, ways))
     return min((each.seconds for each in found if each.peak <= budget), default=math.inf)
 
 
@@ -87,13 +89,13 @@ def test_a_plan_decides_on_candidates_alone_and_does_what_its_timeline_says(requ
     trace, budget, options = request
     plan = plan_or_none(trace, budget, **options)
     assume(plan is not None)
-    course = Course(trace)
+    index = TraceIndex(trace)
     allowed = {SWAP, RECOMPUTE} if options["policy"] == "both" else {options["policy"]}
     for one, what in plan.decisions.items():
-        assert one in course.candidates and what in allowed
-        assert what == SWAP or course.recipes[one] is not None
+        assert one in index.candidates and what in allowed
+        assert what == SWAP or index.recipes[one] is not None
     assert plan.triggers.keys() == {one for one in plan.decisions if plan.decisions[one] == SWAP}
-    again = simulate(course, plan.decisions, options["bandwidth"], budget, plan.triggers)
+    again = simulate(index, plan.decisions, options["bandwidth"], budget, plan.triggers)
     assert again.live.tolist() == plan.timeline.live.tolist()
     assert again.before.tolist() == plan.timeline.before.tolist()
     assert (again.seconds, again.left) == (plan.timeline.seconds, plan.timeline.left)
@@ -120,8 +122,8 @@ def test_the_least_budget_can_be_planned_and_so_can_all_above_it(trace, bandwidt
 @settings(max_examples=60)
 @given(trace=STEPS)
 def test_where_the_link_takes_no_time_the_least_is_with_every_candidate_away(trace):
-    course, fast = Course(trace), 2.0**80  # a transfer takes no more than a clock can tell
-    away = simulate(course, dict.fromkeys(course.candidates, SWAP), math.inf)
+    index, fast = TraceIndex(trace), 2.0**80  # a transfer takes no more than a clock can tell
+    away = simulate(index, dict.fromkeys(index.candidates, SWAP), math.inf)
     assert least_budget(trace, bandwidth=fast, policy="swap") == away.peak
     plan = plan_activations(trace, away.peak, bandwidth=fast)
     assert plan.timeline.seconds < 1e-20
@@ -131,11 +133,11 @@ def test_where_the_link_takes_no_time_the_least_is_with_every_candidate_away(tra
 @given(request=requests())
 def test_no_plan_beats_the_best_of_all_decisions(request):
     trace, budget, options = request
-    course = Course(trace)
-    assume(1 <= len(course.candidates) <= 5)
+    index = TraceIndex(trace)
+    assume(1 <= len(index.candidates) <= 5)
     plan = plan_or_none(trace, budget, **options)
     ways = {"both": (SWAP, RECOMPUTE)}.get(options["policy"], (options["policy"],))
-    best = least_seconds(course, budget, options["bandwidth"], ways)
+    best = least_seconds(index, budget, options["bandwidth"], ways)
     if best == math.inf:
         assert plan is None
     if plan is not None:
@@ -147,14 +149,14 @@ def assert_most_are_best(draw, depth: int) -> None:
     gaps, seeds = [], itertools.count()
     while len(gaps) < 60:
         random = Random(next(seeds))
-        course = Course(draw(random, random.randint(3, depth)))
-        trace, bandwidth = course.trace, random.choice([4.0, 16.0, 64.0])
-        if not 2 <= len(course.candidates) <= 5:
+        index = TraceIndex(draw(random, random.randint(3, depth)))
+        trace, bandwidth = index.trace, random.choice([4.0, 16.0, 64.0])
+        if not 2 <= len(index.candidates) <= 5:
             continue
         least = least_budget(trace, bandwidth=bandwidth)
         for budget in sorted({least, (2 * least + trace.peak) // 3, (least + trace.peak) // 2}):
             plan = plan_activations(trace, budget, bandwidth=bandwidth)
-            best = least_seconds(course, budget, bandwidth)
+            best = least_seconds(index, budget, bandwidth)
             gaps.append((plan.timeline.seconds - best) / trace.seconds)
     assert min(gaps) >= 0
     assert sum(gap == 0 for gap in gaps) >= 0.9 * len(gaps)
@@ -173,13 +175,13 @@ def test_where_swaps_alone_cost_nothing_a_plan_for_a_net_costs_nothing():
     found, seeds = [], itertools.count()
     while len(found) < 40:
         random = Random(next(seeds))
-        course = Course(drawn_net(random, random.randint(3, 8)))
-        trace, bandwidth = course.trace, random.choice([16.0, 64.0])
+        index = TraceIndex(drawn_net(random, random.randint(3, 8)))
+        trace, bandwidth = index.trace, random.choice([16.0, 64.0])
         least = least_budget(trace, bandwidth=bandwidth, policy="swap")
-        if not 2 <= len(course.candidates) <= 6 or least == trace.peak:
+        if not 2 <= len(index.candidates) <= 6 or least == trace.peak:
             continue
         budget = random.randint(least, trace.peak - 1)
-        if least_seconds(course, budget, bandwidth, (SWAP,)) == 0:
+        if least_seconds(index, budget, bandwidth, (SWAP,)) == 0:
             found.append(plan_activations(trace, budget, bandwidth=bandwidth))
     assert all(plan.decisions and plan.overhead == 0 for plan in found)
 
@@ -263,18 +265,18 @@ def test_one_is_made_again_from_nothing_and_the_next_comes_over_a_slow_link():
     trace = net_trace([Layer("conv", 32, 1.0), Layer("bn", 32, 2.0), Layer("relu", 32, 0.25)])
     plan = plan_activations(trace, 126, bandwidth=4.0)
     assert plan.decisions == {0: RECOMPUTE, 1: SWAP}
-    assert plan.timeline.seconds == least_seconds(Course(trace), 126, 4.0) == 15.9375
+    assert plan.timeline.seconds == least_seconds(TraceIndex(trace), 126, 4.0) == 15.9375
 
 
 @settings(max_examples=60)
 @given(trace=STEPS, bandwidth=BANDWIDTHS)
 def test_free_time_is_what_is_left_between_the_way_out_and_the_way_back(trace, bandwidth):
-    course = Course(trace)
-    for one in course.candidates:
+    index = TraceIndex(trace)
+    for one in index.candidates:
         storage = trace.storages[one]
         between = trace.ops[storage.saved : storage.accesses[0]]
         idle = sum(op.seconds for op in between)
-        assert free_time(course, one, bandwidth) == idle - 2 * storage.size / bandwidth
+        assert free_time(index, one, bandwidth) == idle - 2 * storage.size / bandwidth
 
 
 @settings(max_examples=60)

@@ -253,10 +253,10 @@ def test_late_triggers_move_forward() -> None:
     for _ in range(3):
         pair.step()
     (planned,) = [p for kind in planner._kinds.values() for p in kind.plans.values()]
-    before = dict(planned.route.plan.triggers)
+    before = dict(planned.indexed.plan.triggers)
     late = dict.fromkeys(before, 2 * trace.seconds)
     moved = planned.feed_back(late)
-    after = planned.route.plan
+    after = planned.indexed.plan
     assert moved > 0 and after.peak <= planner.budget
     assert all(after.triggers[one] <= event for one, event in before.items())
     assert sum(after.triggers[one] < event for one, event in before.items()) == moved

@@ -32,9 +32,9 @@ def test_the_process_finishes_its_step_and_dies_of_the_signal():
         import os, signal, sys
         sys.path.insert(0, {str(Path(interrupt.__file__).parent)!r})
         from sigterm import stoppable
-        with stoppable("a folder") as wish:
+        with stoppable("a folder") as stop_request:
             for step in range(5):
-                wish.check()
+                stop_request.check()
                 if step == 2:
                     os.kill(os.getpid(), signal.SIGTERM)
                 print("finished", step, flush=True)
@@ -50,10 +50,13 @@ def test_the_process_finishes_its_step_and_dies_of_the_signal():
 
 def test_the_callers_handler_is_put_back_and_hears_of_it(heard, caplog):
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match="stopped by SIGTERM") as stop, stoppable("here") as wish:
+    with (
+        pytest.raises(Interrupted, match="stopped by SIGTERM") as stop,
+        stoppable("here") as stop_request,
+    ):
         signal.raise_signal(signal.SIGTERM)
-        assert wish.wished and heard == []
-        wish.check()
+        assert stop_request.requested and heard == []
+        stop_request.check()
     assert stop.value.code == 143
     assert heard == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is handler
@@ -62,8 +65,8 @@ def test_the_callers_handler_is_put_back_and_hears_of_it(heard, caplog):
 
 def test_without_a_signal_nothing_happens(heard, caplog):
     handler = signal.getsignal(signal.SIGTERM)
-    with stoppable("here") as wish:
-        wish.check()
+    with stoppable("here") as stop_request:
+        stop_request.check()
         assert signal.getsignal(signal.SIGTERM) is not handler
     assert signal.getsignal(signal.SIGTERM) is handler
     assert heard == [] and caplog.messages == []
@@ -88,19 +91,19 @@ def test_one_inside_of_another_stops_both(heard, caplog):
     with pytest.raises(Interrupted), stoppable("outer") as outer:
         with pytest.raises(Interrupted), stoppable("inner") as inner:
             signal.raise_signal(signal.SIGTERM)
-            assert not outer.wished
+            assert not outer.requested
             inner.check()
-        assert outer.wished and heard == []
+        assert outer.requested and heard == []
         outer.check()
     assert heard == [signal.SIGTERM]
 
 
 def test_without_a_place_for_finished_work_nothing_is_changed(heard):
     handler = signal.getsignal(signal.SIGTERM)
-    with stoppable(None) as wish:
+    with stoppable(None) as stop_request:
         assert signal.getsignal(signal.SIGTERM) is handler
         signal.raise_signal(signal.SIGTERM)
-        wish.check()
+        stop_request.check()
     assert heard == [signal.SIGTERM]
 
 
@@ -108,9 +111,9 @@ def test_other_threads_change_nothing(heard):
     handler, seen = signal.getsignal(signal.SIGTERM), []
 
     def work():
-        with stoppable("here") as wish:
+        with stoppable("here") as stop_request:
             seen.append(signal.getsignal(signal.SIGTERM))
-            wish.check()
+            stop_request.check()
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -1,4 +1,4 @@
-"""DeltaGrad: dense BFGS, training anew, and what it refuses."""
+"""DeltaGrad: dense BFGS, retraining, and what it refuses."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def test_bad_predictions_are_computed_or_told(caplog: pytest.LogCaptureFixture) 
     options: dict[str, Any] = {"epochs": 100, "batch_size": 600, "lr": 0.02, "l2": 1e-3}
     delta = DeltaGrad(head(), wide, **options).remove(range(12))
     assert delta.distance().ratio > 0.1 and delta.last.drift > FAR
-    assert "may be far from training anew" in caplog.text
+    assert "may be far from retraining" in caplog.text
     caplog.clear()
     strict = DeltaGrad(head(), wide, **options, tolerance=0.1).remove(range(12))
     assert strict.distance().ratio < 0.01 and not caplog.text

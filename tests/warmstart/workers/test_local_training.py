@@ -17,12 +17,12 @@ from lipt_cords.models.losses import mean_loss
 from lipt_cords.training.schedules import rate_factor
 from lipt_cords.training.step import autocast_dtype, laid_out, lay_out, memory_layout
 from lipt_cords.warmstart.config import WarmStartConfig
-from lipt_cords.warmstart.workers.local_training import descend
+from lipt_cords.warmstart.workers.local_training import train_locally
 
 
 def run(model, batches, **options):
     config = WarmStartConfig(**{"lr": 0.1, **options.pop("config", {})})
-    return descend(
+    return train_locally(
         model,
         iter(batches),
         **{

@@ -15,9 +15,9 @@ from warmstart_material import make_images, make_net
 
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.workers.ema import WeightAverage
+from lipt_cords.warmstart.workers.pruning import Pruning
 from lipt_cords.warmstart.workers.sparsity import (
     Masks,
-    Pruning,
     keep_largest,
     magnitude_scores,
     prunable_weights,

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, TensorDataset
 from warmstart_material import Streamed, make_images
 
 from lipt_cords.training.schedules import steps_per_epoch
-from lipt_cords.warmstart.workers.batches import Feed, Pool, channel_range
+from lipt_cords.warmstart.workers.batches import Pool, WorkerBatches, channel_range
 
 
 @pytest.mark.parametrize(
@@ -21,10 +21,10 @@ from lipt_cords.warmstart.workers.batches import Feed, Pool, channel_range
 )
 def test_an_epoch_covers_all_and_folds_a_lone_sample(samples, batch_size, sizes):
     data = TensorDataset(torch.arange(20.0), torch.zeros(20, dtype=torch.int64))
-    feed = Feed(data, torch.arange(samples) + 5, torch.device("cpu"))
+    worker_batches = WorkerBatches(data, torch.arange(samples) + 5, torch.device("cpu"))
     steps = steps_per_epoch(samples, batch_size)
     assert steps == len(sizes)
-    epochs = feed.epochs(batch_size, torch.Generator().manual_seed(0))
+    epochs = worker_batches.epochs(batch_size, torch.Generator().manual_seed(0))
     for _ in range(2):
         batches = [x for x, _ in islice(epochs, steps)]
         assert [len(batch) for batch in batches] == sizes
@@ -33,8 +33,8 @@ def test_an_epoch_covers_all_and_folds_a_lone_sample(samples, batch_size, sizes)
 
 def test_the_order_changes_between_epochs_and_follows_the_generator(train):
     def order(seed):
-        feed = Feed(train, torch.arange(32), torch.device("cpu"))
-        batches = feed.epochs(32, torch.Generator().manual_seed(seed))
+        worker_batches = WorkerBatches(train, torch.arange(32), torch.device("cpu"))
+        batches = worker_batches.epochs(32, torch.Generator().manual_seed(seed))
         return [y for _, y in islice(batches, 2)]
 
     assert order(0)[0].equal(order(0)[0])
@@ -49,26 +49,26 @@ def test_inputs_that_are_not_finite_are_named(value, streamed):
     data.tensors[0][41, 0, 3, 3] = value
     data.tensors[0][55] = value
     dataset = Streamed(data) if streamed else data
-    feed_of = torch.arange(1, 60, 2)
+    shard_of = torch.arange(1, 60, 2)
     with pytest.raises(ValueError, match=r"sample (41|55) of the training data holds NaN"):
-        feed = Feed(dataset, feed_of, torch.device("cpu"))
-        list(islice(feed.epochs(7, torch.Generator().manual_seed(0)), 5))
+        worker_batches = WorkerBatches(dataset, shard_of, torch.device("cpu"))
+        list(islice(worker_batches.epochs(7, torch.Generator().manual_seed(0)), 5))
 
 
 def test_bad_samples_of_others_are_not_this_feeds_business():
     data = make_images(60)
     data.tensors[0][41] = float("nan")
-    assert len(Feed(data, torch.arange(0, 60, 2), torch.device("cpu"))) == 30
+    assert len(WorkerBatches(data, torch.arange(0, 60, 2), torch.device("cpu"))) == 30
 
 
 def test_large_finite_inputs_pass():
     data = TensorDataset(torch.full((4, 3), 3e38), torch.zeros(4, dtype=torch.int64))
-    assert len(Feed(data, torch.arange(4), torch.device("cpu"))) == 4
+    assert len(WorkerBatches(data, torch.arange(4), torch.device("cpu"))) == 4
 
 
 def test_channel_range_is_that_of_the_images(train):
-    feed = Feed(train, torch.arange(40), torch.device("cpu"))
-    low, high = channel_range(feed)
+    worker_batches = WorkerBatches(train, torch.arange(40), torch.device("cpu"))
+    low, high = channel_range(worker_batches)
     assert low.tolist() == [float(train.tensors[0][:40].min())]
     assert high.tolist() == [float(train.tensors[0][:40].max())]
 
@@ -77,7 +77,7 @@ def test_channel_range_is_that_of_the_images(train):
 def test_channel_range_covers_data_sorted_by_class(form):
     images = torch.arange(2.0).repeat_interleave(1100).reshape(-1, 1, 1, 1) * 50
     data = form(TensorDataset(images, images.flatten().long() // 50))
-    low, high = channel_range(Feed(data, torch.arange(2200), torch.device("cpu")))
+    low, high = channel_range(WorkerBatches(data, torch.arange(2200), torch.device("cpu")))
     assert abs(float(low)) < 1
     assert abs(float(high) - 50) < 1
 
@@ -86,8 +86,11 @@ def test_a_pool_gives_the_batches_that_a_feed_would_read_itself(train):
     cpu, shard = torch.device("cpu"), torch.arange(3, 90, 4)
     pool = Pool(train, torch.arange(1, 100), cpu)
     batches = [
-        list(islice(feed.epochs(5, torch.Generator().manual_seed(0)), 9))
-        for feed in (Feed(train, shard, cpu, pool), Feed(train, shard, cpu))
+        list(islice(worker_batches.epochs(5, torch.Generator().manual_seed(0)), 9))
+        for worker_batches in (
+            WorkerBatches(train, shard, cpu, pool),
+            WorkerBatches(train, shard, cpu),
+        )
     ]
     assert all(a[0].equal(b[0]) and a[1].equal(b[1]) for a, b in zip(*batches, strict=True))
 
@@ -98,9 +101,9 @@ def test_a_pool_without_some_of_the_samples_is_passed_over(train):
     for indices in ([8, 9, 10], [159]):
         wanted = torch.tensor(indices)
         assert pool.places_of(wanted) is None
-        feed = Feed(train, wanted, cpu, pool)
-        assert feed.source is not pool.source
-        assert len(feed) == len(indices)
+        worker_batches = WorkerBatches(train, wanted, cpu, pool)
+        assert worker_batches.source is not pool.source
+        assert len(worker_batches) == len(indices)
     assert Pool(Streamed(train), torch.arange(10), cpu).places_of(torch.arange(3)) is None
 
 
@@ -111,10 +114,13 @@ def numbered(samples):
 @settings(max_examples=100)
 @given(samples=st.integers(1, 30), batch_size=st.integers(1, 9), skip=st.integers(0, 50))
 def test_skipped_batches_are_those_of_the_unskipped_stream(samples, batch_size, skip):
-    feed = Feed(numbered(samples), torch.arange(samples), torch.device("cpu"))
+    worker_batches = WorkerBatches(numbered(samples), torch.arange(samples), torch.device("cpu"))
     steps = 2 * steps_per_epoch(samples, batch_size) + 1
     skipped, whole = (
-        islice(feed.epochs(batch_size, torch.Generator().manual_seed(3), skip=count), steps + rest)
+        islice(
+            worker_batches.epochs(batch_size, torch.Generator().manual_seed(3), skip=count),
+            steps + rest,
+        )
         for count, rest in ((skip, 0), (0, skip))
     )
     expected = [inputs.tolist() for inputs, _ in whole][skip:]
@@ -123,12 +129,12 @@ def test_skipped_batches_are_those_of_the_unskipped_stream(samples, batch_size, 
 
 def test_skipped_batches_of_a_stream_are_not_read():
     data = Streamed(make_images(20))
-    feed = Feed(data, torch.arange(3, 20), torch.device("cpu"))
+    worker_batches = WorkerBatches(data, torch.arange(3, 20), torch.device("cpu"))
     orders = torch.Generator().manual_seed(0)
     torch.randperm(17, generator=orders)
     expected = (torch.randperm(17, generator=orders)[8:] + 3).tolist()
     data.read.clear()
-    batches = feed.epochs(4, torch.Generator().manual_seed(0), skip=6)
+    batches = worker_batches.epochs(4, torch.Generator().manual_seed(0), skip=6)
     sizes = [len(labels) for _, labels in islice(batches, 2)]  # an epoch is 4, 4, 4, 4 + 1
     assert sizes == [4, 5]
     assert data.read == expected
@@ -138,8 +144,8 @@ def test_skipped_batches_of_a_stream_are_not_read():
 def test_bad_inputs_of_skipped_batches_are_found_when_they_come(skip):
     data = make_images(16)
     data.tensors[0][5] = float("nan")
-    feed = Feed(Streamed(data), torch.arange(16), torch.device("cpu"))
-    batches = feed.epochs(4, torch.Generator().manual_seed(0), skip=skip)
+    worker_batches = WorkerBatches(Streamed(data), torch.arange(16), torch.device("cpu"))
+    batches = worker_batches.epochs(4, torch.Generator().manual_seed(0), skip=skip)
     with pytest.raises(ValueError, match="sample 5 of the training data holds NaN"):
         list(islice(batches, 8))
 
@@ -167,8 +173,10 @@ def rounds_of(pool, rounds, reads, take):
     batches = []
     for _ in range(rounds):
         for shard in SHARDS:
-            feed = Feed(pool_data(pool), shard, torch.device("cpu"), pool, reads=reads)
-            epochs = feed.epochs(8, torch.Generator().manual_seed(0))
+            worker_batches = WorkerBatches(
+                pool_data(pool), shard, torch.device("cpu"), pool, reads=reads
+            )
+            epochs = worker_batches.epochs(8, torch.Generator().manual_seed(0))
             batches += [x for x, _ in islice(epochs, take)]
     return torch.cat(batches)
 
@@ -218,10 +226,10 @@ def test_what_is_read_whole_in_a_round_is_decoded_once_in_it_and_kept_if_there_i
 def test_the_channel_range_of_a_streamed_part_is_read_once_and_that_of_memory():
     data = Counted(80)
     pool = Pool(data, torch.arange(80), torch.device("cpu"), changing=False, cache_bytes=39 * ITEM)
-    feeds = [Feed(data, SHARDS[0], torch.device("cpu"), pool, reads=8) for _ in range(2)]
-    low, high = channel_range(feeds[0])
+    sources = [WorkerBatches(data, SHARDS[0], torch.device("cpu"), pool, reads=8) for _ in range(2)]
+    low, high = channel_range(sources[0])
     reads = data.reads
-    assert channel_range(feeds[1])[0] is low
+    assert channel_range(sources[1])[0] is low
     assert data.reads == reads
-    in_memory = channel_range(Feed(data, SHARDS[0], torch.device("cpu")))
+    in_memory = channel_range(WorkerBatches(data, SHARDS[0], torch.device("cpu")))
     assert low.equal(in_memory[0]) and high.equal(in_memory[1])
