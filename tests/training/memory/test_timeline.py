@@ -345,5 +345,5 @@ def test_what_cannot_be_made_again_is_not_recomputed():
     ops = (replace(trace.ops[0], repeatable=False), *trace.ops[1:])
     index = TraceIndex(replace(trace, ops=ops))
     assert index.recipes == {0: None}
-    with pytest.raises(ValueError, match="storage 0 cannot be made again"):
+    with pytest.raises(ValueError, match="storage 0 cannot be recomputed"):
         simulate(index, {0: RECOMPUTE}, 1.0)
