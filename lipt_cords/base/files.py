@@ -54,7 +54,7 @@ def write_atomic(path: str | Path, data: bytes | str) -> Path:
         Path(temporary).unlink(missing_ok=True)
         if error.errno is None:  # an error with its own message
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error  # full disks name none
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -21,7 +21,7 @@ class StrictModel(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _strict_values(cls, value: Any, info: Any) -> Any:
-        """Accept neither numbers as booleans nor booleans as numbers, although Python mixes them."""
+        """Refuse numbers as booleans and booleans as numbers, although Python mixes them."""
         accepted = str(cls.model_fields[info.field_name].annotation)
         number = "int" in accepted or "float" in accepted
         if isinstance(value, bool) and number and "bool" not in accepted:
