@@ -36,7 +36,7 @@ def refuse_with_memory(**used: bool) -> None:
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the forward pass runs in it, else None; ``auto`` asks the GPU."""
+    """bfloat16 where the forward pass runs in it, else None; ``auto`` if the GPU has it."""
     if precision == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else None

@@ -133,7 +133,7 @@ def jaccard(one: Tensor, other: Tensor) -> float:
 
 
 def thumbnail(dataset: Dataset[Any], index: int) -> str | None:
-    """An item as a small PNG in base64, or None where it is no image.
+    """An item as a small PNG in base64, or None if it is not an image.
 
     Colours are those before normalisation if the data set has ``mean`` and ``std``, else they are
     scaled to the item's own range.

@@ -47,7 +47,7 @@ def load_weights(model: nn.Module, path: str | Path) -> Path:
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file of weights that a path stands for.
+    """The file of weights at a path.
 
     Raises:
         ValueError: nothing at this path, or a directory without weights.

@@ -68,8 +68,8 @@ def residual_blocks(model: nn.Module, names: Sequence[str] | None = None) -> lis
         unknown = [name for name in names if name not in modules]
         if unknown:
             raise ValueError(
-                f"subnetwork.blocks names {unknown[0]!r}, which is no module of the net: expected "
-                "names of model.named_modules()"
+                f"subnetwork.blocks names {unknown[0]!r}, which is not a module of the net: "
+                "expected names of model.named_modules()"
             )
         return [Block(name, modules[name], _ends(modules[name]) or ()) for name in names]
     found = []

@@ -32,8 +32,8 @@ from lipt_cords.training.memory.recorder import Recording
 from lipt_cords.training.memory.storages import (
     ByStorage,
     Geometry,
+    is_plain,
     numbered,
-    plain,
     shape_of,
     tensors_of,
     whole_storage,
@@ -150,7 +150,7 @@ class GuidedStep:
 
     def pack(self, tensor: Tensor) -> Packed | PackedHere:
         """Keep, swap or drop a saved tensor, as planned."""
-        if self._backward or not plain(tensor):
+        if self._backward or not is_plain(tensor):
             # A second forward pass of the same step has no plan.
             self._packed += not self._backward
             return PackedHere(-1, tensor)

@@ -67,7 +67,7 @@ def largest_batch(
             raise :class:`TooLarge`.
         budget: bytes for all that a step has in memory.
         bandwidth: bytes a second of the link to the host, each way.
-        policy: ``both``, or ``swap`` or ``recompute`` alone.
+        policy: ``both``, or only ``swap`` or ``recompute``.
         start: samples to begin with, at least 1.
         at_most: most samples to try, at least ``start``.
         room: bytes that activations and everything else may take together while a step is measured;

@@ -84,7 +84,7 @@ class PacedLink:
         self._lock = threading.RLock()  # reentrant: finalisers may return buffers
 
     def send(self, whole: Tensor) -> Transfer:
-        """Start to copy all bytes of a storage to the host, and let go of it then."""
+        """Start to copy all bytes of a storage to the host, then free it."""
         return _PacedTransfer(self, whole)
 
     def buffer(self, size: int) -> Tensor:
@@ -211,7 +211,7 @@ class StreamLink:
         self.bandwidth = bandwidth or measured_bandwidth(device)
 
     def send(self, whole: Tensor) -> Transfer:
-        """Start to copy all bytes of a storage to the host, and let go of it then."""
+        """Start to copy all bytes of a storage to the host, then free it."""
         return _StreamTransfer(self, whole)
 
 

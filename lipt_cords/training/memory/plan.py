@@ -84,7 +84,7 @@ def plan_activations(
         budget: bytes for all that the step has in memory: weights, gradients, inputs, activations
             and temporary tensors.
         bandwidth: bytes a second of the link to the host, each way.
-        policy: ``both``, or one of the two alone.
+        policy: ``both``, or only one of them.
 
     Raises:
         ValueError: a budget that no decision reaches; the message names the least one that works.
@@ -125,7 +125,7 @@ def least_budget(trace: Trace, *, bandwidth: float = 12e9, policy: Policy = "bot
     Args:
         trace: the measured step.
         bandwidth: bytes a second of the link to the host, each way.
-        policy: ``both``, or one of the two alone.
+        policy: ``both``, or only one of them.
 
     Returns:
         Bytes; a budget of so many can be planned.

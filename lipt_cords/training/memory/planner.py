@@ -83,7 +83,7 @@ class MemoryPlanner:
         optimizer: its state counts too; None: no state.
         bandwidth: bytes a second to the host, each way; None measures it on a GPU, and takes
             12e9 on a CPU.
-        policy: ``both``, or ``swap`` or ``recompute`` alone.
+        policy: ``both``, or only ``swap`` or ``recompute``.
         plans: measurements and plans shared with other planners; None: only this planner's.
 
     Raises:

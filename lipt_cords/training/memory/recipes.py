@@ -89,6 +89,6 @@ class TraceIndex:
 
 def free_time(index: TraceIndex, storage: int, bandwidth: float) -> float:
     """Seconds between its two transfers: (back - swap time) - (last + swap time)."""
-    one, clock = index.trace.storages[storage], index.trace.clock
+    one, starts = index.trace.storages[storage], index.trace.starts
     swap = one.size / bandwidth
-    return float(clock[one.accesses[0]] - swap - (clock[one.saved or 0] + swap))
+    return float(starts[one.accesses[0]] - swap - (starts[one.saved or 0] + swap))

@@ -20,8 +20,8 @@ from lipt_cords.training.memory.link import Link
 from lipt_cords.training.memory.op_schemas import moved_statistics, written_tensors
 from lipt_cords.training.memory.storages import (
     ByStorage,
+    is_plain,
     numbered,
-    plain,
     shape_of,
     tensors_of,
     whole_storage,
@@ -123,7 +123,7 @@ class Recorder:
         for one, tensor in zip(written, writes, strict=True):
             if one >= 0 and self._made[one].saved is not None:
                 self._stay(self._made[one], tensor)
-        sound = all(plain(tensor) for tensor in (*tensors, *made))
+        sound = all(is_plain(tensor) for tensor in (*tensors, *made))
         self._ops[number] = Op(
             name=str(function),
             seconds=seconds,
@@ -144,7 +144,7 @@ class Recorder:
         if self._forward is not None:
             self.complete = False  # a second forward pass has no plan
             return PackedHere(-1, tensor)
-        if not plain(tensor):
+        if not is_plain(tensor):
             self._packs.append(-1)
             self._shapes.append(())
             return PackedHere(-1, tensor)

@@ -37,7 +37,7 @@ class ByStorage(Generic[T]):
         return bool(self._known)
 
 
-def plain(tensor: Tensor) -> bool:
+def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is only memory, sizes and strides."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)

@@ -112,7 +112,7 @@ def triggers(
         return {}
     first, _ = needs(index, decisions)
     ops = np.array([op for op, _ in trace.events])
-    times = trace.clock[ops]
+    times = trace.starts[ops]
     free, found = np.inf, dict[int, int]()
     for one in sorted(swapped, key=lambda number: (first[number], number), reverse=True):
         start = min(float(times[first[one]]), free) - trace.storages[one].size / bandwidth
@@ -209,7 +209,7 @@ class _Simulation:
             else:
                 ends.setdefault(max(end, self._released[one]), []).append(one)
                 ends.setdefault(self._released[one], []).append(-1 - one)
-        lasts = np.diff(trace.clock).tolist()
+        lasts = np.diff(trace.starts).tolist()
         for op in range(ops):
             for one in self._saved.get(op, ()):
                 self._link_out = max(self._link_out, self._time) + self._size(one) / self._bandwidth

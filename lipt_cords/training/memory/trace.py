@@ -100,14 +100,14 @@ class Trace:
     packs: tuple[int, ...] = field(default=(), repr=False)
     shapes: tuple[tuple[object, ...], ...] = field(default=(), repr=False)
     events: tuple[tuple[int, int], ...] = field(default=(), repr=False)
-    clock: NDArray[np.float64] = field(init=False, compare=False, repr=False)
+    starts: NDArray[np.float64] = field(init=False, compare=False, repr=False)
     """Seconds at which each operation starts, and at which the last ends; shape (ops + 1,)."""
     writers: dict[int, tuple[int, ...]] = field(init=False, compare=False, repr=False)
     """The operations of the forward pass that make or change each storage."""
 
     def __post_init__(self) -> None:
         seconds = np.array([op.seconds for op in self.ops], dtype=np.float64)
-        object.__setattr__(self, "clock", np.concatenate([[0.0], np.cumsum(seconds)]))
+        object.__setattr__(self, "starts", np.concatenate([[0.0], np.cumsum(seconds)]))
         writers: dict[int, list[int]] = {}
         for number, op in enumerate(self.ops[: self.forward]):
             for storage in op.writes:
@@ -117,7 +117,7 @@ class Trace:
     @property
     def seconds(self) -> float:
         """Of all operations together."""
-        return float(self.clock[-1])
+        return float(self.starts[-1])
 
     @property
     def base(self) -> int:

@@ -124,7 +124,7 @@ def test_a_budget_holds_the_step_up_and_never_adds_to_what_is_in_memory_at_the_s
 
 
 def event_times(trace: Trace) -> list[float]:
-    return [float(trace.clock[op]) for op, _ in trace.events]
+    return [float(trace.starts[op]) for op, _ in trace.events]
 
 
 @settings(max_examples=100)
