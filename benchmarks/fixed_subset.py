@@ -8,7 +8,7 @@ validation images, no cut (the random subset itself) being a candidate: the smal
 standard error of the best. The chosen subset and the random one are then trained from scratch anew
 and compared on the test set. Beside them the same cut by the scores of one worker that trains alone
 for LiPT's critical path, and of one that trains for ten times as long (a full-data warm-up).
-Everything is on the bill. An interrupted run goes on (--resume).
+All passes are counted. An interrupted run resumes (--resume).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 exact: 16 workers on 15,000 images of Fashion-MNIST, one sample goes; and 50 random deletions
 compared bit by bit with a warm start that never had them. deltagrad: a logistic head on the pixels
 of all 54,000 training images, and on their embeddings under a ResNet-8, standardised: samples that
-go, that come, and a hundred that go one by one, with the time of training anew in the same run.
+go, that come, and a hundred that go one by one, with the time of retraining in the same run.
 """
 
 from __future__ import annotations

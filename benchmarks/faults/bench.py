@@ -131,7 +131,7 @@ class Bench:
 
         Args:
             run: that goes on.
-            verdict: which is told the moment.
+            verdict: the moment is stored there.
             draw: of the moment within the phase.
             moment: name of a phase, and how often it was entered before, since the last strike.
             rank: whose phase.

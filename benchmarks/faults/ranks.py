@@ -123,7 +123,7 @@ def fit(job: Job, launch: str, work_dir: Path | None) -> Any:
 
 
 def summary_of(result: Any) -> dict[str, Any]:
-    """What a rank tells of its result."""
+    """The summary of a rank's result."""
     last = result.report.workers
     return {
         "ended": "merged",

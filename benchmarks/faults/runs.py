@@ -142,7 +142,7 @@ class Run:
             time.sleep(0.01)
 
     def ranks(self) -> dict[int, dict[str, Any]]:
-        """What every rank told at its end; one that was killed tells nothing."""
+        """The summaries of all ranks; a killed one has none."""
         found = {}
         for path in sorted(self.job.folder.glob("rank_*.json")):
             with suppress(ValueError):

@@ -224,7 +224,7 @@ def equal_total() -> str:
 
 
 def equal_total_reading() -> str:
-    """Who wins where everybody spends the same."""
+    """Which method wins at equal passes."""
     sentences = []
     for name, results in asked("budget"):
         runs = by_method(results)

@@ -1,1 +1,1 @@
-"""How things fail, are written to disk, sized and drawn: what every other room stands on."""
+"""The base of all other packages: errors, files, sizes, random numbers, options, registries."""

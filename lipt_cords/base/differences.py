@@ -1,4 +1,4 @@
-"""Where two nested mappings differ, in words: why a stored run is not the one that is asked for."""
+"""Where two nested mappings differ, in words: a stored run and the requested one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ def differences(
     ignore: Collection[str] = (),
     path: str = "",
 ) -> Iterator[str]:
-    """Every place in which two nested mappings differ, in the order of its keys.
+    """All differences of two nested mappings, in the order of their keys.
 
     A key that is missing counts as None.
 
     Args:
-        here: what is asked for.
-        there: what was found.
+        here: the requested values.
+        there: the values that were found.
         ignore: keys that are not compared, at any depth.
-        path: where both mappings stand; it begins every line.
+        path: of both mappings; every line begins with it.
 
     >>> list(differences({"a": {"b": 2}, "c": 1}, {"a": {"b": 1}}))
     ['a.b is 1 there and 2 here', 'c is None there and 1 here']

@@ -1,4 +1,4 @@
-"""Errors that say what was expected, what came, and what to do about it."""
+"""Errors that name what was expected, what was received, and what to do."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 
 def unknown_name(kind: str, received: object, valid: Iterable[str]) -> ValueError:
-    """Build the error for a name that is not among the known ones.
+    """Build the error for an unknown name.
 
     Args:
-        kind: what the name stands for, such as ``"selector"``.
+        kind: of the named thing, such as ``"selector"``.
         received: what the user gave.
         valid: the names that would have worked.
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written to a temporary name, then renamed."""
+"""Files that are complete or absent: written to a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch import Tensor
 
 
 def output_directory(path: str | Path) -> Path:
-    """Create a directory to write into and prove that it can be written.
+    """Create a directory and check that it can be written.
 
     Raises:
-        ValueError: a file is in the way, or the directory cannot be created or written.
+        ValueError: a file has this name, or the directory cannot be created or written.
     """
     directory = Path(path).expanduser()
     try:
@@ -39,7 +39,7 @@ def output_directory(path: str | Path) -> Path:
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> Path:
-    """Write a whole file or none: a temporary neighbour is renamed onto ``path``."""
+    """Write a complete file or none: a temporary file beside it is renamed to ``path``."""
     path = Path(path)
     payload = data.encode() if isinstance(data, str) else data
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -52,9 +52,9 @@ def write_atomic(path: str | Path, data: bytes | str) -> Path:
         Path(temporary).replace(path)
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
-        if error.errno is None:  # somebody's own words
+        if error.errno is None:  # an error with its own message
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk names none
+        raise OSError(error.errno, error.strerror, str(path)) from error  # full disks name none
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -110,13 +110,13 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_plain(path: Path, *, what: str, expected: str, remedy: str) -> Any:
-    """Read what torch saved, tensors and plain values alone, onto the CPU; nothing is executed.
+    """Read a file of torch onto the CPU, only tensors and plain values; nothing is executed.
 
     Args:
         path: the file.
-        what: what to call it when it cannot be read.
-        expected: what it should have been.
-        remedy: why it may not be that, and what to do.
+        what: its name in the error if it cannot be read.
+        expected: the kind of file that was expected.
+        remedy: a likely cause, and what to do.
 
     Raises:
         ValueError: the file is missing, truncated, or holds objects; it is named.

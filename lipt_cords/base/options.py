@@ -1,4 +1,4 @@
-"""Records of options in which nothing is guessed: unknown keys and disguised values are refused."""
+"""Records of options that guess nothing: unknown keys and values of wrong types are errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lipt_cords.base.errors import unknown_name
 
 
 class StrictModel(BaseModel):
-    """A frozen record whose unknown keys and values are refused with the nearest valid name."""
+    """A frozen record; unknown keys and names are errors that suggest the nearest valid one."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -21,7 +21,7 @@ class StrictModel(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _strict_values(cls, value: Any, info: Any) -> Any:
-        """Numbers are no truth values and the other way round, though Python mixes them."""
+        """Refuse numbers as booleans and booleans as numbers, although Python mixes them."""
         accepted = str(cls.model_fields[info.field_name].annotation)
         number = "int" in accepted or "float" in accepted
         if isinstance(value, bool) and number and "bool" not in accepted:
@@ -52,12 +52,12 @@ class StrictModel(BaseModel):
 
 
 def readable_errors(title: str, error: ValidationError) -> str:
-    """One line per wrong option: where it stands, what is wrong, what came."""
+    """One line per wrong option: its path, the error, the received value."""
     lines = []
     for problem in error.errors():
         where = ".".join(map(str, (title, *problem["loc"])))
         message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] != "value_error":  # our own checks say themselves what came
+        if problem["type"] != "value_error":  # our own checks name the received value themselves
             message += f" (received {problem['input']!r})"
         lines.append(f"{where}: {message}")
     return "\n".join(lines)
@@ -80,10 +80,10 @@ class ConfigSection(StrictModel):
 
 
 def one_of(kind: str, value: Any, names: Any) -> Any:
-    """A value that is one of the names of a ``Literal``.
+    """Check that a value is one of the names of a ``Literal``.
 
     Raises:
-        ValueError: it is none of them; the nearest is suggested.
+        ValueError: it is not; the nearest is suggested.
     """
     if value not in get_args(names):
         raise unknown_name(kind, value, get_args(names))
@@ -91,12 +91,12 @@ def one_of(kind: str, value: Any, names: Any) -> Any:
 
 
 def by_name(value: Any, kind: type[StrictModel], what: str, example: str) -> Any:
-    """A record of options, from one or from a mapping; None stays None.
+    """A record of options, from a record or a mapping; None stays None.
 
     Args:
         value: as given.
-        kind: of the record.
-        what: its parts are called, such as ``"options"``.
+        kind: the class of the record.
+        what: the name of its entries, such as ``"options"``.
         example: shown in the error.
 
     Raises:

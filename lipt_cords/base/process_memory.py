@@ -1,8 +1,8 @@
-"""Memory that a training step frees is kept for the next step, not given back to the system.
+"""Keep memory that a training step frees for the next step, and measure peak memory.
 
 glibc returns large blocks to the kernel when they are freed, and the kernel hands them out again
-page by page, zeroed: a tenth of a small net's step on a CPU. Processes of our own (the commands,
-local processes of a warm start) turn that off; a caller's process is the caller's.
+page by page, zeroed: this takes a tenth of a small net's step on a CPU. Our own processes
+(commands, local processes of a warm start) turn this off; in a caller's process nothing is changed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 class PeakMemory:
-    """High-water marks since it was made.
+    """Peak memory since it was made.
 
-    On Linux the process's own mark is set back, so runs in one process are told apart. Elsewhere
-    it is that of the process since it began.
+    On Linux the peak of the process is reset, so runs in one process are measured separately.
+    Elsewhere it is the peak since the process began.
 
     Args:
-        device: a GPU whose mark is wanted too.
+        device: if it is a GPU, its peak is measured too.
 
     >>> peak = PeakMemory(torch.device("cpu")).read()
     >>> list(peak), peak["process"] > 2**20
@@ -63,14 +63,14 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 LARGEST_KEPT = (1 << 30, 32 << 20)
-"""Bytes of the largest block that is kept; an older glibc allows no more than the second."""
+"""Bytes of the largest block that is kept; older versions of glibc allow only the second."""
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees; its peak memory is unchanged, and stays its own.
+    """Let this process keep memory that it frees; its peak memory is unchanged.
 
     Returns:
-        Whether the C library can do so: glibc can, others may not need to.
+        Whether the C library supports it: glibc does, others may not need it.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

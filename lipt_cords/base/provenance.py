@@ -1,4 +1,4 @@
-"""Where a figure comes from: versions, machine and revision, written beside every result."""
+"""The origin of a figure: versions, machine and revision, stored with every result."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def git_revision() -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """The machine in words that say nothing about whose it is: no host name, no path."""
+    """The machine, without identifying data: no host name, no path."""
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -53,7 +53,7 @@ def machine() -> dict[str, Any]:
 
 
 def machine_name(parts: Mapping[str, Any]) -> str:
-    """Which kind of machine, in a few words: what decides whether seconds compare.
+    """The kind of machine, in a few words: it decides whether seconds can be compared.
 
     >>> machine_name({"processor": "a processor", "gpus": ["a GPU"]})
     'a processor, a GPU'

@@ -1,4 +1,4 @@
-"""Seeds and generators: every draw comes from one seed and a name, on every launcher the same."""
+"""Seeds and generators: every draw comes from one seed and a name, equal on all launchers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") 
 def preserved_rng() -> Iterator[None]:
     """Restore the global random states of torch, numpy and random on exit."""
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    # A CUDA context is never created here: devices that nobody has used hold no state to keep.
+    # No CUDA context is created here: a device that was not used has no state to keep.
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = list(range(torch.cuda.device_count())) if used else []
     try:
@@ -44,7 +44,7 @@ def preserved_rng() -> Iterator[None]:
 
 
 def seed_global_states(value: int) -> None:
-    """Seed torch, numpy and random; call it inside :func:`preserved_rng` alone."""
+    """Seed torch, numpy and random; only call it inside :func:`preserved_rng`."""
     torch.manual_seed(value)
     np.random.seed(value % 2**32)  # noqa: NPY002
     random.seed(value)
@@ -52,9 +52,9 @@ def seed_global_states(value: int) -> None:
 
 @contextmanager
 def isolated_rng(seed: int, *names: str | int) -> Iterator[None]:
-    """Seed the global random states inside, and leave the caller's untouched.
+    """Seed the global random states inside, and restore the caller's afterwards.
 
-    For code that only draws from global state: dropout, a user's random transforms, CORDS.
+    For code that draws only from global state: dropout, a user's random transforms, CORDS.
     """
     with preserved_rng():
         seed_global_states(derive_seed(seed, *names))

@@ -1,7 +1,7 @@
-"""Registries: named things of one kind, found alike in Python, in YAML and on the command line.
+"""Registries of named things, for Python, YAML and the command line.
 
 A new selector, score, sparsity, soup, outer step, optimizer, codec or augmentation is one function
-and one decorator. Modules of a user's own register theirs when they are imported: by ``import``,
+and one decorator. A user's modules register theirs when they are imported: by ``import``,
 by ``imports: [my_module]`` in a configuration, or by ``--import my_module``.
 """
 
@@ -23,7 +23,7 @@ REGISTRIES: dict[str, Registry[Any]] = {}
 """All registries by the name of their kind, in the order in which they were made."""
 PACKAGE = __name__.partition(".")[0]
 FOREIGN_NAME = (
-    "A module of yours that registers it is brought in by imports: [MODULE] in the configuration, "
+    "A module of yours that registers it is imported by imports: [MODULE] in the configuration, "
     "or --import MODULE"
 )
 """What errors of unknown names add."""
@@ -34,11 +34,11 @@ class Entry(Generic[T]):
     """One registered thing.
 
     Attributes:
-        name: by which it is asked for.
+        name: its name.
         make: the function or class.
         module: where it was registered.
-        line: what it does, in one line: the first of its docstring.
-        facts: what its kind wants to know of it, such as ``needs_validation``.
+        line: the first line of its docstring.
+        facts: properties that its kind defines, such as ``needs_validation``.
     """
 
     name: str
@@ -52,9 +52,9 @@ class Registry(Generic[T]):
     """The named things of one kind.
 
     Args:
-        kind: what one of them is called, such as ``"selector"``.
-        takes: names of what each is called with: positional ones, and keyword-only ones after
-            ``"*"``. What is registered must accept such a call.
+        kind: the name of the kind, such as ``"selector"``.
+        takes: names of the arguments of each: positional ones, and keyword-only ones after ``"*"``.
+            What is registered must accept such a call.
         facts: names and defaults of the facts that may be given with a name.
 
     >>> greetings = Registry("greeting", takes=("name",))
@@ -78,15 +78,15 @@ class Registry(Generic[T]):
         REGISTRIES[kind] = self
 
     def register(self, name: str, **facts: Any) -> Callable[[T], T]:
-        """Make a function or class known by a name; a decorator.
+        """Register a function or class under a name; a decorator.
 
         Args:
-            name: must be free; upper and lower case are the same.
+            name: must be free; upper and lower case are equal.
             **facts: see ``facts`` of this kind.
 
         Raises:
-            ValueError: the name is taken or no text, a fact is unknown, or what is registered
-                cannot be called as its kind is.
+            ValueError: the name is taken or not a string, a fact is unknown, or the function cannot
+                be called like its kind.
         """
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"a {self.kind} needs a name, received {name!r}")
@@ -110,15 +110,15 @@ class Registry(Generic[T]):
         return add
 
     def unregister(self, name: str) -> None:
-        """Forget a name, for instance at the end of a test."""
+        """Remove a name, for instance at the end of a test."""
         self._entries.pop(name.lower(), None)
 
     def entry(self, name: object) -> Entry[T]:
-        """All that is known of a name.
+        """The entry of a name.
 
         Raises:
-            ValueError: nothing has this name; the nearest is suggested, and how to bring in a
-                module that registers it.
+            ValueError: the name is unknown; the nearest is suggested, and how to import a module
+                that registers it.
         """
         found = self._entries.get(name.lower()) if isinstance(name, str) else None
         if found is None:
@@ -137,15 +137,15 @@ class Registry(Generic[T]):
         return tuple(self._entries)
 
     def names_with(self, fact: str) -> tuple[str, ...]:
-        """Names of which a fact holds."""
+        """Names for which a fact is true."""
         return tuple(name for name, entry in self._entries.items() if entry.facts[fact])
 
     def lines(self) -> dict[str, str]:
-        """What each does, in one line."""
+        """The first docstring line of each, by name."""
         return {name: entry.line for name, entry in self._entries.items()}
 
     def options(self, name: object) -> tuple[str, ...]:
-        """Keyword-only parameters with which one may be called beyond what its kind gives."""
+        """Keyword-only parameters beyond those of its kind."""
         parameters = inspect.signature(self[name]).parameters.values()
         keyword_only = (p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
         return tuple(name for name in keyword_only if name not in self.takes)
@@ -159,7 +159,7 @@ class Registry(Generic[T]):
         positional, keywords = self.takes[:split], self.takes[split + 1 :]
         try:
             signature = inspect.signature(function)
-        except ValueError:  # a builtin that does not tell
+        except ValueError:  # a builtin without a signature
             return
         try:
             signature.bind(*positional, **dict.fromkeys(keywords))
@@ -171,7 +171,7 @@ class Registry(Generic[T]):
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Import modules of a user's own, which register their names.
+    """Import a user's modules, which register their names.
 
     The working directory is searched too, as ``python -m`` does.
 
@@ -192,7 +192,7 @@ def import_modules(names: Iterable[str]) -> None:
             if here not in sys.path and "" not in sys.path:
                 sys.path.append(here)
             importlib.import_module(name)
-        except Exception as error:  # whatever a user's module raises
+        except Exception as error:  # any error of a user's module
             reason = str(error).partition("\n")[0]
             raise ValueError(
                 f"cannot import {name!r} (imports, --import): {type(error).__name__}: {reason}. "
@@ -202,12 +202,12 @@ def import_modules(names: Iterable[str]) -> None:
 
 
 def is_foreign(module: str) -> bool:
-    """Whether a module is none of this package's."""
+    """Whether a module is outside of this package."""
     return module != PACKAGE and not module.startswith(f"{PACKAGE}.")
 
 
 def foreign_modules() -> list[str]:
-    """Modules outside of this package that registered something, to be imported by children."""
+    """Modules outside of this package that registered something; child processes import them."""
     modules = {
         entry.module for registry in REGISTRIES.values() for entry in registry._entries.values()
     }

@@ -1,4 +1,4 @@
-"""Sizes of memory, as people write and read them."""
+"""Sizes of memory: parse and format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 
 
 def parse_bytes(value: object, name: str = "memory_budget") -> int:
-    """Bytes from a number or a text such as ``2GiB`` or ``500 MB``.
+    """Bytes from a number or a string such as ``2GiB`` or ``500 MB``.
 
     Raises:
         ValueError: anything else, or a size that is not positive.
@@ -21,7 +21,7 @@ def parse_bytes(value: object, name: str = "memory_budget") -> int:
     message = f"expected bytes as a number, or a size such as '2GiB' or '500MB', received {value!r}"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{name}: {message}")
-    if isinstance(value, int) and abs(value) > 2**62:  # more than any machine has
+    if isinstance(value, int) and abs(value) > 2**62:  # larger than any memory
         raise ValueError(f"{name}: {message}")
     text = isinstance(value, str)
     if isinstance(value, str):
@@ -35,7 +35,7 @@ def parse_bytes(value: object, name: str = "memory_budget") -> int:
 
 
 def show_bytes(size: float) -> str:
-    """A size for people, rounded up so that it can be given back as a budget.
+    """A size as text, rounded up so that it can be used as a budget.
 
     >>> show_bytes(1610612736), show_bytes(1000), show_bytes(12_345_678)
     ('1.50 GiB', '1000 B', '11.78 MiB')
@@ -47,10 +47,10 @@ def show_bytes(size: float) -> str:
 
 
 def check_bandwidth(bandwidth: object) -> None:
-    """Refuse what is no speed of a link.
+    """Check the bandwidth of a link.
 
     Raises:
-        ValueError: not None, and no positive, finite number of bytes a second.
+        ValueError: not None, and not a positive, finite number of bytes a second.
     """
     if bandwidth is None:
         return
@@ -63,14 +63,14 @@ def check_bandwidth(bandwidth: object) -> None:
 
 
 def parse_memory(budget: object, bandwidth: float | None) -> tuple[int, float | None] | None:
-    """A memory budget and the bandwidth that goes with it; None where no steps are planned.
+    """A memory budget and its bandwidth; None without a budget.
 
     Args:
         budget: bytes or a size, or None.
         bandwidth: bytes a second, or None.
 
     Raises:
-        ValueError: a wrong budget, or a bandwidth that nothing would use.
+        ValueError: a wrong budget, or a bandwidth without a budget.
 
     >>> parse_memory("1KiB", None), parse_memory(None, None)
     ((1024, None), None)

@@ -1,4 +1,4 @@
-"""How a net is trained: one step, one trainer, optimizers, cheaper paths and memory plans."""
+"""Training: one step, one trainer, optimizers, cheaper steps and memory plans."""
 
 from lipt_cords.training.optimizers import register_optimizer
 from lipt_cords.training.subset import train_on_subset

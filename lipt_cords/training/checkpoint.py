@@ -1,8 +1,8 @@
-"""A run's state on disk, whole or absent, so that a resumed run equals an uninterrupted one.
+"""A run's state on disk, complete or absent, so that a resumed run equals an uninterrupted one.
 
-Everything that decides the next step is kept: weights, optimizer, schedule, the loader's subset
-and counters, and the random states, since CORDS and DataLoaders draw from the global ones. Files
-hold tensors and plain values alone and are read without executing anything.
+All that decides the next step is stored: weights, optimizer, schedule, the loader's subset and
+counters, and the random states, since CORDS and DataLoaders draw from the global ones. Files hold
+only tensors and plain values; reading them executes nothing.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: Mapping[str, Any]) -> None:
-    """Set the global random states; to be called inside ``isolated_rng`` alone."""
+    """Set the global random states; only call it inside ``isolated_rng``."""
     torch.set_rng_state(states["torch"])
     name, keys, *rest = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""Held-out accuracy of a model: what ranks workers, steers the greedy soup and keeps a refresh."""
+"""Held-out accuracy of a model: for workers, the greedy soup and the BatchNorm refresh."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a run leaves behind: one record of accuracy and of every cost, ready for JSON.
+"""The record of a run: accuracies and all costs, ready for JSON.
 
-A warm start is only cheap if all of it is counted, so passes and seconds are kept apart by what
-they were spent on, and evaluation, which no method needs, is in none of the sums.
+Passes and seconds are counted separately for each purpose, so that no cost of a warm start is
+hidden. Evaluation, which no method needs, is in none of the sums.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ class Ledger:
     warmup_critical_passes: int = 0
     """Passes that follow one another: the common start and the slowest worker, or all."""
     warmup_seconds: float = 0.0
-    """Seconds of the warm-up as it ran here."""
+    """Seconds of the warm-up, as measured."""
     warmup_critical_seconds: float = 0.0
-    """Seconds of the warm-up had every worker had a machine of its own."""
+    """Seconds of the warm-up with one machine per worker."""
     warmup_bytes: int = 0
     """Bytes that the warm-up's workers exchanged."""
     warmup_flops: float = 0.0
-    """Floating-point operations of the warm-up, in all."""
+    """Floating-point operations of the warm-up, in total."""
     warmup_critical_flops: float = 0.0
     """Floating-point operations on the warm-up's critical path."""
     selection_seconds: float = 0.0
     """Seconds spent choosing subsets, gradients included."""
     gradient_seconds: float = 0.0
-    """Of these, seconds spent reading gradients, where they can be told apart."""
+    """Of these, seconds spent reading gradients, where they are measured separately."""
     selection_passes: int = 0
     """Passes of trial trainings by which subsets were chosen."""
     selections: int = 0
@@ -43,7 +43,7 @@ class Ledger:
     training_seconds: float = 0.0
     """Seconds of training on subsets, without selection."""
     evaluation_seconds: float = 0.0
-    """Seconds of measuring accuracy; in no sum."""
+    """Seconds of evaluation; in no sum."""
 
     @property
     def passes(self) -> int:
@@ -57,18 +57,18 @@ class Ledger:
 
     @property
     def seconds(self) -> float:
-        """Seconds of warm-up, selection and training as they ran here."""
+        """Seconds of warm-up, selection and training, as measured."""
         return self.warmup_seconds + self.selection_seconds + self.training_seconds
 
     @property
     def critical_seconds(self) -> float:
-        """The same with the warm-up's workers side by side."""
+        """The same with one machine per worker of the warm-up."""
         return self.warmup_critical_seconds + self.selection_seconds + self.training_seconds
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Where a run stood after some epochs; costs are cumulative and include the warm-up."""
+    """The state of a run after some epochs; costs are cumulative and include the warm-up."""
 
     epoch: int
     """Epochs done; 0 is the start, after a warm start if there is one."""
@@ -88,7 +88,7 @@ class CurvePoint:
         cls, ledger: Ledger, *, epoch: int, phase: str, learning_rate: float,
         train_loss: float | None, accuracy: Mapping[str, float],
     ) -> CurvePoint:  # fmt: skip
-        """Read the costs off a ledger."""
+        """A point with the costs of a ledger."""
         return cls(
             epoch=epoch,
             phase=phase,

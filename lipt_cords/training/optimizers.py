@@ -30,8 +30,8 @@ class OptimizerOptions:
         lr: peak learning rate; the training moves the rate of every group in proportion.
         momentum: in [0, 1).
         weight_decay: 0 or more.
-        nesterov: take Nesterov's form of the momentum.
-        fused: one kernel a step where torch has one; another rounding.
+        nesterov: use Nesterov momentum.
+        fused: one kernel per step where torch has one; it rounds differently.
         partial_gradients: some steps leave some parameters without a gradient (``subnetwork``).
     """
 
@@ -53,7 +53,7 @@ OPTIMIZERS: Registry[OptimizerFunction] = Registry(
 def register_optimizer(
     name: str, *, trains_workers: bool = True
 ) -> Callable[[OptimizerFunction], OptimizerFunction]:
-    """Make an optimizer known by a name, in warm starts and in trainings.
+    """Register an optimizer under a name, for warm starts and trainings.
 
     The function takes a list of parameters and :class:`OptimizerOptions`, and returns a
     ``torch.optim.Optimizer`` over all of them.
@@ -70,7 +70,7 @@ def register_optimizer(
 
 @register_optimizer("sgd")
 def sgd(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
-    """SGD with momentum, in Nesterov's form if asked for."""
+    """SGD with momentum, or with Nesterov momentum."""
     floating = all(parameter.is_floating_point() for parameter in parameters)
     fused = options.fused and floating and parameters[0].device.type in ("cpu", "cuda")
     optimizer = SGD(
@@ -82,8 +82,8 @@ def sgd(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
         fused=fused or None,
     )
     if options.partial_gradients and options.momentum > 0:
-        # A fused step wants a momentum of all or of none, and a parameter without a gradient
-        # cannot begin one. Zero gives the bits of one that begins by itself.
+        # A fused step needs momentum buffers for all parameters or none, and a parameter without a
+        # gradient cannot start one. A buffer of zeros gives the same bits.
         for parameter in parameters:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
@@ -91,7 +91,7 @@ def sgd(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
 
 @register_optimizer("adam", trains_workers=False)
 def adam(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
-    """Adam, its decay added to the gradient."""
+    """Adam, with the weight decay added to the gradient."""
     return Adam(parameters, lr=options.lr, weight_decay=options.weight_decay)
 
 
@@ -123,7 +123,7 @@ def build(name: str, parameters: Iterable[nn.Parameter], options: OptimizerOptio
 
 
 class OptimizerConfig(ConfigSection):
-    """How steps are taken."""
+    """The optimizer of a training."""
 
     section: ClassVar[str] = "optimizer"
 
@@ -136,7 +136,7 @@ class OptimizerConfig(ConfigSection):
     weight_decay: float = Field(5e-4, ge=0)
     """L2 decay."""
     nesterov: bool = False
-    """Nesterov's form of the momentum."""
+    """Nesterov momentum."""
 
     @field_validator("type")
     @classmethod
@@ -145,7 +145,7 @@ class OptimizerConfig(ConfigSection):
 
 
 class SchedulerConfig(ConfigSection):
-    """How the learning rate moves, stepped once an epoch as in CORDS."""
+    """The learning rate schedule, stepped once per epoch as in CORDS."""
 
     section: ClassVar[str] = "scheduler"
 
@@ -166,7 +166,7 @@ class SchedulerConfig(ConfigSection):
     milestones: tuple[int, ...] = ()
     """Epochs at which ``multistep`` decays."""
     over: Literal["run", "subset"] = "run"
-    """Epochs that move the rate: all of them as in CORDS, or those on a subset alone, so that a
+    """Epochs that step the schedule: all of them as in CORDS, or only those on a subset, so that a
     full-data warm-up runs at the peak rate (not a key of CORDS)."""
 
     @field_validator("type", mode="before")
@@ -189,10 +189,10 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig)
 def build_scheduler(
     optimizer: Optimizer, config: SchedulerConfig, *, epochs: int
 ) -> LRScheduler | None:
-    """The schedule of a configuration, to be stepped once an epoch.
+    """The schedule of a configuration, to be stepped once per epoch.
 
     Args:
-        optimizer: whose learning rate moves.
+        optimizer: its learning rate is changed.
         config: CORDS's ``scheduler`` section. ``cosine_annealing`` without ``T_max`` ends with
             the run.
         epochs: epochs in which the schedule is stepped.

@@ -18,7 +18,7 @@ def rate_factor(
             2024) holds the rate and then falls linearly.
         step: counted from 0.
         steps: of the whole schedule.
-        decay: between which steps ``wsd`` falls; None: over the last quarter.
+        decay: steps (first, end) between which ``wsd`` falls; None: over the last quarter.
 
     >>> [rate_factor("linear", step, 4) for step in range(4)]
     [1.0, 0.75, 0.5, 0.25]

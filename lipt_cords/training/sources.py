@@ -1,8 +1,8 @@
-"""What an epoch reads: CORDS's loaders and ours behind one face, with their state.
+"""The batches of an epoch: one interface for CORDS's loaders and ours, with their state.
 
-The training loop asks a source to open an epoch and learns which kind it is (full data, skipped,
-a subset) and what a selection cost. The state holds all that decides later epochs, so that a
-resumed run reads the same batches.
+The training loop opens an epoch of a source and gets its kind (full data, skipped, a subset) and
+the cost of a selection. The state holds all that decides later epochs, so that a resumed run reads
+the same batches.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lipt_cords.training.ledger import FULL, SKIPPED, SUBSET
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's batches, opened."""
+    """The batches of one opened epoch."""
 
     kind: str
     """``full``, ``skipped`` or ``subset``."""
@@ -37,7 +37,8 @@ class Epoch:
     selection_passes: int = 0
     """Sample-passes of trial trainings while opening."""
     gradient_seconds: float = 0.0
-    """Of the seconds spent choosing, those of reading gradients, where they can be told apart."""
+    """Of the seconds spent choosing, those of reading gradients, where they are measured
+    separately."""
     chosen: Selection | None = None
     """The subset, if it is a new one."""
     accuracies: tuple[float | None, float | None] = (None, None)
@@ -45,10 +46,10 @@ class Epoch:
 
 
 class EpochSource(Protocol):
-    """Whatever can give out epochs one after the other."""
+    """A source of epochs, one after the other."""
 
     def open(self, epoch: int) -> Epoch:
-        """Open an epoch, counted from 0; called once for each, in order."""
+        """Open an epoch, counted from 0; called once per epoch, in order."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,14 +57,14 @@ class EpochSource(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up a state of an equally built source."""
+        """Load the state of an equally built source."""
         ...
 
 
 @dataclass(frozen=True)
 class SelectionSchedule:
-    """CORDS's calendar: S = int(kappa T) epochs belong to the warm-up, W = ceil(S fraction) of
-    them train on full data, the rest is skipped, then come subsets.
+    """CORDS's schedule: S = int(kappa T) epochs belong to the warm-up, W = ceil(S fraction) of them
+    train on full data, the rest is skipped, then subsets follow.
 
     >>> schedule = SelectionSchedule(num_epochs=8, kappa=0.5, fraction=0.25, select_every=2)
     >>> [schedule.kind(epoch) for epoch in range(5)]
@@ -103,7 +104,7 @@ class SelectionSchedule:
 
 
 class SelectorSource:
-    """Our own selectors on CORDS's calendar, through :class:`SubsetLoader`.
+    """Our own selectors on CORDS's schedule, through :class:`SubsetLoader`.
 
     Args:
         dataset: the training data.
@@ -140,7 +141,7 @@ class SelectorSource:
         )
         self.selection: Selection | None = None
         self.kept: dict[str, Tensor] = {}
-        """What the first selection found out for the later ones."""
+        """Results of the first selection that later ones reuse."""
 
     def open(self, epoch: int) -> Epoch:
         kind = self._schedule.kind(epoch)

@@ -1,4 +1,4 @@
-"""One training step, in a precision and a layout, perhaps within a memory budget."""
+"""One training step, with its precision, memory layout and optional memory budget."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refuse_with_memory(**used: bool) -> None:
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the forward pass runs in it, else None; ``auto`` asks the GPU."""
+    """bfloat16 where the forward pass runs in it, else None; ``auto`` if the GPU has it."""
     if precision == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else None
@@ -48,7 +48,8 @@ def memory_layout(choice: MemoryFormat, model: nn.Module) -> torch.memory_format
 
     ``auto`` is channels_last on CPU and CUDA, but contiguous on a CPU for a net with a strided 1x1
     convolution of fewer than 16 channels: with several threads torch 2.14 writes past the end of
-    its memory in that one's backward pass, and the process dies. Early-Bird tickets leave such.
+    its memory in their backward pass, and the process crashes. Early-Bird tickets can create such
+    convolutions.
     """
     device = model_device(model)
     if choice == "auto" and device.type == "cpu" and any(map(_narrow_shortcut, model.modules())):
@@ -76,15 +77,15 @@ def lay_out(model: nn.Module, layout: torch.memory_format) -> None:
         if tensor.ndim != 4:
             continue
         # Not by is_contiguous(): the strides of 1x1 and one-channel weights fit both layouts, and
-        # the convolution would then copy its inputs at every step. Nor by to() alone, which moves
-        # (O, 1, 1, 1) away from what refers to them, though their strides stay.
+        # the convolution would then copy its inputs at every step. Nor only by to(), which copies
+        # (O, 1, 1, 1) weights although their strides stay, so that other references are lost.
         meant = torch.empty_like(tensor, memory_format=layout, device="meta").stride()
         if tensor.stride() != meant:
             tensor.data = tensor.data.to(memory_format=layout)
 
 
 def laid_out(inputs: Inputs, layout: torch.memory_format) -> Inputs:
-    """A batch in a layout, if it is one of images."""
+    """A batch in a layout, if it holds images."""
     if isinstance(inputs, Tensor) and inputs.ndim == 4:
         return inputs.contiguous(memory_format=layout)
     return inputs
@@ -111,7 +112,7 @@ class Step:
         memory_format: layout of images and convolutions.
         memory: (bytes that a step may take, bytes a second to the host or None); None: no plan.
         plans: memory plans that steps of nets built alike share; None: this step's own.
-        compile: run the net through ``torch.compile``.
+        compile: run the net with ``torch.compile``.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class Step:
             The loss before the step, detached, on the device.
         """
         inputs = laid_out(inputs, self.layout)
-        self._optimizer.zero_grad(set_to_none=True)  # before the forward pass: there is room then
+        self._optimizer.zero_grad(set_to_none=True)  # before the forward pass, while memory is free
         half = self._half
         with self.planner or nullcontext():
             with torch.autocast(self._device.type, dtype=half, enabled=half is not None):
@@ -183,7 +184,7 @@ def weighted_loss(
 
     def of_logits(logits: Tensor) -> Tensor:
         losses = loss(logits, labels)
-        # A batch whose weights are all zero asks for no step; dividing would ask for NaN.
+        # A batch whose weights are all zero takes no step; dividing would give NaN.
         total = weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
         return torch.dot(losses, weights) / total
 

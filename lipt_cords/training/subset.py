@@ -74,15 +74,14 @@ def train_on_subset(
     Args:
         model: any module; it is moved to ``device``.
         train_dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels.
-        selection: which of its samples, and how much each counts; or indices of samples that
-            all count alike.
+        selection: samples of it and their weights; or indices of samples with equal weights.
         val_dataset: held-out data on which accuracy is measured, or None.
         epochs: epochs over the subset.
         batch_size: samples in a step.
         lr: peak learning rate.
         optimizer: ``sgd``, ``adam``, ``adamw`` or ``rmsprop``.
         momentum: of SGD.
-        nesterov: Nesterov's form of it.
+        nesterov: use Nesterov momentum.
         weight_decay: L2 decay.
         schedule: ``cosine_annealing`` over all epochs, or ``none``.
         loss: per-sample loss of (logits, labels), shape (B,); None is cross-entropy.
@@ -114,7 +113,7 @@ def train_on_subset(
         The curve and the costs.
 
     Raises:
-        ValueError: a wrong option; samples that are not there, or named twice; a missing,
+        ValueError: a wrong option; samples outside of the data, or named twice; a missing,
             truncated or foreign checkpoint; a loss that is not finite.
     """
     if epochs < 1:
@@ -166,7 +165,7 @@ def train_on_subset(
         cheaper = None
         if paths is not None or (ticket is not None and ticket.ratio > 0):
             epoch_steps = math.ceil(len(selection.indices) / max(1, batch_size))
-            # What is tried out first draws nothing from the training's random numbers.
+            # Trial passes do not use the training's random numbers.
             with preserved_rng():
                 some = BatchSource(train_dataset, selection.indices[:2].tolist(), device=target)
                 cheaper = CheaperSteps(
@@ -207,7 +206,7 @@ def train_on_subset(
 
 
 def _fingerprint(selection: Selection) -> list[float]:
-    """A few numbers that tell two selections apart."""
+    """A few numbers that identify a selection."""
     positions = torch.arange(1, len(selection.indices) + 1, dtype=torch.float64)
     moments: list[Tensor] = [selection.indices * positions, selection.weights * positions]
     return [float(len(selection.indices)), *(float(moment.double().sum()) for moment in moments)]

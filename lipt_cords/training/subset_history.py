@@ -1,4 +1,4 @@
-"""Which subsets a run trained on: how they changed, whom they hold, and what they look like."""
+"""The subsets on which a run trained: their changes, their classes, and samples of them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from torch.utils.data import Dataset
 from lipt_cords.data.steadiness import spread
 
 SHOWN = 12
-"""Samples that are shown of each end of the weights."""
+"""Samples that are shown with the largest and with the smallest weights."""
 PIXELS = 48
 """Longest side of a shown image."""
 
 
 @dataclass
 class SubsetHistory:
-    """The subsets of a run, one after the other.
+    """The subsets of a run, in order.
 
     Attributes:
         epochs: at which each was chosen.
         overlaps: Jaccard index of each with the one before; the first has none.
-        accuracies: fraction of the subset and of the pool that the model that chose classifies
-            correctly, where the selector looked.
-        cuts: share of the hardest samples that was left out of each, where the selector cuts.
+        accuracies: fraction of the subset and of the pool that the selecting model classifies
+            correctly, if the selector measured it.
+        cuts: share of the hardest samples that was left out of each, if the selector cuts.
         indices: of the latest, in the order of choice.
-        weights: of the latest, one an index.
+        weights: of the latest, one per index.
     """
 
     epochs: list[int] = field(default_factory=list)
@@ -50,13 +50,13 @@ class SubsetHistory:
         accuracies: tuple[float | None, float | None] = (None, None),
         cut: float | None = None,
     ) -> None:
-        """Take down a new subset.
+        """Add a subset.
 
         Args:
             epoch: at which it was chosen.
             indices: (k,) into the pool; one that is named twice counts once.
             weights: (k,).
-            accuracies: of the subset and of the pool, under the model that chose.
+            accuracies: of the subset and of the pool, with the selecting model.
             cut: share of the hardest samples that was left out.
         """
         if self.indices is not None:
@@ -77,13 +77,13 @@ class SubsetHistory:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> SubsetHistory:
-        """Read a state back."""
+        """Rebuild it from a state."""
         return cls(**state)
 
     def summary(
         self, dataset: Dataset[Any], labels: Tensor, names: Sequence[str] = ()
     ) -> dict[str, Any] | None:
-        """What a report tells of the subsets, as plain JSON types; None if there was none.
+        """The report of the subsets, as plain JSON types; None if there was none.
 
         Args:
             dataset: the pool; images are shown where its items are images.
@@ -95,7 +95,7 @@ class SubsetHistory:
         classes = int(labels.max()) + 1
         order = torch.argsort(self.weights, descending=True, stable=True)
         alike = bool((self.weights == self.weights[0]).all())
-        # Chosen class by class, so the first ones would all be of one class.
+        # Chosen class by class: the first ones would all be of one class.
         some = order[spread(len(order), 2 * SHOWN)]
         ends = some if alike else torch.cat([order[:SHOWN], order[SHOWN:][-SHOWN:]])
         shown = [
@@ -133,10 +133,10 @@ def jaccard(one: Tensor, other: Tensor) -> float:
 
 
 def thumbnail(dataset: Dataset[Any], index: int) -> str | None:
-    """An item as a small PNG in base64, or None where it is no image.
+    """An item as a small PNG in base64, or None if it is not an image.
 
-    Colours are those before normalisation where the data set tells ``mean`` and ``std``, else the
-    item's own range.
+    Colours are those before normalisation if the data set has ``mean`` and ``std``, else they are
+    scaled to the item's own range.
     """
     item = dataset[index]
     image = item[0] if isinstance(item, tuple | list) else None

@@ -1,7 +1,7 @@
-"""The reference loop that every method shares: weighted loss, schedule, evaluation, resume.
+"""The training loop of all methods: weighted loss, schedule, evaluation, resume.
 
-One loop for full data, subsets of CORDS and subsets of our own, so that methods differ in what
-they read and in nothing else. The loss of a batch is sum(w l) / sum(w), as in CORDS's own loop.
+One loop for full data, subsets of CORDS and our own subsets, so that methods differ only in the
+data that they read. The loss of a batch is sum(w l) / sum(w), as in CORDS's own loop.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ from lipt_cords.training.subset_history import SubsetHistory
 
 @dataclass
 class CheckpointPlan:
-    """Where and how often a run is saved, and what it is."""
+    """Where and how often a run is saved, and its identity."""
 
     path: Path
     identity: dict[str, Any]
     """Settings that a resumed run must share."""
     every: int = 1
-    """Epochs between two checkpoints; the last epoch always makes one."""
+    """Epochs between two checkpoints; the last epoch is always saved."""
 
     def load(self) -> dict[str, Any]:
-        """Read the checkpoint back; a ValueError names what is wrong with it."""
+        """Read the checkpoint back; a ValueError names its fault."""
         if not self.path.exists():
             raise ValueError(
-                f"there is no checkpoint to go on from in {self.path.parent}: leave resume "
-                "(--resume) out to begin anew"
+                f"there is no checkpoint to resume in {self.path.parent}: leave resume "
+                "(--resume) out to start a new run"
             )
         return load_checkpoint(self.path, identity=self.identity)
 
 
 @dataclass
 class TrainingResult:
-    """What a training leaves: the curve and its costs. The model was trained in place."""
+    """The result of a training: the curve and its costs. The model was trained in place."""
 
     curve: list[CurvePoint] = field(default_factory=list)
     costs: Ledger = field(default_factory=Ledger)
@@ -70,14 +70,14 @@ class TrainingResult:
     """Operations of its steps over those of the given net; below 1 with ``subnetwork`` and
     ``early_bird``."""
     ticket: dict[str, Any] | None = None
-    """With ``early_bird``, what is told of the ticket: ``share_kept`` of the channels, ``work`` of
+    """With ``early_bird``, the report of the ticket: ``share_kept`` of the channels, ``work`` of
     its net, ``steps`` after which it was drawn, whether its masks had ``settled``."""
     ticket_net: nn.Module | None = None
     """With ``early_bird``, the smaller net that was trained."""
     memory: MemoryReport | None = None
-    """With ``memory_budget``, the plan of the last step and what it took."""
+    """With ``memory_budget``, the plan and the costs of the last step."""
     notes: list[str] = field(default_factory=list)
-    """What a reader must know: a ticket that was drawn before its masks had settled."""
+    """Warnings for the reader, such as a ticket that was drawn before its masks had settled."""
 
     @property
     def val_accuracy(self) -> float | None:
@@ -91,13 +91,13 @@ class TrainingResult:
 
 
 class Trainer:
-    """A model, what it reads, how it steps: epochs one after the other.
+    """Trains a model on a source, epoch by epoch.
 
     Args:
         model: trained in place, on the device where its weights are.
-        source: gives out the epochs.
+        source: of the epochs.
         optimizer: over the model's parameters.
-        scheduler: stepped once an epoch, or None.
+        scheduler: stepped once per epoch, or None.
         loss: per-sample loss of (logits, labels), shape (B,).
         evaluation: data sets by name (``val``, ``test``) on which accuracy is measured.
         schedule_over: ``run`` steps the schedule in every epoch as CORDS does, ``subset`` only in
@@ -107,7 +107,7 @@ class Trainer:
             that has it. Losses, steps and evaluation are in full precision.
         memory_format: layout of images and convolutions; ``auto`` is channels_last where it is
             safe.
-        cheaper: what the steps leave out, or None; ``run`` is then called inside its ``applied``.
+        cheaper: cheaper steps, or None; call ``run`` inside its ``applied``.
         memory: (bytes that a step may take, bytes a second to the host or None), or None.
     """
 
@@ -141,9 +141,9 @@ class Trainer:
         self.cheaper = cheaper
         self.result = TrainingResult()
         self.extra: dict[str, Any] = {}
-        """Plain values that travel with the checkpoint: what was done before the first epoch."""
+        """Plain values that are stored in the checkpoint: what was done before the first epoch."""
         self.subsets = SubsetHistory()
-        """Which subsets the epochs read."""
+        """The subsets of the epochs."""
         self.epoch = 0
 
     def run(
@@ -153,7 +153,7 @@ class Trainer:
         plan: CheckpointPlan | None = None,
         on_point: Callable[[CurvePoint], None] | None = None,
     ) -> TrainingResult:
-        """Train up to ``epochs`` in all; call inside ``isolated_rng``."""
+        """Train up to ``epochs`` in total; call it inside ``isolated_rng``."""
         if self.epoch == 0:
             self._add_point("start", None, on_point)
         while self.epoch < epochs:
@@ -177,7 +177,7 @@ class Trainer:
         return self.result
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides the following epochs, and what was recorded so far."""
+        """All that decides the following epochs, and the records so far."""
         return {
             "epoch": self.epoch,
             "model": self.model.state_dict(),
@@ -268,7 +268,7 @@ class Trainer:
         return value
 
     def _switch_net(self, cheaper: CheaperSteps) -> None:
-        """Go on with a smaller net."""
+        """Continue with a smaller net."""
         cheaper.move_momentum(self.optimizer, self.model)
         self.model = cheaper.net.train()
         self._step = self._new_step(self.model, self.optimizer)

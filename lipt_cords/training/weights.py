@@ -1,4 +1,4 @@
-"""A network's weights from any file that this package, or CORDS, leaves behind."""
+"""Load a network's weights from any file that this package or CORDS writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lipt_cords.training.checkpoint import FORMAT
 
 MERGED = "merged.safetensors"
 NAMES = (MERGED, "checkpoint.pt")
-"""What is looked for in a directory: a warm start's, then a run's."""
+"""Files that are looked for in a directory: a warm start's, then a run's."""
 
 
 def load_weights(model: nn.Module, path: str | Path) -> Path:
@@ -37,7 +37,7 @@ def load_weights(model: nn.Module, path: str | Path) -> Path:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        # torch names every key of both nets: the first few tell which net it was.
+        # torch names every key of both nets: the first few are enough.
         misfit = textwrap.shorten(str(error).partition("\n")[2] or str(error), 240)
         raise ValueError(
             f"the weights in {file} do not fit {type(model).__name__}: give the configuration "
@@ -47,10 +47,10 @@ def load_weights(model: nn.Module, path: str | Path) -> Path:
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file of weights that a path stands for.
+    """The file of weights at a path.
 
     Raises:
-        ValueError: nothing there, or a directory without weights.
+        ValueError: nothing at this path, or a directory without weights.
     """
     path = Path(path).expanduser()
     if not path.is_dir():

@@ -98,8 +98,8 @@ def _require_script(handed: Sequence[Any]) -> None:
             )
     elif not Path(path).is_file():
         raise ValueError(
-            f"launch='processes' starts processes that import the script, and {path} is no file: "
-            f"save the script, {alone}"
+            f"launch='processes' starts processes that import the script, and {path} is not a "
+            f"file: save the script, {alone}"
         )
     elif "__main__" not in Path(path).read_text(errors="replace"):
         raise ValueError(

@@ -20,7 +20,7 @@ class CommonStart:
     Attributes:
         passes: samples trained on, repeats counted.
         on_given_net: of these, those that trained the given net and not a smaller one.
-        drawn: how the smaller net lies in the given one, if there is one.
+        drawn: the Early-Bird ticket that was drawn, or None.
         state: theta*, on the rank that trained it.
     """
 

@@ -57,7 +57,7 @@ class LiPTWarmStart:
             raise ValueError("pass either a WarmStartConfig or options by name, not both")
         given = WarmStartConfig(**options) if config is None else WarmStartConfig.parse(config)
         if given is None:
-            raise ValueError(f"{config!r} asks for no warm start: give options, or 'lipt'")
+            raise ValueError(f"{config!r} means no warm start: give options, or 'lipt'")
         self.config = given
 
     def __repr__(self) -> str:

@@ -32,7 +32,7 @@ train_args: {num_epochs: 2, device: cpu}
 """
 
 LONG = "a-folder-whose-name-is-longer-than-a-line-of-eighty-columns-" * 2
-"""Its path must be shown whole, or nobody can copy it."""
+"""Its path must be shown complete, to be copied."""
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_programming_errors_are_not_swallowed(config: str) -> None:
         main(["train", config])
 
 
-def test_ranks_beside_the_first_are_silent(
+def test_ranks_other_than_the_first_are_silent(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

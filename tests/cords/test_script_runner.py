@@ -1,4 +1,4 @@
-"""``python -m lipt_cords.cords_plugin``: a script of CORDS's kind that nobody edits."""
+"""``python -m lipt_cords.cords_plugin``: a script of CORDS's kind, unedited."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_items_are_probed_all_over_the_data_set():
     assert spread(1000, 64)[[0, -1]].tolist() == [0, 999]
 
 
-def test_an_unreadable_item_is_nobodys_business_before_it_is_asked_for():
+def test_an_unreadable_item_raises_only_where_it_is_needed():
     class Torn(Images):
         def __getitem__(self, index: int) -> Any:
             if index == 119:

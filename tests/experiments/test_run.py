@@ -199,7 +199,7 @@ def test_a_run_that_saves_nothing_still_resumes(digits: DataSplits, tmp_path: Pa
     before = (tmp_path / "checkpoint.pt").read_bytes()
     assert _facts(_run(silent, digits, output=tmp_path, resume=True)) == _facts(expected)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
-    with pytest.raises(ValueError, match="there is no checkpoint to go on from"):
+    with pytest.raises(ValueError, match="there is no checkpoint to resume in"):
         _run(silent, digits, output=tmp_path / "empty", resume=True)
 
 

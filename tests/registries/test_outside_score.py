@@ -1,4 +1,4 @@
-"""A difficulty score of somebody else's: one file, and every option ``score`` accepts it."""
+"""A difficulty score from outside: one file, and every option ``score`` accepts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A selector of somebody else's: one file, and it works wherever a built-in one does."""
+"""A selector from outside: one file, and it works wherever a built-in one does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What somebody else adds to a warm start: one file each, used in every way."""
+"""Extensions of a warm start from outside: one file each, used in every way."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUIET = {"launch": "serial", "device": "cpu", "progress": False}
 
 
 @pytest.fixture(autouse=True)
-def registered_by_nobody():
+def not_registered():
     """Every test begins and ends with the package's own names."""
     before = {kind: set(registry.names()) for kind, registry in REGISTRIES.items()}
     yield

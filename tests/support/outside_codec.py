@@ -1,4 +1,4 @@
-"""A codec of somebody else's: changes are rounded to half precision before they are added."""
+"""A codec from outside: changes are rounded to half precision before they are added."""
 
 from dataclasses import replace
 

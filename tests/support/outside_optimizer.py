@@ -1,4 +1,4 @@
-"""An optimizer of somebody else's: steps of one size, in the direction of the sign."""
+"""An optimizer from outside: steps of one size, in the direction of the sign."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""An outer step and an augmentation of somebody else's."""
+"""An outer step and an augmentation from outside."""
 
 from lipt_cords.warmstart import register_augmentation, register_outer
 

@@ -1,4 +1,4 @@
-"""Soups of somebody else's: one by what workers say of themselves, one that tries."""
+"""Soups from outside: one from the workers' summaries, one with trials."""
 
 from lipt_cords.warmstart import register_soup
 

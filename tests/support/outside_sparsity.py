@@ -1,4 +1,4 @@
-"""A sparsity of somebody else's: whole filters and neurons, by their norm."""
+"""A sparsity from outside: whole filters and neurons, by their norm."""
 
 from lipt_cords.warmstart import register_sparsity
 

@@ -160,7 +160,7 @@ def test_resume_asks_for_the_same_run(tmp_path: Path) -> None:
         _train(_net(), checkpoint_dir=tmp_path, resume=True)
     with pytest.raises(ValueError, match="needs the checkpoint_dir"):
         _train(_net(), resume=True)
-    with pytest.raises(ValueError, match="there is no checkpoint to go on from"):
+    with pytest.raises(ValueError, match="there is no checkpoint to resume in"):
         _train(_net(), checkpoint_dir=tmp_path / "empty", resume=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="found a file"):

@@ -80,7 +80,7 @@ def test_a_callback_changes_nothing_on_any_rank(serial, ranked, name):
         assert same(outcome[name], serial.state_dict)
 
 
-def test_an_error_that_cannot_travel_is_told_by_its_words_and_nobody_waits(ranked):
+def test_an_error_that_cannot_be_pickled_keeps_its_message_and_no_rank_waits(ranked):
     # Who waited would do so for a worker_timeout of an hour.
     errors = [outcome["lock"] for outcome in ranked]
     assert errors[0].startswith("ValueError: <unlocked _thread.lock")

@@ -1,7 +1,7 @@
-"""Channels that live and die together, and their removal from a net for real.
+"""Channels that must be removed together, and their removal from a net.
 
-A residual stream has one set of channels, whose BatchNorm layers must lose the same ones. Which
-those are is read off a traced forward pass by torch-pruning, which also cuts the layers.
+The BatchNorm layers of a residual stream must lose the same channels. torch-pruning finds them in a
+traced forward pass, and also cuts the layers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lipt_cords.models.heads import call_model
 
 
 def scaled_batchnorms(model: nn.Module) -> dict[str, _BatchNorm]:
-    """The BatchNorm layers whose scales can rank channels, by name."""
+    """The BatchNorm layers with scales, by which channels are ranked, by name."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -48,7 +48,7 @@ def dependency_graph(model: nn.Module, example: Inputs) -> Any:
                 forward_fn=lambda net, inputs: call_model(net, inputs),
                 verbose=False,
             )
-    except Exception as error:  # whatever a tracer stumbles over
+    except Exception as error:  # any error of the tracer
         raise ValueError(
             f"torch-pruning cannot trace {type(model).__name__}, so no channel of it can be "
             f"removed ({type(error).__name__}: {error}): leave early_bird out"
@@ -56,7 +56,7 @@ def dependency_graph(model: nn.Module, example: Inputs) -> Any:
 
 
 class ChannelGroups:
-    """Which BatchNorm channels of a net must go together.
+    """The groups of BatchNorm channels of a net that must be removed together.
 
     Args:
         model: the net, which is not changed.
@@ -94,7 +94,7 @@ class ChannelGroups:
         self.size_of_group = torch.bincount(self.group_of)
 
     def _couples(self, traced: nn.Module, graph: Any) -> list[tuple[int, int]]:
-        """Pairs of channels, counted over all layers, that go together."""
+        """Pairs of channels, numbered over all layers, that must be removed together."""
         start_of = dict(zip(self.names, self.starts, strict=True))
         layers = scaled_batchnorms(traced)
         name_of = {id(layer): name for name, layer in layers.items()}
@@ -110,21 +110,21 @@ class ChannelGroups:
         return pairs
 
     def scales(self, state: Mapping[str, Tensor]) -> Tensor:
-        """Every channel's worth: the mean size of the scales in its group, shape (C,), float64."""
+        """Scores of all channels: the mean scale size of their groups, shape (C,), float64."""
         sizes = torch.cat([state[f"{name}.weight"].detach().abs().cpu() for name in self.names])
         sums = torch.zeros(len(self.size_of_group), dtype=torch.float64)
         sums.index_add_(0, self.group_of, sizes.double())
         return (sums / self.size_of_group)[self.group_of]
 
     def kept(self, mask: Tensor, scales: Tensor) -> tuple[dict[str, Tensor], list[str]]:
-        """The channels that stay in every layer, at least one each.
+        """The channels that are kept in every layer, at least one per layer.
 
         Args:
-            mask: which channels stay, shape (C,), equal within a group.
-            scales: their worth; a layer that would lose all keeps its best group.
+            mask: which channels are kept, shape (C,), equal within a group.
+            scales: their scores; a layer that would lose all channels keeps its best group.
 
         Returns:
-            Ascending channel numbers by layer, and the layers that would have vanished.
+            Ascending channel numbers by layer, and the layers that would have lost all.
         """
         mask, rescued = mask.clone(), []
         for name, start, size in zip(self.names, self.starts, self.sizes, strict=True):
@@ -136,7 +136,7 @@ class ChannelGroups:
         return {n: p.nonzero().flatten() for n, p in zip(self.names, parts, strict=True)}, rescued
 
     def remove(self, model: nn.Module, graph: Any, kept: Mapping[str, Tensor]) -> None:
-        """Cut all other channels out of a net, in place.
+        """Remove all other channels from a net, in place.
 
         Args:
             model: the net.
@@ -179,14 +179,14 @@ def _group(graph: Any, layer: nn.Module, channels: Sequence[int]) -> Any:
 
 
 def ticket_mask(scales: Tensor, ratio: float) -> Tensor:
-    """Which channels stay: those strictly above the ``ratio`` quantile of all.
+    """Which channels are kept: those strictly above the ``ratio`` quantile of all.
 
     Args:
         scales: sizes of the scales of all channels, pooled, shape (C,).
-        ratio: share that goes, in [0, 1).
+        ratio: share that is removed, in [0, 1).
 
     Returns:
-        Boolean mask, shape (C,). Ties with the threshold go too, so that a few more may.
+        Boolean mask, shape (C,). Ties with the threshold are removed too, so it may be a few more.
 
     Source: You et al., Early-Bird tickets, ICLR 2020; the threshold as in network slimming (Liu et
     al., ICCV 2017).

@@ -31,25 +31,26 @@ class SubnetworkConfig(StrictModel):
     """
 
     lengths: tuple[int, ...] | None = None
-    """Blocks of a path in each stage, those always kept included; the last trains the whole net.
-    None: 1/2, 2/3, 5/6 and all of the blocks that can be left out."""
+    """Blocks of a path in each stage, including those always kept; the last stage trains the whole
+    net. None: 1/2, 2/3, 5/6 and all of the blocks that can be left out."""
     shares: tuple[float, ...] | None = None
     """Share of a worker's steps that each stage takes; None: equal ones."""
     always: tuple[int, ...] | None = None
-    """Numbers of the blocks that every path has, from 0; None: the first and the last."""
+    """Numbers, from 0, of the blocks that are in every path; None: the first and the last."""
     paths: Draw = "exact"
     """``exact``: every path has the stage's length, so its cost is known; ``bernoulli``: every
-    block is drawn for itself, and the length is that on average."""
+    block is drawn independently, and this is the average length."""
     scaling: Scaling = "sqrt"
     """Factor of the residual branches of the blocks that run, for L blocks and a path of l:
     ``none`` 1, ``sqrt`` sqrt(L / l), ``inverse`` L / l."""
     blocks: tuple[str, ...] | None = None
     """Names of the blocks in ``model.named_modules()``; None finds them."""
     control: Control = "none"
-    """What RaPTr is compared with: ``constant`` keeps to lengths that need not end at the whole
-    net, ``stochastic-depth`` (Huang et al., 2016) drops later blocks more often, in all steps."""
+    """Controls to compare RaPTr with: ``constant`` allows lengths that do not end at the whole net,
+    ``stochastic-depth`` (Huang et al., 2016) drops later blocks more often, in all steps."""
     survival: float = Field(0.5, gt=0, le=1)
-    """Of the last block, under stochastic depth: the probability to run; the first's is near 1."""
+    """With stochastic depth: the probability of the last block to run; that of the first is near
+    1."""
 
     @field_validator("paths", "scaling", "control", mode="before")
     @classmethod
@@ -84,16 +85,16 @@ class SubnetworkConfig(StrictModel):
 
 
 STAGES = (1 / 2, 2 / 3, 5 / 6, 1)
-"""Path lengths of the stages over the number of blocks: 6-8-10-12 of 12, as published."""
+"""Path lengths of the stages, relative to the number of blocks: 6-8-10-12 of 12, as published."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of steps with one expected path length.
+    """A sequence of steps with one expected path length.
 
     Attributes:
         end: the share of all steps after which it ends.
-        length: blocks of a path, those always kept included.
+        length: blocks of a path, including those always kept.
     """
 
     end: float
@@ -101,7 +102,7 @@ class Stage:
 
 
 class PathSchedule:
-    """Which blocks run at a step: a function of the step, the seed and the names alone.
+    """Which blocks run at a step: a function of only the step, the seed and the names.
 
     Args:
         config: the options.
@@ -109,7 +110,8 @@ class PathSchedule:
         steps: of the whole schedule.
 
     Raises:
-        ValueError: stages that do not end at full length, or a path shorter than what is kept.
+        ValueError: stages that do not end at full length, or a path with fewer blocks than are
+            always kept.
     """
 
     def __init__(self, config: SubnetworkConfig, blocks: int, steps: int) -> None:

@@ -2,9 +2,9 @@
 
 A path leaves out residual blocks, which are then the identity and are not executed; paths grow in
 stages until the whole net trains (Panigrahi et al., "Efficient Stagewise Pretraining via
-Progressive Subnetworks", arXiv 2402.05913). Blocks are changed by hooks that are gone afterwards:
-the names of the weights stay, and a path that leaves nothing out gives the very bits of plain
-training.
+Progressive Subnetworks", arXiv 2402.05913). Blocks are changed by hooks that are removed
+afterwards: the names of the weights do not change, and a path with all blocks gives exactly the
+bits of plain training.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def residual_blocks(model: nn.Module, names: Sequence[str] | None = None) -> lis
     """The blocks of a net that can be left out, in the order in which they were built.
 
     Found in this package's ResNets and WRNs, torchvision's ResNets and ``nn.TransformerEncoder``;
-    of other nets they are named, and then not rescaled. Blocks that change the shape are left out
-    of the list, as they cannot be left out of the net.
+    of other nets they must be named, and are then not rescaled. Blocks that change the shape cannot
+    be left out, so they are not in the list.
 
     Args:
         model: the net.
@@ -68,8 +68,8 @@ def residual_blocks(model: nn.Module, names: Sequence[str] | None = None) -> lis
         unknown = [name for name in names if name not in modules]
         if unknown:
             raise ValueError(
-                f"subnetwork.blocks names {unknown[0]!r}, which is no module of the net: expected "
-                "names of model.named_modules()"
+                f"subnetwork.blocks names {unknown[0]!r}, which is not a module of the net: "
+                "expected names of model.named_modules()"
             )
         return [Block(name, modules[name], _ends(modules[name]) or ()) for name in names]
     found = []
@@ -86,11 +86,11 @@ def residual_blocks(model: nn.Module, names: Sequence[str] | None = None) -> lis
 
 
 def _ends(module: nn.Module) -> tuple[nn.Module, ...] | None:
-    """Where the residual branches of a block end; None if it is no block that can be left out."""
+    """The modules at the ends of a block's residual branches; None if it cannot be left out."""
     if isinstance(module, ResidualBlock | WideBlock):
         return (module.branch,) if isinstance(module.shortcut, nn.Identity) else None
     for kind in type(module).__mro__:
-        # By name: importing torchvision's nets to ask would take longer than anything else here.
+        # By name, because importing torchvision's nets takes seconds.
         end = TORCHVISION.get(f"{kind.__module__}.{kind.__name__}")
         if end is not None:
             return (getattr(module, end),) if module.downsample is None else None
@@ -100,7 +100,7 @@ def _ends(module: nn.Module) -> tuple[nn.Module, ...] | None:
 
 
 class _StageCounts:
-    """Paths of one stage: how many samples each block was expected to see, and saw."""
+    """Paths of one stage: for each block, the expected and the counted number of samples."""
 
     def __init__(self, blocks: int) -> None:
         self.steps, self.samples = 0, 0
@@ -120,14 +120,14 @@ class _StageCounts:
 
 
 class Paths:
-    """Leaves blocks of a net out, step by step, while it is entered.
+    """Context in which blocks of a net are left out, drawn at every step.
 
     Args:
-        model: the net; its blocks get hooks, which go when this is left.
+        model: the net; its blocks get hooks, which are removed at the end of the context.
         config: the options.
         steps: of the whole schedule.
         seed: of the draws.
-        names: what they derive from besides.
+        names: names from which they derive, in addition to the seed.
 
     Raises:
         ValueError: see :func:`residual_blocks` and :class:`PathSchedule`.
@@ -144,11 +144,11 @@ class Paths:
         self._stages: dict[Stage, _StageCounts] = {}
 
     def choose(self, step: int, samples: int = 1) -> list[bool]:
-        """Draw the path of a step, which the next forward passes take.
+        """Draw the path of a step, for the next forward passes.
 
         Args:
             step: counted from 0.
-            samples: of its batch, for the bill.
+            samples: in its batch, for the counts.
         """
         self._runs = self.schedule.path(step, self._seed, *self._names)
         self._scales = self.schedule.scales(step)
@@ -157,7 +157,7 @@ class Paths:
         return self._runs
 
     def stages(self, shares: Sequence[float]) -> list[dict[str, float]]:
-        """What every stage cost, planned and drawn, as :class:`WarmStartReport` tells it.
+        """The costs of every stage, planned and counted, as in :class:`WarmStartReport`.
 
         Args:
             shares: each block's share of the whole net's operations.
@@ -251,7 +251,7 @@ def block_shares(
 
 
 def _put_back(module: nn.Module, forward: Callable[..., Any] | None) -> None:
-    """The forward that a module had of its own, or its class's."""
+    """Restore the module's own ``forward``, or that of its class."""
     del module.__dict__["forward"]
     if forward is not None:
         module.__dict__["forward"] = forward

@@ -1,7 +1,7 @@
 """Cheaper steps of a training on a subset: paths of residual blocks, and an Early-Bird ticket.
 
-The same two methods as in a warm start. What they need of a loop is a word before a step, one
-after its backward pass, and that the net may be another one afterwards.
+The same two methods as in a warm start. A training loop must call them before a step and after its
+backward pass, and allow the net to be replaced afterwards.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lipt_cords.training.cheaper.tickets import (
 
 
 class CheaperSteps:
-    """What a training's steps leave out, from its first step to its last.
+    """Cheaper steps of one training: paths, a ticket, or both.
 
     Args:
         model: the given net, on its device.
@@ -43,7 +43,7 @@ class CheaperSteps:
         early_bird: options of the ticket, or None.
 
     Raises:
-        ValueError: a net that the methods cannot act on, or stages that do not fit it.
+        ValueError: a net on which the methods do not work, or stages that do not fit it.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class CheaperSteps:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Blocks are hooked inside; outside every net is as it was, and the given one trained."""
+        """Blocks have hooks inside; afterwards there are none, and the given net is trained."""
         try:
             yield
         finally:
@@ -90,7 +90,7 @@ class CheaperSteps:
 
     @contextmanager
     def given_net_updated(self) -> Iterator[None]:
-        """The given net is as it would be if the training ended here, without hooks."""
+        """Inside, the given net has the present weights, and no hooks."""
         self._hooks.close()
         self.finish()
         yield
@@ -109,7 +109,7 @@ class CheaperSteps:
             penalise_scales(self._layers, self._search.config.l1)
 
     def after_step(self) -> bool:
-        """Count the step; whether ``net`` is a smaller one from now on."""
+        """Count the step; returns whether ``net`` is a smaller net from now on."""
         self.step += 1
         search = self._search
         if search is None or self.ticket is not None:
@@ -135,7 +135,7 @@ class CheaperSteps:
         return self._work_now() / self.passes if self.passes else 1.0
 
     def ticket_report(self) -> dict[str, Any] | None:
-        """What is told of the ticket; None without one."""
+        """The report of the ticket; None without one."""
         if self.ticket is None or self._search is None:
             return None
         return {
@@ -156,7 +156,7 @@ class CheaperSteps:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state; ``net`` is then the one that it was of."""
+        """Continue from a state; ``net`` is then the net of that state."""
         if self._search is not None:
             self._search.masks = list(state["masks"])
         if state["ticket"] is not None:
@@ -166,7 +166,7 @@ class CheaperSteps:
         self.passes = self._counted_from = state["passes"]
 
     def move_momentum(self, optimizer: Optimizer, before: nn.Module) -> None:
-        """Let an optimizer go on with the smaller net: what it knows of the weights that stay.
+        """Continue an optimizer with the smaller net: keep its state of the remaining weights.
 
         Args:
             optimizer: over the parameters of the net before.
@@ -192,7 +192,7 @@ class CheaperSteps:
         search = self._search
         if search is None:
             raise ValueError("the checkpoint has an Early-Bird ticket, but early_bird is not set")
-        self._hooks.close()  # a copy of a hooked block would run the original
+        self._hooks.close()  # a copy of a block with hooks would run the original
         self._spent, self._counted_from = self._work_now(), self.passes
         with preserved_rng():
             self.ticket = Ticket.cut(self.net, search.groups, self._batch[0], kept, rescued)
@@ -200,7 +200,7 @@ class CheaperSteps:
             self._settle_on(self.ticket.build(self.net))
 
     def _settle_on(self, net: nn.Module) -> None:
-        """Take a net, and hook its blocks."""
+        """Set the net, and add hooks to its blocks."""
         self.net, config = net, self._subnetwork
         self._net_work = flops_per_sample(net, *self._batch, self._loss)[0] / self._whole
         self._paths: Paths | None = None

@@ -1,4 +1,4 @@
-"""Early-Bird tickets: masks that stop changing, and the smaller net that they leave.
+"""Early-Bird tickets: masks of channels that stop changing, and the smaller net that is kept.
 
 You et al., "Drawing Early-Bird Tickets: Toward More Efficient Training of Deep Networks", ICLR
 2020. Their search runs in 8 bits; here it runs in the training's precision.
@@ -31,7 +31,7 @@ class EarlyBirdConfig(StrictModel):
     """
 
     ratio: float = Field(0.3, ge=0, lt=1)
-    """Share of the BatchNorm channels that goes; 0 looks for nothing and trains the given net."""
+    """Share of the BatchNorm channels that is removed; 0: no search, the given net is trained."""
     epsilon: float = Field(0.1, ge=0, le=1)
     """The ticket is drawn once the newest mask differs from each of the others in the window in
     at most this share of the channels."""
@@ -41,14 +41,14 @@ class EarlyBirdConfig(StrictModel):
     """Steps between two masks. None: an epoch, as published; a warm start's common start, which
     is seldom ten epochs long, takes a twentieth of its steps where that is less."""
     l1: float = Field(1e-4, ge=0)
-    """L1 penalty on BatchNorm's scales during the search, so that channels part into those that
-    matter and those that do not."""
+    """L1 penalty on BatchNorm's scales during the search, so that important and unimportant
+    channels separate."""
     latest: float = Field(0.5, gt=0, le=1)
     """Share of the training (of a warm start: of the common start, or of the rounds) after which
-    the newest mask is taken, settled or not; the report tells."""
+    the newest mask is taken, settled or not; the report says which."""
     vote: bool = False
-    """In a warm start: workers search on their shards, and the merge of their scales is looked at
-    after every round; needs ``rounds`` of 2 or more. Else the common start searches."""
+    """In a warm start: workers search on their shards, and the merged scales are read after every
+    round; needs ``rounds`` of 2 or more. Otherwise the common start searches."""
 
     @field_validator("ratio", mode="before")
     @classmethod
@@ -60,12 +60,12 @@ class EarlyBirdConfig(StrictModel):
 
 @dataclass(frozen=True)
 class TicketRecord:
-    """A ticket in a form that goes to other ranks and into files.
+    """A ticket as plain values, for other ranks and for files.
 
     Attributes:
-        kept: channels that stay in every BatchNorm layer.
+        kept: channels that are kept in every BatchNorm layer.
         rescued: layers that would have lost all.
-        found: what the report tells of the search.
+        found: the report of the search.
     """
 
     kept: dict[str, list[int]]
@@ -75,15 +75,15 @@ class TicketRecord:
 
 @dataclass(frozen=True)
 class Ticket:
-    """The channels that stay, and how the smaller net lies in the given one.
+    """The channels that are kept, and the positions of the smaller net's entries in the given net.
 
     Attributes:
         kept: ascending channel numbers of every BatchNorm layer.
-        rescued: layers that would have lost all channels and kept their best.
-        positions: for every floating-point entry of the smaller net's state dict, where its
-            elements lie in the flattened entry of the given net's.
+        rescued: layers that would have lost all channels, and keep their best.
+        positions: for every floating-point entry of the smaller net's state dict, the positions of
+            its elements in the flattened entry of the given net.
         shapes: of those entries in the given net.
-        sizes: attributes of modules that count channels, by module: what they are after the cut.
+        sizes: attributes of modules that count channels, by module: their values after the cut.
     """
 
     kept: dict[str, Tensor]
@@ -101,7 +101,7 @@ class Ticket:
         kept: Mapping[str, Tensor],
         rescued: Sequence[str] = (),
     ) -> Ticket:
-        """Find out what a net looks like without some channels; the given net is not changed.
+        """Compute the ticket for some channels; the given net is not changed.
 
         Args:
             model: the net.
@@ -111,11 +111,11 @@ class Ticket:
             rescued: layers that would have lost all.
 
         Raises:
-            ValueError: the smaller net does not run, or does not give what the given one gives
+            ValueError: the smaller net does not run, or its outputs differ from the given net's
                 with those channels at zero.
         """
-        # A copy whose every element is its own place: what the surgery leaves of it is the map.
-        # On the CPU, for there are devices without float64, which holds every place exactly.
+        # A copy whose elements are their own positions: after the cut it is the map of positions.
+        # On the CPU, because some devices lack float64, which holds every position exactly.
         model, example = copy.deepcopy(model).cpu(), _on_cpu(example)
         net, state = copy.deepcopy(model), tensor_state(model, clone=False)
         with undisturbed(net):
@@ -135,7 +135,7 @@ class Ticket:
         return ticket
 
     def build(self, model: nn.Module) -> nn.Module:
-        """The smaller net, with the weights that the given net has now. It is not changed."""
+        """The smaller net, with the present weights of the given net, which is not changed."""
         net, state = copy.deepcopy(model), tensor_state(model, clone=False)
         for name, sizes in self.sizes.items():
             net.get_submodule(name).__dict__.update(sizes)
@@ -148,16 +148,16 @@ class Ticket:
         return {name: self._gathered(name, value) for name, value in state.items()}
 
     def expand(self, state: Mapping[str, Tensor]) -> State:
-        """A state of the given net that computes what a state of the smaller one does.
+        """A state of the given net with the same outputs as a state of the smaller net.
 
-        Everything that is not in the ticket is zero (a running variance one), and stays so in
-        training where activations are zero at zero: such a channel has no gradient.
+        All that is not in the ticket is zero (a running variance is one). In training it stays zero
+        if activations are zero at zero, because such a channel has no gradient.
         """
         return {name: self._expanded(name, value) for name, value in state.items()}
 
     @property
     def share_kept(self) -> float:
-        """Share of the BatchNorm channels that stay."""
+        """Share of the BatchNorm channels that is kept."""
         everything = sum(self.shapes[f"{name}.weight"][0] for name in self.kept)
         return sum(map(len, self.kept.values())) / everything
 
@@ -175,12 +175,12 @@ class Ticket:
         }
 
     def details(self) -> dict[str, Any]:
-        """The rest of it, as plain values."""
+        """All else, as plain values."""
         return {"rescued": self.rescued, "shapes": self.shapes, "sizes": self.sizes}
 
     @classmethod
     def parse(cls, tensors: Mapping[str, Tensor], details: Mapping[str, Any]) -> Ticket:
-        """What :meth:`tensors` and :meth:`details` gave."""
+        """Rebuild it from :meth:`tensors` and :meth:`details`."""
         parts: dict[str, State] = {"position": {}, "kept": {}}
         for name, tensor in tensors.items():
             kind, _, entry = name.partition("/")
@@ -207,9 +207,9 @@ class Ticket:
         return flat.view(self.shapes[name])
 
     def _prove(self, model: nn.Module, example: Inputs) -> None:
-        """Run both nets on a batch: a net that counts its channels itself is found out here.
+        """Run both nets on a batch, to detect nets that do not allow the cut.
 
-        With random weights, for a head of zeros would prove nothing.
+        With random weights, because a head of zeros would prove nothing.
         """
         dense, small = copy.deepcopy(model), self.build(model)
         draws = torch.Generator().manual_seed(0)
@@ -247,7 +247,7 @@ def _on_cpu(inputs: Inputs) -> Inputs:
 
 
 def _tensors(net: nn.Module, state: Mapping[str, Tensor]) -> State:
-    """The entries of a net's state that lose elements with a channel, as they lie in it."""
+    """The entries of a net's state that lose elements with a channel."""
     entries = (
         *net.named_parameters(remove_duplicate=False), *net.named_buffers(remove_duplicate=False),
     )  # fmt: skip
@@ -255,7 +255,7 @@ def _tensors(net: nn.Module, state: Mapping[str, Tensor]) -> State:
 
 
 def _changed_sizes(model: nn.Module, net: nn.Module) -> dict[str, dict[str, Any]]:
-    """Numbers that modules keep of their channels and that the surgery changed."""
+    """Attributes of modules that count channels and that the cut changed."""
     changed: dict[str, dict[str, Any]] = {}
     for name, module in net.named_modules():
         before = model.get_submodule(name).__dict__
@@ -270,7 +270,7 @@ def _changed_sizes(model: nn.Module, net: nn.Module) -> dict[str, dict[str, Any]
 
 
 class TicketSearch:
-    """Looks at the scales every so often, until the mask that they make has settled.
+    """Collects masks from the scales, until they settle.
 
     Args:
         config: the options.
@@ -283,7 +283,7 @@ class TicketSearch:
         self._scales: Tensor | None = None
 
     def add_mask(self, state: Mapping[str, Tensor]) -> bool:
-        """Take one more mask; whether the newest ones agree."""
+        """Add a mask; returns whether the newest masks agree."""
         self._scales = self.groups.scales(state)
         self.masks.append(ticket_mask(self._scales, self.config.ratio))
         return self.settled
@@ -297,7 +297,7 @@ class TicketSearch:
         return all(distance(window[-1], old) <= self.config.epsilon for old in window[:-1])
 
     def check_cut(self, model: nn.Module, example: Inputs) -> None:
-        """Cut a net by random scales, to find out before any work whether it can be cut.
+        """Cut a net by random scales, to test before any work whether it can be cut.
 
         Raises:
             ValueError: it cannot.
@@ -309,13 +309,13 @@ class TicketSearch:
         Ticket.cut(model, self.groups, example, kept, rescued)
 
     def choose(self) -> tuple[dict[str, Tensor], list[str]]:
-        """Channels that stay by the newest mask, and the layers that would have vanished.
+        """Channels that the newest mask keeps, and the layers that would have lost all.
 
         Raises:
-            ValueError: scales that do not differ, so that they tell nothing.
+            ValueError: scales that do not differ, so that they rank nothing.
         """
         if self._scales is None:
-            raise ValueError("a ticket is drawn from scales: look at a net first")
+            raise ValueError("a ticket is drawn from scales: add a mask first")
         stays = float(self.masks[-1].double().mean())
         if stays < 0.5 * (1 - self.config.ratio):
             raise ValueError(
@@ -330,7 +330,7 @@ class TicketSearch:
         return [[distance(one, other) for other in self.masks] for one in self.masks]
 
     def summary(self) -> dict[str, Any]:
-        """What the report tells of the search, as plain values."""
+        """The report of the search, as plain values."""
         return {
             "ratio": self.config.ratio,
             "settled": self.settled,
@@ -340,30 +340,30 @@ class TicketSearch:
 
 
 class SearchSchedule:
-    """When a search looks at the scales, and when the ticket is drawn.
+    """When a search reads the scales, and when the ticket is drawn.
 
     Args:
         search: the masks so far.
-        every: steps or rounds between two looks.
-        latest: after how many the newest mask is taken, settled or not.
+        every: steps or rounds between two masks.
+        latest: steps or rounds after which the newest mask is taken, settled or not.
     """
 
     def __init__(self, search: TicketSearch, *, every: int, latest: int) -> None:
         self.search, self.every, self.latest = search, every, latest
 
     def ready(self, count: int, net: State | nn.Module) -> bool:
-        """Look, if it is time; whether the ticket is to be drawn now.
+        """Add a mask if it is time; returns whether to draw the ticket now.
 
         Args:
             count: steps or rounds so far.
-            net: its state, or itself; a net whose parameters are not finite is not looked at.
+            net: the net or its state; ignored if its parameters are not finite.
         """
         last = count >= self.latest
         if not last and count % self.every:
             return False
         if isinstance(net, nn.Module):
             if not all_finite(dict(net.named_parameters())):
-                return False  # the training says that it diverged
+                return False  # the training itself reports that it diverged
             net = net.state_dict()
         return self.search.add_mask(net) or last
 
@@ -382,7 +382,7 @@ def penalise_scales(layers: Mapping[str, nn.Module], strength: float) -> None:
 
 
 def ticket_notes(ticket: Mapping[str, Any] | None) -> list[str]:
-    """What a reader must know of a ticket, as its search told it; nothing without one."""
+    """Notes on a ticket, from the report of its search; empty without one."""
     if ticket is None:
         return []
     notes = []

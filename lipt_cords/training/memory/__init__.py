@@ -2,7 +2,7 @@
 
 After Capuchin (Peng et al., "Capuchin: Tensor-based GPU Memory Management for Deep Learning",
 ASPLOS 2020): one step is measured, then each activation is kept, swapped to the host and back, or
-made again.
+recomputed.
 """
 
 from lipt_cords.base.sizes import parse_bytes, show_bytes

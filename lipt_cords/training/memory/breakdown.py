@@ -1,6 +1,6 @@
-"""Whose the bytes are: those of a plain step at its peak, and those of a plan at every operation.
+"""Memory by use: of a plain step at its peak, and of a planned step at every operation.
 
-Both are taken from the numbers that the peak itself comes from, so they add up to it.
+Both are computed from the same numbers as the peak, so they add up to it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from lipt_cords.training.memory.trace import KEEP, RECOMPUTE, SWAP, Storage, Tra
 
 BASE, TEMPORARY = "base", "temporary"
 SHARES = (BASE, KEEP, SWAP, RECOMPUTE, TEMPORARY)
-"""What bytes in memory can be, in the order in which they are shown."""
+"""Uses of memory, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
 class PlainPeak:
-    """What the peak of a plain step is made of, in bytes.
+    """The parts of the peak of a plain step, in bytes.
 
     Attributes:
-        resident: what is there before the step: weights, buffers, an optimizer's state.
+        resident: memory before the step: weights, buffers, an optimizer's state.
         inputs: the batch.
         activations: saved for the backward pass, each storage once.
-        gradients: of the weights, those that are there at the peak.
-        temporary: everything else.
+        gradients: of the weights, as far as they exist at the peak.
+        temporary: all else.
     """
 
     resident: int
@@ -43,7 +43,7 @@ class PlainPeak:
 
 
 def plain_peak(trace: Trace) -> PlainPeak:
-    """Take the peak of a plain step apart.
+    """Divide the peak of a plain step into its parts.
 
     Args:
         trace: the measured step.
@@ -62,21 +62,21 @@ def plain_peak(trace: Trace) -> PlainPeak:
 def _kind(trace: Trace, storage: Storage) -> str:
     if storage.saved is not None:
         return "activations"
-    # Made by the backward pass, and still there when it is over: somebody wants it.
+    # Made by the backward pass, and still in memory at its end: a gradient.
     lasts = storage.born >= trace.forward and storage.end >= len(trace.ops)
     return "gradients" if lasts else "temporary"
 
 
 def bytes_by_share(plan: Plan) -> dict[str, NDArray[np.int64]]:
-    """Bytes during every operation of a planned step, by what was decided about them.
+    """Bytes during every operation of a planned step, by decision.
 
     Args:
         plan: for a step of some operations.
 
     Returns:
-        One array of shape (ops,) for each of ``SHARES``: ``base`` is there all the time, ``keep``,
-        ``swap`` and ``recompute`` are activations by decision, ``temporary`` is what no backward
-        pass asks for. They add up to ``plan.timeline.live``.
+        One array of shape (ops,) for each of ``SHARES``: ``base`` is always in memory, ``keep``,
+        ``swap`` and ``recompute`` are activations by decision, ``temporary`` is what the backward
+        pass does not need. They add up to ``plan.timeline.live``.
     """
     trace, timeline = plan.trace, plan.timeline
     count = len(trace.ops)
@@ -90,7 +90,7 @@ def bytes_by_share(plan: Plan) -> dict[str, NDArray[np.int64]]:
         born, end = storage.born, int(timeline.ends[number])
         share = TEMPORARY if storage.saved is None else plan.decisions.get(number, KEEP)
         back, left = timeline.back.get(number), timeline.left.get(number)
-        if back is None or left is None or left >= back:  # it is never away
+        if back is None or left is None or left >= back:  # it is never out of memory
             add(share, storage.size, born, end)
         else:
             add(share, storage.size, born, left)

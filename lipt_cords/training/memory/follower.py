@@ -1,8 +1,8 @@
-"""The guided step: it follows a plan, as long as it does what the measured step did.
+"""The guided step: it follows a plan, as long as its operations are those of the measured step.
 
-The forward pass is compared with the trace operation by operation, and every storage that a
-recomputation touches by identity, so a step that does something else is noticed before anything
-of it is lost. From there on activations go to the host and come back on demand.
+The forward pass is compared with the trace operation by operation, and every storage of a
+recomputation by identity, so that a different step is detected before any value is lost. From then
+on activations are swapped on demand.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from lipt_cords.training.memory.recorder import Recording
 from lipt_cords.training.memory.storages import (
     ByStorage,
     Geometry,
+    is_plain,
     numbered,
-    plain,
     shape_of,
     tensors_of,
     whole_storage,
@@ -42,7 +42,7 @@ from lipt_cords.training.memory.trace import RECOMPUTE, SWAP
 
 
 class IndexedPlan:
-    """A plan with what a guided step looks up: made once, followed many times.
+    """A plan with lookup tables for guided steps: made once, followed many times.
 
     Args:
         recording: the measured step.
@@ -66,7 +66,7 @@ class IndexedPlan:
         self.take(plan)
 
     def take(self, plan: Plan) -> None:
-        """Go by the same decisions at other times."""
+        """Set a plan with the same decisions and other times."""
         self.plan = plan
         self.leaves: dict[int, list[int]] = {}
         for one, op in plan.timeline.left.items():
@@ -79,12 +79,12 @@ class IndexedPlan:
 
 @dataclass
 class StepCosts:
-    """What following a plan took.
+    """The costs of a guided step.
 
     Attributes:
         waited: seconds that each swapped storage came late.
-        recomputed: seconds of making each recomputed storage again.
-        held_up: seconds that the step waited for storages to leave.
+        recomputed: seconds to recompute each storage.
+        held_up: seconds that the step waited for transfers to the host.
         changed: how the step differed from the trace, if it did.
     """
 
@@ -95,11 +95,11 @@ class StepCosts:
 
 
 class GuidedStep:
-    """Follows one step.
+    """One step that follows a plan.
 
     Args:
-        indexed: what to do.
-        link: where activations go.
+        indexed: the plan.
+        link: to the host.
     """
 
     def __init__(self, indexed: IndexedPlan, link: Link) -> None:
@@ -117,7 +117,7 @@ class GuidedStep:
         self.costs = StepCosts()
 
     def run(self, function: Any, args: Any, kwargs: Any) -> Any:
-        """Call an operation; of the forward pass, compare it with the trace and note it."""
+        """Call an operation; in the forward pass, compare it with the trace and record it."""
         if self._readers and written_places(function):
             for tensor in written_tensors(function, args, kwargs):
                 self._before_write(tensor)
@@ -149,9 +149,9 @@ class GuidedStep:
         return result
 
     def pack(self, tensor: Tensor) -> Packed | PackedHere:
-        """Keep, send away or let go of a saved tensor, as planned."""
-        if self._backward or not plain(tensor):
-            # A second forward pass of the same step: nothing was planned for it.
+        """Keep, swap or drop a saved tensor, as planned."""
+        if self._backward or not is_plain(tensor):
+            # A second forward pass of the same step has no plan.
             self._packed += not self._backward
             return PackedHere(-1, tensor)
         number, packs = self._packed, self._trace.packs
@@ -174,7 +174,7 @@ class GuidedStep:
         return Packed(one, self._hold(one, tensor), tensor)
 
     def unpack(self, packed: Packed | PackedHere) -> Tensor:
-        """A saved tensor; what the plan says about this moment is begun first."""
+        """Return a saved tensor; first start the transfers that are planned for this moment."""
         if not self._backward:
             self._backward = True
             self._sources.clear()
@@ -192,13 +192,13 @@ class GuidedStep:
         return tensor
 
     def finish(self) -> StepCosts:
-        """What the step took; call it when it is over."""
+        """The costs of the step; call it at its end."""
         late = {number: arrival.late() for number, arrival in self._arrivals.items()}
         self.costs.waited = {number: seconds for number, seconds in late.items() if seconds > 0}
         return self.costs
 
     def _await_departures(self, leaving: list[int]) -> None:
-        """Wait for what the plan says has left by now, so that the budget holds."""
+        """Wait for transfers that the plan expects to be over, so that the budget holds."""
         started = time.perf_counter()
         for one in leaving:
             handle = self._handles.get(one)
@@ -223,7 +223,7 @@ class GuidedStep:
         return known() is storage
 
     def _hold(self, number: int, tensor: Tensor) -> Handle:
-        """The handle of a storage, which is made when it is first met."""
+        """The handle of a storage, made at its first use."""
         handle = self._handles.get(number)
         if handle is not None:
             return handle
@@ -247,7 +247,7 @@ class GuidedStep:
     def _watch_sources(
         self, handle: Recomputed, sources: tuple[int, ...], calls: list[Call]
     ) -> None:
-        """Know what a storage is made from, in case that is written to before it is."""
+        """Watch the sources of a storage for writes before its recomputation."""
         storages = [self._alive[source]() for source in sources]
         storages += [
             leaf.tensor.untyped_storage()
@@ -263,9 +263,9 @@ class GuidedStep:
                 readers.add(handle)
 
     def _before_write(self, tensor: Tensor) -> None:
-        """Make again, now, what is made from a storage that is about to change.
+        """Recompute now what depends on a storage that is about to be written to.
 
-        The measured step does not do this, so the step has changed.
+        The measured step has no such write, so the step has changed.
         """
         if not numbered(tensor):
             return
@@ -273,14 +273,14 @@ class GuidedStep:
             if not handle.made:
                 handle.get()
                 if self.costs.changed is None:
-                    self._change("an activation's source is written to", "left as it is")
+                    self._change("an activation's source is written to", "not written to")
 
     def _note_remade(self, number: int) -> Callable[[float], None]:
         spent = self.costs.recomputed
         return lambda seconds: spent.__setitem__(number, seconds)
 
     def _note(self, number: int, function: Any, args: Any, kwargs: Any) -> Call | None:
-        """An operation that may be called again, without holding what it reads."""
+        """Record an operation that may be called again, without holding its inputs."""
         recording = self._plan.recording
         leaves, spec = tree_flatten((args, kwargs))
         known, writes = recording.arguments[number], self._trace.ops[number].writes
@@ -304,7 +304,7 @@ class GuidedStep:
         return Call(function, leaves, spec, recording.results[number])
 
     def _send_away(self, tensor: Tensor) -> Packed | PackedHere:
-        """On demand, as in the measured step."""
+        """Swap on demand, as in the measured step."""
         storage = tensor.untyped_storage()
         if isinstance(tensor, torch.nn.Parameter) or tensor.is_leaf:
             return PackedHere(-1, tensor)

@@ -1,4 +1,4 @@
-"""What stands in the autograd graph for a saved tensor, until the backward pass asks for it."""
+"""Handles: in the autograd graph they replace a saved tensor until the backward pass needs it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lipt_cords.training.memory.storages import Geometry, Version, check_version
 
 
 class Handle(Protocol):
-    """One storage; once its last saved tensor is used up it goes, and its memory with it."""
+    """One storage; its memory is freed after the last use of its saved tensors."""
 
     def get(self) -> Tensor:
         """All its bytes on the device, shape (bytes,)."""
 
     def prepare(self) -> None:
-        """Start what takes time."""
+        """Start a transfer, if one is needed."""
 
 
 class Kept:
-    """A storage that stays where it is."""
+    """A storage that stays on the device."""
 
     def __init__(self, whole: Tensor) -> None:
         self._whole = whole
@@ -37,14 +37,14 @@ class Kept:
 
 
 class Swapped:
-    """A storage that goes to the host and comes back."""
+    """A storage that is sent to the host and fetched back."""
 
     def __init__(self, transfer: Transfer) -> None:
         self.transfer = transfer
         self._kept: Tensor | None = None
 
     def keep(self, whole: Tensor) -> None:
-        """Take what is on the device instead: it was written to."""
+        """Use the storage on the device instead, because it was written to."""
         self._kept = whole
 
     def get(self) -> Tensor:
@@ -56,12 +56,12 @@ class Swapped:
 
 
 class Recomputed:
-    """A storage that is let go of and made again, once.
+    """A storage that is freed and recomputed, once.
 
     Args:
-        sources: handles of what it is made from.
-        make: makes it.
-        spent: told the seconds that it took.
+        sources: handles of the storages from which it is computed.
+        make: computes it.
+        spent: called with the seconds of the recomputation.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Recomputed:
 
     @property
     def made(self) -> bool:
-        """Whether it is there again."""
+        """Whether it was recomputed."""
         return self._whole is not None
 
     def get(self) -> Tensor:
-        # Not by recursion: a net's whole depth may have to be made again in a row.
+        # Without recursion: the chain of recomputations may be as deep as the net.
         stack: list[Recomputed] = [self]
         while stack:
             one = stack[-1]
@@ -89,13 +89,13 @@ class Recomputed:
                     stack += missing
                     continue
                 for source in one.sources:
-                    source.get()  # what is waited for is not counted as recomputed
+                    source.get()  # waiting does not count as recomputation
                 started = time.perf_counter()
                 one._whole = one._make()
                 one._spent(time.perf_counter() - started)
             stack.pop()
         if self._whole is None:
-            raise RuntimeError("an activation could not be made again")
+            raise RuntimeError("an activation could not be recomputed")
         return self._whole
 
     def prepare(self) -> None:
@@ -103,16 +103,16 @@ class Recomputed:
 
 
 class Packed:
-    """A saved tensor: a view into a storage that a handle stands for.
+    """A saved tensor: a view into the storage of a handle.
 
     Args:
         number: of the storage in the step's trace; negative for a given one.
         handle: of the storage.
-        tensor: the view; its memory is not held.
+        tensor: the view; its memory is not kept.
     """
 
     owner: object = None
-    """What packed it: the step that it is of."""
+    """The step that packed it."""
 
     def __init__(self, number: int, handle: Handle, tensor: Tensor) -> None:
         self.number, self.handle, self.geometry = number, handle, Geometry.of(tensor)
@@ -122,7 +122,7 @@ class Packed:
         """The saved tensor.
 
         Raises:
-            RuntimeError: it was written to meanwhile.
+            RuntimeError: it was written to in the meantime.
         """
         self._version.check(self.geometry)
         with torch.no_grad():
@@ -130,7 +130,7 @@ class Packed:
 
 
 class PackedHere:
-    """A saved tensor that stays where it is.
+    """A saved tensor that stays on the device.
 
     Args:
         number: of the storage in the step's trace; negative for a given one.
@@ -142,7 +142,7 @@ class PackedHere:
 
     def __init__(self, number: int, tensor: Tensor) -> None:
         self.number = number
-        self._tensor = tensor.detach()  # a result must not hold the operation that made it
+        self._tensor = tensor.detach()  # a result must not keep the operation that made it alive
         self._version = self._tensor._version
 
     def tensor(self) -> Tensor:

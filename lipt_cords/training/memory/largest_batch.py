@@ -1,6 +1,6 @@
-"""The largest batch within a budget, plain and planned: doubled until too large, then halved in.
+"""The largest batch within a budget, plain and planned: doubled until too large, then bisected.
 
-Batches are measured, not extrapolated: what an operation takes need not grow with the batch.
+Batches are measured, not extrapolated: the memory of an operation need not grow with the batch.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from lipt_cords.training.memory.plan import Plan, Policy, plan_activations
 from lipt_cords.training.memory.trace import Trace
 
 NEAR = 20
-"""The search ends when the batch that fits and the one that does not are a 20th apart."""
+"""The search ends when the largest that fits and the smallest that does not are a 20th apart."""
 
 Measure = Callable[[int], Trace]
 
 
 class TooLarge(ValueError):
-    """What ``measure`` raises for a batch that the machine cannot even measure."""
+    """Raised by ``measure`` for a batch that the machine cannot measure."""
 
 
 @dataclass(frozen=True)
 class LargestBatch:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-        plain: samples of the largest batch whose plain step fits the budget; 0 where none does.
+        plain: samples of the largest batch whose plain step fits the budget; 0 if none does.
         planned: the same of a planned step.
         plan: for that batch, or None where none fits.
         traces: the measured steps by batch size.
@@ -56,23 +56,23 @@ def largest_batch(
     at_most: int = 4096,
     room: int | None = None,
 ) -> LargestBatch:
-    """Find the largest batch whose step fits, with a plan and without one.
+    """Find the largest batch whose step fits, with and without a plan.
 
-    Sizes are doubled from ``start`` until one does not fit, then halved in until the one that
-    fits and the one that does not are 5 % apart. That a smaller batch fits where a larger one
-    does is taken for granted.
+    Sizes are doubled from ``start`` until one does not fit, then bisected until the one that fits
+    and the one that does not are 5 % apart. It is assumed that a smaller batch fits if a larger one
+    does.
 
     Args:
-        measure: the trace of a step on a batch of that many samples; called once a size. It may
+        measure: the trace of a step on a batch of that many samples; called once per size. It may
             raise :class:`TooLarge`.
         budget: bytes for all that a step has in memory.
         bandwidth: bytes a second of the link to the host, each way.
-        policy: ``both``, or ``swap`` or ``recompute`` alone.
+        policy: ``both``, or only ``swap`` or ``recompute``.
         start: samples to begin with, at least 1.
-        at_most: samples that are not exceeded, at least ``start``.
-        room: bytes that activations and everything else may take together while a step is
-            measured; a batch that would take more, in proportion to smaller ones, is not tried.
-            None: as many as it wants.
+        at_most: most samples to try, at least ``start``.
+        room: bytes that activations and everything else may take together while a step is measured;
+            a batch that would take more, in proportion to smaller ones, is not tried. None: no
+            limit.
 
     Raises:
         ValueError: sizes out of range, or a step that saves nothing.
@@ -100,7 +100,7 @@ def largest_batch(
 
 
 class _Search:
-    """Sizes that were measured serve both questions, so a second one costs little."""
+    """Both searches share measurements, so the second costs little."""
 
     def __init__(self, measure: Measure, start: int, at_most: int, room: int | None) -> None:
         self._measure, self._start, self._at_most, self._room = measure, start, at_most, room
@@ -142,7 +142,7 @@ class _Search:
         return low
 
     def _trace(self, size: int) -> Trace | None:
-        """That of a size; None where it cannot be measured."""
+        """The trace of a size; None if it cannot be measured."""
         if size not in self.traces and size not in self._impossible:
             try:
                 self.traces[size] = self._measure(size)
@@ -151,7 +151,7 @@ class _Search:
         return self.traces.get(size)
 
     def _refused(self, size: int) -> bool:
-        """Whether measuring a size would take more than there is, to judge by smaller ones."""
+        """Whether measuring a size would need too much memory, estimated from smaller ones."""
         if self._room is None or not self.traces:
             return False
         known = max(self.traces)

@@ -1,8 +1,8 @@
-"""The way to the host and back: streams of copies on a GPU, paced threads on a CPU.
+"""Transfers to the host and back: streams of copies on a GPU, paced threads on a CPU.
 
-On a CPU there is no second memory, so the device is a fiction: what is "on the host" is a copy in
-the same memory that is accounted for separately, and a transfer takes as long as a link of the
-given bandwidth would take. Everything else (who waits for whom, what is freed when) is real.
+On a CPU there is no second memory, so the device is simulated: data "on the host" is a copy in the
+same memory that is counted separately, and a transfer takes as long as on a link of the given
+bandwidth. All else (waiting and freeing of memory) is as on a GPU.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ DEFAULT_BANDWIDTH = 12e9
 
 
 class Transfer(Protocol):
-    """A storage on its way to the host, there, or back again."""
+    """A storage that is swapped out: on the way to the host, there, or on the way back."""
 
     def fetch(self) -> None:
-        """Start to bring it back, if that has not been started."""
+        """Start to fetch it, if not started."""
 
     def get(self) -> Tensor:
         """All its bytes on the device; waits for them."""
 
     def settle(self) -> None:
-        """Wait until it has left."""
+        """Wait until it is on the host."""
 
     @property
     def arrival(self) -> Arrival:
-        """When it came, compared with when it was wanted; holds none of its memory."""
+        """Its lateness; keeps none of its memory."""
 
 
 class Arrival:
@@ -45,11 +45,11 @@ class Arrival:
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
 
     def between(self, wanted: torch.cuda.Event, came: torch.cuda.Event) -> None:
-        """Read it from a GPU's clock, later."""
+        """Set it from two events of a GPU, to be read later."""
         self._events = wanted, came
 
     def late(self) -> float:
-        """Seconds that the step had to wait for it; ask after the step."""
+        """Seconds that the step waited for it; call it after the step."""
         if self._events is not None:
             wanted, came = self._events
             came.synchronize()
@@ -66,11 +66,11 @@ class Link(Protocol):
     """Bytes a second, each way."""
 
     def send(self, whole: Tensor) -> Transfer:
-        """Start to copy all bytes of a storage to the host, and let go of it then."""
+        """Start to copy all bytes of a storage to the host, then free it."""
 
 
 class PacedLink:
-    """A simulated link: two threads that copy for real, no faster than the bandwidth.
+    """A simulated link: two threads copy, no faster than the bandwidth.
 
     Args:
         bandwidth: bytes a second, each way.
@@ -81,14 +81,14 @@ class PacedLink:
         self.out, self.back = _Direction(bandwidth, "to-host"), _Direction(bandwidth, "from-host")
         self._spare: dict[int, list[Tensor]] = {}
         self._lent, self._waiting, self._most = 0, 0, 0
-        self._lock = threading.RLock()  # a finaliser may give a buffer back while it is held
+        self._lock = threading.RLock()  # reentrant: finalisers may return buffers
 
     def send(self, whole: Tensor) -> Transfer:
-        """Start to copy all bytes of a storage to the host, and let go of it then."""
+        """Start to copy all bytes of a storage to the host, then free it."""
         return _PacedTransfer(self, whole)
 
     def buffer(self, size: int) -> Tensor:
-        """A host buffer; its memory is used again after ``spare``."""
+        """A host buffer; its memory is reused after ``spare``."""
         with self._lock:
             self._lent += size
             self._most = max(self._most, self._lent)
@@ -99,7 +99,7 @@ class PacedLink:
         return torch.empty(size, dtype=torch.uint8)
 
     def spare(self, buffer: Tensor) -> None:
-        """Give a host buffer back."""
+        """Return a host buffer."""
         with self._lock:
             self._lent -= buffer.numel()
             self._waiting += buffer.numel()
@@ -107,7 +107,7 @@ class PacedLink:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Hold no more bytes than were in use at once; sizes not seen for long go first."""
+        """Keep no more bytes than were in use at once; drop sizes that were unused for longest."""
         for size in list(self._spare):
             while self._lent + self._waiting > self._most and self._spare[size]:
                 self._spare[size].pop()
@@ -117,7 +117,7 @@ class PacedLink:
 
 
 class _Direction:
-    """One direction: transfers in the order in which they are asked for."""
+    """One direction: transfers in the order of their requests."""
 
     def __init__(self, bandwidth: float, name: str) -> None:
         self._bandwidth, self._name, self._free = bandwidth, name, 0.0
@@ -132,7 +132,7 @@ class _Direction:
         """Wait until a transfer that started then would be over."""
         self._free = max(self._free, started) + size / self._bandwidth
         rest = self._free - time.perf_counter()
-        if rest > 1e-4:  # shorter sleeps are longer than asked; the next transfer makes up for it
+        if rest > 1e-4:  # shorter sleeps take longer than requested; the next transfer corrects it
             time.sleep(rest)
 
 
@@ -152,7 +152,7 @@ class _PacedTransfer:
             here = None if self._wanted else self._here
         if here is None:
             return
-        # Allocated in this thread, which nobody watches: it is not the device's.
+        # Allocated in this thread, where memory is not counted: it is not the device's.
         host = self._link.buffer(self._size)
         weakref.finalize(self, self._link.spare, host).atexit = False
         host.copy_(here)
@@ -168,7 +168,7 @@ class _PacedTransfer:
             if self._wanted:
                 return
             self._wanted = True
-            if self._here is not None:  # it has not left, and stays
+            if self._here is not None:  # not yet sent: it stays
                 return
             # Allocated in the step's own thread, where it is counted.
             self._here = torch.empty(self._size, dtype=torch.uint8)
@@ -211,7 +211,7 @@ class StreamLink:
         self.bandwidth = bandwidth or measured_bandwidth(device)
 
     def send(self, whole: Tensor) -> Transfer:
-        """Start to copy all bytes of a storage to the host, and let go of it then."""
+        """Start to copy all bytes of a storage to the host, then free it."""
         return _StreamTransfer(self, whole)
 
 
@@ -224,7 +224,7 @@ class _StreamTransfer:
         with torch.cuda.stream(link.out):
             self._host.copy_(whole, non_blocking=True)
             self._left = link.out.record_event()
-        whole.record_stream(link.out)  # its memory is not used again before the copy is over
+        whole.record_stream(link.out)  # its memory is not reused before the copy is over
         self._back: torch.cuda.Event | None = None
         self._got = False
 
@@ -232,7 +232,7 @@ class _StreamTransfer:
         if self._here is not None:
             return
         self._here = torch.empty(self._host.numel(), dtype=torch.uint8, device=self._link.device)
-        # The memory may be that of a tensor which the stream of the step still reads.
+        # The stream of the step may still read the tensor in this memory.
         self._link.back.wait_stream(torch.cuda.current_stream(self._link.device))
         self._link.back.wait_event(self._left)
         with torch.cuda.stream(self._link.back):
@@ -284,7 +284,7 @@ def build_link(device: torch.device, bandwidth: float | None) -> Link:
     """The link of a device; on a CPU a simulated one.
 
     Raises:
-        ValueError: a device that has none.
+        ValueError: a device without one.
     """
     if device.type == "cuda":
         return StreamLink(device, bandwidth)

@@ -1,4 +1,4 @@
-"""Bytes in memory, counted storage by storage while they live: the measure of a plan."""
+"""Bytes in memory, counted for every storage from its birth to its end, to check plans."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lipt_cords.training.memory.storages import ByStorage, numbered, tensors_of
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storages that operations inside make, each from its birth to its end.
 
-    What threads of copies allocate is not seen: on a simulated device that is the host's. What was
-    there before is not counted either.
+    Memory that copying threads allocate is not counted: on a simulated device it is the host's.
+    Earlier memory is not counted either.
 
     Args:
         device: count only storages on devices of its type; None: all.
@@ -36,7 +36,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now, self.peak = 0, 0
         self._type = None if device is None else device.type
         self._known: ByStorage[bool] = ByStorage()
-        self._lock = threading.RLock()  # a finaliser may run while it is held
+        self._lock = threading.RLock()  # reentrant: a finaliser may run while it is held
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.around(lambda f, a, k: f(*a, **k), func, args, kwargs or {})
@@ -44,7 +44,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def around(
         self, call: Callable[[Any, Any, Any], Any], func: Any, args: Any, kwargs: Any
     ) -> Any:
-        """Call an operation somehow, and count what it makes."""
+        """Call an operation by a given function, and count the storages that it makes."""
         given = [t for t in tensors_of((args, kwargs)) if self._counted(t)]
         before = {tensor.untyped_storage()._cdata for tensor in given}
         result = call(func, args, kwargs)

@@ -1,4 +1,4 @@
-"""What a planner asks of a net: what is there before a step, and which module runs."""
+"""Facts about a net for a planner: memory before a step, and the module that runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lipt_cords.training.memory.storages import numbered, tensors_of
 
 
 def resident_storages(model: nn.Module, optimizer: Optimizer | None) -> tuple[list[Any], int]:
-    """Storages that are there before a step, and their bytes, each once.
+    """Storages that exist before a step, and their bytes, each once.
 
     Args:
         model: its weights, buffers and gradients.
-        optimizer: its state; None: nothing.
+        optimizer: its state; None: no state.
     """
     tensors: list[Tensor] = [*model.parameters(), *model.buffers()]
     tensors += [p.grad for p in model.parameters() if p.grad is not None]
@@ -42,12 +42,12 @@ class RunningModule:
 
     @property
     def name(self) -> str:
-        """By name, the innermost; empty where none does."""
+        """Name of the innermost one; empty if none runs."""
         return self._stack[-1] if self._stack else ""
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """Modules are hooked inside."""
+        """Modules have hooks inside."""
 
         def entered(module: nn.Module, args: Any) -> None:
             self._stack.append(self._names.get(id(module), ""))
@@ -70,7 +70,7 @@ class RunningModule:
 
 
 def _dense_parts(tensor: Tensor) -> list[Tensor]:
-    """What a tensor keeps in memory: itself, or the parts of a sparse one."""
+    """The dense tensors in memory: the tensor itself, or the parts of a sparse one."""
     if tensor.layout == torch.sparse_coo:
         return [tensor._indices(), tensor._values()]
     return [tensor] if numbered(tensor) else []
@@ -87,7 +87,7 @@ def shapes_of(values: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def inputs_noted(model: nn.Module, shapes: list[Any]) -> Iterator[None]:
-    """Note the shapes of what a model is first called with, inside."""
+    """Record the input shapes of the first call of a model inside."""
 
     def called(module: nn.Module, args: Any, kwargs: Any) -> None:
         if not shapes:
@@ -107,7 +107,7 @@ def refuse_unplannable(model: nn.Module) -> None:
     """Refuse a model that torch.compile made, and one whose weights have no shapes yet.
 
     Raises:
-        ValueError: it is one, or holds one.
+        ValueError: it is such a model, or contains one.
     """
     if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What an operation writes to, by its schema, and what BatchNorm writes to without saying so."""
+"""What operations write to: from their schemas, and BatchNorm's statistics, which these lack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lipt_cords.training.memory.storages import tensors_of
 
 @functools.cache
 def written_places(function: Any) -> tuple[tuple[int, str], ...]:
-    """Places and names of the arguments that an operation says it writes to."""
+    """Places and names of the arguments to which an operation writes, by its schema."""
     return tuple(
         (place, argument.name)
         for place, argument in enumerate(function._schema.arguments)
@@ -21,7 +21,7 @@ def written_places(function: Any) -> tuple[tuple[int, str], ...]:
 
 
 def written_tensors(function: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """The tensors that an operation says it writes to."""
+    """The tensors to which an operation writes, by its schema."""
     places = written_places(function)
     if not places:
         return []
@@ -30,7 +30,7 @@ def written_tensors(function: Any, args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def moved_statistics(function: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """The running statistics that BatchNorm moves, of which its schema says nothing."""
+    """The running statistics that BatchNorm updates, which its schema does not show."""
     if "batch_norm" not in str(function) or "backward" in str(function):
         return []
     named = {

@@ -1,7 +1,7 @@
-"""The plan: which storages stay, which go to the host and back, which are made again.
+"""The plan: which storages are kept, which are swapped, which are recomputed.
 
 After Capuchin (Peng et al., "Capuchin: Tensor-based GPU Memory Management for Deep Learning",
-ASPLOS 2020), on storages; how decisions are searched for is in ``search``.
+ASPLOS 2020), on storages. The search for decisions is in ``search``.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Policy = Literal["both", "swap", "recompute"]
 
 @dataclass(frozen=True)
 class Plan:
-    """Decisions for a step, and what they are expected to do.
+    """Decisions for a step, and their predicted effect.
 
     Attributes:
         budget: bytes.
         bandwidth: bytes a second of the link to the host, each way.
-        decisions: ``swap`` or ``recompute`` by number of a storage; what is not named is kept.
-        triggers: the demand of the backward pass at which each swapped storage starts to come
-            back, by number of the demand.
-        trace: the step that it is for.
+        decisions: ``swap`` or ``recompute`` by number of a storage; all others are kept.
+        triggers: the demand of the backward pass, by number, at which the fetch of each swapped
+            storage starts.
+        trace: the planned step.
         timeline: the step under the plan.
     """
 
@@ -43,12 +43,12 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Bytes that the step is expected to take at most."""
+        """Predicted peak of the step, in bytes."""
         return self.timeline.peak
 
     @property
     def overhead(self) -> float:
-        """Seconds that the plan adds, over those of the plain step."""
+        """Seconds that the plan adds, relative to those of the plain step."""
         return self.timeline.seconds / self.trace.seconds if self.trace.seconds else 0.0
 
     def bytes_by_decision(self) -> dict[str, int]:
@@ -65,7 +65,7 @@ class Plan:
 
 
 def check_policy(policy: object) -> None:
-    """Refuse what is no policy.
+    """Check the name of a policy.
 
     Raises:
         ValueError: another name.
@@ -77,17 +77,17 @@ def check_policy(policy: object) -> None:
 def plan_activations(
     trace: Trace, budget: int, *, bandwidth: float = 12e9, policy: Policy = "both"
 ) -> Plan:
-    """Decide what stays, what is swapped and what is recomputed, so that a step fits.
+    """Decide what is kept, swapped and recomputed, so that a step fits.
 
     Args:
         trace: the measured step.
         budget: bytes for all that the step has in memory: weights, gradients, inputs, activations
             and temporary tensors.
         bandwidth: bytes a second of the link to the host, each way.
-        policy: ``both``, or one of the two alone.
+        policy: ``both``, or only one of them.
 
     Raises:
-        ValueError: a budget that no decision reaches; the message says the least that is.
+        ValueError: a budget that no decision reaches; the message names the least one that works.
     """
     check_bandwidth(bandwidth)
     check_policy(policy)
@@ -104,7 +104,7 @@ def plan_activations(
     index = TraceIndex(trace)
     found = _search(index, budget, bandwidth, policy)
     if found.timeline.peak > budget:
-        # Whatever is searched for, the plan with the lowest peak is one that fits.
+        # If the search finds no plan that fits, the one with the lowest peak may.
         lowest = _search(index, 0, bandwidth, policy)
         found = Solution(lowest.decisions, simulate(index, lowest.decisions, bandwidth, budget))
         least = lowest.timeline.peak
@@ -120,12 +120,12 @@ def plan_activations(
 
 
 def least_budget(trace: Trace, *, bandwidth: float = 12e9, policy: Policy = "both") -> int:
-    """The smallest peak that the planner reaches for a step.
+    """The smallest peak that the planner can reach for a step.
 
     Args:
         trace: the measured step.
         bandwidth: bytes a second of the link to the host, each way.
-        policy: ``both``, or one of the two alone.
+        policy: ``both``, or only one of them.
 
     Returns:
         Bytes; a budget of so many can be planned.

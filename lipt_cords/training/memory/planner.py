@@ -1,4 +1,4 @@
-"""The memory planner: measures a training step, plans it, and guides those that follow."""
+"""The memory planner: measures a training step, plans it, and guides later steps."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ from lipt_cords.training.memory.step_kinds import (
 from lipt_cords.training.memory.trace import Trace
 
 MEASURED = 2
-"""Steps of a kind that are measured: the first pays for what is set up once."""
+"""Steps of a kind that are measured: the first includes one-time setup."""
 KINDS = 8
-"""Kinds of steps of a net that are planned; a last, smaller batch is a kind of its own."""
+"""Kinds of steps of a net that are planned; a smaller last batch is a separate kind."""
 ALL_KINDS = 64
-"""Kinds of all nets that share plans; the oldest give way."""
+"""Kinds of all nets that share plans; the oldest are dropped."""
 SIZES = 4
-"""Plans of a kind that are kept, for different bytes before the step."""
+"""Plans of a kind that are kept, for different memory before the step."""
 CHANGES = 3
 """Changed steps of a kind after which it is no longer planned."""
 
 
 ACTIVE = threading.local()
-"""Whether a step is under way, in each thread."""
+"""Whether a step is running, per thread."""
 
 
 class MemoryPlanner:
@@ -66,30 +66,30 @@ class MemoryPlanner:
             optimizer.step()
             optimizer.zero_grad()
 
-    The first two steps are measured, with every activation sent to the host until the backward
-    pass asks for it; later ones follow a plan of what stays, what goes to the host and back
-    (``swap``), and what is made again by calling its operations once more (``recompute``). A step
-    that is not like the measured one falls back to moving activations on demand; a batch of
-    another size is a kind of step of its own.
+    The first two steps are measured, with every activation sent to the host until the backward pass
+    asks for it; later ones follow a plan of what is kept, what is sent to the host and back
+    (``swap``), and what is computed again from its operations (``recompute``). A step that differs
+    from the measured one falls back to swapping on demand; batches of another size are a separate
+    kind of step.
 
-    On a CPU the device is simulated: copies "on the host" are accounted for separately, and the
-    way there and back is as slow as ``bandwidth`` says.
+    On a CPU the device is simulated: copies "on the host" are counted separately, and transfers are
+    as slow as ``bandwidth`` says.
 
     Args:
         model: the net, on its device.
         budget: bytes for all that a step has in memory, or a size such as ``"2GiB"``: weights,
-            gradients, the optimizer's state, inputs, activations and temporary tensors. What an
-            operation takes inside itself (a workspace) is not known.
-        optimizer: whose state counts; None: nothing does.
+            gradients, the optimizer's state, inputs, activations and temporary tensors. Memory
+            inside an operation (a workspace) is not known.
+        optimizer: its state counts too; None: no state.
         bandwidth: bytes a second to the host, each way; None measures it on a GPU, and takes
             12e9 on a CPU.
-        policy: ``both``, or ``swap`` or ``recompute`` alone.
-        plans: where other planners left what they measured; None: of this planner alone.
+        policy: ``both``, or only ``swap`` or ``recompute``.
+        plans: measurements and plans shared with other planners; None: only this planner's.
 
     Raises:
-        ValueError: a budget that is no size or that no plan reaches (on entering the third step;
-            it says the least that works), a compiled model, a device without a host link, a step
-            that saves nothing.
+        ValueError: a budget that is not a size or that no plan reaches (raised on entering the
+            third step; it names the least that works), a compiled model, a device without a host
+            link, a step that saves nothing.
     """
 
     def __init__(
@@ -163,12 +163,12 @@ class MemoryPlanner:
 
     @property
     def traces(self) -> list[Trace]:
-        """The steps that were measured, one of each kind."""
+        """The traces of measured steps, one per kind."""
         kinds = [kind for key, kind in self._kinds.items() if key[0] == self._net]
         return [kind.recording.trace for kind in kinds if kind.recording is not None]
 
     def report(self) -> MemoryReport:
-        """What was planned, and what happened in the last step of the largest kind."""
+        """The plan, and the costs of the last step of the largest kind."""
         if self._last is None:
             return MemoryReport(None, dict(self._steps), None, 0.0, 0.0, 0.0, 0, list(self._notes))
         planned, spent, seconds = self._last
@@ -184,7 +184,7 @@ class MemoryPlanner:
         )
 
     def _begin(self, function: Any, args: Any, kwargs: Any) -> Recorder | GuidedStep:
-        """Decide, at its first operation, what kind of step this is."""
+        """Find the kind of the step, at its first operation."""
         key = (self._net, function, shapes_of((args, kwargs)), *self._inputs, self.model.training)
         kind = self._kinds.get(key)
         if kind is None and sum(other[0] == self._net for other in self._kinds) < KINDS:
@@ -204,7 +204,7 @@ class MemoryPlanner:
             )
         recording = kind.recording
         if recording is None:
-            raise RuntimeError("a measured step left no trace")
+            raise RuntimeError("a measured step has no trace")
         planned = kind.plans.get(size)
         if planned is None:
             if len(kind.plans) == SIZES:
@@ -221,7 +221,7 @@ class MemoryPlanner:
     def _learn(
         self, kind: StepKind | None, follower: Recorder | GuidedStep, seconds: float
     ) -> None:
-        """Take what a step showed."""
+        """Learn from a finished step."""
         if kind is None:
             self._steps["on_demand"] += 1
             return
@@ -231,7 +231,7 @@ class MemoryPlanner:
                 raise RuntimeError("a guided step has no plan")
             peak = planned.index.trace.peak
             if self._last is None or peak >= self._last[0].index.trace.peak:
-                self._last = planned, spent, seconds  # not of a last, smaller batch
+                self._last = planned, spent, seconds  # not of a smaller last batch
             if spent.changed is not None:
                 self._steps["on_demand"] += 1
                 self._forget(kind, spent.changed)
@@ -304,7 +304,7 @@ class MemoryPlanner:
         if isinstance(packed, Tensor):
             return packed
         if self._follower is None or packed.owner is not self._token:
-            tensor: Tensor = packed.tensor()  # of a step that was left before its backward pass
+            tensor: Tensor = packed.tensor()  # of a step that ended before its backward pass
             return tensor
         self._quiet = True
         try:

@@ -1,4 +1,4 @@
-"""A trace made ready for planning: what may leave, when it is wanted, how it is made again."""
+"""A trace prepared for planning: candidates, their first use, and how they are recomputed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lipt_cords.training.memory.trace import Trace, lineage
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a storage is made again: the operations, what they read, and what they take.
+    """How a storage is recomputed: the operations, their inputs and their costs.
 
     Attributes:
         ops: in order.
         sources: saved storages that they read.
-        seconds: of all of them.
+        seconds: of all operations.
         peak: the most bytes they have in memory at once, the result included.
     """
 
@@ -29,7 +29,7 @@ class Recipe:
 
 
 class TraceIndex:
-    """A trace, and what is looked up in it again and again.
+    """A trace with lookup tables for planning.
 
     Args:
         trace: the step.
@@ -43,7 +43,7 @@ class TraceIndex:
         saved = {n for n, s in enumerate(trace.storages) if s.saved is not None and s.movable}
         self.recipes = {one: self._recipe(one, saved) for one in self.candidates}
         self.saved_as = {one: place for place, one in reversed([*enumerate(trace.packs)])}
-        """Which saved tensor was the first of each storage: in that order they leave."""
+        """The first saved tensor of each storage; storages are swapped out in that order."""
         self.first_event: dict[int, int] = {}
         for number, (_, storage) in enumerate(trace.events):
             self.first_event.setdefault(storage, number)
@@ -79,7 +79,7 @@ class TraceIndex:
             for made in self.trace.ops[number].writes:
                 live[made] = self.trace.storages[made].size
             peak = max(peak, sum(live.values()))
-            # A source that is made once more on the way is there already, and dropped.
+            # A source that is recomputed on the way is already there, and is dropped.
             live = {
                 one: size for one, size in live.items()
                 if one == storage or (one not in sources and last_use[one] > number)
@@ -88,7 +88,7 @@ class TraceIndex:
 
 
 def free_time(index: TraceIndex, storage: int, bandwidth: float) -> float:
-    """Seconds between its way out and its way back: (back - swap time) - (last + swap time)."""
-    one, clock = index.trace.storages[storage], index.trace.clock
+    """Seconds between its two transfers: (back - swap time) - (last + swap time)."""
+    one, starts = index.trace.storages[storage], index.trace.starts
     swap = one.size / bandwidth
-    return float(clock[one.accesses[0]] - swap - (clock[one.saved or 0] + swap))
+    return float(starts[one.accesses[0]] - swap - (starts[one.saved or 0] + swap))

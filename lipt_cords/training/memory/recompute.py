@@ -26,18 +26,18 @@ class Call:
 
 @dataclass(frozen=True)
 class FixedArgument:
-    """A tensor among a call's arguments that is there all the time."""
+    """An argument of a call that stays in memory."""
 
     tensor: Tensor
     copied: bool
-    """Whether the operation gets a copy: BatchNorm must not move its statistics twice."""
+    """Whether the operation gets a copy: BatchNorm must not update its statistics twice."""
     version: int
-    """Of its content, when the operation read it."""
+    """Version of its content when the operation read it."""
 
 
 @dataclass(frozen=True)
 class StoredArgument:
-    """A tensor among a call's arguments: a view into a storage of the step."""
+    """An argument of a call: a view into a storage of the step."""
 
     number: int
     geometry: Geometry
@@ -47,7 +47,7 @@ def recompute_storage(number: int, calls: Sequence[Call], sources: Mapping[int, 
     """Call operations again.
 
     Args:
-        number: of the storage that is wanted.
+        number: of the storage to recompute.
         calls: in order.
         sources: handles of the storages that they read.
 
@@ -61,7 +61,7 @@ def recompute_storage(number: int, calls: Sequence[Call], sources: Mapping[int, 
             if isinstance(leaf, StoredArgument):
                 last[leaf.number] = place
     kind = device_type(there, calls)
-    # As below autograd in the forward pass, where gradients are enabled: kernels may look at that.
+    # As below autograd in the forward pass: gradients are enabled there, and kernels may check it.
     below = torch._C._AutoDispatchBelowAutograd()
     with torch.enable_grad(), below, torch.autocast(kind, enabled=False):
         for place, call in enumerate(calls):
@@ -79,7 +79,7 @@ def recompute_storage(number: int, calls: Sequence[Call], sources: Mapping[int, 
 
 
 def device_type(there: Mapping[int, Tensor], calls: Sequence[Call]) -> str:
-    """Where the operations run, by what they read, or by what they are told."""
+    """The type of the device of the operations, from their inputs or device arguments."""
     read = [
         leaf.tensor for call in calls for leaf in call.leaves if isinstance(leaf, FixedArgument)
     ]

@@ -1,7 +1,7 @@
-"""The measured step: every activation goes to the host and back on demand, and all is recorded.
+"""The measured step: every activation is swapped on demand, and all operations are recorded.
 
-So even this step fits where a plain one would not, and what is recorded is when the forward pass
-itself lets go of a tensor, which nobody sees in a plain step because autograd holds it.
+So this step fits where a plain one would not. It also records when the forward pass itself releases
+a tensor; a plain step does not show this, because autograd holds the tensor.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from lipt_cords.training.memory.link import Link
 from lipt_cords.training.memory.op_schemas import moved_statistics, written_tensors
 from lipt_cords.training.memory.storages import (
     ByStorage,
+    is_plain,
     numbered,
-    plain,
     shape_of,
     tensors_of,
     whole_storage,
@@ -31,11 +31,11 @@ from lipt_cords.training.memory.trace import Op, Storage, Trace
 
 @dataclass
 class Recording:
-    """A trace, and what of the step is not numbers."""
+    """A trace, and the objects of the step that are not numbers."""
 
     trace: Trace
     functions: tuple[Any, ...]
-    """What was called, in the forward pass."""
+    """The functions that were called in the forward pass."""
     arguments: tuple[tuple[int, ...], ...]
     """The storage of each tensor among its arguments, in order."""
     results: tuple[tuple[int, ...], ...]
@@ -44,7 +44,7 @@ class Recording:
 
 @dataclass
 class _RecordedStorage:
-    """A storage while it is recorded."""
+    """A storage during recording."""
 
     size: int
     born: int
@@ -58,14 +58,14 @@ class _RecordedStorage:
 
 
 class Recorder:
-    """Follows one step.
+    """Records one step.
 
     Args:
-        link: where activations go.
-        resident: storages that are there before the step, by object; their bytes are known.
+        link: to the host.
+        resident: storages that exist before the step, by object; their bytes are known.
         resident_bytes: of all of them.
-        block: tells which module runs.
-        synchronize: waits for the device, so that an operation's time is its own.
+        block: returns the name of the running module.
+        synchronize: waits for the device, so that each operation is timed alone.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Recorder:
         for one, tensor in zip(written, writes, strict=True):
             if one >= 0 and self._made[one].saved is not None:
                 self._stay(self._made[one], tensor)
-        sound = all(plain(tensor) for tensor in (*tensors, *made))
+        sound = all(is_plain(tensor) for tensor in (*tensors, *made))
         self._ops[number] = Op(
             name=str(function),
             seconds=seconds,
@@ -142,9 +142,9 @@ class Recorder:
     def pack(self, tensor: Tensor) -> Packed | PackedHere:
         """Send a saved tensor's storage to the host."""
         if self._forward is not None:
-            self.complete = False  # nothing is planned for a second forward pass
+            self.complete = False  # a second forward pass has no plan
             return PackedHere(-1, tensor)
-        if not plain(tensor):
+        if not is_plain(tensor):
             self._packs.append(-1)
             self._shapes.append(())
             return PackedHere(-1, tensor)
@@ -168,7 +168,7 @@ class Recorder:
         return Packed(number, handle, tensor)
 
     def unpack(self, packed: Packed | PackedHere) -> Tensor:
-        """Bring a saved tensor back."""
+        """Return a saved tensor."""
         if self._forward is None:
             self._forward = len(self._ops)
         if packed.number >= 0:
@@ -181,9 +181,9 @@ class Recorder:
         return tensor
 
     def recording(self) -> Recording:
-        """What was recorded; call it when the step is over."""
+        """The recording; call it at the end of the step."""
         forward = len(self._ops) if self._forward is None else self._forward
-        # What an optimizer writes after the backward pass changes nothing that is made again.
+        # Writes of an optimizer after the backward pass do not change what is recomputed.
         last = self._events[-1][0] if self._events else 0
         stale = {one for one, number in self._changed.items() if number < last}
         last_write = {one: number for number, op in enumerate(self._ops) for one in op.writes}
@@ -219,7 +219,7 @@ class Recorder:
         )  # fmt: skip
 
     def _stay(self, made: _RecordedStorage, tensor: Tensor) -> None:
-        """Hold a storage that is written to after it was saved; its users' versions tell if."""
+        """Keep a storage that is written to after it was saved; versions detect wrong uses."""
         handle = None if made.handle is None else made.handle()
         if handle is not None:
             handle.keep(whole_storage(tensor))
@@ -232,7 +232,7 @@ class Recorder:
         made.released = len(self._ops)
 
     def _number(self, tensor: Tensor, born: int | None) -> int:
-        """The number of a tensor's storage; one not seen before is given, or made by ``born``."""
+        """The number of a tensor's storage; a new one is given, or made by operation ``born``."""
         if not numbered(tensor):
             return -1
         storage = tensor.untyped_storage()
@@ -256,5 +256,5 @@ class Recorder:
 
 
 def _only_allocates(name: str) -> bool:
-    """Whether an operation makes memory without filling it: if no later one does, nobody knows."""
+    """Whether an operation allocates memory without filling it."""
     return name.removeprefix("aten.").startswith(("empty", "new_empty", "resize"))

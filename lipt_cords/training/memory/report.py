@@ -1,4 +1,4 @@
-"""What a memory planner planned, and what its steps took."""
+"""The report of a memory planner: the plan, and the costs of its steps."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lipt_cords.training.memory.trace import RECOMPUTE, SWAP
 
 @dataclass
 class MemoryReport:
-    """What a planner did so far.
+    """The plan and the steps of a planner so far.
 
     Attributes:
-        plan: of the last guided step of the largest kind, or None before there is one.
+        plan: of the last guided step of the largest kind; None before the first.
         steps: by how they ran: ``measured``, ``guided``, ``on_demand``.
-        measured_peak: bytes that the first step under the plan took at most, or None; a later
-            one may differ by what feedback moved.
+        measured_peak: peak bytes of the first step under the plan, or None; feedback may change
+            that of later steps.
         step_seconds: of that step.
-        waited: seconds of it that activations left or came late.
-        recomputed: seconds of it that activations were made again.
+        waited: seconds of it spent waiting for late transfers.
+        recomputed: seconds of it spent on recomputation.
         moved: triggers that feedback moved forward so far.
-        notes: what a reader must know, such as steps that change.
+        notes: warnings for the reader, such as steps that change.
     """
 
     plan: Plan | None = field(repr=False)
@@ -35,7 +35,7 @@ class MemoryReport:
     notes: list[str]
 
     def summary(self) -> str:
-        """A sentence for people."""
+        """A sentence for the user."""
         if self.plan is None:
             return (
                 f"memory budget: not applied yet, {self.steps['measured']} steps were measured and "

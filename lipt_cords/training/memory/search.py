@@ -1,10 +1,11 @@
-"""The search for decisions: how many to swap, in order of free time, and the rest made again.
+"""The search for decisions: how many storages to swap, by free time; the others are recomputed.
 
-Capuchin swaps in order of free time until that no longer hides, and then weighs each tensor by
-itself. What one tensor costs depends on the others, which share a link and are made from each
-other; so here whole plans are weighed: for several numbers of swaps, and several limits of what is
-made again in one go, what is still too much at the peak is made again, most bytes a second first,
-and the cheapest plan that fits is taken. No swaps at all, and swaps alone, are always among them.
+Capuchin swaps in order of free time as long as transfers are hidden, and then compares the tensors
+one by one. But the cost of a tensor depends on the others, which share a link and are recomputed
+from each other. So whole plans are compared here: for several numbers of swaps and several limits
+of one group of recomputations, storages at the peak are recomputed until it fits, those with the
+most bytes per second first, and the cheapest plan that fits is taken. Plans without swaps and with
+swaps only are always tried.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from lipt_cords.training.memory.timeline import Timeline, simulate
 from lipt_cords.training.memory.trace import RECOMPUTE, SWAP
 
 GRID = 8
-"""Numbers of swaps that are tried first; then those between the best and its neighbours."""
+"""How many numbers of swaps are tried first; then those between the best and its neighbours."""
 LIMITS = tuple(2.0**-power for power in (0, 2, 3, 4, 5, 6, 7))
-"""Shares of all saved bytes that may be made again in one go: storages made from each other are,
-and are then in memory together. What is kept between two such groups is a checkpoint."""
+"""Shares of all saved bytes that one group of recomputations may have: storages that are recomputed
+from each other are in memory together. What is kept between two groups is a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Decisions, and what they do."""
+    """Decisions, and their effect."""
 
     decisions: dict[int, str]
     timeline: Timeline
 
     def better(self, other: Solution, budget: int) -> bool:
-        """Whether it fits and costs less, or comes nearer to fitting."""
+        """Whether it fits and costs less, or is closer to fitting."""
         mine, others = self.timeline, other.timeline
         if mine.peak <= budget and others.peak <= budget:
             return (mine.seconds, mine.peak) < (others.seconds, others.peak)
@@ -39,16 +40,16 @@ class Solution:
 
 
 class Search:
-    """Decisions for one step.
+    """The search for decisions for one step.
 
     Args:
         index: the step.
         budget: bytes.
         bandwidth: bytes a second of the link to the host, each way.
         swaps: whether storages may go to the host.
-        remakes: whether they may be made again.
-        timed: whether measured seconds are looked at; without them, and with a budget of 0, the
-            lowest peak is that of the step's shape alone, the same at every measurement.
+        remakes: whether they may be recomputed.
+        timed: whether measured seconds are used; without them and with a budget of 0 the lowest
+            peak does not depend on measured times.
     """
 
     def __init__(
@@ -71,9 +72,9 @@ class Search:
             one: (recipe.seconds if timed else 1.0) / max(1, storages[one].size)
             for one, recipe in recipes.items()
         }
-        """Seconds a byte of making it again: the inverse of Capuchin's MSPS."""
+        """Seconds per byte of recomputing it: the inverse of Capuchin's MSPS."""
         self._early = {one: float(storages[one].born) for one in recipes}
-        """In the order of the net: what one group has no room for is the next one's checkpoint."""
+        """In the order of the net: what does not fit in one group is a checkpoint for the next."""
         self._near: dict[int, set[int]] = {one: set() for one in recipes}
         for one, recipe in recipes.items():
             for source in recipe.sources:
@@ -83,7 +84,7 @@ class Search:
         self._tried: dict[int, Solution] = {}
 
     def best(self) -> Solution:
-        """The cheapest decisions that fit; if none do, those with the lowest peak."""
+        """The cheapest decisions that fit; if none fit, those with the lowest peak."""
         nothing = Solution({}, self._follow({}))
         if nothing.timeline.peak <= self._budget:
             return nothing
@@ -123,13 +124,13 @@ class Search:
         return free_time(self._course, one, self._bandwidth)
 
     def _try(self, number: int) -> None:
-        """Swap the first ones, and make the rest again under each limit."""
+        """Swap the first ones, and recompute others under each limit."""
         swapped = dict.fromkeys(self._idle[:number], SWAP)
         start = Solution(swapped, self._follow(swapped))
         self._tried[number] = found = start
         fits = [one for one in self._tried.values() if one.timeline.peak <= self._budget]
         if any(one.timeline.seconds <= start.timeline.seconds for one in fits):
-            return  # it costs more already, and more is to come
+            return  # it already costs more, and costs only grow
         for rank in (self._rank, self._early) if self._remakes else (self._rank,):
             for limit in LIMITS if self._remakes else LIMITS[:1]:
                 more = self._fill(start, limit * self._course.trace.activations, rank)
@@ -140,7 +141,7 @@ class Search:
         self._tried[number] = found
 
     def _fill(self, start: Solution, limit: float, rank: dict[int, float]) -> Solution:
-        """Evict at the place of the peak until it fits, or nothing is left there."""
+        """Evict storages at the peak until it fits, or none is left there."""
         decisions, now, best = dict(start.decisions), start.timeline, start
         while now.peak > self._budget and self._lower(decisions, now, limit, rank):
             now = self._follow(decisions)
@@ -152,7 +153,7 @@ class Search:
     def _lower(
         self, decisions: dict[int, str], now: Timeline, limit: float, rank: dict[int, float]
     ) -> bool:
-        """Decide on more at the place of the peak; whether there was anything to decide on."""
+        """Decide on more storages at the peak; returns whether there were any."""
         at, storages = now.peak_at, self._course.trace.storages
         idle = {
             one for one in self._course.candidates
@@ -176,7 +177,7 @@ class Search:
         return taken > 0
 
     def _group(self, one: int, decisions: dict[int, str]) -> int:
-        """Bytes of all that would be made again together with a storage."""
+        """Bytes of all storages that would be recomputed together with this one."""
         group, stack = {one}, [one]
         while stack:
             for other in self._near[stack.pop()] - group:
@@ -186,7 +187,7 @@ class Search:
         return sum(self._course.trace.storages[other].size for other in group)
 
     def _spared(self, found: Solution) -> Solution:
-        """The dearest decisions first: without them, or the other way, if that costs less."""
+        """Remove or switch decisions, the most expensive first, if that costs less."""
         decisions, now = dict(found.decisions), found.timeline
         costs = {
             one: now.recomputed.get(one, 0.0) + now.waited.get(one, 0.0) + now.held_up.get(one, 0.0)

@@ -1,4 +1,4 @@
-"""Kinds of steps: what was measured of each, and the plans that are followed."""
+"""Kinds of steps: the measurements of each, and the plans that are followed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lipt_cords.training.memory.recorder import Recording
 from lipt_cords.training.memory.timeline import simulate, triggers
 
 FEEDBACK = 0.05
-"""By which share of its swap time a late trigger moves forward at least (Capuchin, section 4.4);
-one that is later than that moves by half of its lateness, so that a slow link is met soon."""
+"""Least share of its swap time by which a late trigger moves forward (Capuchin, section 4.4). It
+moves by half of its lateness if that is more, to adapt to a slow link in few steps."""
 
 
 @dataclass
 class FollowedPlan:
-    """A plan that is followed."""
+    """A plan that steps follow."""
 
     index: TraceIndex
     indexed: IndexedPlan
@@ -28,7 +28,7 @@ class FollowedPlan:
     peak: int | None = None
 
     def feed_back(self, waited: Mapping[int, float]) -> int:
-        """Move the triggers of what came late forward, while the plan still fits.
+        """Move the triggers of late storages forward, while the plan still fits.
 
         Args:
             waited: seconds that each storage came late.
@@ -53,24 +53,24 @@ class FollowedPlan:
 
 @dataclass
 class StepKind:
-    """Steps that begin alike."""
+    """Steps with the same inputs' shapes and settings."""
 
     recording: Recording | None = None
     measured: int = 0
     changes: int = 0
     plans: dict[int, FollowedPlan] = field(default_factory=dict)
-    """By the bytes that are there before the step: an optimizer's state comes with its first."""
+    """By the bytes before the step: an optimizer creates its state in its first step."""
 
 
 @dataclass
 class Plans:
-    """What planners measured and planned; nets that are built alike may share it."""
+    """Measurements and plans; planners of equal nets may share them."""
 
     kinds: dict[Any, StepKind] = field(default_factory=dict)
 
 
 def planning_key(model: nn.Module, *options: Any) -> int:
-    """What planners must have in common to share what they measured."""
+    """The key of all that planners must have in common to share measurements."""
     layers = [(name, tuple(p.shape), p.dtype, p.requires_grad)
               for name, p in model.named_parameters()]  # fmt: skip
     return hash((repr(model), repr(layers), str(next(model.parameters()).device), *options))

@@ -1,4 +1,4 @@
-"""Tensors that autograd saves: where their memory is, and how they are put together again."""
+"""Tensors that autograd saves: their storages, and how they are rebuilt."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ def tensors_of(values: Any) -> list[Tensor]:
 
 
 class ByStorage(Generic[T]):
-    """What is known of storages, while they live: an address is used again afterwards."""
+    """A mapping by storage, as long as it lives: afterwards its address may be reused."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Any], T]] = {}
 
     def get(self, storage: Any) -> T | None:
-        """What is known of a storage; None: nothing."""
+        """The value of a storage; None if it has none."""
         known = self._known.get(storage._cdata)
         return known[1] if known is not None and known[0]() is storage else None
 
     def set(self, storage: Any, value: T) -> None:
-        """Know something of a storage, in place of what was known."""
+        """Set the value of a storage."""
         self._known[storage._cdata] = weakref.ref(storage), value
 
     def __bool__(self) -> bool:
         return bool(self._known)
 
 
-def plain(tensor: Tensor) -> bool:
-    """Whether a tensor is nothing but memory, sizes and strides."""
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is only memory, sizes and strides."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.layout == torch.strided
@@ -60,7 +60,7 @@ class Geometry:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Geometry:
-        """That of a tensor."""
+        """The geometry of a tensor."""
         return cls(tensor.dtype, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
 
     def on(self, whole: Tensor) -> Tensor:
@@ -83,44 +83,44 @@ def _has_storage(tensor: Tensor) -> bool:
 
 
 def whole_storage(tensor: Tensor) -> Tensor:
-    """All bytes of a tensor's storage, shape (bytes,); shares its memory, and holds it."""
+    """All bytes of a tensor's storage, shape (bytes,); it shares the memory and keeps it alive."""
     storage = tensor.untyped_storage()
     empty = torch.empty(0, dtype=torch.uint8, device=tensor.device)
     return empty.set_(storage, 0, (storage.nbytes(),), (1,))
 
 
 def shape_of(tensor: Tensor) -> tuple[Any, ...]:
-    """What a later step must save again, to be the same step."""
+    """Facts of a saved tensor that must be equal in later steps of the same kind."""
     return (str(tensor.dtype), tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
 
 
 class Version:
-    """How often a tensor was written to, without holding its memory.
+    """How often a tensor was written to, without keeping its memory alive.
 
     Args:
         tensor: any.
     """
 
     def __init__(self, tensor: Tensor) -> None:
-        # A detached tensor shares the count of writes, and keeps it when it gets other memory.
+        # A detached tensor shares the count of writes, and keeps it when its memory is replaced.
         self._counter = tensor.detach()
         self._counter.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
         self._saved = self._counter._version
 
     def check(self, what: Any) -> None:
-        """Complain as autograd does if it was written to since.
+        """Raise autograd's error if it was written to since.
 
         Args:
             what: has the ``dtype`` and ``shape`` of the tensor.
 
         Raises:
-            RuntimeError: its content is not what the backward pass needs.
+            RuntimeError: its content was changed.
         """
         check_version(self._counter._version, self._saved, what)
 
 
 def check_version(now: int, saved: int, what: Any) -> None:
-    """Complain as autograd does when a saved tensor was written to.
+    """Raise autograd's error for a saved tensor that was written to.
 
     Raises:
         RuntimeError: its content is not what the backward pass needs.

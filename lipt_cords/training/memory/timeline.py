@@ -1,10 +1,10 @@
-"""What a plan would do: bytes in memory at every operation, and the seconds that it costs.
+"""Simulates a plan: bytes in memory at every operation, and the seconds that it costs.
 
-The same rules as the guided step follows. A swapped storage leaves once its copy has gone over the
-link, which takes one transfer at a time in each direction, and comes back from its trigger on;
-where more than the budget would be in memory, the step waits for what is leaving. A recomputed
-one ends with the forward pass, is made again where it is first needed, and holds what
-it was made from until the backward pass has let go of it.
+The rules are those of the guided step. A swapped storage is freed after its transfer; the link
+takes one transfer at a time in each direction; the fetch starts at its trigger. If more than the
+budget would be in memory, the step waits for transfers to the host. A recomputed storage ends with
+the forward pass, is recomputed at its first use, and keeps its sources until the backward pass has
+released it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from lipt_cords.training.memory.trace import KEEP, RECOMPUTE, SWAP
 
 @dataclass(frozen=True)
 class Timeline:
-    """How a step goes under a plan.
+    """A simulated step under a plan.
 
     Attributes:
         live: bytes during every operation, shape (ops,).
-        before: bytes at their most just before an operation, while something is made again for
-            it; shape (ops,), 0 where nothing is.
-        waited: seconds that the backward pass waits for each swapped storage that comes late.
-        held_up: seconds that the step waits for each swapped storage to leave, so that it fits.
-        recomputed: seconds of making each recomputed storage again.
-        left: the operation before which each evicted storage is gone; without one that stayed.
+        before: peak bytes just before an operation, during recomputations for it; shape (ops,), 0
+            where there are none.
+        waited: seconds that the backward pass waits for each late swapped storage.
+        held_up: seconds that the step waits for the transfer of each swapped storage to the host,
+            so that it fits.
+        recomputed: seconds to recompute each storage.
+        left: the operation before which each evicted storage is freed; without those that stayed.
         back: the operation before which it is in memory again.
-        ends: the operation before which each storage is let go of for good, shape (storages,).
+        ends: the operation before which each storage is finally freed, shape (storages,).
     """
 
     live: NDArray[np.int64]
@@ -53,12 +54,12 @@ class Timeline:
 
     @property
     def peak_at(self) -> int:
-        """The operation at which they are reached."""
+        """The operation at the peak."""
         return int(np.argmax(np.maximum(self.live, self.before)))
 
     @property
     def seconds(self) -> float:
-        """What the plan adds to the step."""
+        """Seconds that the plan adds to the step."""
         return sum(sum(some.values()) for some in (self.waited, self.held_up, self.recomputed))
 
 
@@ -66,8 +67,8 @@ def needs(index: TraceIndex, decisions: Mapping[int, str]) -> tuple[dict[int, in
     """When evicted storages are first needed, and when storages end.
 
     Returns:
-        The first event that needs each evicted storage, be it to make another one; and the
-        operation before which each storage that recomputation touches ends.
+        The first event that needs each evicted storage, also for a recomputation; and the operation
+        before which each storage in recomputations ends.
     """
     storages = index.trace.storages
     first = {one: index.first_event[one] for one, what in decisions.items() if what != KEEP}
@@ -77,7 +78,7 @@ def needs(index: TraceIndex, decisions: Mapping[int, str]) -> tuple[dict[int, in
         recipe, end = index.recipes[one], max(ends.get(one, 0), storages[one].done)
         ends[one] = end
         if recipe is None:
-            raise ValueError(f"storage {one} cannot be made again, so it cannot be recomputed")
+            raise ValueError(f"storage {one} cannot be recomputed: a call is not repeatable")
         for source in recipe.sources:
             ends[source] = max(ends.get(source, storages[source].end), end)
             if source in first:
@@ -92,11 +93,11 @@ def triggers(
     budget: float = math.inf,
     earlier: Mapping[int, float] | None = None,
 ) -> dict[int, int]:
-    """The event at which each swapped storage starts to come back (Capuchin's in-trigger).
+    """The event at which the fetch of each swapped storage starts (Capuchin's in-trigger).
 
-    As late as it can be: from the last one needed back to the first, each transfer ends where it
-    is needed or where the next one must start, whichever is first; and no earlier than there is
-    room for it.
+    As late as possible: from the last storage to the first, each transfer ends where its storage is
+    needed or where the next transfer must start, whichever is first; but not before there is room
+    for it.
 
     Args:
         index: the step.
@@ -111,14 +112,14 @@ def triggers(
         return {}
     first, _ = needs(index, decisions)
     ops = np.array([op for op, _ in trace.events])
-    times = trace.clock[ops]
+    times = trace.starts[ops]
     free, found = np.inf, dict[int, int]()
     for one in sorted(swapped, key=lambda number: (first[number], number), reverse=True):
         start = min(float(times[first[one]]), free) - trace.storages[one].size / bandwidth
         start -= (earlier or {}).get(one, 0.0)
         found[one] = max(0, min(first[one], int(np.searchsorted(times, start, "right")) - 1))
         free = start
-    found = dict(reversed(found.items()))  # the one needed first is the first to come
+    found = dict(reversed(found.items()))  # the storage that is needed first is fetched first
     if budget == math.inf:
         return found
     late = {one: first[one] for one in swapped}
@@ -141,14 +142,14 @@ def simulate(
     budget: float = math.inf,
     starts: Mapping[int, int] | None = None,
 ) -> Timeline:
-    """Follow a step under decisions.
+    """Simulate a step under decisions.
 
     Args:
         index: the step.
         decisions: ``swap`` or ``recompute`` by storage; others are kept.
         bandwidth: bytes a second of each direction of the link to the host.
-        budget: bytes; where more would be in memory, the step waits for what is leaving.
-        starts: the event at which each swapped storage starts to come back; None: ``triggers``.
+        budget: bytes; if more would be in memory, the step waits for transfers to the host.
+        starts: the event at which the fetch of each swapped storage starts; None: ``triggers``.
     """
     if starts is None:
         starts = triggers(index, decisions, bandwidth, budget)
@@ -156,7 +157,7 @@ def simulate(
 
 
 class _Simulation:
-    """One walk through the operations."""
+    """One pass through the operations."""
 
     def __init__(
         self,
@@ -178,7 +179,7 @@ class _Simulation:
         self._saved: dict[int, list[int]] = {}
         for one in sorted(self._swapped, key=lambda one: index.saved_as.get(one, one)):
             self._saved.setdefault(trace.storages[one].saved or 0, []).append(one)
-        # What happens before an operation: a demand's triggers, then what it needs itself.
+        # Before an operation: the triggers of a demand, then its own storage.
         self._demands: dict[int, list[tuple[int, int, int, int]]] = {}
         for one, event in self._first.items():
             self._at(event).append((event, 1, index.done_at(one), one))
@@ -208,7 +209,7 @@ class _Simulation:
             else:
                 ends.setdefault(max(end, self._released[one]), []).append(one)
                 ends.setdefault(self._released[one], []).append(-1 - one)
-        lasts = np.diff(trace.clock).tolist()
+        lasts = np.diff(trace.starts).tolist()
         for op in range(ops):
             for one in self._saved.get(op, ()):
                 self._link_out = max(self._link_out, self._time) + self._size(one) / self._bandwidth
@@ -235,7 +236,7 @@ class _Simulation:
         )  # fmt: skip
 
     def _meet(self, op: int) -> int:
-        """Start and meet the demands of the backward pass; the most bytes meanwhile."""
+        """Serve the demands of the backward pass; returns the peak bytes meanwhile."""
         most = 0
         for _, kind, _, one in sorted(self._demands[op]):
             if kind == 0:
@@ -244,7 +245,7 @@ class _Simulation:
                 self._wait_for(one)
             else:
                 most = max(most, self._make(one, op))
-        self._depart(op)  # in the time that this took
+        self._depart(op)  # during this time
         return most
 
     def _at(self, event: int) -> list[tuple[int, int, int, int]]:
@@ -254,12 +255,12 @@ class _Simulation:
         return self._trace.storages[one].size
 
     def _depart(self, op: int) -> None:
-        """Note what has arrived at the host by now."""
+        """Note the transfers that have ended."""
         while self._pending and self._pending[0][0] <= self._time:
             self._send(op)
 
     def _send(self, op: int) -> None:
-        """The next storage on its way has arrived at the host."""
+        """Note the end of the next transfer to the host."""
         when, one = self._pending.popleft()
         self._sent[one] = when
         if self._released[one] <= op and one not in self.back:
@@ -271,7 +272,7 @@ class _Simulation:
             self._live -= self._size(one)
 
     def _make_room(self, more: int, op: int) -> None:
-        """Wait for what is leaving, as long as there is too much in memory."""
+        """Wait for transfers to the host, as long as there is too much in memory."""
         while self._live + more > self._budget and any(
             self._released[one] <= op and one not in self.back for _, one in self._pending
         ):
@@ -283,7 +284,7 @@ class _Simulation:
 
     def _fetch(self, one: int, op: int) -> None:
         self._depart(op)
-        if one not in self.left:  # it has not left, and stays
+        if one not in self.left:  # not yet sent: it stays
             self._arrives[one] = self._time
         else:
             self._make_room(self._size(one), op)
@@ -299,10 +300,10 @@ class _Simulation:
             self._time += late
 
     def _make(self, one: int, op: int) -> int:
-        """Make a storage again; the most bytes meanwhile."""
+        """Recompute a storage; returns the peak bytes meanwhile."""
         recipe = self._course.recipes[one]
         if recipe is None:
-            raise ValueError(f"storage {one} cannot be made again, so it cannot be recomputed")
+            raise ValueError(f"storage {one} cannot be recomputed: a call is not repeatable")
         self._depart(op)
         self._make_room(recipe.peak, op)
         most = self._live + recipe.peak

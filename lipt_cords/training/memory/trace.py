@@ -1,8 +1,8 @@
-"""What one training step does with memory, in numbers alone: operations, storages, accesses.
+"""The memory trace of one training step, as plain numbers: operations, storages, accesses.
 
 Time in a trace is the number of operations started: a storage that is made by operation ``born``
-and let go before operation ``end`` is in memory while ``born <= operation < end``. A planner reads
-nothing else, so plans can be made, tested and compared without a net.
+and freed before operation ``end`` is in memory while ``born <= operation < end``. Planning needs
+only this, so plans can be made, tested and compared without a net.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Op:
         reads: storages of the step that it reads, each once; the given ones (weights, buffers,
             inputs) have negative numbers.
         writes: storages of the step that it makes or changes in place.
-        repeatable: whether calling it again gives the same bits: it draws no random number,
-            and what it reads and writes of the given storages stays as it is.
+        repeatable: whether calling it again gives the same bits: it draws no random numbers, and
+            the given storages that it reads or writes do not change.
         block: the module that called it, by name.
     """
 
@@ -41,18 +41,18 @@ class Op:
 
 @dataclass(frozen=True)
 class Storage:
-    """Memory that the step takes: of one tensor and all its views.
+    """Memory of the step: of one tensor and all its views.
 
     Attributes:
         size: bytes.
         born: the operation that makes it.
-        released: before which operation the forward pass has let go of it; what is not saved for
-            the backward pass ends here.
+        released: before which operation the forward pass has released it; it ends here if it is not
+            saved for the backward pass.
         saved: when autograd first saved it for the backward pass, as a number of operations
             started; None if it never did.
-        accesses: the operations before which the backward pass asks for it, in order.
-        done: before which operation the backward pass has let go of it.
-        movable: whether it may leave: nothing writes to it once it is saved, and it is plain
+        accesses: the operations before which the backward pass needs it, in order.
+        done: before which operation the backward pass has released it.
+        movable: whether it may be evicted: nothing writes to it after it is saved, and it is plain
             memory.
         block: the module that made it, by name.
     """
@@ -73,7 +73,7 @@ class Storage:
 
     @property
     def candidate(self) -> bool:
-        """Whether it lies idle between the two passes, and could leave."""
+        """Whether it is unused between the two passes, and can be evicted."""
         return bool(self.movable and self.accesses and self.accesses[0] > self.released)
 
 
@@ -83,9 +83,9 @@ class Trace:
 
     Attributes:
         ops: all operations, in order.
-        forward: how many of them ran before the backward pass first asked for anything.
+        forward: how many of them ran before the first demand of the backward pass.
         storages: what the step made.
-        resident: bytes that are there before it: weights, buffers, gradients, an optimizer's.
+        resident: bytes before the step: weights, buffers, gradients, an optimizer's.
         given: bytes of its inputs, which are counted once and stay.
         packs: the storage of each tensor that autograd saved, in order; negative: a given one.
         shapes: of these tensors, with their types.
@@ -100,14 +100,14 @@ class Trace:
     packs: tuple[int, ...] = field(default=(), repr=False)
     shapes: tuple[tuple[object, ...], ...] = field(default=(), repr=False)
     events: tuple[tuple[int, int], ...] = field(default=(), repr=False)
-    clock: NDArray[np.float64] = field(init=False, compare=False, repr=False)
+    starts: NDArray[np.float64] = field(init=False, compare=False, repr=False)
     """Seconds at which each operation starts, and at which the last ends; shape (ops + 1,)."""
     writers: dict[int, tuple[int, ...]] = field(init=False, compare=False, repr=False)
     """The operations of the forward pass that make or change each storage."""
 
     def __post_init__(self) -> None:
         seconds = np.array([op.seconds for op in self.ops], dtype=np.float64)
-        object.__setattr__(self, "clock", np.concatenate([[0.0], np.cumsum(seconds)]))
+        object.__setattr__(self, "starts", np.concatenate([[0.0], np.cumsum(seconds)]))
         writers: dict[int, list[int]] = {}
         for number, op in enumerate(self.ops[: self.forward]):
             for storage in op.writes:
@@ -117,23 +117,23 @@ class Trace:
     @property
     def seconds(self) -> float:
         """Of all operations together."""
-        return float(self.clock[-1])
+        return float(self.starts[-1])
 
     @property
     def base(self) -> int:
-        """Bytes that are there all the time."""
+        """Bytes that are always in memory."""
         return self.resident + self.given
 
     @property
     def activations(self) -> int:
-        """Bytes that autograd saves, each storage once, given ones left out."""
+        """Bytes that autograd saves, each storage once, without given ones."""
         return sum(storage.size for storage in self.storages if storage.saved is not None)
 
     def live(self, ends: Sequence[int] | None = None) -> NDArray[np.int64]:
         """Bytes in memory during every operation of a plain step, ``base`` included.
 
         Args:
-            ends: other ends than the plain ones.
+            ends: ends of the storages, if not those of a plain step.
         """
         births = np.array([storage.born for storage in self.storages], dtype=np.int64)
         sizes = np.array([storage.size for storage in self.storages], dtype=np.int64)
@@ -147,7 +147,7 @@ class Trace:
 
     @property
     def peak(self) -> int:
-        """The most bytes of a plain step."""
+        """The peak bytes of a plain step."""
         live = self.live()
         return int(live.max()) if len(live) else self.base
 
@@ -155,16 +155,16 @@ class Trace:
 def lineage(
     trace: Trace, storage: int, available: set[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """How a storage is made again from those that are there.
+    """How a storage is recomputed from available ones.
 
     Args:
         trace: the step.
-        storage: what is wanted, as the forward pass left it.
-        available: storages that are there when they are asked for, as the forward pass left them.
+        storage: to recompute, as the forward pass left it.
+        available: storages that are in memory when needed, as the forward pass left them.
 
     Returns:
         The operations to call, in order, and the available storages that they read; None if it
-        cannot be: an operation is not repeatable, or what it read was changed afterwards.
+        cannot be: an operation is not repeatable, or an input was changed afterwards.
     """
     ops, sources, seen, stack = set[int](), set[int](), {storage}, [storage]
     while stack:

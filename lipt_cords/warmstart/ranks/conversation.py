@@ -44,7 +44,7 @@ class Conversation:
     """The messages of one rank.
 
     Args:
-        store: shared by all ranks, with a prefix of its own.
+        store: shared by all ranks, with its own prefix.
         rank: the number of this process.
         size: how many there are.
         patience: seconds without progress after which a rank counts as lost; seconds without an
@@ -101,7 +101,7 @@ class Conversation:
         if lost and not tolerate:
             verdict = LostContact(
                 f"{rank_names(lost)} made no progress for {self.patience:g} s (worker_timeout): "
-                "look at the logs there and run again; with min_workers the others would go on"
+                "look at the logs there and run again; with min_workers the others would continue"
             )
         # A lost rank may come back late, and must still find the message for which it waited.
         for key in [] if lost else self._read_by_all:
@@ -218,7 +218,7 @@ class Conversation:
         except (FutureTimeout, RuntimeError) as error:  # torch's network errors are RuntimeErrors
             reason = str(error).splitlines()[0] if str(error) else "no answer"
             raise LostContact(
-                f"rank {self.rank} lost contact with the store through which the ranks talk "
+                f"rank {self.rank} lost contact with the store of the ranks' messages "
                 f"({reason}): the network is cut, or the process that holds it is gone; run again"
             ) from error
 

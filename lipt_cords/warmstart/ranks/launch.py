@@ -105,7 +105,7 @@ def open_ranks(
             nccl = "nccl" in str(dist.get_backend())
             if nccl and where.type != "cuda":
                 raise ValueError(
-                    f"the process group exchanges over NCCL, which moves GPU memory alone, but "
+                    f"the process group exchanges over NCCL, which moves only GPU memory, but "
                     f"device={config.device!r} trains on {where}: use a Gloo group, or a GPU"
                 )
             rank, size = dist.get_rank(), dist.get_world_size()

@@ -31,8 +31,8 @@ class Ranks:
         rank: the number of this process.
         size: how many there are.
         device: where this rank trains.
-        channel: where tensors must lie to be exchanged: a GPU for NCCL, the CPU for Gloo.
-        conversation: small messages between the ranks; None for a rank alone.
+        channel: device of tensors to be exchanged: a GPU for NCCL, the CPU for Gloo.
+        conversation: small messages between the ranks; None for a single rank.
         tolerant: whether the others continue when a rank is lost.
         on_progress: called at every progress of this rank; may raise, to stop.
     """
@@ -128,7 +128,7 @@ class Ranks:
         """Move one rank's state dict to rank 0, bit for bit; the others receive None.
 
         Args:
-            state: the values, on the owner alone.
+            state: the values, only on the owner.
             owner: the rank that has them.
             like: names, shapes and dtypes, on every rank.
         """
@@ -171,7 +171,7 @@ class Ranks:
     def wait_for_result(self) -> bytes:
         """On an excluded rank: wait for the result of rank 0."""
         if self._talk is None:
-            raise LostContact("a rank alone has no other rank to wait for")
+            raise LostContact("a single rank has no result of another rank to wait for")
         return self._talk.final_result(None)
 
     def _collective(self, call: Callable[[dist.ProcessGroup | None], Tensor]) -> Tensor:

@@ -28,7 +28,7 @@ def run_rendezvous(talk: Conversation, view: str) -> tuple[str, dict[int, str]]:
     confirmed the same one. It ends early if the descriptions differ.
 
     Args:
-        talk: a conversation that is used for nothing else.
+        talk: a conversation that is only used for this.
         view: the description of this rank.
 
     Returns:

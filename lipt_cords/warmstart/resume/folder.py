@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 3
 SUBFOLDER = "progress"
 RUN = "run.json"
-OPTIONAL_FILES = "the warm start goes on, but an interrupted run would have to train it again"
+OPTIONAL_FILES = "the warm start continues, but an interrupted run would have to train it again"
 
 
 @dataclass(frozen=True)

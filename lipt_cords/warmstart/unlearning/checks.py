@@ -52,7 +52,7 @@ def check_options(
     """
     if optimizer != "sgd" or momentum != 0:
         raise ValueError(
-            "DeltaGrad replays plain SGD alone: with momentum or Adam a step depends on all "
+            "DeltaGrad replays only plain SGD: with momentum or Adam a step depends on all "
             f"earlier gradients. Received optimizer={optimizer!r}, momentum={momentum!r}: leave "
             "them out"
         )

@@ -217,7 +217,7 @@ class DeltaGrad:
         if not all(name in own and own[name].shape == v.shape for name, v in trained.items()):
             raise ValueError(
                 f"the weights do not fit {type(model).__name__}: pass a model like the one that "
-                "was trained, which is the head alone for on_head"
+                "was trained, which is only the head for on_head"
             )
         with torch.no_grad():
             for name, value in trained.items():

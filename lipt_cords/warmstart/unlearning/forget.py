@@ -64,7 +64,7 @@ def add(result: Fitted, indices: Any) -> Changed:
     new = different_indices(indices, data_length(origins.dataset, "training"))
     if bool((present := torch.isin(new, torch.cat(result.shards))).any()):
         raise ValueError(
-            f"sample {int(new[present][0])} is in a worker's shard already: add new samples alone"
+            f"sample {int(new[present][0])} is in a worker's shard already: add only new samples"
         )
     shards = list(result.shards)
     # All go to one shard, because every shard that gains a sample is trained again.
@@ -80,7 +80,7 @@ def _origins(result: Fitted) -> Origins:
     if config.rounds > 1:
         raise ValueError(
             f"rounds={config.rounds}: after the first merge every worker has learned from all "
-            "samples, so that each would have to be trained again: fit anew on a data set without "
+            "samples, so that each would have to be trained again: fit again on a data set without "
             "them (torch.utils.data.Subset). A warm start of one round forgets worker by worker"
         )
     if result.worker_states is None:

@@ -93,11 +93,11 @@ class Probe:
                 model, self._source, head=self._head, indices=self._positions
             )
         except ValueError as error:
-            logger.warning("a model says nothing about the held-out samples: %s", error)
+            logger.warning("a model has no reading on the held-out samples: %s", error)
             return None
         losses = F.cross_entropy(gradients.logits, gradients.labels, reduction="none")
         if not bool(losses.isfinite().all()):  # finite logits that are too far apart
-            logger.warning("a model says nothing about the held-out samples: infinite losses")
+            logger.warning("a model has no reading on the held-out samples: infinite losses")
             return None
         rows = class_mean_gradients(gradients.logit_grads, gradients.embeddings, gradients.labels)
         right = float(gradients.correct().double().mean())

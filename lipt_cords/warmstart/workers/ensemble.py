@@ -200,10 +200,10 @@ def obstacle(
 ) -> str | None:
     """The reason why such nets cannot be trained as an ensemble; None if they can.
 
-    One step alone and one step of two as an ensemble are taken on copies, in full precision. The
-    weights must move alike, unless the two differ from each other because the net draws (dropout);
-    and the same buffers must change: a net that replaces a buffer by a new tensor, instead of
-    writing into it, would lose the values.
+    One step of a single net and one step of two as an ensemble are taken on copies, in full
+    precision. The weights must move alike, unless the two differ from each other because the net
+    draws (dropout); and the same buffers must change: a net that
+    replaces a buffer by a new tensor, instead of writing into it, would lose the values.
     """
     exact = config.model_copy(update={"precision": "fp32"})
     alone = copy.deepcopy(model)
@@ -227,7 +227,7 @@ def obstacle(
     moved, moved_one, moved_two = (_update(net, model) for net in (alone, one, two))
     allowed = LARGEST_DEVIATION * moved.norm()
     if (moved_one - moved_two).norm() <= allowed < (moved_one - moved).norm():
-        return "a step gives other weights than alone"
+        return "a step gives other weights than that of a single net"
     return None
 
 

@@ -68,7 +68,7 @@ def train_locally(
         config: learning rate, momentum, decay, precision, layout, and whether to compile.
         loss: mean loss of (logits, labels).
         first_step: position of the first step in the schedule.
-        all_steps: how many steps the schedule spans; None: these alone.
+        all_steps: how many steps the schedule spans; None: only these.
         decay: between which steps of the schedule ``wsd`` falls; None: over its last quarter.
         single_samples: batches hold one sample each, on which BatchNorm cannot train; its layers
             then normalise with their running statistics.

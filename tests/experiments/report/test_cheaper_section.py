@@ -1,4 +1,4 @@
-"""What the report tells of cheaper workers."""
+"""The report's section on cheaper workers."""
 
 from __future__ import annotations
 

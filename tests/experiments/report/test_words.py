@@ -125,7 +125,7 @@ def at(fraction: float, lipt: list[float], rs2: list[float], **more: list[float]
     return runs
 
 
-def test_a_verdict_says_where_it_pays_where_not_and_where_nobody_knows() -> None:
+def test_a_verdict_says_where_it_pays_where_not_and_where_it_is_open() -> None:
     runs = at(0.01, [0.80, 0.81, 0.82], [0.60, 0.61, 0.62], full=[0.83, 0.84, 0.85])
     runs += at(0.1, [0.80, 0.81, 0.82], [0.90, 0.91, 0.92])
     runs += at(0.3, [0.80, 0.85, 0.90], [0.80, 0.86, 0.90])
@@ -171,7 +171,7 @@ def test_a_verdict_without_evidence_says_so(runs: list[dict[str, Any]], words: s
     [
         # The highest rival is unclear, and another is clearly better: that one decides.
         ({"rs2": [0.85, 0.95, 0.99], "random": [0.920, 0.921, 0.922]}, "loses", "random"),
-        # Clearly better than the highest, and nobody knows about the noisy one.
+        # Clearly better than the highest, and the noisy one is open.
         ({"rs2": [0.880, 0.881, 0.882], "one-worker": [0.80, 0.88, 0.93]}, "open", "one worker"),
         ({"rs2": [0.880, 0.881, 0.882], "one-worker": [0.70]}, "open", "With one seed"),
         ({"rs2": [0.900, 0.900, 0.900]}, "open", "is open: they are 0.1 points apart"),

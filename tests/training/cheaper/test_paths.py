@@ -65,7 +65,7 @@ def test_blocks_by_name_and_nets_without_any() -> None:
     assert [b.name for b in residual_blocks(plain, ["0"])] == ["0"]
     with pytest.raises(ValueError, match="none was found in Sequential"):
         residual_blocks(plain)
-    with pytest.raises(ValueError, match="names '9', which is no module"):
+    with pytest.raises(ValueError, match="names '9', which is not a module"):
         residual_blocks(plain, ["9"])
 
 
@@ -254,7 +254,7 @@ def test_rounds_go_on_in_the_schedule_and_the_bill_adds_up() -> None:
         ({"lengths": ()}, "at least 1"),
         ({"scaling": "squrt"}, "Did you mean 'sqrt'"),
         ({"length": (3,)}, "Did you mean 'lengths'"),
-        ({"blocks": ("nothing",)}, "no module of the net"),
+        ({"blocks": ("nothing",)}, "not a module of the net"),
     ],
 )
 def test_bad_schedules_are_refused(options: dict[str, Any], message: str) -> None:

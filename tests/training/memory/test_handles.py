@@ -77,7 +77,7 @@ def test_what_is_swapped_is_brought_back_for_what_is_made_from_it():
 
 def test_a_recipe_that_makes_nothing_is_told():
     handle = Recomputed([], lambda: None, lambda seconds: None)
-    with pytest.raises(RuntimeError, match="could not be made again"):
+    with pytest.raises(RuntimeError, match="could not be recomputed"):
         handle.get()
 
 

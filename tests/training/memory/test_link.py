@@ -25,7 +25,7 @@ def drawn_bytes(size: int, seed: int = 0) -> torch.Tensor:
 
 
 class Clock:
-    """A clock that stands still until somebody sleeps."""
+    """A clock that stands still until a sleep."""
 
     def __init__(self) -> None:
         self.now, self.lock = 1000.0, threading.Lock()
@@ -80,7 +80,7 @@ def test_it_stays_for_those_that_hold_it():
     assert came.equal(tensor) and came.data_ptr() != tensor.data_ptr()
 
 
-def test_its_memory_is_free_again_when_nobody_wants_it_any_more():
+def test_its_memory_is_free_after_its_last_use():
     link = PacedLink(FAST)
     transfer = link.send(drawn_bytes(100))
     transfer.settle()

@@ -124,7 +124,7 @@ def test_a_budget_holds_the_step_up_and_never_adds_to_what_is_in_memory_at_the_s
 
 
 def event_times(trace: Trace) -> list[float]:
-    return [float(trace.clock[op]) for op, _ in trace.events]
+    return [float(trace.starts[op]) for op, _ in trace.events]
 
 
 @settings(max_examples=100)
@@ -345,5 +345,5 @@ def test_what_cannot_be_made_again_is_not_recomputed():
     ops = (replace(trace.ops[0], repeatable=False), *trace.ops[1:])
     index = TraceIndex(replace(trace, ops=ops))
     assert index.recipes == {0: None}
-    with pytest.raises(ValueError, match="storage 0 cannot be made again"):
+    with pytest.raises(ValueError, match="storage 0 cannot be recomputed"):
         simulate(index, {0: RECOMPUTE}, 1.0)

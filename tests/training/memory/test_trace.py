@@ -213,9 +213,9 @@ def test_bytes_in_memory_are_those_of_a_loop_over_operations_and_storages(trace,
 def test_sums_and_properties_are_those_of_loops(trace):
     assert trace.base == trace.resident + trace.given
     assert trace.seconds == sum(op.seconds for op in trace.ops)
-    assert len(trace.clock) == len(trace.ops) + 1
+    assert len(trace.starts) == len(trace.ops) + 1
     for number in range(len(trace.ops) + 1):
-        assert trace.clock[number] == sum(op.seconds for op in trace.ops[:number])
+        assert trace.starts[number] == sum(op.seconds for op in trace.ops[:number])
     assert trace.activations == sum(s.size for s in trace.storages if s.saved is not None)
     for storage in trace.storages:
         if storage.saved is None:

@@ -89,7 +89,7 @@ def test_what_is_infinite_in_all_models_stays_and_in_one_is_refused():
         average_weights([one, {**two, "w": torch.tensor([float("nan")])}])
 
 
-def test_small_weights_beside_a_large_change_keep_their_precision():
+def test_small_weights_keep_their_precision_next_to_a_large_change():
     one = {"w": torch.tensor([1e6, 1e-6])}
     two = {"w": torch.tensor([-1e6, 3e-6])}
     assert average_weights([one, two])["w"].tolist() == torch.tensor([0.0, 2e-6]).tolist()

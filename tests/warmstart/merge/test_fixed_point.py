@@ -109,7 +109,7 @@ def test_the_mean_is_off_by_half_a_step_at_most(crew):
 
 @settings(max_examples=150)
 @given(crew=crews(), stays=VALUES, gone=VALUES)
-def test_what_nobody_changed_stays_and_what_all_cleared_is_zero(crew, stays, gone):
+def test_what_no_worker_changed_stays_and_what_all_cleared_is_zero(crew, stays, gone):
     origin, states, weights = crew
     dtype = origin["w"].dtype
 

@@ -105,7 +105,7 @@ SCRIPTS = {
         "fit()", "put the call under `if __name__ == '__main__':`, or set launch='serial'",
     ),
     "from standard input": (
-        "if __name__ == '__main__': fit()", "<stdin> is no file: save the script",
+        "if __name__ == '__main__': fit()", "<stdin> is not a file: save the script",
     ),
 }  # fmt: skip
 SCRIPT = """

@@ -147,7 +147,7 @@ def test_nothing_is_disturbed():
     assert weighted.weight.dtype == torch.float32
 
 
-def test_few_samples_are_read_and_random_transforms_give_everyone_the_same():
+def test_few_samples_are_read_and_random_transforms_are_equal_on_all_ranks():
     streams = [Streamed(DATA), Streamed(DATA)]
     found = []
     for number, data in enumerate(streams):
@@ -173,7 +173,7 @@ def test_models_of_other_dtypes_and_of_dicts_are_tried(dtype):
 
 
 class Own(Dataset):
-    """Draws from a generator of its own, which nobody can seed."""
+    """Draws from its own generator, which cannot be seeded."""
 
     def __init__(self):
         self.draws = torch.Generator().manual_seed(0)

@@ -159,7 +159,7 @@ def test_a_full_disk_costs_the_file_not_the_run(tmp_path, monkeypatch, caplog, o
     monkeypatch.undo()
     assert folder.unwritten == [NAME]
     assert caplog.messages == [
-        f"cannot write {folder.root / NAME} (No space left on device): the warm start goes on, "
+        f"cannot write {folder.root / NAME} (No space left on device): the warm start continues, "
         "but an interrupted run would have to train it again"
     ]
     left = {path.name for path in (folder.root / NAME).parent.iterdir()}
@@ -190,7 +190,7 @@ def test_a_result_of_another_run_in_the_directory_is_refused(tmp_path):
     )
 
 
-def test_a_run_goes_on_beside_its_own_result(tmp_path):
+def test_a_run_resumes_with_its_own_result_in_the_folder(tmp_path):
     assert folder_in(tmp_path).keep(NAME, {"state": {"w": torch.ones(2)}}, {"passes": 3})
     (tmp_path / "warm_start.json").write_text("{}")
     found = folder_in(tmp_path).find(NAME)

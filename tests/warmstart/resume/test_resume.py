@@ -1,4 +1,4 @@
-"""An interrupted warm start goes on where it was, with the same bits, and merges nothing else."""
+"""An interrupted warm start is resumed with the same bits, and merges nothing else."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_the_training_is_plain_sgd() -> None:
 
 @settings(max_examples=20)
 @given(st.sets(st.integers(0, 1189), min_size=1, max_size=40))
-def test_a_period_of_one_is_training_anew(gone: set[int]) -> None:
+def test_a_period_of_one_is_retraining(gone: set[int]) -> None:
     delta = trained(period=1, epochs=4, start_with=range(1190)).remove(sorted(gone))
     delta.add(range(1190, 1195))
     distance = delta.distance()
@@ -103,7 +103,7 @@ def test_a_period_of_one_is_training_anew(gone: set[int]) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 12])
-def test_replayed_weights_are_near_those_of_training_anew(count: int) -> None:
+def test_replayed_weights_are_near_those_of_retraining(count: int) -> None:
     removed = trained().remove(range(count))
     added = trained(start_with=range(1200 - count)).add(range(1200 - count, 1200))
     for delta in (removed, added):
@@ -184,7 +184,7 @@ def test_a_head_on_frozen_embeddings() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"momentum": 0.9}, "replays plain SGD alone"), ({"optimizer": "adam"}, "or Adam"),
+        ({"momentum": 0.9}, "replays only plain SGD"), ({"optimizer": "adam"}, "or Adam"),
         ({"model": nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))},
          "BatchNorm1d .*on_head"),
         ({"model": nn.Sequential(nn.Dropout(), nn.Linear(12, 3))}, "Dropout"),
@@ -222,7 +222,7 @@ def test_bad_requests_change_nothing(indices: Any, words: str) -> None:
         delta.apply_to(nn.Linear(3, 3))
 
 
-def test_where_most_has_changed_it_trains_anew() -> None:
+def test_where_most_has_changed_it_retrains() -> None:
     delta = trained().remove(range(900))
     assert delta.distance().ratio == 0.0
     assert delta.last.explicit == delta.last.steps

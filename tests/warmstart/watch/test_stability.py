@@ -45,7 +45,7 @@ def test_pairwise_cosine_is_that_of_every_pair(replicas, classes, seed):
     generator = torch.Generator().manual_seed(seed)
     gradients = [torch.randn(classes, 5, generator=generator) for _ in range(replicas)]
     if seed % 3 == 0:
-        gradients[0][0] = 0  # agrees with nobody
+        gradients[0][0] = 0  # agrees with no other
     expected = [
         float(torch.cosine_similarity(one.double(), other.double(), dim=1).mean())
         for one, other in itertools.combinations(gradients, 2)

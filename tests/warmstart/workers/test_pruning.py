@@ -204,7 +204,7 @@ def test_pruned_weights_stay_zero_in_the_average():
     assert int((model[6].weight == 0).sum()) == 0
 
 
-def test_parameters_that_nobody_trains_are_averaged_too():
+def test_parameters_that_are_not_trained_are_averaged_too():
     model = nn.Linear(2, 2)
     model.places = nn.Parameter(torch.tensor([3, 4]), requires_grad=False)
     average = WeightAverage(model, 0.9)

@@ -1,4 +1,4 @@
-"""Workers trained at once end where they end in turn; what cannot be trained so is told or left."""
+"""Workers trained at once equal those in turn; where that cannot be, it is refused or logged."""
 
 from __future__ import annotations
 
