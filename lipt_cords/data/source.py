@@ -23,18 +23,9 @@ from lipt_cords.data.batches import (
     flat_labels,
     item_indices,
     labels_of,
-    resolve_device,
     split_batch,
     subset_indices,
     to_device,
-)
-from lipt_cords.data.datasets import (
-    DATASET_NAMES,
-    DataSplits,
-    canonical_dataset_name,
-    data_directory,
-    find_data,
-    load_dataset,
 )
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.steadiness import ItemsBySeed, differs_between_reads, draws_at_random
@@ -59,23 +50,6 @@ def require_finite(inputs: Inputs, indices: Tensor, which: str = "training") -> 
                 f"sample {sample} of the {which} data holds NaN or infinity: "
                 "repair it or leave it out before the warm start"
             )
-
-
-__all__ = [
-    "DATASET_NAMES",
-    "BatchSource",
-    "DataSplits",
-    "ImageTensors",
-    "Inputs",
-    "canonical_dataset_name",
-    "data_directory",
-    "find_data",
-    "labels_of",
-    "load_dataset",
-    "resolve_device",
-    "split_batch",
-    "to_device",
-]
 
 
 DECODE_CHUNK = 1024
