@@ -31,6 +31,10 @@ from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.steadiness import ItemsBySeed, differs_between_reads, draws_at_random
 
 SCAN_BATCH = 1024
+"""Samples that are scanned for NaN and infinity at once."""
+DECODE_CHUNK = 1024
+"""Items decoded between two copies to the device."""
+_ONLY = ""
 
 
 def require_finite(inputs: Inputs, indices: Tensor, which: str = "training") -> None:
@@ -50,13 +54,6 @@ def require_finite(inputs: Inputs, indices: Tensor, which: str = "training") -> 
                 f"sample {sample} of the {which} data holds NaN or infinity: "
                 "repair it or leave it out before the warm start"
             )
-
-
-DECODE_CHUNK = 1024
-"""Items decoded between two copies to the device."""
-
-
-_ONLY = ""
 
 
 class BatchSource:
