@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torch.utils.data.dataloader import default_collate
 
 from lipt_cords.base.randomness import generator
@@ -33,14 +33,33 @@ class _WeightedItems(Dataset[tuple[Any, float]]):
 
 
 class _WeightedCollate:
-    """Collates samples as usual, then adds their weights. A class, so that workers can pickle."""
+    """Collates samples as usual, then adds their weights. A class, so that workers can pickle.
 
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+    Args:
+        collate: the user's function, or None for torch's. Items that are None are left out, with
+            their weights, before a function of the user's sees them.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any] | None) -> None:
         self.collate = collate
 
     def __call__(self, items: Sequence[tuple[Any, float]]) -> Any:
-        batch = self.collate([sample for sample, _ in items])
+        if self.collate is not None:
+            items = [(sample, weight) for sample, weight in items if sample is not None]
+            if not items:
+                raise ValueError(
+                    "every sample of a batch is None: leave unreadable samples out of the "
+                    "selection, or take a larger batch_size"
+                )
+        batch = (self.collate or default_collate)([sample for sample, _ in items])
         weights = torch.tensor([weight for _, weight in items], dtype=torch.float32)
+        found = _batch_length(batch)
+        if found is not None and found != len(weights):
+            raise ValueError(
+                f"collate_fn made a batch of {found} out of {len(weights)} samples, so that their "
+                "weights cannot be assigned: return None from the data set for a sample to leave "
+                "out, and keep the others"
+            )
         if isinstance(batch, Mapping):
             return {**batch, "weights": weights}
         if isinstance(batch, tuple | list):
@@ -48,17 +67,31 @@ class _WeightedCollate:
         return (batch, weights)
 
 
-class SelectionSampler(Sampler[Key]):
+def _batch_length(batch: Any) -> int | None:
+    """Samples in a batch, if it tells."""
+    if isinstance(batch, Mapping):
+        labels = batch.get("labels", batch.get("label"))
+        values = [labels, *batch.values()]
+    else:
+        values = list(reversed(batch)) if isinstance(batch, tuple | list) else [batch]
+    lengths = (len(one) for one in values if isinstance(one, Tensor) and one.ndim > 0)
+    return next(lengths, None)
+
+
+class SelectionSampler(DistributedSampler[Key]):
     """The (index, weight) pairs of a selection, in a fresh order every epoch.
+
+    It is a DistributedSampler, so that trainers which share out batches leave it as it is.
 
     Args:
         selection: what to walk through.
         shuffle: whether the order changes from epoch to epoch.
         seed: seed of the orders; the same on every rank.
-        num_replicas: processes that share the epoch: each takes every ``num_replicas``-th entry.
-            All take equally many steps, and yet no sample counts twice: where the selection does
-            not divide, a rank that is one short begins with a sample of weight 0.
-        rank: which of them this is.
+        num_replicas: processes that share the epoch: each takes every ``num_replicas``-th entry;
+            None asks the process group at every epoch, or is 1 without one. All take equally many
+            steps, and yet no sample counts twice: where the selection does not divide, a rank
+            that is one short begins with a sample of weight 0.
+        rank: which of them this is; None asks too.
     """
 
     def __init__(
@@ -67,18 +100,36 @@ class SelectionSampler(Sampler[Key]):
         *,
         shuffle: bool = True,
         seed: int = 0,
-        num_replicas: int = 1,
-        rank: int = 0,
+        num_replicas: int | None = 1,
+        rank: int | None = 0,
     ) -> None:
-        if not 0 <= rank < num_replicas:
-            raise ValueError(
-                f"expected a rank in [0, num_replicas), received {rank} of {num_replicas}"
-            )
+        # Not DistributedSampler's: it wants a process group at once, and pads with repeats.
         self.shuffle, self.seed = shuffle, seed
-        self.num_replicas, self.rank = num_replicas, rank
+        self._asked = num_replicas, rank
+        self._check_rank()
         self.epoch = 0
         self.skip = 0
         self.reselect(selection)
+
+    @property
+    def num_replicas(self) -> int:  # type: ignore[override]
+        """Processes that share the epoch."""
+        if self._asked[0] is not None:
+            return self._asked[0]
+        return dist.get_world_size() if _joined() else 1
+
+    @property
+    def rank(self) -> int:  # type: ignore[override]
+        """Which of them this is."""
+        if self._asked[1] is not None:
+            return self._asked[1]
+        return dist.get_rank() if _joined() and self.num_replicas > 1 else 0
+
+    def _check_rank(self) -> None:
+        if not 0 <= self.rank < self.num_replicas:
+            raise ValueError(
+                f"expected a rank in [0, num_replicas), received {self.rank} of {self.num_replicas}"
+            )
 
     def reselect(self, selection: Selection) -> None:
         """Walk through another selection from the next epoch on."""
@@ -91,6 +142,7 @@ class SelectionSampler(Sampler[Key]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Key]:
+        self._check_rank()  # a process group may have come since
         size = len(self.selection)
         order = torch.arange(size)
         if self.shuffle:
@@ -104,7 +156,6 @@ class SelectionSampler(Sampler[Key]):
             indices.insert(0, int(self.selection.indices[order[0]]))
             weights.insert(0, 0.0)
         start, self.skip = self.skip, 0
-        self.epoch += 1
         yield from zip(indices[start:], weights[start:], strict=True)
 
     def __len__(self) -> int:
@@ -116,7 +167,8 @@ class SubsetLoader(DataLoader[Any]):
 
     The weights follow `Selection`: average ``weights * loss`` over a batch. Nothing is copied:
     the data set is read at the selected indices. The order comes from an explicit generator,
-    so equal seeds give equal epochs, with any number of workers.
+    so equal seeds give equal epochs, with any number of workers. Every ``iter`` is a new epoch in
+    a fresh order, whether the one before was read to its end or not.
 
     Args:
         dataset: map-style; items are tuples or dicts.
@@ -129,7 +181,8 @@ class SubsetLoader(DataLoader[Any]):
             without one. Under ``accelerate``, which shards batches itself, pass 1, and
             ``even_batches=False`` to it if no sample may come twice there.
         rank: this process; None for the process group's.
-        collate_fn: collates the samples; the weights are added to what it returns.
+        collate_fn: collates the samples; the weights are added to what it returns. Items that are
+            None are left out with their weights; a batch of another size is an error.
         **loader_options: passed to DataLoader, such as ``num_workers``, ``drop_last``.
 
     Raises:
@@ -163,23 +216,23 @@ class SubsetLoader(DataLoader[Any]):
                     f"SubsetLoader draws its own order: leave {option!r} out, and use seed=, "
                     "num_replicas= and rank="
                 )
+        if batch_size is None or isinstance(batch_size, bool) or batch_size < 1:
+            raise ValueError(
+                f"batch_size must be at least 1, received {batch_size!r}: single samples have no "
+                "batch whose weights could be averaged"
+            )
         _check_range(selection, dataset)
-        joined = dist.is_available() and dist.is_initialized()
-        if num_replicas is None:
-            num_replicas = dist.get_world_size() if joined else 1
-        if rank is None:
-            rank = dist.get_rank() if joined and num_replicas > 1 else 0
         self._source = dataset
-        self._epoch = 0
-        self._position = 0
-        self._resume_at = 0
+        self._current = self._next = (0, 0)
+        """Epoch and samples of this rank taken from it: of the epoch that runs, and of the next
+        ``iter``."""
         super().__init__(
             _WeightedItems(dataset),
             batch_size=batch_size,
             sampler=SelectionSampler(
                 selection, shuffle=shuffle, seed=seed, num_replicas=num_replicas, rank=rank
             ),
-            collate_fn=_WeightedCollate(collate_fn or default_collate),
+            collate_fn=_WeightedCollate(collate_fn),
             # Seeds of the data workers; without it every epoch draws from the global state.
             generator=generator(seed, "subset-loader", "workers"),
             **loader_options,
@@ -198,46 +251,65 @@ class SubsetLoader(DataLoader[Any]):
         """Replace the selection in place; the next epoch walks through the new one."""
         _check_range(selection, self._source)
         self._order.reselect(selection)
-        self._position = self._resume_at = 0
+        self._current = self._next = (self._next[0], 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next; without it epochs count up by themselves."""
-        self._epoch = epoch
-        self._position = self._resume_at = 0
+        self._current = self._next = (epoch, 0)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        self._order.set_epoch(self._epoch)
-        # An interrupted epoch starts again; only a loaded state continues within one.
-        self._position, self._resume_at = self._resume_at, 0
-        self._order.skip = self._position * cast(int, self.batch_size)
+        epoch, taken = self._current = self._next
+        self._next = (epoch + 1, 0)
+        self._order.set_epoch(epoch)
+        self._order.skip = taken
+        size, whole = cast(int, self.batch_size), len(self._order)
         for batch in super().__iter__():
-            self._position += 1
+            taken = min(taken + size, whole)
+            if self._current[0] == epoch:  # else another iter has begun
+                self._current = (epoch, taken)
             yield batch
-        self._epoch, self._position = self._epoch + 1, 0
+        if self._current[0] == epoch:
+            self._current = self._next
 
     def state_dict(self) -> dict[str, Any]:
-        """The selection, the epoch, and how many of its batches have been taken."""
+        """The selection, the epoch, and how many of its samples this rank has taken."""
+        epoch, taken = self._current
+        if taken >= len(self._order):
+            epoch, taken = epoch + 1, 0
         return {
             "indices": self.selection.indices.clone(),
             "weights": self.selection.weights.clone(),
             "name": self.selection.name,
-            "epoch": self._epoch,
-            "position": self._position,
+            "epoch": epoch,
+            "samples": taken,
             "seed": self._order.seed,
+            "shuffle": self._order.shuffle,
+            "num_replicas": self._order.num_replicas,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken, within an epoch too.
+        """Continue where `state_dict` was taken, within an epoch too, with any batch size.
 
         Raises:
-            ValueError: a state of something else, or of another data set.
+            ValueError: a state of something else, or of another data set; within an epoch, one of
+                another number of ranks or another ``shuffle``, which cannot be continued exactly.
         """
-        missing = {"indices", "weights", "name", "epoch", "position", "seed"} - set(state)
-        if missing:
-            raise ValueError(f"expected the state of a SubsetLoader, it lacks {sorted(missing)}")
+        keys = {"indices", "weights", "name", "epoch", "samples", "seed", "shuffle", "num_replicas"}
+        if missing := keys - set(state):
+            raise ValueError(
+                f"expected the state of a SubsetLoader of this version, it lacks {sorted(missing)}"
+            )
+        epoch, taken = int(state["epoch"]), int(state["samples"])
+        for name in ("shuffle", "num_replicas"):
+            mine = getattr(self._order, name)
+            if taken and state[name] != mine:
+                raise ValueError(
+                    f"the state was taken within an epoch with {name}={state[name]}, and this "
+                    f"loader has {mine}: samples would be lost or read twice. Resume with "
+                    f"{name}={state[name]}, or save between two epochs"
+                )
         self.reselect(Selection(state["indices"], state["weights"], name=state["name"]))
-        self._epoch = int(state["epoch"])
-        self._position = self._resume_at = int(state["position"])
+        self._current = self._next = (epoch, taken)
         self._order.seed = int(state["seed"])
 
 
@@ -262,6 +334,10 @@ def broadcast_selection(selection: Selection | None, *, src: int = 0) -> Selecti
     if box[0] is None:
         raise ValueError(f"expected a selection on rank {src}, received None")
     return box[0]
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 def _check_range(selection: Selection, dataset: Dataset[Any]) -> None:

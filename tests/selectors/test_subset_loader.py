@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from lipt_cords.selectors.base import Selection
 from lipt_cords.selectors.loader import SelectionSampler, SubsetLoader, broadcast_selection
@@ -92,11 +96,99 @@ def test_state_resumes_within_an_epoch() -> None:
         resumed.load_state_dict({"epoch": 1})
 
 
-def test_an_epoch_that_is_broken_off_starts_anew() -> None:
+def test_every_iter_is_a_fresh_order_also_after_an_epoch_that_is_broken_off() -> None:
+    """As DataLoader gives; else the same few batches are read for ever."""
     loader = SubsetLoader(DATA, chosen(*range(10)), batch_size=3, seed=4)
-    first = next(iter(loader))[0]
-    assert torch.equal(first, next(iter(loader))[0])
-    assert len(epoch_of(loader)) == 10
+    seen = {int(x) for _ in range(40) for x in next(iter(loader))[0]}
+    assert seen == set(range(10))
+    whole = [epoch_of(SubsetLoader(DATA, chosen(*range(10)), seed=4)) for _ in range(1)]
+    again = SubsetLoader(DATA, chosen(*range(10)), batch_size=3, seed=4)
+    next(iter(again))
+    second, third = epoch_of(again), epoch_of(again)
+    again.set_epoch(1)
+    assert epoch_of(again) == second != third and epoch_of(again) == third
+    again.set_epoch(0)
+    assert epoch_of(again) == whole[0]
+
+
+@settings(max_examples=60)
+@given(
+    size=st.integers(1, 20), before=st.integers(1, 7), after=st.integers(1, 7),
+    ranks=st.integers(1, 3), steps=st.integers(0, 5),
+)  # fmt: skip
+def test_a_state_counts_samples_and_continues_with_any_batch_size(
+    size: int, before: int, after: int, ranks: int, steps: int
+) -> None:
+    some = chosen(*range(size))
+    for rank in range(ranks):
+        place = {"seed": 3, "num_replicas": ranks, "rank": rank}
+        whole = [float(x) for xs, _, _ in SubsetLoader(DATA, some, **place) for x in xs]
+        loader = SubsetLoader(DATA, some, batch_size=before, **place)
+        taken = [float(x) for xs, _, _ in itertools.islice(loader, steps) for x in xs]
+        resumed = SubsetLoader(DATA, some, batch_size=after, **place)
+        resumed.load_state_dict(loader.state_dict())
+        rest = [float(x) for xs, _, _ in resumed for x in xs]
+        if len(taken) < len(whole):
+            assert taken + rest == whole
+        else:  # the next epoch follows
+            assert taken == whole and len(rest) == len(whole)
+
+
+def test_a_state_within_an_epoch_is_refused_by_other_ranks_and_another_order() -> None:
+    loader = SubsetLoader(DATA, chosen(*range(10)), batch_size=2)
+    next(iter(loader))
+    for options, message in (
+        ({"num_replicas": 2, "rank": 0}, "num_replicas=1, and this loader has 2"),
+        ({"shuffle": False}, "shuffle=True, and this loader has False"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SubsetLoader(DATA, chosen(0), **options).load_state_dict(loader.state_dict())
+    epoch_of(loader)
+    between = SubsetLoader(DATA, chosen(0), num_replicas=2, rank=0)
+    between.load_state_dict(loader.state_dict())
+    assert sum(len(x) for x, _, _ in between) == 5
+
+
+class Photos(Dataset[Any]):
+    """Of which some cannot be read."""
+
+    def __init__(self, broken: set[int]) -> None:
+        self.broken = broken
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Any:
+        return None if index in self.broken else (torch.tensor([float(index)]), index % 2)
+
+
+def skip(items: list[Any]) -> Any:
+    return default_collate([item for item in items if item is not None])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_weights_follow_their_samples_where_some_are_left_out(workers: int) -> None:
+    some = Selection(torch.arange(12), torch.arange(12.0))  # the weight of sample i is i
+    loader = SubsetLoader(
+        Photos({2, 7, 8}), some, batch_size=3, collate_fn=skip, num_workers=workers
+    )
+    read = [(float(x), float(w)) for xs, _, ws in loader for x, w in zip(xs, ws, strict=True)]
+    assert sorted(read) == [(float(i), float(i)) for i in range(12) if i not in (2, 7, 8)]
+
+
+def first(items: list[Any]) -> Any:
+    return default_collate(items[:1])
+
+
+def test_a_batch_whose_weights_cannot_be_assigned_is_an_error() -> None:
+    some = chosen(*range(4))
+    with pytest.raises(ValueError, match="a batch of 1 out of 2 samples"):
+        next(iter(SubsetLoader(DATA, some, batch_size=2, collate_fn=first)))
+    with pytest.raises(ValueError, match="every sample of a batch is None"):
+        list(SubsetLoader(Photos({0, 1}), some, batch_size=1, collate_fn=skip))
+    for wrong in (None, 0, True):
+        with pytest.raises(ValueError, match="batch_size must be at least 1, received"):
+            SubsetLoader(DATA, some, batch_size=wrong)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 12])
