@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lipt_cords.selectors.base import Selection
 from lipt_cords.training.ledger import FULL, SKIPPED, SUBSET
-from lipt_cords.training.sources import Epoch
+from lipt_cords.training.sources import Epoch, without_single_last
 
 
 class CordsSource:
@@ -61,6 +61,9 @@ class CordsSource:
         kind = FULL if epoch < self._loader.warmup_epochs else SUBSET
         if kind == SUBSET and len(batches) == 0:
             kind = SKIPPED
+        if kind != SKIPPED:
+            loader = self._loader.wtdataloader if kind == FULL else self._loader.subset_loader
+            batches = without_single_last(loader, batches)
         chosen = None
         report = getattr(self._loader, "selection_report", None)
         if kind == SUBSET and self._reported != self.count:

@@ -146,7 +146,7 @@ class BatchSource:
         chosen = self._indices if order is None else self._indices[order.cpu()]
         if self._gather is not None:
             for part in torch.split(chosen, batch_size):
-                x, y = self._gather(part)
+                x, y = split_batch(self._gather(part))
                 yield to_device(x, self.device), flat_labels(y).to(self.device)
             return
         for batch in self._loader(chosen, batch_size):

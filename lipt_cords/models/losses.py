@@ -64,7 +64,7 @@ def per_sample_loss(
     if loss is None:
         return None
     if not isinstance(loss, nn.Module) or not hasattr(loss, "reduction"):
-        return loss
+        return _one_by_one(loss)
     # Labels are known to lie in range, so ignore_index matters only when it is a class.
     if (
         type(loss) is nn.CrossEntropyLoss
@@ -84,6 +84,19 @@ def per_sample_loss(
         return losses.mean(dim=1)
 
     return dense
+
+
+def _one_by_one(loss: PerSampleLoss) -> PerSampleLoss:
+    """A loss that may return the mean of a batch, asked sample by sample where it does."""
+
+    def losses(logits: Tensor, labels: Tensor) -> Tensor:
+        found = loss(logits, labels)
+        if found.ndim or not labels.ndim:
+            return found
+        parts = zip(torch.split(logits, 1), torch.split(labels, 1), strict=True)
+        return torch.stack([loss(some, theirs).reshape(()) for some, theirs in parts])
+
+    return losses
 
 
 def logit_gradients(logits: Tensor, labels: Tensor, loss: PerSampleLoss | None) -> Tensor:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from lipt_cords.selectors.base import Selection
 from lipt_cords.selectors.loader import SubsetLoader
@@ -103,6 +103,43 @@ class SelectionSchedule:
         return self.kind(epoch) == SUBSET and (first or epoch % self.select_every == 0)
 
 
+def without_single_last(loader: DataLoader[Any], batches: Iterable[Any] | None = None) -> Any:
+    """The batches of an epoch; a single sample left over joins the batch before it.
+
+    BatchNorm cannot train on one sample, and one sample is no batch for the others: a warm start
+    does the same. Other epochs are given out as they are, without a batch read in advance.
+
+    Args:
+        loader: whose epoch it is.
+        batches: of the epoch, where it has begun; None begins one.
+    """
+    samples, size = len(loader.sampler), loader.batch_size  # type: ignore[arg-type]
+    epoch = loader if batches is None else batches
+    if size is None or size < 2 or samples < size or samples % size != 1 or loader.drop_last:
+        return epoch
+    return _joined(iter(epoch), samples // size)
+
+
+def _joined(batches: Iterator[Any], whole: int) -> Iterator[Any]:
+    for number, batch in enumerate(batches, 1):
+        if number == whole and (last := next(batches, None)) is not None:
+            yield _one_batch(batch, last)
+        else:
+            yield batch
+
+
+def _one_batch(batch: Any, more: Any) -> Any:
+    if isinstance(batch, Tensor):
+        return torch.cat([batch, more])
+    if isinstance(batch, Mapping):
+        return {key: _one_batch(value, more[key]) for key, value in batch.items()}
+    parts = [
+        _one_batch(one, other) if isinstance(one, Tensor | Mapping) else [*one, *other]
+        for one, other in zip(batch, more, strict=True)
+    ]
+    return tuple(parts) if isinstance(batch, tuple) else parts
+
+
 class SelectorSource:
     """Our own selectors on CORDS's schedule, through :class:`SubsetLoader`.
 
@@ -149,10 +186,10 @@ class SelectorSource:
             return Epoch(kind, ())
         if kind == FULL:
             self._read(self._full)
-            return Epoch(kind, self._loader)
+            return Epoch(kind, without_single_last(self._loader))
         if self.selection is not None and not self._schedule.selects(epoch):
             self._read(self.selection)
-            return Epoch(kind, self._loader)
+            return Epoch(kind, without_single_last(self._loader))
         started = time.perf_counter()
         self.selection = self._choose(epoch)
         seconds = time.perf_counter() - started
@@ -160,7 +197,7 @@ class SelectorSource:
         info = self.selection.info
         return Epoch(
             kind,
-            self._loader,
+            without_single_last(self._loader),
             seconds,
             selections=1,
             selection_passes=int(info.get("pilot_passes", 0)),

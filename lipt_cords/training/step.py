@@ -184,8 +184,16 @@ def weighted_loss(
 
     def of_logits(logits: Tensor) -> Tensor:
         losses = loss(logits, labels)
+        if losses.shape != labels.shape:
+            raise ValueError(
+                f"the loss must return one value a sample, shape {tuple(labels.shape)}; it "
+                f"returned {tuple(losses.shape)}: use reduction='none'"
+            )
+        # In the loss's precision, but half of one would overflow in the sum.
+        losses = losses.to(torch.promote_types(losses.dtype, torch.float32))
+        of_batch = weights.to(losses.dtype)
         # A batch whose weights are all zero takes no step; dividing would give NaN.
-        total = weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
-        return torch.dot(losses, weights) / total
+        total = of_batch.sum().clamp_min(torch.finfo(losses.dtype).tiny)
+        return torch.dot(losses, of_batch) / total
 
     return of_logits

@@ -18,7 +18,7 @@ from lipt_cords.base.randomness import isolated_rng, preserved_rng
 from lipt_cords.base.sizes import parse_memory
 from lipt_cords.data.batches import dataset_length, different_indices, resolve_device
 from lipt_cords.data.source import BatchSource
-from lipt_cords.models.losses import PerSampleLoss
+from lipt_cords.models.losses import PerSampleLoss, per_sample_loss
 from lipt_cords.selectors.base import Selection
 from lipt_cords.training.cheaper.path_schedule import SubnetworkConfig
 from lipt_cords.training.cheaper.steps import CheaperSteps, parse_cheaper
@@ -51,7 +51,7 @@ def train_on_subset(
     nesterov: bool = True,
     weight_decay: float = 5e-4,
     schedule: str = "cosine_annealing",
-    loss: PerSampleLoss | None = None,
+    loss: nn.Module | PerSampleLoss | None = None,
     eval_every: int = 1,
     precision: Precision = "fp32",
     memory_format: MemoryFormat = "auto",
@@ -84,7 +84,8 @@ def train_on_subset(
         nesterov: use Nesterov momentum.
         weight_decay: L2 decay.
         schedule: ``cosine_annealing`` over all epochs, or ``none``.
-        loss: per-sample loss of (logits, labels), shape (B,); None is cross-entropy.
+        loss: what a warm start takes: a torch loss, whose reduction is taken over, or a callable of
+            (logits, labels); None is cross-entropy.
         eval_every: epochs between two evaluations; the last epoch always is one.
         precision: ``bf16`` autocast of the forward pass, ``fp32``, or ``auto``: bf16 on a GPU
             that has it.
@@ -161,7 +162,7 @@ def train_on_subset(
     if val_dataset is not None:
         evaluation["val"] = BatchSource(val_dataset, device=target)
     with isolated_rng(seed, "train on subset"):
-        per_sample = loss or nn.CrossEntropyLoss(reduction="none")
+        per_sample = per_sample_loss(loss, target) or nn.CrossEntropyLoss(reduction="none")
         cheaper = None
         if paths is not None or (ticket is not None and ticket.ratio > 0):
             epoch_steps = math.ceil(len(selection.indices) / max(1, batch_size))

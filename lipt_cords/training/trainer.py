@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lipt_cords.base.randomness import preserved_rng
-from lipt_cords.data.batches import Inputs, split_batch, to_device
+from lipt_cords.data.batches import Inputs, flat_labels, split_batch, to_device
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.heads import model_device
 from lipt_cords.models.losses import PerSampleLoss
@@ -305,7 +305,9 @@ def split_weighted(batch: Any) -> tuple[Inputs, Tensor, Tensor]:
     """Split a weighted batch into inputs, labels and weights.
 
     Args:
-        batch: ``(x, y, w)``, or a dict with ``labels`` and ``weights``.
+        batch: ``(x, y, w)``, or ``(x, y, ..., w)``, of which the rest is dropped; or a dict with
+            ``labels`` and ``weights``. Labels are one integer a sample; targets that are no
+            integers stay as they are, for losses that take them.
 
     Raises:
         ValueError: anything else.
@@ -317,12 +319,14 @@ def split_weighted(batch: Any) -> tuple[Inputs, Tensor, Tensor]:
     if isinstance(batch, Mapping) and "weights" in batch:
         weights = batch["weights"]
         inputs, labels = split_batch({k: v for k, v in batch.items() if k != "weights"})
-    elif isinstance(batch, tuple | list) and len(batch) == 3:
+    elif isinstance(batch, tuple | list) and len(batch) >= 3 and isinstance(batch[-1], Tensor):
         inputs, labels = split_batch(batch)
-        weights = batch[2]
+        weights = batch[-1]
     else:
         raise ValueError(
             "expected weighted batches (x, y, w) or dicts with 'labels' and 'weights', received "
             f"{type(batch).__name__}: read the subset through SubsetLoader or a CORDS loader"
         )
+    if not labels.is_floating_point():
+        labels = flat_labels(labels)
     return inputs, labels, weights

@@ -221,6 +221,8 @@ class WarmStartResult:
         else:
             merged = self.apply_to(copy.deepcopy(model))
         options.setdefault("head", self.config.head)
+        if self.origins is not None:  # the loss whose gradients trained the workers
+            options.setdefault("loss", self.origins.loss)
         return last_layer_gradients(merged, dataset, **options)
 
     def save(self, directory: str | Path) -> Path:
