@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,13 +193,25 @@ def import_modules(names: Iterable[str]) -> None:
             if here not in sys.path and "" not in sys.path:
                 sys.path.append(here)
             importlib.import_module(name)
-        except Exception as error:  # any error of a user's module
-            reason = str(error).partition("\n")[0]
+        except Exception as error:  # a user's module may raise anything
+            absent = isinstance(error, ModuleNotFoundError) and name.startswith(error.name or "?")
+            where = " Give a module that Python finds: in the working directory, in PYTHONPATH or "
             raise ValueError(
-                f"cannot import {name!r} (imports, --import): {type(error).__name__}: {reason}. "
-                "Give a module that Python finds: in the working directory, in PYTHONPATH or "
-                "installed"
+                f"cannot import {name!r} (imports, --import): {type(error).__name__}: "
+                f"{str(error).partition(chr(10))[0]}{'' if absent else _place(error)}."
+                + (where + "installed" if absent else "")
             ) from error
+
+
+def _place(error: BaseException) -> str:
+    """Where an error was raised, for a module that was found."""
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [f for f in frames if "importlib" not in f.filename and not _ours(f.filename)]
+    return f" ({outside[-1].filename}, line {outside[-1].lineno})" if outside else ""
+
+
+def _ours(path: str) -> bool:
+    return Path(path).resolve().is_relative_to(Path(__file__).resolve().parents[1])
 
 
 def is_foreign(module: str) -> bool:

@@ -252,7 +252,14 @@ def _torchvision(name: str, root: Path, download: bool) -> _Parts:
 
 def _registered(name: str, root: Path, download: bool) -> _Parts:
     found: list[Images] = []
-    for part, what in zip(DATASETS[name](root, download), ("training", "test"), strict=True):
+    given: Any = DATASETS[name](root, download)
+    pairs = isinstance(given, tuple | list) and len(given) == 2
+    if not pairs or not all(isinstance(one, tuple | list) and len(one) == 2 for one in given):
+        raise ValueError(
+            f"data set {name!r} returned a {type(given).__name__}: expected two pairs, "
+            "(training images, labels) and (test images, labels)"
+        )
+    for part, what in zip(given, ("training", "test"), strict=True):
         images, labels = (torch.as_tensor(value) for value in part)
         fits = images.dtype == torch.uint8 and images.ndim == 4 and labels.shape == images.shape[:1]
         if not fits or not len(labels) or labels.is_floating_point() or int(labels.min()) < 0:

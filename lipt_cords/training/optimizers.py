@@ -113,11 +113,19 @@ def build(name: str, parameters: Iterable[nn.Parameter], options: OptimizerOptio
     Raises:
         ValueError: an unknown name, or a registered function that returns something else.
     """
-    made = OPTIMIZERS[name](list(parameters), options)
+    given = list(parameters)
+    made = OPTIMIZERS[name](given, options)
     if not isinstance(made, Optimizer):
         raise ValueError(
             f"optimizer {name!r} returned a {type(made).__name__}: expected a "
             "torch.optim.Optimizer over the given parameters"
+        )
+    held = {id(one) for group in made.param_groups for one in group["params"]}
+    if missing := [one for one in given if id(one) not in held]:
+        raise ValueError(
+            f"optimizer {name!r} leaves out {len(missing)} of {len(given)} parameters, the first "
+            f"of shape {tuple(missing[0].shape)}, which would keep their values: put all of them "
+            "into its groups"
         )
     return made
 

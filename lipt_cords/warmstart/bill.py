@@ -9,6 +9,7 @@ from typing import Any
 from lipt_cords.models.state import State
 from lipt_cords.training.cheaper.tickets import ticket_notes
 from lipt_cords.warmstart.clock import Clock
+from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.merge.judge import FinalEvaluation, Judge
 from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.report import RoundReport, WarmStartReport, WorkerSummary
@@ -153,7 +154,13 @@ class Bill(Watcher):
             stopped_early=len(rounds) < planned_rounds,
             stages=over_stages(stage for one in workers for stage in one.stages),
             ticket=ticket,
-            notes=[*inputs.plan.notes(), *_left_out(workers), *ticket_notes(ticket), *notes],
+            notes=[
+                *inputs.plan.notes(),
+                *_nothing_pruned(inputs.config, workers),
+                *_left_out(workers),
+                *ticket_notes(ticket),
+                *notes,
+            ],
         )
 
 
@@ -188,6 +195,14 @@ def over_stages(parts: Iterable[dict[str, float]]) -> list[dict[str, float]]:
             for name in ("steps", "passes", "planned", "counted"):
                 before[name] += part[name]
     return [found[end] for end in sorted(found)]
+
+
+def _nothing_pruned(config: WarmStartConfig, workers: Sequence[WorkerSummary]) -> list[str]:
+    wanted = config.sparsity != "none" and config.density < 1
+    trained = [one for one in workers if one.steps]
+    if not wanted or not trained or any(one.density < 1 for one in trained):
+        return []
+    return [f"sparsity={config.sparsity!r} found nothing to prune: the head stays dense"]
 
 
 def _left_out(summaries: Sequence[WorkerSummary]) -> list[str]:

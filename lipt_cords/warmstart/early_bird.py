@@ -174,7 +174,7 @@ class EarlyBird(Watcher):
             if self._config.subnetwork is not None:
                 run.block_shares = block_shares(net, *batch, self._config.subnetwork)
         run.net, run.whole = net, ticket.expand
-        run.start, run.memory = ticket.gather(run.start), ticket.gather(run.memory)
+        run.start, run.outer_state = ticket.gather(run.start), ticket.gather(run.outer_state)
         self._judge.model = copy.deepcopy(net)
         self._bill.forward_flops = forward_flops
 

@@ -2,7 +2,8 @@
 
 Ro, Wang, Chidambaram, Akella, "Lowering the Pre-training Tax for Gradient-based Subset Training",
 ICML 2023. One round is the method of the paper; several rounds are local SGD (Stich, ICLR 2019) or
-DiLoCo (Douillard et al., 2023). All else is done by watchers of this loop.
+DiLoCo (Douillard et al., 2023). Watchers do the rest around this loop, and may change the run
+between its rounds.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ def lipt(
     while run.round < run.rounds:
         watchers.before_round(run)
         run.net.load_state_dict(run.start)
-        workers = team.train(run, inputs)  # sparse, on disjoint shards, no communication
+        workers = team.train(run, inputs)  # each alone on its own shard
         watchers.after_training(run)
-        chosen = team.choose(workers)  # uniform, weighted, greedy
-        average, workers = team.merge(workers, chosen)  # one exact all-reduce
+        chosen = team.choose(workers)  # the soup
+        average, workers = team.merge(workers, chosen)  # by the codec
         run.start = next_start(
-            run.start, average, run.memory, trained=inputs.trained, config=config
+            run.start, average, run.outer_state, trained=inputs.trained, config=config
         )
         run.round += 1
         watchers.after_merge(run, workers)

@@ -142,7 +142,7 @@ def _prepared(
     config: WarmStartConfig, ranks: Ranks, request: Request
 ) -> tuple[RoundInputs, RunFolder | None]:
     """The inputs of the rounds, checked and read on this rank."""
-    model = copied(request.model)  # first: a forward pass without gradients can hide an error
+    model = copied(request.model)  # before any forward pass, which may hide that it fails
     plan, labels, folder = prepare(config, ranks, request)
     loss = mean_loss(request.loss, ranks.device)
     model.to(ranks.device)

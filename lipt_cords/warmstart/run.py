@@ -48,12 +48,12 @@ class Run:
 
     Attributes:
         net: the trained net, on this rank's device; every round overwrites its weights.
-        rounds: number of merges that are planned at this point.
+        rounds: merges in all, as planned now; an early end lowers it.
         start: weights from which the next round starts.
         round: merges so far.
-        memory: state of the outer step.
-        decay: rounds (first, end) in which the rate falls before an early end, without ``end``;
-            None: as scheduled.
+        outer_state: what the outer step keeps between rounds.
+        decay: with an early end, the rounds from first to before end in which the rate falls;
+            None: the rate follows the schedule.
         probe: held-out samples on which the workers of the coming round are compared, or None.
         scale_penalty: L1 penalty of BatchNorm's scales in the coming round; None: none.
         net_work: operations of ``net`` over those of the given one.
@@ -70,7 +70,7 @@ class Run:
     rounds: int
     start: State = field(default_factory=dict)
     round: int = 0
-    memory: State = field(default_factory=dict)
+    outer_state: State = field(default_factory=dict)
     decay: tuple[int, int] | None = None
     probe: Probe | None = None
     scale_penalty: float | None = None

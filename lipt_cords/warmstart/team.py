@@ -9,7 +9,7 @@ import torch
 
 from lipt_cords.models.state import State
 from lipt_cords.warmstart.config import WarmStartConfig
-from lipt_cords.warmstart.merge.codecs import Member, Wire, merged
+from lipt_cords.warmstart.merge.codecs import Member, Wire, merge_members
 from lipt_cords.warmstart.merge.judge import Judge
 from lipt_cords.warmstart.merge.soup import Chosen, choose
 from lipt_cords.warmstart.merge.trials import Trials
@@ -77,9 +77,8 @@ class Team:
             self._found += [one.summary.worker for one in done]
             missing = [w for w in mine if w not in {one.summary.worker for one in done}]
             if missing:
-                self.announce(
-                    f"workers {missing[0] + 1} to {missing[-1] + 1}, round {run.round + 1}"
-                )
+                numbers = ", ".join(map(str, missing[:6])) + (", ..." if len(missing) > 6 else "")
+                self.announce(f"workers {numbers} in round {run.round}")
             tasks = [inputs.task(worker, run, self.tick) for worker in missing]
             for result in run_workers(tasks):
                 self.evaluation_seconds += result.evaluation_seconds
@@ -138,7 +137,7 @@ class Team:
         wire = Wire(
             self.ranks, len(weights), max(weights.values()), torch.stack(largest).amax(0), mine
         )
-        average = merged(self._config.codec, self._results.start, mine, wire)
+        average = merge_members(self._config.codec, self._results.start, mine, wire)
         after = [
             replace(one, kept=False, reason=LOST) if one.rank not in self.ranks.live else one
             for one in chosen.summaries

@@ -16,6 +16,7 @@ from lipt_cords import LiPTWarmStart, average_weights, train_on_subset
 from lipt_cords.base.registry import REGISTRIES, import_modules
 from lipt_cords.cli.commands import main
 from lipt_cords.cords.config import RunConfig
+from lipt_cords.training import register_optimizer
 from lipt_cords.warmstart import register_codec, register_outer, register_soup, register_sparsity
 from lipt_cords.warmstart.config import WarmStartConfig
 
@@ -230,3 +231,40 @@ def train():
 @pytest.fixture
 def val():
     return make_images(80, seed=1)
+
+
+def test_an_optimizer_that_leaves_parameters_out_is_refused(train):
+    """They would keep their values without a word."""
+
+    def matrices_alone(parameters, options):
+        return torch.optim.SGD([one for one in parameters if one.ndim >= 2], lr=options.lr)
+
+    register_optimizer("matrices")(matrices_alone)
+    with pytest.raises(ValueError, match="'matrices' leaves out 4 of 6 parameters, the first of"):
+        fit(train, optimizer="matrices")
+
+
+def test_what_a_soup_returns_is_looked_at(train):
+    for answer in (None, "all", [0, 0], [True], [object()]):
+        register_soup("odd")(lambda workers, answer=answer: answer)
+        with pytest.raises(ValueError, match="soup 'odd' returned .* expected the numbers of work"):
+            fit(train, soup="odd")
+        REGISTRIES["soup"].unregister("odd")
+
+
+def test_errors_of_a_module_that_was_found_say_where(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "module_with_an_error.py").write_text("one = 1\nraise RuntimeError('not now')\n")
+    with pytest.raises(ValueError, match=r"not now \(.*module_with_an_error.py, line 2\)\.$"):
+        import_modules(["module_with_an_error"])
+
+
+def test_a_net_with_nothing_to_prune_is_noted():
+    data = torch.utils.data.TensorDataset(torch.randn(60, 8), torch.arange(60) % 4)
+    net = torch.nn.Linear(8, 4)
+    result = LiPTWarmStart(**WARM, **QUIET).fit(net, data)
+    assert "sparsity='magnitude' found nothing to prune: the head stays dense" in str(
+        result.report.notes
+    )
+    plain = LiPTWarmStart(**WARM, **QUIET, sparsity="none").fit(net, data)
+    assert "nothing to prune" not in str(plain.report.notes)

@@ -1,4 +1,4 @@
-"""Averages of given state dicts: a uniform or weighted soup of any models."""
+"""`average_weights`, for state dicts that a user has; a warm start merges by `codecs.py`."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Wire:
         ranks: the processes.
         terms: workers in the soup, on all ranks.
         heaviest: the largest weight of any.
-        largest: for every slice of the state, the exponent that bounds the change of any.
+        largest: for every slice of the state an exponent: 2 to its power bounds all changes.
         mine: the members on this rank.
     """
 
@@ -107,7 +107,7 @@ def exact(origin: State, members: Sequence[Member], wire: Wire) -> State:
     return total.mean(summed, wire.weight, wire.merged)
 
 
-def merged(codec: str, origin: State, members: Sequence[Member], wire: Wire) -> State:
+def merge_members(codec: str, origin: State, members: Sequence[Member], wire: Wire) -> State:
     """The average of a soup, by a codec's name.
 
     Raises:

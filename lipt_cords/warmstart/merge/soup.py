@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,6 +120,8 @@ def choose(workers: Sequence[WorkerSummary], soup: str, trial: Trial) -> Chosen:
     found = entry.make(able) if able else []
     if isinstance(found, Generator):
         found = _driven(found, trial)
+    if not isinstance(found, Mapping):
+        found = _numbers(entry.name, found)
     weights: dict[int, float] = {}
     weights.update(found if isinstance(found, Mapping) else dict.fromkeys(found, 1))
     _check(entry.name, weights, [one.worker for one in able])
@@ -140,6 +142,18 @@ def _driven(soup: Generator[Sequence[int], float, Members], trial: Trial) -> Mem
     except StopIteration as end:
         members: Members = end.value
         return members
+
+
+def _numbers(name: str, found: Any) -> list[int]:
+    """The workers that a soup names, each once."""
+    numbers = list(found) if isinstance(found, Iterable) and not isinstance(found, str) else [found]
+    wrong = [one for one in numbers if isinstance(one, bool) or not isinstance(one, int)]
+    if wrong or len(set(numbers)) < len(numbers):
+        raise ValueError(
+            f"soup {name!r} returned {str(found)[:80]}: expected the numbers of workers "
+            "(one.worker), each once, or a mapping of them to weights"
+        )
+    return numbers
 
 
 def _check(name: str, weights: Mapping[Any, Any], able: Sequence[int]) -> None:

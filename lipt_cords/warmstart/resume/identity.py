@@ -143,5 +143,6 @@ def _code_of_others(config: WarmStartConfig) -> dict[str, str]:
             source = inspect.getsource(entry.make if script else sys.modules[entry.module])
         except (OSError, TypeError, KeyError):  # defined at a prompt
             source = repr(getattr(entry.make, "__code__", entry.make))
-        found[f"code of {option} {entry.name!r}"] = hashlib.sha256(source.encode()).hexdigest()[:16]
+        what = f"{option} {entry.name!r}" if script else f"module {entry.module!r}"
+        found[f"code of {what}"] = hashlib.sha256(source.encode()).hexdigest()[:16]
     return found

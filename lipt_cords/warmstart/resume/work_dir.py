@@ -81,7 +81,7 @@ class WorkDir(Watcher):
         if states:  # on rank 0
             run.start, memory = states
         run.start = self._ranks.broadcast(run.start)
-        run.memory = self._ranks.broadcast(memory) if memory else {}
+        run.outer_state = self._ranks.broadcast(memory) if memory else {}
         self._team.resume_after(run.start, run.round - 1)
 
     def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
@@ -113,7 +113,7 @@ class WorkDir(Watcher):
             if not folder.keep(_record(number), {}, details):
                 return False  # tried again at the next merge
             self._recorded += 1
-        groups = {"start": run.start, "memory": run.memory}
+        groups = {"start": run.start, "memory": run.outer_state}
         values: dict[str, Any] = {"forward_passes": run.forward_passes}
         for one in self._watchers:
             tensors, values[one.name] = one.state() if one.name else ({}, {})

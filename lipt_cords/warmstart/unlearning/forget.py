@@ -153,7 +153,7 @@ class _Retraining:
             bill.after_training(run)
             average, workers = team.merge(workers, team.choose(workers))
             run.start = next_start(
-                run.start, average, run.memory, trained=inputs.trained, config=config
+                run.start, average, run.outer_state, trained=inputs.trained, config=config
             )
             bill.after_merge(run, workers)
         clock.enter("refresh")

@@ -24,7 +24,7 @@ class EarlyStop(Watcher):
     def __init__(self, config: WarmStartConfig) -> None:
         self._config = config
 
-    def resumed(self, run: Run) -> None:
+    def before_first_round(self, run: Run) -> None:
         self._decide(run)
 
     def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:

@@ -1,4 +1,8 @@
-"""Watchers: work around the rounds of a warm start that is not part of the algorithm."""
+"""Watchers: what is done around the rounds of a warm start.
+
+A watcher sees the run at fixed points and may change it there: end it early, restore it from disk,
+or go on with a smaller net.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ class StepHook(Protocol):
         """Change gradients before the optimizer's step."""
 
     def enough(self, net: nn.Module, steps: int) -> bool:
-        """Whether to stop after so many steps, and continue with another net."""
+        """Whether to continue with another net after so many steps."""
 
     def replace(self, net: nn.Module, steps: int) -> tuple[TicketRecord, nn.Module]:
         """The net to continue with, and its ticket."""
@@ -52,7 +56,7 @@ class Watcher:
     def resume(self, run: Run, watchers: Sequence[Watcher]) -> None:
         """Restore a run, and the state of all watchers, from ``work_dir``."""
 
-    def resumed(self, run: Run) -> None:
+    def before_first_round(self, run: Run) -> None:
         """Called before the first round: at theta*, or after a stored merge."""
 
     def before_round(self, run: Run) -> None:
@@ -107,7 +111,7 @@ class Watchers:
         for one in self._all:
             one.resume(run, self._all)
         for one in self._all:
-            one.resumed(run)
+            one.before_first_round(run)
 
     def before_round(self, run: Run) -> None:
         for one in self._all:

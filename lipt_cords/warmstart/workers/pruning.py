@@ -79,6 +79,11 @@ class Pruning:
 
 
 def _check_scores(name: str, scores: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+    if not isinstance(scores, list | tuple) or not all(isinstance(s, Tensor) for s in scores):
+        raise ValueError(
+            f"sparsity {name!r} returned a {type(scores).__name__}: expected a list of tensors, "
+            "one a weight, in its shape"
+        )
     given = [tuple(score.shape) for score in scores]
     if given != [tuple(weight.shape) for weight in weights]:
         raise ValueError(

@@ -216,12 +216,12 @@ def test_a_file_of_the_user_that_the_options_name_is_part_of_the_run(tmp_path, m
     importlib.import_module("module_with_a_soup")
     try:
         one = described(soup="soup of a file")
-        assert "code of soup 'soup of a file'" in one
+        assert "code of module 'module_with_a_soup'" in one
         module.write_text(words.format(2))
         linecache.clearcache()
         other = described(soup="soup of a file")
         assert [name for name in one if one[name] != other[name]] == [
-            "code of soup 'soup of a file'"
+            "code of module 'module_with_a_soup'"
         ]
     finally:
         SOUPS.unregister("soup of a file")
