@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from lipt_cords.selectors.base import Selection
 from lipt_cords.training.ledger import FULL, SKIPPED, SUBSET
@@ -62,8 +63,10 @@ class CordsSource:
         if kind == SUBSET and len(batches) == 0:
             kind = SKIPPED
         if kind != SKIPPED:
-            loader = self._loader.wtdataloader if kind == FULL else self._loader.subset_loader
-            batches = without_single_last(loader, batches)
+            part = "wtdataloader" if kind == FULL else "subset_loader"
+            loader = vars(self._loader).get(part)
+            if isinstance(loader, DataLoader):
+                batches = without_single_last(loader, batches)
         chosen = None
         report = getattr(self._loader, "selection_report", None)
         if kind == SUBSET and self._reported != self.count:

@@ -279,7 +279,8 @@ def _item_label(item: Any) -> int:
     try:
         return operator.index(item[1])
     except TypeError:
-        return int(_as_labels([item[1]]))
+        label = item[1]
+        return int(_as_labels(label.reshape(-1) if hasattr(label, "reshape") else [label]))
 
 
 def _as_labels(values: Any) -> Tensor:

@@ -65,6 +65,9 @@ class LastLayerGradients:
     """Classes, shape (N,), int64."""
     logits: Tensor
     """Outputs of the head, shape (N, C), float32."""
+    indices: Tensor | None = None
+    """Where the samples stand in the data set that was read, shape (N,), int64, on the CPU; None:
+    they are all of it, in its order. A selection names samples by these indices."""
 
     def __len__(self) -> int:
         return len(self.logit_grads)
@@ -122,13 +125,23 @@ class LastLayerGradients:
         return norms_N * (1 + self.embeddings.square().sum(dim=1)).sqrt()
 
     def subset(self, indices: Tensor | Sequence[int]) -> LastLayerGradients:
-        """The gradients of some of the samples, in the order given."""
+        """The gradients of some of the samples, in the order given.
+
+        They keep the indices of the data set. Where a sample comes twice there are none, and a
+        selection names positions.
+        """
         where = torch.as_tensor(indices, device=self.logit_grads.device)
         if where.dtype == torch.bool:
             where = where.nonzero().flatten()
         where = where.to(torch.int64)
+        places = torch.arange(len(self)) if self.indices is None else self.indices
+        part = places[where.cpu()]
         return LastLayerGradients(
-            self.logit_grads[where], self.embeddings[where], self.labels[where], self.logits[where]
+            self.logit_grads[where],
+            self.embeddings[where],
+            self.labels[where],
+            self.logits[where],
+            part if len(torch.unique(part)) == len(part) else None,
         )
 
     def correct(self) -> Tensor:
@@ -212,7 +225,8 @@ def last_layer_gradients(
     grads_NC = torch.cat([logit_gradients(z, y, unreduced) for z, y in chunks])
     if unreduced is not None:
         _check_finite(_finite_rows(grads_NC), rows, "gradients", "check the loss")
-    return LastLayerGradients(grads_NC, embeddings_NE, labels_N, logits_NC)
+    part = None if indices is None else rows
+    return LastLayerGradients(grads_NC, embeddings_NE, labels_N, logits_NC, part)
 
 
 def _forward(

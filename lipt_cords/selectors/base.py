@@ -31,7 +31,8 @@ class Selection:
 
     Attributes:
         indices: (k,) int64 on the CPU, distinct, in the order of choice (class by class when
-            the selection is per class).
+            the selection is per class); of the data set, also where gradients of a part of it
+            were given.
         weights: (k,) float32 on the CPU. For every selector the same convention: the mean of
             ``weights * gradient`` over the subset stands for the mean gradient of the pool, so
             an unweighted selector gives ones.
@@ -352,6 +353,14 @@ def _finished(name: str, problem: SelectionProblem, choice: Choice, seconds: flo
             f"selector {name!r} returned {tuple(indices.shape)} indices, "
             f"{distinct} of them distinct: expected {problem.budget} distinct ones"
         )
+    if int(indices.min()) < 0 or int(indices.max()) >= len(problem):
+        raise ValueError(
+            f"selector {name!r} returned indices {int(indices.min())} to {int(indices.max())}: "
+            f"expected some in [0, {len(problem)})"
+        )
+    places = None if problem.pool is None else problem.pool.indices
+    if places is not None:
+        indices = places[indices]
     weights = choice.weights
     if weights is None:
         weights = torch.ones(problem.budget)

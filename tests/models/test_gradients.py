@@ -20,6 +20,7 @@ from lipt_cords.models.gradients import (
     last_layer_gradients,
 )
 from lipt_cords.models.heads import find_head
+from lipt_cords.selectors.base import select
 
 LOSSES = {
     "cross-entropy": nn.CrossEntropyLoss(),
@@ -276,7 +277,7 @@ def test_other_bad_input_is_refused():
     with pytest.raises(ValueError, match="has no linear head"):
         last_layer_gradients(nn.Identity(), data)
     with pytest.raises(ValueError, match="must return one value a sample.*reduction='none'"):
-        last_layer_gradients(model, data, loss=nn.functional.cross_entropy)
+        last_layer_gradients(model, data, loss=lambda logits, labels: logits.square())
     with pytest.raises(ValueError, match="returns .6, 3., the head .6, 4."):
         last_layer_gradients(model, data, head="0")
     with pytest.raises(ValueError, match="unknown device 'tpu'"):
@@ -310,3 +311,22 @@ def test_the_head_of_every_small_net_is_found_with_its_data():
         expected = gradients.logits.softmax(dim=1)
         expected[torch.arange(20), gradients.labels] -= 1
         assert torch.equal(gradients.logit_grads, expected)
+
+
+def test_indices_of_the_data_set_are_carried_through_to_the_selection() -> None:
+    """Else a loader reads other samples: positions in a part were taken for indices."""
+    data = TensorDataset(torch.randn(100, 4), torch.arange(100) % 2)
+    candidates = torch.arange(60, 100)
+    model = nn.Linear(4, 2)
+    part = last_layer_gradients(model, data, indices=candidates)
+    assert part.indices is not None and part.indices.equal(candidates)
+    for one in (part, last_layer_gradients(model, data).subset(candidates)):
+        for name in ("random", "gradmatch", "craig", "grand", "importance"):
+            chosen = select(name, one, 10)
+            assert set(chosen.indices.tolist()) <= set(candidates.tolist())
+            labels = data.tensors[1][chosen.indices]
+            assert labels.bincount().tolist() == [5, 5]
+    some = part.subset([3, 1]).subset(torch.tensor([False, True]))
+    assert some.indices is not None and some.indices.tolist() == [61]
+    assert last_layer_gradients(model, data).indices is None
+    assert part.subset([3, 3]).indices is None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,8 @@ def test_gradmatch_picks_and_weighs_the_same_before_the_random_fill(net: Net) ->
         atoms = dense(gradients)[where].numpy()
         theirs = OrthogonalMP_REG(atoms.T, atoms.sum(axis=0), nnz=6, positive=True, lam=0)
         chosen = np.flatnonzero(theirs)
-        part = select("gradmatch", gradients.subset(where), 6, per="all", max_steps=6)
+        group = replace(gradients.subset(where), indices=None)  # by their places in the group
+        part = select("gradmatch", group, 6, per="all", max_steps=6)
         count = part.info["groups"][0]["rounds"][0]
         ours = np.zeros(len(where))
         ours[part.indices[:count].numpy()] = part.weights[:count].numpy()
@@ -251,7 +253,8 @@ def test_craig_equals_a_sequential_cords_and_beats_the_shuffled_one(
     )
     theirs = [int(i) for i in engine.fit(strategy.dist_mat.astype(np.float64)).ranking]
     gammas = strategy.compute_gamma(theirs)
-    ours = select("craig", gradients.subset(where), 5, per="all")
+    group = replace(gradients.subset(where), indices=None)  # by their places in the group
+    ours = select("craig", group, 5, per="all")
     assert ours.indices.tolist() == theirs
     assert (ours.weights * len(where) / 5).round().tolist() == gammas
 
