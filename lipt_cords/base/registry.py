@@ -94,17 +94,19 @@ class Registry(Generic[T]):
         for fact in facts:
             if fact not in self._facts:
                 raise unknown_name(f"fact of a {self.kind}", fact, self._facts)
+        name = name.strip()
         key = name.lower()
 
         def add(function: T) -> T:
-            if (taken := self._entries.get(key)) is not None:
+            module = _registering_module()
+            taken = self._entries.get(key)
+            if taken is not None and not _is_again(taken, function, module):
                 raise ValueError(
                     f"a {self.kind} named {name!r} exists already, registered by {taken.module}: "
                     "choose another name"
                 )
             self._check_call(name, function)
             line = (inspect.getdoc(function) or "").partition("\n")[0]
-            module = getattr(function, "__module__", None) or "?"
             self._entries[key] = Entry(key, function, module, line, {**self._facts, **facts})
             return function
 
@@ -171,6 +173,20 @@ class Registry(Generic[T]):
             ) from None
 
 
+def _is_again(taken: Entry[Any], function: Any, module: str) -> bool:
+    """Whether a function of a user's is defined anew: a reload, or a notebook's cell run again."""
+    name, code = getattr(function, "__qualname__", "<"), getattr(function, "__code__", None)
+    before = getattr(taken.make, "__code__", None)
+    return (
+        is_foreign(module)
+        and taken.module == module
+        and "<" not in name
+        and getattr(taken.make, "__qualname__", None) == name
+        and (code is None) == (before is None)
+        and (code is None or before is None or code.co_filename == before.co_filename)
+    )
+
+
 def import_modules(names: Iterable[str]) -> None:
     """Import a user's modules, which register their names.
 
@@ -182,18 +198,21 @@ def import_modules(names: Iterable[str]) -> None:
     Raises:
         ValueError: an import fails; the module and the reason are named.
     """
-    for name in names:
-        if not isinstance(name, str) or not all(p.isidentifier() for p in name.split(".")):
+    for name in [names] if isinstance(names, str) else names:
+        if not isinstance(name, str) or not _is_module_name(name):
             raise ValueError(
                 f"cannot import {name!r}: expected the name of a module, such as my_module or "
                 "my_package.selectors (without .py, and dots between folders)"
             )
+        before = {kind: dict(registry._entries) for kind, registry in REGISTRIES.items()}
         try:
             here = str(Path.cwd())
             if here not in sys.path and "" not in sys.path:
                 sys.path.append(here)
             importlib.import_module(name)
         except Exception as error:  # a user's module may raise anything
+            for kind, entries in before.items():  # nothing of it is left half registered
+                REGISTRIES[kind]._entries = entries
             absent = isinstance(error, ModuleNotFoundError) and name.startswith(error.name or "?")
             where = " Give a module that Python finds: in the working directory, in PYTHONPATH or "
             raise ValueError(
@@ -212,6 +231,21 @@ def _place(error: BaseException) -> str:
 
 def _ours(path: str) -> bool:
     return Path(path).resolve().is_relative_to(Path(__file__).resolve().parents[1])
+
+
+def _is_module_name(name: str) -> bool:
+    return not name.endswith(".py") and all(part.isidentifier() for part in name.split("."))
+
+
+def _registering_module() -> str:
+    """The module that calls a decorator, wherever the function itself was written."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None:
+        module = str(frame.f_globals.get("__name__", "?"))
+        if is_foreign(module) or frame.f_code.co_name == "<module>":
+            break  # else a decorator of this package that calls another
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", "?"))
 
 
 def is_foreign(module: str) -> bool:

@@ -54,6 +54,12 @@ def register_dataset(name: str) -> Callable[[DatasetFunction], DatasetFunction]:
     Raises:
         ValueError: the name is taken, or the function cannot be called so.
     """
+    plain = str(name).lower().replace("-", "").replace("_", "")
+    if ":" in str(name) or plain in (*(one.replace("-", "") for one in DATASET_NAMES), "fmnist"):
+        raise ValueError(
+            f"a data set cannot be named {name!r}: the name is one of this package, or holds a "
+            "colon; choose another"
+        )
     return DATASETS.register(name)
 
 

@@ -13,6 +13,17 @@ from lipt_cords.models.nets import CifarResNet, SmallCNN, WideResNet
 SMALL_IMAGE = 64
 """Largest image side, in pixels, for which torchvision's nets get a 3x3 stem without pooling."""
 
+_ALIASES = {
+    "mnistnet": "cnn",
+    "wideresnet": "wrn-28-10",
+}
+"""CORDS's spellings."""
+
+
+def _plain(name: object) -> str:
+    return str(name).lower().replace("-", "").replace("_", "")
+
+
 ModelFunction = Callable[[int, int, int], nn.Module]
 MODELS: Registry[ModelFunction] = Registry(
     "model", takes=("num_classes", "in_channels", "image_size")
@@ -32,6 +43,13 @@ def register_model(name: str) -> Callable[[ModelFunction], ModelFunction]:
     Raises:
         ValueError: the name is taken, or the function cannot be called so.
     """
+    plain = _plain(name)
+    for known in (*MODELS.names(), *_ALIASES):
+        if plain == _plain(known) and (name.lower() != known or known in _ALIASES):
+            raise ValueError(
+                f"a model named {name!r} is the known {known!r}, for case, hyphens and underscores "
+                "do not matter: choose another name"
+            )
     return MODELS.register(name)
 
 
@@ -83,13 +101,6 @@ def _wide_resnet50_2(num_classes: int, in_channels: int, image_size: int) -> nn.
     return _torchvision_net("wide_resnet50_2", num_classes, in_channels, image_size)
 
 
-_ALIASES = {
-    "mnistnet": "cnn",
-    "wideresnet": "wrn-28-10",
-    "wrn2810": "wrn-28-10",
-    "wideresnet502": "wide_resnet50_2",
-}
-
 MODEL_NAMES: tuple[str, ...] = MODELS.names()
 """Names of this package; CORDS's spellings of the same nets work too."""
 
@@ -134,9 +145,9 @@ def canonical_model_name(name: str) -> str:
     >>> canonical_model_name("ResNet18"), canonical_model_name("WRN-28-10")
     ('resnet18', 'wrn-28-10')
     """
-    plain = str(name).lower().replace("-", "").replace("_", "")
+    plain = _plain(name)
     for known in MODELS.names():
-        if plain == known.replace("-", "").replace("_", ""):
+        if plain == _plain(known):
             return known
     if plain in _ALIASES:
         return _ALIASES[plain]

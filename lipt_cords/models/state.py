@@ -38,3 +38,36 @@ def all_finite(state: Mapping[str, Tensor]) -> bool:
     """Whether no entry of a state dict is NaN or infinite."""
     checks = [torch.isfinite(t).all() for t in state.values() if t.is_floating_point()]
     return bool(torch.stack(checks).all()) if checks else True
+
+
+def copied_state(state: Mapping[str, Tensor]) -> State:
+    """Independent copies of all entries, detached."""
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def require_alike_state(given: object, wanted: Mapping[str, Tensor], who: str) -> None:
+    """See that a state has the entries of another, in their shapes and dtypes.
+
+    Args:
+        given: a state, as a user's function returned it.
+        wanted: the state that it should be like.
+        who: named in the error.
+
+    Raises:
+        ValueError: it is no state, or an entry differs.
+    """
+    if not isinstance(given, dict) or given.keys() != wanted.keys():
+        known = sorted(given.keys() ^ wanted.keys()) if isinstance(given, dict) else []
+        raise ValueError(
+            f"{who} must return a state with the entries that it was given, and returned "
+            + (f"others: {known[:3]}" if known else f"a {type(given).__name__}")
+        )
+    for name, value in wanted.items():
+        one = given[name]
+        if not isinstance(one, Tensor) or one.shape != value.shape or one.dtype != value.dtype:
+            what = type(one).__name__
+            if isinstance(one, Tensor):
+                what = f"{one.dtype} {tuple(one.shape)}"
+            raise ValueError(
+                f"{who} gives {what} for {name!r}: expected {value.dtype} {tuple(value.shape)}"
+            )

@@ -120,6 +120,8 @@ def build(name: str, parameters: Iterable[nn.Parameter], options: OptimizerOptio
             f"optimizer {name!r} returned a {type(made).__name__}: expected a "
             "torch.optim.Optimizer over the given parameters"
         )
+    if isinstance(made, torch.optim.LBFGS):
+        raise ValueError(f"optimizer {name!r} is LBFGS, whose steps need a closure: take another")
     held = {id(one) for group in made.param_groups for one in group["params"]}
     if missing := [one for one in given if id(one) not in held]:
         raise ValueError(

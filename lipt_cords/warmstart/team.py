@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -107,6 +108,12 @@ class Team:
     def choose(self, workers: Sequence[FinishedWorker]) -> Chosen:
         """Choose the workers in the soup, and their weights; the same on every rank."""
         self.announce("soup")
+        mine = [
+            o.summary.worker
+            for o in workers
+            if o.summary.kept and o.summary.rank == self.ranks.rank
+        ]
+        self.ranks.everywhere(lambda: self._results.require(mine))
         able = [one for one in workers if one.summary.kept]
         trials = Trials(
             self.ranks,
@@ -204,8 +211,11 @@ class Team:
 
 
 def _whole(weights: dict[int, float]) -> dict[int, int]:
-    """Weights as integers, whose sum is the same in any order."""
-    if all(isinstance(weight, int) for weight in weights.values()):
-        return {worker: int(weight) for worker, weight in weights.items()}
-    scale = FINEST / max(weights.values())
-    return {worker: max(1, round(weight * scale)) for worker, weight in weights.items()}
+    """Weights as whole numbers, which ranks can add in any order: as small as they can be."""
+    values = list(weights.values())
+    if all(isinstance(value, int) for value in values):
+        shared = math.gcd(*(int(value) for value in values))
+        if sum(values) / shared < 2**30:
+            return {worker: int(weight) // shared for worker, weight in weights.items()}
+    most, finest = max(values), min(FINEST, 2**30 // len(values))
+    return {worker: max(1, round(weight / most * finest)) for worker, weight in weights.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -74,12 +75,29 @@ class WorkerResults:
             stored = self._folder.find(self._name(worker))
             state = None if stored is None else stored.groups["state"]
         if state is None:
-            where = "" if self._folder is None else f": {self._folder.root / self._name(worker)}"
-            raise ValueError(
-                f"the weights of worker {worker}, which had finished, are gone{where}: run again, "
-                "and leave the files of a run alone"
-            )
+            raise self._gone(worker)
         return state
+
+    def require(self, workers: Sequence[int]) -> None:
+        """See that the weights of some workers, which this rank holds, are there.
+
+        Raises:
+            ValueError: a file is gone; it is named.
+        """
+        for worker in workers:
+            there = worker in self._states or (
+                self._folder is not None
+                and (self._folder.root / f"{self._name(worker)}.json").exists()
+            )
+            if not there:
+                raise self._gone(worker)
+
+    def _gone(self, worker: int) -> ValueError:
+        where = "" if self._folder is None else f": {self._folder.root / self._name(worker)}"
+        return ValueError(
+            f"the weights of worker {worker}, which had finished, are gone{where}: run again, and "
+            "leave the files of a run alone"
+        )
 
     def keep(self, result: WorkerResult) -> FinishedWorker:
         """Keep one trained worker, on disk if there is a folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -13,12 +14,15 @@ import torch
 from warmstart_material import make_images, make_net
 
 from lipt_cords import LiPTWarmStart, average_weights, train_on_subset
-from lipt_cords.base.registry import REGISTRIES, import_modules
+from lipt_cords.base.registry import REGISTRIES, foreign_modules, import_modules
 from lipt_cords.cli.commands import main
 from lipt_cords.cords.config import RunConfig
+from lipt_cords.data import register_dataset
+from lipt_cords.models import register_model
 from lipt_cords.training import register_optimizer
 from lipt_cords.warmstart import register_codec, register_outer, register_soup, register_sparsity
 from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.merge.codecs import exact
 
 SUPPORT = Path(__file__).parents[1] / "support"
 KINDS = {
@@ -204,10 +208,10 @@ def test_what_does_not_fit_its_kind_is_refused(train, val):
     with pytest.raises(ValueError, match="sparsity 'odd' must return one tensor a weight"):
         fit(train, sparsity="odd")
     register_codec("odd")(lambda origin, members, wire: {})
-    with pytest.raises(ValueError, match="codec 'odd' gives nothing for"):
+    with pytest.raises(ValueError, match="codec 'odd' must return a state .* others: "):
         fit(train, codec="odd")
     register_outer("odd")(lambda start, average, memory, *, trained, config: {})
-    with pytest.raises(ValueError, match="outer step 'odd' must return a state"):
+    with pytest.raises(ValueError, match="outer step 'odd' must return a state .* others: "):
         fit(train, outer="odd")
 
 
@@ -268,3 +272,124 @@ def test_a_net_with_nothing_to_prune_is_noted():
     )
     plain = LiPTWarmStart(**WARM, **QUIET, sparsity="none").fit(net, data)
     assert "nothing to prune" not in str(plain.report.notes)
+
+
+def test_only_the_ratio_of_a_soups_weights_counts(train):
+    """Weights far from 1 zeroed small entries of the merge once."""
+    states = []
+    for one in (1, 7, 10**9, 0.5, 5e-324):
+        register_soup("alike")(lambda workers, one=one: {w.worker: one for w in workers})
+        states.append(fit(train, soup="alike").state_dict)
+        REGISTRIES["soup"].unregister("alike")
+    plain = fit(train).state_dict
+    for state in states:
+        for name, value in plain.items():
+            torch.testing.assert_close(state[name], value, rtol=1e-6, atol=1e-7)
+            assert (state[name] == 0).equal(value == 0)
+    for state in states[:3]:
+        assert all(state[name].equal(value) for name, value in plain.items())
+
+
+def test_soups_that_try_need_held_out_data_and_numbers(train, val):
+    def silent(workers):
+        yield [workers[0].worker]
+        return [workers[0].worker]
+
+    def odd(workers):
+        yield 0
+        return [0]
+
+    register_soup("silent")(silent)
+    with pytest.raises(ValueError, match="there is no held-out data: register it with needs_val"):
+        fit(train, soup="silent")
+    register_soup("odd")(odd)
+    register_soup("expression")(lambda workers: (one.worker for one in workers))
+    for soup in ("odd", "expression"):
+        with pytest.raises(ValueError, match="expected the numbers of workers"):
+            fit(train, val, soup=soup)
+
+
+def test_what_is_registered_belongs_to_the_module_that_registers_it(tmp_path, monkeypatch):
+    """Children import that one, and a stored run depends on its source."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "module_with_a_partial.py").write_text(
+        "import functools\nfrom lipt_cords.warmstart import register_soup\n"
+        "def first(workers, count):\n    return [one.worker for one in workers[:count]]\n"
+        "register_soup('first two')(functools.partial(first, count=2))\n"
+    )
+    import_modules(["module_with_a_partial"])
+    assert REGISTRIES["soup"].entry("first two").module == "module_with_a_partial"
+    assert "module_with_a_partial" in foreign_modules()
+    assert REGISTRIES["selector"].entry("glister").module == "lipt_cords.selectors.glister.select"
+
+
+def test_a_module_that_fails_half_way_leaves_no_names_and_can_be_mended(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = tmp_path / "module_to_mend.py"
+    words = (
+        "from lipt_cords.warmstart import register_soup\n"
+        "@register_soup('mended')\ndef mended(workers):\n    return [0]\n"
+    )
+    module.write_text(words + "raise RuntimeError('half way')\n")
+    with pytest.raises(ValueError, match="half way"):
+        import_modules(["module_to_mend"])
+    assert "mended" not in REGISTRIES["soup"]
+    module.write_text(words)
+    importlib.invalidate_caches()
+    import_modules("module_to_mend")
+    assert "mended" in REGISTRIES["soup"]
+    importlib.reload(sys.modules["module_to_mend"])
+    assert REGISTRIES["soup"].entry("mended").module == "module_to_mend"
+
+
+def test_names_that_mean_something_else_are_taken():
+    for name in ("resnet-8", "WRN2810", "mnistnet"):
+        with pytest.raises(ValueError, match=r"exists already|hyphens and underscores do not"):
+            register_model(name)(lambda num_classes, in_channels, image_size: None)
+    for name in ("digits", "CIFAR-10", "fmnist", "imagefolder:x"):
+        with pytest.raises(ValueError, match="a data set cannot be named"):
+            register_dataset(name)
+
+
+def test_what_a_function_writes_into_is_its_own_copy(train):
+    def careless(origin, members, wire):
+        average = exact(origin, members, wire)
+        for value in origin.values():
+            value.zero_()
+        return average
+
+    def careless_outer(start, average, memory, *, trained, config):
+        for value in start.values():
+            value.zero_()
+        return average
+
+    plain = fit(train)
+    register_codec("careless")(careless)
+    register_outer("careless")(careless_outer)
+    for option in ("codec", "outer"):
+        result = fit(train, **{option: "careless"})
+        for name, value in plain.theta_star.items():
+            assert result.theta_star[name].equal(value)
+            assert result.state_dict[name].equal(plain.state_dict[name])
+
+
+def test_what_functions_return_is_looked_at(train):
+    def spoiled(origin, members, wire):
+        average = exact(origin, members, wire)
+        return {k: v * float("nan") if v.is_floating_point() else v for k, v in average.items()}
+
+    def wide(start, average, memory, *, trained, config):
+        return {name: value.double() for name, value in average.items()}
+
+    register_sparsity("nan")(lambda weights, moment: [w * float("nan") for w in weights])
+    with pytest.raises(ValueError, match="'nan' returned NaN or infinite scores"):
+        fit(train, sparsity="nan")
+    register_codec("nan")(spoiled)
+    with pytest.raises(ValueError, match="codec 'nan' gives NaN or infinite weights"):
+        fit(train, codec="nan")
+    register_outer("wide")(wide)
+    with pytest.raises(ValueError, match=r"outer step 'wide' gives torch.float64 .* expected"):
+        fit(train, outer="wide")
+    register_optimizer("lbfgs")(lambda parameters, options: torch.optim.LBFGS(parameters))
+    with pytest.raises(ValueError, match="is LBFGS, whose steps need a closure"):
+        fit(train, optimizer="lbfgs")

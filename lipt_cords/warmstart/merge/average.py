@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from lipt_cords.models.state import State
-from lipt_cords.warmstart.merge.fixed_point import FixedPointSum, largest_changes
 
 
 def average_weights(
@@ -16,10 +15,8 @@ def average_weights(
 ) -> State:
     """Average models of one architecture, parameter by parameter (a uniform model soup).
 
-    Sums are exact in fixed point, so that the order of the models does not matter, and every entry
-    keeps its dtype; integer entries are averaged and rounded. An entry that is not finite stays as
-    it is where all models agree on it. BatchNorm statistics are averaged like everything else:
-    refresh them before use.
+    Sums run in float64 and every entry keeps its dtype; integer entries are averaged and
+    rounded. BatchNorm statistics are averaged like everything else: refresh them before use.
 
     Args:
         state_dicts: at least one state dict; all with the same names and shapes.
@@ -51,61 +48,26 @@ def average_weights(
     for position, state in enumerate(state_dicts):
         _require_match(reference, state, position)
     used = [(state, one) for state, one in zip(state_dicts, weights, strict=True) if one]
-    finite = _finite_parts([state for state, _ in used])
-    reals = [
-        {name: value for name, value in state.items() if value.is_floating_point()}
-        for state in finite
-    ]
-    largest = torch.stack([largest_changes(state, reals[0]) for state in reals]).amax(0)
-    heaviest = max(one for _, one in used)
-    exact = FixedPointSum(reals[0], len(used), largest, heaviest, wide=True)
-    for real, (_, one) in zip(reals, used, strict=True):
-        exact.add(real, one)
-    averaged = exact.mean(exact.total, total, len(used))
-    return {
-        name: _put_back(averaged[name], used[0][0][name])
-        if name in averaged
-        else _weighted_integers([(state[name], one) for state, one in used], total)
-        for name in reference
-    }
+    return {name: _mean([(state[name], one) for state, one in used], total, reference[name])
+            for name in reference}  # fmt: skip
 
 
-def _finite_parts(states: Sequence[Mapping[str, Tensor]]) -> list[State]:
-    """The states with zeros where the values of all are equal and not finite."""
-    parts: list[State] = [{} for _ in states]
-    for name, first in states[0].items():
-        strange = ~first.isfinite() if first.is_floating_point() else torch.zeros(())
-        for position, (part, state) in enumerate(zip(parts, states, strict=True)):
-            value = state[name]
-            if first.is_floating_point():
-                there = ~value.isfinite()
-                same = torch.equal(there.to(strange.device), strange) and torch.equal(
-                    value[there].nan_to_num(), first[strange].to(value.device).nan_to_num()
-                )
-                if not same:
-                    raise ValueError(
-                        f"state dict {position} has NaN or infinite values in {name!r} that the "
-                        "others do not have: leave out the models that diverged"
-                    )
-                value = value.masked_fill(there, 0) if bool(there.any()) else value
-            part[name] = value
-    return parts
+def _mean(values: Sequence[tuple[Tensor, float]], total: float, origin: Tensor) -> Tensor:
+    """The weighted mean of one entry, in float64; integers as differences from the first model's.
 
-
-def _put_back(averaged: Tensor, given: Tensor) -> Tensor:
-    """The average on the device of the models, with the values that are not finite in all."""
-    averaged = averaged.to(given.device)
-    return torch.where(given.isfinite(), averaged, given)
-
-
-def _weighted_integers(values: Sequence[tuple[Tensor, float]], total: float) -> Tensor:
-    """The weighted mean of integers as differences from the first, which float64 holds."""
-    first = values[0][0]
-    moved = torch.zeros(first.shape, dtype=torch.float64)
+    So an integer that is equal everywhere comes back exactly, whatever its size.
+    """
+    # MPS has no float64.
+    where = torch.device("cpu") if origin.device.type == "mps" else origin.device
+    mean = torch.zeros(origin.shape, dtype=torch.float64, device=where)
     for value, weight in values:
-        moved += (value.cpu().long() - first.cpu().long()).double() * weight
-    mean = (moved / total).round_().long() + first.cpu().long()
-    return mean.to(first.dtype).to(first.device)
+        if not origin.is_floating_point():
+            value = value.to(torch.int64) - origin.to(torch.int64)
+        mean.add_(value.to(mean), alpha=weight)
+    mean /= total
+    if not origin.is_floating_point():
+        mean = mean.round_().to(torch.int64) + origin.to(where, torch.int64)
+    return mean.to(origin.device).to(origin.dtype)
 
 
 def _require_match(

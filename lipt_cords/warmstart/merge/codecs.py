@@ -10,8 +10,8 @@ from pydantic import field_validator
 from torch import Tensor
 
 from lipt_cords.base.options import StrictModel
-from lipt_cords.base.registry import Registry
-from lipt_cords.models.state import State
+from lipt_cords.base.registry import Registry, is_foreign
+from lipt_cords.models.state import State, all_finite, copied_state, require_alike_state
 from lipt_cords.warmstart.merge.fixed_point import FixedPointSum
 from lipt_cords.warmstart.ranks.ranks import Ranks
 
@@ -113,13 +113,12 @@ def merge_members(codec: str, origin: State, members: Sequence[Member], wire: Wi
     Raises:
         ValueError: the codec returns other names, shapes or dtypes than the origin's.
     """
-    average = CODECS[codec](origin, members, wire)
-    for name, at in origin.items():
-        value = average.get(name) if isinstance(average, dict) else None
-        if value is None or value.shape != at.shape or value.dtype != at.dtype:
-            given = "nothing" if value is None else f"{value.dtype} {tuple(value.shape)}"
-            raise ValueError(
-                f"codec {codec!r} gives {given} for {name!r}: expected {at.dtype} "
-                f"{tuple(at.shape)}, as the workers started from"
-            )
+    entry = CODECS.entry(codec)
+    foreign = is_foreign(entry.module)
+    average = entry.make(copied_state(origin) if foreign else origin, members, wire)
+    require_alike_state(average, origin, f"codec {codec!r}")
+    if foreign:
+        average = copied_state(average)  # which may share memory with a worker's weights
+        if not all_finite(average):
+            raise ValueError(f"codec {codec!r} gives NaN or infinite weights: expected finite ones")
     return average

@@ -109,7 +109,7 @@ class FixedPointSum:
             if origin.is_floating_point():
                 moved = origin.double() + part[0].double() * (step / weight)
                 # An entry that is zero in every worker stays zero, without half a step of rounding.
-                rounding = step * 0.5001 + origin.double().abs() * 2.0**-51
+                rounding = step * (0.5001 * terms / weight) + origin.double().abs() * 2.0**-51
                 moved[(part[0] != 0) & (moved.abs() <= rounding)] = 0
             else:
                 moved = origin.long() + _divided(part, terms)

@@ -71,6 +71,11 @@ class Judge:
         BatchNorm is refreshed first if ``batchnorm_refresh`` is ``always``, or if it is ``auto``
         and the workers had no common start: without it such a soup is useless.
         """
+        if self.validation is None:
+            raise ValueError(
+                f"soup {self.config.soup!r} tries soups, and there is no held-out data: register "
+                "it with needs_validation=True, and pass val_dataset"
+            )
         with isolated_rng(self.config.seed, "judge"):
             self._load(state)
             return self._accuracy() or 0.0

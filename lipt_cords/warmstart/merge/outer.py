@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from lipt_cords.base.options import StrictModel
-from lipt_cords.base.registry import Registry
-from lipt_cords.models.state import State
+from lipt_cords.base.registry import Registry, is_foreign
+from lipt_cords.models.state import State, copied_state, require_alike_state
 
 OuterFunction = Callable[..., State]
 OUTER_STEPS: Registry[OuterFunction] = Registry(
@@ -85,11 +85,17 @@ def next_start(
     Raises:
         ValueError: the outer step returns other names, shapes or dtypes than the average's.
     """
-    made = OUTER_STEPS[config.outer](start, average, memory, trained=trained, config=config)
-    if not isinstance(made, dict) or made.keys() != average.keys():
-        raise ValueError(
-            f"outer step {config.outer!r} must return a state with the entries of the average"
-        )
+    entry = OUTER_STEPS.entry(config.outer)
+    if is_foreign(entry.module):  # which may write into what it is given
+        start, average = copied_state(start), copied_state(average)
+    made = entry.make(start, average, memory, trained=trained, config=config)
+    require_alike_state(made, average, f"outer step {config.outer!r}")
+    for name, value in memory.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"outer step {config.outer!r} keeps a {type(value).__name__} as {name!r} in its "
+                "memory: expected tensors, which can be stored"
+            )
     return made
 
 

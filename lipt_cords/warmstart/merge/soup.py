@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 from pydantic import field_validator
@@ -119,7 +121,7 @@ def choose(workers: Sequence[WorkerSummary], soup: str, trial: Trial) -> Chosen:
     able = [one for one in workers if one.kept]
     found = entry.make(able) if able else []
     if isinstance(found, Generator):
-        found = _driven(found, trial)
+        found = _driven(entry.name, found, trial)
     if not isinstance(found, Mapping):
         found = _numbers(entry.name, found)
     weights: dict[int, float] = {}
@@ -133,12 +135,12 @@ def choose(workers: Sequence[WorkerSummary], soup: str, trial: Trial) -> Chosen:
     return Chosen(summaries, weights)
 
 
-def _driven(soup: Generator[Sequence[int], float, Members], trial: Trial) -> Members:
+def _driven(name: str, soup: Generator[Sequence[int], float, Members], trial: Trial) -> Members:
     """Answer a soup's trials until it returns."""
     try:
         tried = next(soup)
         while True:
-            tried = soup.send(trial(tried))
+            tried = soup.send(trial(_numbers(name, tried)))
     except StopIteration as end:
         members: Members = end.value
         return members
@@ -146,9 +148,12 @@ def _driven(soup: Generator[Sequence[int], float, Members], trial: Trial) -> Mem
 
 def _numbers(name: str, found: Any) -> list[int]:
     """The workers that a soup names, each once."""
-    numbers = list(found) if isinstance(found, Iterable) and not isinstance(found, str) else [found]
-    wrong = [one for one in numbers if isinstance(one, bool) or not isinstance(one, int)]
-    if wrong or len(set(numbers)) < len(numbers):
+    try:
+        numbers = [operator.index(one) for one in found if not isinstance(one, bool)]
+        whole = len(numbers) == len(found) == len(set(numbers))
+    except TypeError:
+        whole = False
+    if not whole:
         raise ValueError(
             f"soup {name!r} returned {str(found)[:80]}: expected the numbers of workers "
             "(one.worker), each once, or a mapping of them to weights"
@@ -162,7 +167,7 @@ def _check(name: str, weights: Mapping[Any, Any], able: Sequence[int]) -> None:
     if able and not weights:
         raise ValueError(f"soup {name!r} names no worker: expected at least one of {able}")
     for worker, weight in weights.items():
-        if not (isinstance(weight, int | float) and 0 < weight < math.inf):
+        if not (isinstance(weight, Real) and 0 < float(weight) < math.inf):
             raise ValueError(
                 f"soup {name!r} gives worker {worker} the weight {weight!r}: expected a positive "
                 "number"

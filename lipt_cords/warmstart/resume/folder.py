@@ -66,6 +66,11 @@ class RunFolder:
         record = self.root / RUN
         if record.exists():
             found = read_json(record)
+            if found.get("format") != FORMAT:
+                raise ValueError(
+                    f"work_dir {work_dir} holds a run of another version of lipt-cords: choose "
+                    f"another directory, or delete {self.root}"
+                )
             if found.get("run") != run:
                 there = found.get("description")
                 known = there if isinstance(there, dict) else {}

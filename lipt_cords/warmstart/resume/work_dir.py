@@ -76,7 +76,10 @@ class WorkDir(Watcher):
         for one in watchers:
             if one.name:
                 tensors = found["tensors"].get(one.name, {})
-                one.restore(run, tensors, found["values"].get(one.name, {}))
+                try:
+                    one.restore(run, tensors, found["values"].get(one.name, {}))
+                except (TypeError, KeyError) as error:
+                    raise _other_version(self._folder, error) from error
         memory = {name: torch.zeros(shape, dtype=kind) for name, shape, kind in found["memory"]}
         if states:  # on rank 0
             run.start, memory = states
@@ -136,8 +139,11 @@ class WorkDir(Watcher):
                     f"{folder.root / _record(number)}.json is missing, which the merge of round "
                     f"{merged[-1] + 1} needs: delete {folder.root} and run again"
                 )
-            reports.append(RoundReport(**record.details["round"]))
-            summaries.append([WorkerSummary(**one) for one in record.details["summaries"]])
+            try:
+                reports.append(RoundReport(**record.details["round"]))
+                summaries.append([WorkerSummary(**one) for one in record.details["summaries"]])
+            except (TypeError, KeyError) as error:
+                raise _other_version(folder, error) from error
         tensors: dict[str, dict[str, State]] = {}
         for key, state in stored.groups.items():
             watcher, colon, group = key.partition(":")
@@ -148,6 +154,14 @@ class WorkDir(Watcher):
             "reports": reports, "summaries": summaries,
             "values": stored.details, "tensors": tensors,
         }  # fmt: skip
+
+
+def _other_version(folder: RunFolder | None, error: Exception) -> ValueError:
+    where = "work_dir" if folder is None else str(folder.root)
+    return ValueError(
+        f"{where} was written by another version of lipt-cords ({type(error).__name__}: {error}): "
+        "delete it and run again"
+    )
 
 
 def _merge(number: int) -> str:

@@ -44,6 +44,9 @@ from lipt_cords.warmstart.worker_results import NOT_FINITE, FinishedWorker, Work
 from lipt_cords.warmstart.workers.together import run_workers
 from lipt_cords.warmstart.workers.worker import WorkerResult, local_steps
 
+LASTING = ("resumed after", "found finished", "could not be written", "not compared with")
+"""How notes of a fit begin that stay true after a change of the samples."""
+
 
 def forget(result: Fitted, indices: Any) -> Changed:
     """The warm start without some samples; see :meth:`WarmStartResult.forget`."""
@@ -172,6 +175,7 @@ class _Retraining:
                 planned_rounds=config.rounds,
                 evaluation_seconds=sum(one.evaluation_seconds for one in trained),
                 ticket=earlier.ticket,
+                notes=[one for one in earlier.notes if one.startswith(LASTING)],
             ),
             forgotten=self.forgotten,
             unlearning=Unlearning(self.affected, passes, self._redo(), self._uncovered()),
@@ -225,7 +229,8 @@ class _Retraining:
             if worker not in again:
                 unchanged = replace(
                     before[worker], rank=0, steps=0, passes=0, seconds=0.0, work=1.0, stages=[],
-                    kept=state is not None, reason=None if state is not None else NOT_FINITE,
+                    kept=state is not None,
+                    reason=None if state is not None else before[worker].reason or NOT_FINITE,
                 )  # fmt: skip
                 inner = None if state is None else self._inner(state)
                 again[worker] = results.hold(unchanged, inner)

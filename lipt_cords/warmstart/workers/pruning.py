@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lipt_cords.base.randomness import generator
+from lipt_cords.base.registry import is_foreign
 from lipt_cords.data.batches import Inputs
 from lipt_cords.models.heads import find_head
 from lipt_cords.models.losses import LossFunction
@@ -90,3 +91,7 @@ def _check_scores(name: str, scores: Sequence[Tensor], weights: Sequence[Tensor]
             f"sparsity {name!r} must return one tensor a weight, in its shape: expected "
             f"{[tuple(weight.shape) for weight in weights][:3]}..., received {given[:3]}..."
         )
+    if is_foreign(SPARSITIES.entry(name).module) and not all(
+        bool(s.isfinite().all()) for s in scores
+    ):
+        raise ValueError(f"sparsity {name!r} returned NaN or infinite scores: expected finite ones")

@@ -78,15 +78,19 @@ def test_what_cannot_be_averaged_is_explained(arguments, message):
         average_weights(*arguments)
 
 
-def test_what_is_infinite_in_all_models_stays_and_in_one_is_refused():
-    mask = torch.tensor([0.0, float("-inf"), float("nan")])
-    one = {"mask": mask, "w": torch.tensor([1.0])}
-    two = {"mask": mask.clone(), "w": torch.tensor([3.0])}
-    average = average_weights([one, two])
-    torch.testing.assert_close(average["mask"], mask, equal_nan=True)
-    assert average["w"].tolist() == [2.0]
-    with pytest.raises(ValueError, match="state dict 1 has NaN or infinite values in 'w'"):
-        average_weights([one, {**two, "w": torch.tensor([float("nan")])}])
+def test_what_is_not_finite_stays_so():
+    mask = torch.tensor([0.0, float("-inf")])
+    average = average_weights([{"mask": mask}, {"mask": mask.clone()}])
+    assert average["mask"].tolist() == [0.0, float("-inf")]
+    one, two = {"w": torch.tensor([1.0])}, {"w": torch.tensor([float("nan")])}
+    assert average_weights([one, two])["w"].isnan().all()
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-12, 1.0, 1e12, 1e300])
+def test_only_the_ratio_of_weights_counts(scale):
+    one, two = {"w": torch.tensor([1.0, 1e-7, 0.001])}, {"w": torch.tensor([3.0, 3e-7, 0.003])}
+    average = average_weights([one, two], [scale, 3 * scale])["w"]
+    torch.testing.assert_close(average, torch.tensor([2.5, 2.5e-7, 0.0025]))
 
 
 def test_small_weights_keep_their_precision_next_to_a_large_change():

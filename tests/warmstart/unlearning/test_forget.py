@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -238,3 +239,16 @@ def test_what_cannot_be_forgotten_is_refused(whole: WarmStartResult) -> None:
     left = half.forget([outside])  # in no shard: only the refresh may have read it
     assert left.unlearning.retrained == [] and left.unlearning.passes == 0
     assert half.add([outside]).unlearning.retrained
+
+
+def test_why_a_worker_is_missing_and_what_happened_in_the_fit_stay(whole: WarmStartResult) -> None:
+    lost = replace(whole.report.workers[3], kept=False, reason="was lost with its process")
+    workers = [*whole.report.workers[:3], lost, *whole.report.workers[4:]]
+    notes = ["resumed after the merge of round 1 in work_dir", f"worker 3 is not in: {lost.reason}"]
+    states = [*whole.worker_states[:3], None, *whole.worker_states[4:]]
+    given = replace(
+        whole, worker_states=states, report=replace(whole.report, workers=workers, notes=notes)
+    )
+    report = given.forget([int(whole.shards[0][0])]).report
+    assert report.workers[3].reason == "was lost with its process"
+    assert report.notes == ["worker 3 is not in the soup: was lost with its process", notes[0]]
