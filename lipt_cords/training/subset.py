@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -30,6 +29,7 @@ from lipt_cords.training.optimizers import (
     build_optimizer,
     build_scheduler,
 )
+from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.training.sources import SelectionSchedule, SelectorSource
 from lipt_cords.training.step import MemoryFormat, Precision, refuse_with_memory
 from lipt_cords.training.trainer import CheckpointPlan, Trainer, TrainingResult
@@ -165,7 +165,7 @@ def train_on_subset(
         per_sample = per_sample_loss(loss, target) or nn.CrossEntropyLoss(reduction="none")
         cheaper = None
         if paths is not None or (ticket is not None and ticket.ratio > 0):
-            epoch_steps = math.ceil(len(selection.indices) / max(1, batch_size))
+            epoch_steps = steps_per_epoch(len(selection.indices), max(1, batch_size))
             # Trial passes do not use the training's random numbers.
             with preserved_rng():
                 some = BatchSource(train_dataset, selection.indices[:2].tolist(), device=target)
