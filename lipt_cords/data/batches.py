@@ -16,6 +16,7 @@ from torch.utils.data import (
     ConcatDataset,
     DataLoader,
     Dataset,
+    IterableDataset,
     Subset,
     TensorDataset,
     default_collate,
@@ -148,6 +149,11 @@ def dataset_length(dataset: Dataset[Any]) -> int:
     Raises:
         ValueError: a data set without a length, or something that only looks like a data set.
     """
+    if isinstance(dataset, IterableDataset):
+        raise ValueError(
+            f"expected a map-style data set with a length, received {type(dataset).__name__}, an "
+            "IterableDataset: samples are chosen by index, so give it __len__ and __getitem__"
+        )
     if isinstance(dataset, DataLoader | Tensor):
         remedy = "its .dataset" if isinstance(dataset, DataLoader) else "TensorDataset(x, y)"
         raise ValueError(

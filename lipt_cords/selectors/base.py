@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lipt_cords.base.errors import unknown_name
@@ -51,6 +53,10 @@ class Selection:
 
     def __len__(self) -> int:
         return int(self.indices.numel())
+
+
+# What torch.save wrote, torch.load reads without being told that the class is trusted.
+torch.serialization.add_safe_globals([Selection])
 
 
 @dataclass(frozen=True)
@@ -244,7 +250,7 @@ def check_option_names(name: str, options: Iterable[str]) -> None:
 
 def select(
     name: str,
-    gradients: LastLayerGradients | Tensor,
+    gradients: LastLayerGradients | Tensor | NDArray[Any],
     budget: int,
     *,
     val_gradients: LastLayerGradients | None = None,
@@ -289,6 +295,8 @@ def select(
     """
     function = SELECTORS[name]
     check_option_names(name, options)
+    if isinstance(gradients, np.ndarray):
+        gradients = torch.as_tensor(gradients)
     problem = _validated(
         gradients, budget, val_gradients, per, linear_layer, seed, batch_size, memory_limit
     )

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from synthetic import pool
+from torch.utils.data import IterableDataset
 
-from lipt_cords.models.gradients import LastLayerGradients
+from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.selectors.base import (
     Choice,
+    Selection,
     register_selector,
     select,
     selector_names,
@@ -137,3 +141,25 @@ def test_a_selector_that_breaks_the_contract_is_found_out() -> None:
             select("twice", torch.zeros(6, dtype=torch.int64), 3)
     finally:
         unregister_selector("twice")
+
+
+def test_labels_may_be_numpys_and_a_selection_is_loaded_as_it_was_saved(tmp_path: Any) -> None:
+    labels = torch.arange(120) % 3
+    chosen = select("random", labels.numpy(), 6, seed=4)
+    assert chosen.indices.equal(select("random", labels, 6, seed=4).indices)
+    torch.save(chosen, tmp_path / "chosen.pt")
+    loaded = torch.load(tmp_path / "chosen.pt", weights_only=True)
+    assert isinstance(loaded, Selection) and loaded.indices.equal(chosen.indices)
+    assert loaded.name == "random" and loaded.info == chosen.info
+
+
+def test_a_stream_has_no_indices_to_choose() -> None:
+    class Stream(IterableDataset[Any]):
+        def __len__(self) -> int:
+            return 12
+
+        def __iter__(self) -> Any:
+            return iter([(torch.ones(6), 0)] * 12)
+
+    with pytest.raises(ValueError, match="received Stream, an IterableDataset: samples"):
+        last_layer_gradients(torch.nn.Linear(6, 3), Stream())
