@@ -17,8 +17,8 @@ import torch
 import torch.distributed
 
 from lipt_cords.base.provenance import provenance
-from lipt_cords.base.registry import PACKAGE, REGISTRIES
-from lipt_cords.data.datasets import DATASET_NAMES, find_data, load_dataset
+from lipt_cords.base.registry import REGISTRIES, is_foreign
+from lipt_cords.data.datasets import DATASET_LINES, DATASET_NAMES, DATASETS, find_data, load_dataset
 
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
 EXTRAS = {
@@ -77,15 +77,12 @@ class Registered:
 
 def registered() -> list[Registered]:
     """All registered names, kind by kind; the package's own first."""
-    return [
-        Registered(kind, entry.name, entry.line, None if _inside(entry.module) else entry.module)
+    own = [Registered(DATASETS.kind, name, line, None) for name, line in DATASET_LINES.items()]
+    return own + [
+        Registered(kind, entry.name, entry.line, entry.module if is_foreign(entry.module) else None)
         for kind, registry in REGISTRIES.items()
         for entry in map(registry.entry, registry.names())
     ]
-
-
-def _inside(module: str) -> bool:
-    return module == PACKAGE or module.startswith(f"{PACKAGE}.")
 
 
 def diagnose(datadir: str | Path | None = None) -> Diagnosis:

@@ -65,6 +65,15 @@ def register_dataset(name: str) -> Callable[[DatasetFunction], DatasetFunction]:
 
 DATASET_NAMES: tuple[str, ...] = ("digits", *_TORCHVISION)
 """Names of this package, besides ``imagefolder:DIR`` and registered ones."""
+DATASET_LINES: dict[str, str] = {
+    "digits": "1,797 digits of 8 x 8 pixels, bundled with scikit-learn.",
+    "mnist": "70,000 digits of 28 x 28 pixels.",
+    "fashion-mnist": "70,000 pictures of clothes of 28 x 28 pixels.",
+    "cifar10": "60,000 colour pictures of 32 x 32 pixels in 10 classes.",
+    "cifar100": "60,000 colour pictures of 32 x 32 pixels in 100 classes.",
+    "imagefolder:DIR": "A folder of images, one folder a class.",
+}
+"""What each is, in one line."""
 
 
 @dataclass(frozen=True)

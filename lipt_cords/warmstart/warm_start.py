@@ -33,7 +33,8 @@ class LiPTWarmStart:
     (on a CPU: for an equal number of threads, which ``threads`` fixes).
 
     With ``work_dir`` every finished worker and every merge is written there, and after a crash the
-    same call resumes from them, with the same bits; SIGTERM stops it cleanly.
+    same call resumes from them, with the same bits; SIGTERM stops it cleanly. (With ``together``
+    above 1 up to rounding: other workers are then trained at once.)
 
     Args:
         config: the options, or pass them by name.

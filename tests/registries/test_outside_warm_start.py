@@ -17,7 +17,8 @@ from lipt_cords import LiPTWarmStart, average_weights, train_on_subset
 from lipt_cords.base.registry import REGISTRIES, foreign_modules, import_modules
 from lipt_cords.cli.commands import main
 from lipt_cords.cords.config import RunConfig
-from lipt_cords.data import register_dataset
+from lipt_cords.data import DATASET_NAMES, register_dataset
+from lipt_cords.data.datasets import DATASET_LINES
 from lipt_cords.models import register_model
 from lipt_cords.training import register_optimizer
 from lipt_cords.warmstart import register_codec, register_outer, register_soup, register_sparsity
@@ -108,6 +109,8 @@ def test_doctor_lists_what_there_is(capsys):
     for module, name in KINDS.values():
         assert name in shown and module in shown
     assert "Keeps the filters of the largest norm." in shown
+    assert set(DATASET_LINES) == {*DATASET_NAMES, "imagefolder:DIR"}
+    assert all(name in shown for name in DATASET_LINES)
 
 
 @pytest.mark.parametrize("processes", [2])
