@@ -109,12 +109,14 @@ class LastLayerGradients:
         Raises:
             ValueError: no sample to average.
         """
-        chosen = self if indices is None else self.subset(indices)
-        if len(chosen) == 0:
+        grads_NC, embeddings_NE = self.logit_grads, self.embeddings
+        if indices is not None:  # not through subset, which looks at indices on the host
+            where = self._places(indices)
+            grads_NC, embeddings_NE = grads_NC[where], embeddings_NE[where]
+        if len(grads_NC) == 0:
             raise ValueError("the mean gradient of no sample is undefined: give at least one index")
         return HeadGradient(
-            bias=chosen.logit_grads.mean(dim=0),
-            weight=chosen.logit_grads.T @ chosen.embeddings / len(chosen),
+            bias=grads_NC.mean(dim=0), weight=grads_NC.T @ embeddings_NE / len(grads_NC)
         )
 
     def norms(self, *, linear_layer: bool = True) -> Tensor:
@@ -130,19 +132,22 @@ class LastLayerGradients:
         They keep the indices of the data set. Where a sample comes twice there are none, and a
         selection names positions.
         """
-        where = torch.as_tensor(indices, device=self.logit_grads.device)
-        if where.dtype == torch.bool:
-            where = where.nonzero().flatten()
-        where = where.to(torch.int64)
-        places = torch.arange(len(self)) if self.indices is None else self.indices
-        part = places[where.cpu()]
+        where = self._places(indices)
+        known = torch.arange(len(self)) if self.indices is None else self.indices
+        part = known[where.cpu()]
+        distinct = len(torch.unique(part)) == len(part)
         return LastLayerGradients(
             self.logit_grads[where],
             self.embeddings[where],
             self.labels[where],
             self.logits[where],
-            part if len(torch.unique(part)) == len(part) else None,
+            part if distinct else None,
         )
+
+    def _places(self, indices: Tensor | Sequence[int]) -> Tensor:
+        """Positions of samples, by number or by a mask, on the device."""
+        where = torch.as_tensor(indices, device=self.logit_grads.device)
+        return where.nonzero().flatten() if where.dtype == torch.bool else where.to(torch.int64)
 
     def correct(self) -> Tensor:
         """Whether each sample is classified correctly, shape (N,), bool."""

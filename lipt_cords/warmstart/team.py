@@ -108,19 +108,15 @@ class Team:
     def choose(self, workers: Sequence[FinishedWorker]) -> Chosen:
         """Choose the workers in the soup, and their weights; the same on every rank."""
         self.announce("soup")
-        mine = [
-            o.summary.worker
-            for o in workers
-            if o.summary.kept and o.summary.rank == self.ranks.rank
-        ]
-        self.ranks.everywhere(lambda: self._results.require(mine))
         able = [one for one in workers if one.summary.kept]
+        mine = [one.summary.worker for one in able if one.summary.rank == self.ranks.rank]
+        self.ranks.everywhere(lambda: self._results.require(mine))
         trials = Trials(
             self.ranks,
             self._results.start,
             {one.summary.worker: one.summary.rank for one in able},
             self._results.state_of,
-            torch.stack([one.largest for one in able]).amax(0),
+            [one.largest for one in able],
             self._judge.trial,
         )
         return choose([one.summary for one in workers], self._config.soup, trials)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from lipt_cords.models.state import State
@@ -22,7 +23,7 @@ class Trials:
         origin: what all workers started from.
         owners: the rank that holds each worker's state.
         state_of: returns the state of a worker of this rank.
-        largest: bounds of all workers' changes; see :class:`FixedPointSum`.
+        largest: bounds of every worker's changes; see :class:`FixedPointSum`.
         evaluate: held-out accuracy of a state; called on rank 0.
     """
 
@@ -32,13 +33,12 @@ class Trials:
         origin: State,
         owners: Mapping[int, int],
         state_of: Callable[[int], State],
-        largest: Tensor,
+        largest: Sequence[Tensor],
         evaluate: Callable[[State], float],
     ) -> None:
         self._ranks, self._origin, self._owners = ranks, origin, owners
-        self._state_of, self._evaluate = state_of, evaluate
-        nothing = FixedPointSum(origin, len(owners), largest, wide=True)
-        self._sums: dict[frozenset[int], FixedPointSum] = {frozenset(): nothing}
+        self._state_of, self._evaluate, self._largest = state_of, evaluate, largest
+        self._sums: dict[frozenset[int], FixedPointSum] = {}  # most soups try nothing
 
     def __call__(self, workers: Sequence[int]) -> float:
         """Held-out accuracy of the average of some workers.
@@ -51,6 +51,10 @@ class Trials:
             raise ValueError(
                 f"a soup tried workers {sorted(wanted)}: expected some of {sorted(self._owners)}"
             )
+        if not self._sums:
+            largest = torch.stack(list(self._largest)).amax(0)
+            nothing = FixedPointSum(self._origin, len(self._owners), largest, wide=True)
+            self._sums[frozenset()] = nothing
         base = max((known for known in self._sums if known <= wanted), key=len)
         total = self._sums[base].clone() if self._ranks.is_main else self._sums[base]
         sent = [self._to_main(worker) for worker in sorted(wanted - base)]

@@ -119,9 +119,9 @@ class WorkDir(Watcher):
         groups = {"start": run.start, "memory": run.outer_state}
         values: dict[str, Any] = {"forward_passes": run.forward_passes}
         for one in self._watchers:
-            tensors, values[one.name] = one.state() if one.name else ({}, {})
-            groups |= {f"{one.name}:{group}": state for group, state in tensors.items()}
-        values.pop("", None)
+            if one.name:
+                tensors, values[one.name] = one.state()
+                groups |= {f"{one.name}:{group}": state for group, state in tensors.items()}
         return folder.keep(_merge(run.round - 1), groups, values)
 
     def _find(self, folder: RunFolder) -> dict[str, Any] | None:
