@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from lipt_cords.selectors.checks import (
     check_validation,
 )
 
+logger = logging.getLogger(__name__)
+
 Per = Literal["class", "all", "batch"]
 PER_NAMES = ("class", "all", "batch")
 
@@ -41,7 +44,8 @@ class Selection:
         scores: (k,) what each member was chosen for (a gain, a norm, a difficulty), or None.
         seconds: wall time of the selection, gradients not included.
         name: the selector's name.
-        info: what happened on the way: budgets, fallbacks, objective, which memory path was taken.
+        info: what happened on the way: budgets, fallbacks, objective, which memory path was taken;
+            ``missing_classes`` and ``warning`` where classes of the pool are not in the subset.
     """
 
     indices: Tensor
@@ -267,11 +271,13 @@ def select(
         name: a registered selector; `selector_names` lists them.
         gradients: last-layer gradients of the N samples of the pool. Selectors that draw at
             random also take the labels alone, (N,) integers.
-        budget: how many samples to choose, 1..N; met exactly. Classes share it in proportion
-            to their sizes, the fractions rounded by largest remainder.
+        budget: how many samples to choose, 1..N; met exactly. With ``per="class"`` classes share
+            it in proportion to their sizes, the fractions rounded by largest remainder, and each
+            gets at least one sample if the budget is not below their number.
         val_gradients: last-layer gradients of a validation set, for selectors that use one.
         per: ``"class"`` chooses within each class, ``"all"`` over the pool, ``"batch"`` among
-            batches of ``batch_size`` consecutive samples.
+            batches of ``batch_size`` consecutive samples. The last two promise no class a sample;
+            classes that get none are logged, and stand in ``info["missing_classes"]``.
         linear_layer: whether gradients are those of the head's weights and bias, or of its
             bias alone.
         seed: the seed of every draw.
@@ -366,6 +372,7 @@ def _finished(name: str, problem: SelectionProblem, choice: Choice, seconds: flo
             f"selector {name!r} returned indices {int(indices.min())} to {int(indices.max())}: "
             f"expected some in [0, {len(problem)})"
         )
+    chosen = indices
     places = None if problem.pool is None else problem.pool.indices
     if places is not None:
         indices = places[indices]
@@ -373,7 +380,8 @@ def _finished(name: str, problem: SelectionProblem, choice: Choice, seconds: flo
     if weights is None:
         weights = torch.ones(problem.budget)
     scores = choice.scores
-    info: Mapping[str, Any] = {"per": problem.per, "linear_layer": problem.linear_layer}
+    info: dict[str, Any] = {"per": problem.per, "linear_layer": problem.linear_layer}
+    info |= _missing_classes(name, problem, chosen)
     return Selection(
         indices=indices,
         weights=weights.detach().to("cpu", torch.float32),
@@ -382,3 +390,22 @@ def _finished(name: str, problem: SelectionProblem, choice: Choice, seconds: flo
         name=name,
         info={**info, **choice.info},
     )
+
+
+def _missing_classes(name: str, problem: SelectionProblem, chosen: Tensor) -> dict[str, Any]:
+    """Classes of the pool that the subset lacks, with a warning that is logged too."""
+    known = problem.labels.unique()  # type: ignore[no-untyped-call]
+    found = problem.labels[chosen].unique()  # type: ignore[no-untyped-call]
+    missing = known[~torch.isin(known, found)].tolist()
+    if not missing:
+        return {}
+    shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+    if problem.budget < len(known):
+        remedy = f"a budget of at least {len(known)} has room for all"
+    else:
+        remedy = "per='class' chooses at least one of each"
+    warning = f"{len(missing)} of {len(known)} classes are not in the subset ({shown}): {remedy}"
+    # Who draws anew in every epoch finds in another one what this one lacks.
+    if problem.per == "class" or not SELECTORS.entry(name).facts["fresh"]:
+        logger.warning("selector %r: %s", name, warning)
+    return {"missing_classes": missing, "warning": warning}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from lipt_cords.selectors.base import SelectionProblem
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,32 @@ def largest_remainder(sizes: Tensor, budget: int) -> Tensor:
     return shares
 
 
+def class_shares(sizes: Tensor, budget: int) -> Tensor:
+    """Share a budget in proportion to the sizes of classes, at least one for each where it can be.
+
+    Classes that :func:`largest_remainder` leaves out get one sample, and the others share the rest
+    in proportion. A budget below the number of classes is shared in proportion alone.
+
+    Args:
+        sizes: (classes,) int64, at least 1.
+        budget: what to share, at most the sum.
+
+    >>> class_shares(torch.tensor([990, 2, 2, 2]), 50)
+    tensor([47,  1,  1,  1])
+    >>> class_shares(torch.tensor([990, 2, 2, 2]), 3)
+    tensor([3, 0, 0, 0])
+    """
+    shares = largest_remainder(sizes, budget)
+    if budget < len(sizes):
+        return shares
+    while bool((shares == 0).any()):
+        # Whoever has one may keep no more: else a small class could rise above a larger one.
+        large = shares > 1
+        shares = torch.ones_like(sizes)
+        shares[large] = largest_remainder(sizes[large], budget - int((~large).sum()))
+    return shares
+
+
 def class_members(labels: Tensor) -> list[tuple[int, Tensor]]:
     """Indices of every class that occurs, ascending, by one stable sort."""
     order = torch.argsort(labels, stable=True)
@@ -60,7 +90,7 @@ def groups_of(problem: SelectionProblem) -> list[Group]:
     if problem.per == "all":
         return [Group(torch.arange(len(problem)), problem.budget)]
     classes = class_members(problem.labels)
-    budgets = largest_remainder(torch.tensor([len(m) for _, m in classes]), problem.budget)
+    budgets = class_shares(torch.tensor([len(m) for _, m in classes]), problem.budget)
     return [
         Group(members, budget, label)
         for (label, members), budget in zip(classes, budgets.tolist(), strict=True)
@@ -73,14 +103,22 @@ def batch_members(problem: SelectionProblem) -> list[Tensor]:
     return list(torch.split(torch.arange(len(problem)), problem.batch_size))
 
 
-def batches_needed(problem: SelectionProblem) -> int:
-    """How many batches surely hold the budget, the short last batch counted as chosen."""
-    size, budget, total = problem.batch_size, problem.budget, len(problem)
-    full, short = divmod(total, size)
-    needed = -(-budget // size)
-    if needed * size - (size - short if short else 0) < budget:
-        needed += 1
-    return min(needed, full + bool(short))
+def fewest_batches(
+    problem: SelectionProblem, choose: Callable[[int], Answer], picks: Callable[[Answer], Tensor]
+) -> Answer:
+    """Choose as few batches as hold the budget: one more where the short one is among them.
+
+    Args:
+        problem: whose budget and batches are meant.
+        choose: makes the choice of a number of batches.
+        picks: the batches of a choice, in order.
+    """
+    sizes = batch_sizes(len(problem), problem.batch_size)
+    answer = choose(-(-problem.budget // problem.batch_size))
+    if int(sizes[picks(answer)].sum()) < problem.budget:
+        del answer  # it may be large
+        answer = choose(-(-problem.budget // problem.batch_size) + 1)
+    return answer
 
 
 def batch_sizes(samples: int, batch_size: int) -> Tensor:
@@ -109,7 +147,8 @@ def spread_batches(
 
     Args:
         problem: whose budget and batches are meant.
-        chosen: (b,) batches in order of choice; together they hold the budget.
+        chosen: (b,) batches in order of choice; together they hold the budget. Those behind the
+            budget are left out.
         weights: (b,) multiples of the batch means, on the scale where the sum over the batches
             stands for the sum of all batch means of the pool.
         scores: (b,) or None.
@@ -119,12 +158,17 @@ def spread_batches(
         last batch were cut off.
     """
     members = batch_members(problem)
-    parts = [members[position] for position in chosen.tolist()]
+    parts: list[Tensor] = []
+    left = problem.budget
+    for position in chosen.tolist():
+        if left == 0:
+            break
+        parts.append(members[position][:left])
+        left -= len(parts[-1])
+    count = len(parts)
     lengths = torch.tensor([len(part) for part in parts])
-    cut = int(lengths.sum()) - problem.budget
-    lengths[-1] -= cut
-    parts[-1] = parts[-1][: int(lengths[-1])]
+    cut = len(members[int(chosen[count - 1])]) - int(lengths[-1])
     scale = problem.budget / len(members) / lengths.double()
-    spread = torch.repeat_interleave(weights.cpu().double() * scale, lengths)
-    per_sample = None if scores is None else torch.repeat_interleave(scores.cpu(), lengths)
+    spread = torch.repeat_interleave(weights[:count].cpu().double() * scale, lengths)
+    per_sample = None if scores is None else torch.repeat_interleave(scores[:count].cpu(), lengths)
     return torch.cat(parts), spread, per_sample, cut

@@ -8,7 +8,7 @@ from torch import Tensor
 from lipt_cords.models.gradients import LastLayerGradients
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
 from lipt_cords.selectors.checks import check_scores
-from lipt_cords.selectors.grouping import batch_means, batches_needed, groups_of, spread_batches
+from lipt_cords.selectors.grouping import batch_means, fewest_batches, groups_of, spread_batches
 
 _CHUNK = 16384
 
@@ -65,7 +65,8 @@ def _largest(problem: SelectionProblem, scores: Tensor) -> Choice:
     values = check_scores("scores", scores, len(problem))
     if problem.per == "batch":
         means = batch_means(values, problem.batch_size)
-        order = _descending(means)[: batches_needed(problem)]
+        ranked = _descending(means)
+        order = fewest_batches(problem, lambda count: ranked[:count], lambda picks: picks)
         indices, _, spread, cut = spread_batches(
             problem, order, torch.ones(len(order)), means[order]
         )

@@ -13,7 +13,7 @@ from lipt_cords.base.randomness import generator
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
 from lipt_cords.selectors.checks import check_fraction, check_positive, check_scores
 from lipt_cords.selectors.difficulty import difficulty
-from lipt_cords.selectors.grouping import batch_means, batch_members, groups_of
+from lipt_cords.selectors.grouping import batch_means, batch_members, fewest_batches, groups_of
 from lipt_cords.selectors.random_subsets import random_subset
 from lipt_cords.selectors.stratified_cuts import CUTS, Pilot, chosen_by_pilot, chosen_by_rule
 
@@ -104,9 +104,12 @@ def _covered(
     if problem.per == "batch":
         members = batch_members(problem)
         means = batch_means(values, problem.batch_size)
-        draws = generator(problem.seed, "stratified", "batch")
-        count = min(len(members), -(-problem.budget // problem.batch_size) + 1)
-        picked = stratified_sample(means, count, cut, strata, bins, draws)
+
+        def batches(count: int) -> Tensor:
+            draws = generator(problem.seed, "stratified", "batch")
+            return stratified_sample(means, count, cut, strata, bins, draws)
+
+        picked = fewest_batches(problem, batches, lambda picks: picks)
         return torch.cat([members[i] for i in picked.tolist()])[: problem.budget]
     parts = []
     for group in groups_of(problem):

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from synthetic import pool
 from torch.utils.data import IterableDataset
 
@@ -17,6 +19,7 @@ from lipt_cords.selectors.base import (
     selector_options,
     unregister_selector,
 )
+from lipt_cords.selectors.grouping import class_shares, largest_remainder
 
 NEEDS_VALIDATION = {"glister"}
 
@@ -62,13 +65,95 @@ def test_classes_share_the_budget_by_largest_remainder(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", selector_names())
-def test_one_class_and_a_class_without_budget(name: str) -> None:
+def test_one_class_and_a_rare_class(name: str, caplog: pytest.LogCaptureFixture) -> None:
     held_out = pool(9, seed=2)
     alone = pool(8, labels=torch.ones(8, dtype=torch.int64))
     assert len(select(name, alone, 3, val_gradients=held_out)) == 3
     rare = pool(20, labels=torch.tensor([0] * 19 + [2]))
     chosen = select(name, rare, 4, val_gradients=held_out)
-    assert (rare.labels[chosen.indices] == 0).all()
+    assert rare.labels[chosen.indices].tolist().count(2) == 1, "nothing vanishes without a word"
+    assert "warning" not in chosen.info and not caplog.records
+    chosen = select(name, rare, 1, val_gradients=held_out)
+    assert chosen.info["missing_classes"] == [2]
+    assert chosen.info["warning"] in caplog.text and "a budget of at least 2" in caplog.text
+
+
+def test_classes_that_vanish_from_the_whole_pool_or_from_batches_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    labels = torch.tensor([0] * 40 + [3, 5])
+    for per in ("all", "batch"):
+        caplog.clear()
+        scores = -torch.arange(42.0)
+        chosen = select(
+            "grand", pool(42, 6, labels=labels), 8, per=per, batch_size=4, scores=scores
+        )
+        assert chosen.info["missing_classes"] == [3, 5]
+        assert "2 of 3 classes are not in the subset (3, 5): per='class' chooses" in caplog.text
+    caplog.clear()
+    chosen = select("rs2", labels, 8, per="all", epoch=0)
+    assert set(chosen.info.get("missing_classes", [])) <= {3, 5}
+    assert not caplog.records, "a fresh subset every epoch is not announced every epoch"
+
+
+@settings(max_examples=200)
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12), data=st.data())
+def test_each_class_gets_a_sample_where_the_budget_allows(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    counts = torch.tensor(sizes)
+    budget = data.draw(st.integers(1, sum(sizes)))
+    shares, plain = class_shares(counts, budget), largest_remainder(counts, budget)
+    assert int(shares.sum()) == budget and bool((shares <= counts).all())
+    if budget < len(sizes) or bool((plain > 0).all()):
+        assert shares.equal(plain)
+        return
+    assert int(shares.min()) == 1
+    larger = counts[:, None] > counts[None]
+    assert bool((shares[:, None] >= shares[None])[larger].all()), "no class overtakes a larger one"
+    quota = counts.double() * budget / sum(sizes)
+    assert bool((shares <= quota.ceil().clamp(min=1)).all()), "and none gains but the smallest"
+
+
+@settings(max_examples=150)
+@given(
+    samples=st.integers(1, 40),
+    batch_size=st.integers(1, 12),
+    seed=st.integers(0, 10**6),
+    name=st.sampled_from(selector_names()),
+    greedy=st.sampled_from(["naive", "rgreedy", "stochastic"]),
+    data=st.data(),
+)
+def test_batches_meet_every_budget_exactly(
+    samples: int, batch_size: int, seed: int, name: str, greedy: str, data: st.DataObject
+) -> None:
+    budget = data.draw(st.integers(1, samples))
+    options = {"greedy": greedy} if name == "glister" else {}
+    chosen = select(
+        name, pool(samples, seed=seed), budget, val_gradients=pool(5, seed=seed + 1), per="batch",
+        batch_size=batch_size, seed=seed, **options,
+    )  # fmt: skip
+    picks = chosen.indices.tolist()
+    assert len(set(picks)) == len(picks) == budget == len(chosen.weights)
+    assert bool(chosen.weights.isfinite().all()) and bool((chosen.weights >= 0).all())
+    # Whole batches, in order, but for the last one, which is cut.
+    batches = [list(range(start, min(start + batch_size, samples)))
+               for start in range(0, samples, batch_size)]  # fmt: skip
+    while picks:
+        batch = batches[picks[0] // batch_size]
+        assert picks == batch[: len(picks)] or picks[: len(batch)] == batch
+        picks = picks[len(batch) :]
+
+
+@pytest.mark.parametrize("name", ["glister", "gradmatch", "craig", "grand", "el2n", "stratified"])
+def test_no_more_batches_are_chosen_than_hold_the_budget(name: str) -> None:
+    """The answer is that of the fewest batches, whether the short one is among them or not."""
+    for seed in range(20):
+        gradients = pool(30, seed=seed)
+        chosen = select(name, gradients, 14, val_gradients=pool(9, seed=seed + 1), per="batch",
+                        batch_size=7, seed=seed)  # fmt: skip
+        short = bool((chosen.indices >= 28).any())
+        assert len(chosen.indices.div(7, rounding_mode="floor").unique()) == 2 + short
 
 
 @pytest.mark.parametrize("budget", [0, -1, 24, 2.5, "3", True, None])

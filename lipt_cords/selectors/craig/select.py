@@ -11,7 +11,7 @@ from lipt_cords.base.errors import unknown_name
 from lipt_cords.selectors.atoms import Atoms, BatchAtoms, FactoredAtoms
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
 from lipt_cords.selectors.craig.facility import Distances, Facilities, assigned, greedy_facilities
-from lipt_cords.selectors.grouping import batches_needed, groups_of, spread_batches
+from lipt_cords.selectors.grouping import fewest_batches, groups_of, spread_batches
 from lipt_cords.selectors.memory import byte_limit, refuse
 
 Engine = Literal["torch", "submodlib"]
@@ -44,7 +44,11 @@ def craig(problem: SelectionProblem, *, engine: Engine = "torch") -> Choice:
     pool, linear = problem.gradients, problem.linear_layer
     if problem.per == "batch":
         batches = BatchAtoms(pool, problem.batch_size, linear, limit)
-        found, summary = _located(batches, batches_needed(problem), engine, limit)
+        found, summary = fewest_batches(
+            problem,
+            lambda count: _located(batches, count, engine, limit),
+            lambda answer: torch.tensor(answer[0].picks),
+        )
         picks, gains = torch.tensor(found.picks), torch.tensor(found.gains)
         indices, spread, scores, cut = spread_batches(problem, picks, found.sizes, gains)
         return Choice(indices, spread, scores, {"groups": [summary], "samples_cut": cut})

@@ -18,7 +18,7 @@ from lipt_cords.selectors.base import Choice, SelectionProblem, register_selecto
 from lipt_cords.selectors.checks import check_positive
 from lipt_cords.selectors.glister.gains import TaylorGains, ValidationStep
 from lipt_cords.selectors.glister.lockstep import ClassShare, Lockstep, packs
-from lipt_cords.selectors.grouping import batches_needed, groups_of, spread_batches
+from lipt_cords.selectors.grouping import fewest_batches, groups_of, spread_batches
 from lipt_cords.selectors.memory import byte_limit
 from lipt_cords.selectors.ties import first_best
 
@@ -85,9 +85,15 @@ def glister(
     limit = byte_limit(problem)
     pool, linear = problem.gradients, problem.linear_layer
     if problem.per == "batch":
-        step = ValidationStep(val_gradients, None, linear, eta, loss)
-        gains = TaylorGains(pool, None, linear, step, limit, batch_size=problem.batch_size)
-        picks, scores = run(gains, batches_needed(problem))
+        before = draws.getstate()
+
+        def batches(count: int) -> tuple[TaylorGains, Tensor, Tensor]:
+            draws.setstate(before)
+            step = ValidationStep(val_gradients, None, linear, eta, loss)
+            gains = TaylorGains(pool, None, linear, step, limit, batch_size=problem.batch_size)
+            return gains, *run(gains, count)
+
+        gains, picks, scores = fewest_batches(problem, batches, lambda answer: answer[1])
         indices, _, spread, cut = spread_batches(problem, picks, torch.ones(len(picks)), scores)
         info = {"groups": [_summary(gains, None)], "samples_cut": cut}
         return Choice(indices, scores=spread, info=info)

@@ -18,7 +18,7 @@ from lipt_cords.selectors.checks import check_fraction, check_positive
 from lipt_cords.selectors.gradmatch.omp import pursue
 from lipt_cords.selectors.gradmatch.pursuit import Pursuit
 from lipt_cords.selectors.gradmatch.screened import ScreenedAtoms, pursue_screened, screening_bytes
-from lipt_cords.selectors.grouping import Group, batches_needed, groups_of, spread_batches
+from lipt_cords.selectors.grouping import Group, fewest_batches, groups_of, spread_batches
 from lipt_cords.selectors.memory import Scratch, byte_limit, refuse
 
 
@@ -92,7 +92,11 @@ def gradmatch(
     if problem.per == "batch":
         batches = BatchAtoms(pool, problem.batch_size, linear, limit)
         goal = _validation_goal(val_gradients, None, len(batches))
-        picks, weights, summary = _matched(batches, goal, batches_needed(problem), options)
+        picks, weights, summary = fewest_batches(
+            problem,
+            lambda count: _matched(batches, goal, count, options),
+            lambda answer: answer[0],
+        )
         indices, spread, _, cut = spread_batches(problem, picks, weights)
         return Choice(indices, spread, info={"groups": [summary], "samples_cut": cut})
     parts, part_weights, summaries = [], [], []
