@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from lipt_cords.base.devices import peak_bytes, reset_peak
+
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
@@ -25,7 +27,7 @@ class PeakMemory:
     Elsewhere it is the peak since the process began.
 
     Args:
-        device: if it is a GPU, its peak is measured too.
+        device: if it is an accelerator, its peak is measured too.
 
     >>> peak = PeakMemory(torch.device("cpu")).read()
     >>> list(peak), peak["process"] > 2**20
@@ -39,15 +41,13 @@ class PeakMemory:
             self._since_now = True
         except OSError:
             self._since_now = False
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        reset_peak(device)
 
     def read(self) -> dict[str, int]:
         """Bytes by ``process`` and, on a GPU, ``gpu``."""
         peak = {"process": self._process()}
-        if self.device.type == "cuda":
-            peak["gpu"] = torch.cuda.max_memory_allocated(self.device)
-        return peak
+        there = peak_bytes(self.device)
+        return peak if there is None else {**peak, "gpu": there}
 
     def _process(self) -> int:
         if self._since_now:

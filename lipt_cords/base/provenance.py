@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from lipt_cords.base.devices import model_names
+
 PACKAGES = ("lipt-cords", "torch", "torchvision", "numpy", "scikit-learn", "cords")
 
 
@@ -42,13 +44,12 @@ def git_revision() -> str | None:
 
 def machine() -> dict[str, Any]:
     """The machine, without identifying data: no host name, no path."""
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpus": devices,
+        "gpus": model_names(),
     }
 
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from lipt_cords.base.devices import preserved_random_states
+
 
 def derive_seed(seed: int, *names: str | int) -> int:
     """Derive an independent 63-bit seed for one named use of randomness.
@@ -32,11 +34,8 @@ def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") 
 def preserved_rng() -> Iterator[None]:
     """Restore the global random states of torch, numpy and random on exit."""
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    # No CUDA context is created here: a device that was not used has no state to keep.
-    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    devices = list(range(torch.cuda.device_count())) if used else []
     try:
-        with torch.random.fork_rng(devices=devices):
+        with preserved_random_states():
             yield
     finally:
         random.setstate(python_state)

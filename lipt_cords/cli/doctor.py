@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed
 
+from lipt_cords.base.devices import described
 from lipt_cords.base.provenance import provenance
 from lipt_cords.base.registry import REGISTRIES, is_foreign
 from lipt_cords.data.datasets import DATASET_LINES, DATASET_NAMES, DATASETS, find_data, load_dataset
@@ -150,14 +151,11 @@ def _smoke() -> str:
 def _devices() -> list[Check]:
     threads = torch.get_num_threads()
     checks = [Check("device", "cpu", OK, f"{threads} thread{'s' if threads > 1 else ''}")]
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        memory = properties.total_memory / 2**30
-        checks.append(Check("device", f"cuda:{index}", OK, f"{properties.name}, {memory:.0f} GiB"))
-    if torch.backends.mps.is_available():
-        checks.append(Check("device", "mps", OK, "Apple GPU"))
-    if len(checks) == 1:
-        checks.append(Check("device", "cuda", ABSENT, "torch sees no GPU; runs use the CPU"))
+    there = described()
+    checks += [Check("device", name, OK, detail) for name, detail in there.items()]
+    if not there:
+        detail = "torch sees none; runs use the CPU"
+        checks.append(Check("device", "accelerator", ABSENT, detail))
     return checks
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lipt_cords.base.devices import numbered_device
 from lipt_cords.cords.checks import check_subset
 from lipt_cords.cords.importing import kept_settings
 from lipt_cords.cords.own_loader import FastSelector, with_dicts
@@ -323,7 +324,7 @@ def pending_warm_start(
         )
     if "device" not in config.model_fields_set:
         device = dss_args["device"]
-        device = str(torch.device(device) if isinstance(device, int) else device)
+        device = numbered_device(device) if isinstance(device, int) else str(device)
         config = config.model_copy(update={"device": device})
     note = None
     if dss_args["kappa"] > 0:

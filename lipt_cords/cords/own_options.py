@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lipt_cords.base.devices import numbered_device, resolve_device
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.cords.greedy_checks import GREEDY, is_number
 from lipt_cords.cords.own_selection import PER, FastOptions
@@ -213,9 +214,7 @@ def seed_of(dss_args: Mapping[str, Any]) -> int:
 def device_of(dss_args: Mapping[str, Any]) -> torch.device:
     """The device of a loader, which CORDS lets be a name, a number or a torch device."""
     device = dss_args["device"]
-    if isinstance(device, torch.device):
-        return device
-    return torch.device("cuda", device) if isinstance(device, int) else torch.device(str(device))
+    return resolve_device(numbered_device(device) if isinstance(device, int) else device)
 
 
 def _above_zero(eta: Any) -> float:

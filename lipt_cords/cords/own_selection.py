@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipt_cords.base.devices import synchronize
 from lipt_cords.base.randomness import derive_seed, preserved_rng
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.gradients import LastLayerGradients
@@ -110,7 +111,7 @@ def fast_selection(
         pool = read(train)
         validation = read(val) if val is not None and options.needs_validation else None
     held = pool.nbytes + (0 if validation is None else validation.nbytes)
-    _synchronise(pool)
+    synchronize(pool.logit_grads.device)
     gradient_seconds = time.perf_counter() - started
     asked, asked_validation, linear = pool, validation, options.linear_layer
     if options.selection_type == "PerClassPerGradient":
@@ -211,8 +212,3 @@ def _own_options(options: FastOptions) -> dict[str, Any]:
         target = "validation" if options.valid else "train"
         return {"target": target, "ridge": float(options.lam), "tolerance": float(options.eps)}
     return {}
-
-
-def _synchronise(gradients: LastLayerGradients) -> None:
-    if gradients.logit_grads.is_cuda:
-        torch.cuda.synchronize(gradients.logit_grads.device)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from lipt_cords.base.devices import known_device
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.options import ConfigSection
 from lipt_cords.base.sizes import parse_bytes, parse_memory
@@ -185,7 +186,7 @@ class TrainConfig(ConfigSection):
     num_epochs: int = Field(20, ge=1)
     """Epochs of the run, a full-data warm-up and its skipped epochs included, as in CORDS."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:0``."""
+    """``auto``, ``cpu``, ``cuda``, ``cuda:0``, ``xpu`` or ``mps``."""
     seed: int = Field(0, ge=0)
     """The one seed of the run (not a key of CORDS)."""
     eval_every: int = Field(1, ge=1)
@@ -233,6 +234,4 @@ class TrainConfig(ConfigSection):
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:
-        if value.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
-            raise unknown_name("device", value, ("auto", "cpu", "cuda", "cuda:0", "mps"))
-        return value
+        return known_device(value)

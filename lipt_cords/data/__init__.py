@@ -1,6 +1,7 @@
 """Data: samples by index, named sets, folders of images, splits."""
 
-from lipt_cords.data.batches import Inputs, labels_of, resolve_device, split_batch, to_device
+from lipt_cords.base.devices import resolve_device
+from lipt_cords.data.batches import Inputs, labels_of, split_batch, to_device
 from lipt_cords.data.datasets import (
     DATASET_NAMES,
     DataSplits,

@@ -22,7 +22,6 @@ from torch.utils.data import (
     default_collate,
 )
 
-from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import preserved_rng
 
 Inputs = Tensor | dict[str, Tensor]
@@ -68,29 +67,6 @@ def split_batch(batch: Any) -> tuple[Inputs, Tensor]:
                 "convert it in the data set's transform"
             )
     return inputs, labels
-
-
-def resolve_device(name: str | torch.device) -> torch.device:
-    """The torch device of a name; ``auto`` is a GPU if there is one.
-
-    Raises:
-        ValueError: an unknown device, or one that this machine does not have.
-
-    >>> resolve_device("cpu")
-    device(type='cpu')
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise unknown_name("device", name, ("auto", "cpu", "cuda", "cuda:0", "mps")) from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name} asked for, but torch sees {torch.cuda.device_count()} GPUs: "
-            "use device='auto' or 'cpu'"
-        )
-    return device
 
 
 def to_device(inputs: Inputs, device: torch.device | str) -> Inputs:

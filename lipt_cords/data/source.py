@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
+from lipt_cords.base.devices import pins_memory
 from lipt_cords.base.randomness import preserved_rng
 from lipt_cords.data.batches import (
     Inputs,
@@ -160,7 +161,7 @@ class BatchSource:
             batch_size=batch_size,
             sampler=chosen.tolist(),
             num_workers=self._num_workers,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=pins_memory(self.device),
             collate_fn=self._collate,
             # A loader draws a seed for its processes. Where items have seeds of their own it must
             # leave the global state alone, as reading from memory does.

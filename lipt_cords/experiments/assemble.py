@@ -17,13 +17,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lipt_cords.base.devices import kinds_here, of_rank, pins_memory, resolve_device
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.factory import cords_loader
 from lipt_cords.cords.importing import cords_version
 from lipt_cords.cords.patches import enabled
 from lipt_cords.cords.source import CordsSource
 from lipt_cords.cords.strategies import FULL, fact_of, selector_for
-from lipt_cords.data.batches import labels_of, resolve_device
+from lipt_cords.data.batches import labels_of
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.data.source import BatchSource
 from lipt_cords.experiments.choose import (
@@ -104,15 +105,13 @@ def pick_device(name: str, notes: list[str]) -> torch.device:
     CORDS's examples all ask for ``cuda``; they should run anywhere. Under ``torchrun`` every
     process of a machine takes a GPU of its own.
     """
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if name.partition(":")[0] == "cuda" and "cuda" not in kinds_here():
         note = f"train_args.device is {name!r} but torch sees no GPU: this run uses the CPU"
         logger.warning(note)
         notes.append(note)
         return torch.device("cpu")
     device = resolve_device(name)
-    if str(device) == "cuda" and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    return device
+    return of_rank(device, int(os.environ["LOCAL_RANK"])) if "LOCAL_RANK" in os.environ else device
 
 
 def warm_start_options(config: RunConfig, device: torch.device) -> WarmStartConfig | None:
@@ -268,7 +267,7 @@ def _through_cords(
         "device": str(device),
         "warm_start": warm_start if warm_start is None or fitted is None else fitted,
     }
-    pin = config.dataloader.pin_memory and device.type == "cuda"
+    pin = config.dataloader.pin_memory and pins_memory(device)
     with enabled():
         loader = cords_loader(
             dss.strategy,

@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from lipt_cords.base.devices import synchronize
 from lipt_cords.base.randomness import isolated_rng
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.datasets import DataSplits
@@ -46,6 +47,5 @@ def training_pace(config: RunConfig, splits: DataSplits) -> float:
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter()

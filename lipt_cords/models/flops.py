@@ -51,9 +51,3 @@ def few_samples(dataset: Dataset[Any], device: torch.device) -> tuple[Inputs, Te
     some = torch.arange(min(2, dataset_length(dataset)))
     source = BatchSource(dataset, some, device=device, cache_bytes=0)
     return next(source.batches(batch_size=2))
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has finished, so that its work is in the time that is measured."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lipt_cords.data.batches import Inputs, dataset_length, item_indices, resolve_device, to_device
+from lipt_cords.base.devices import resolve_device
+from lipt_cords.data.batches import Inputs, dataset_length, item_indices, to_device
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.heads import (
     EmbeddingRecorder,

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lipt_cords.base.devices import synchronize
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.registry import Registry
 from lipt_cords.models.gradients import LastLayerGradients
@@ -354,8 +355,8 @@ def _validated(
 
 def _seconds_now(problem: SelectionProblem) -> float:
     """Wall time once the device has finished what it was given."""
-    if problem.pool is not None and problem.pool.logit_grads.is_cuda:
-        torch.cuda.synchronize(problem.pool.logit_grads.device)
+    if problem.pool is not None:
+        synchronize(problem.pool.logit_grads.device)
     return time.perf_counter()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lipt_cords.base.devices import free_accelerator_bytes, is_accelerator
 from lipt_cords.selectors.base import SelectionProblem
 
 
@@ -33,8 +34,9 @@ _FALLBACK_BYTES = 1 << 31
 
 def free_bytes(device: torch.device) -> int:
     """Memory that can still be taken on a device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+    if is_accelerator(device):
+        there = free_accelerator_bytes(device)
+        return _FALLBACK_BYTES if there is None else there
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

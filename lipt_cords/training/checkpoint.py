@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from lipt_cords.base.devices import random_states as random_states_there
+from lipt_cords.base.devices import set_random_states as set_random_states_there
 from lipt_cords.base.differences import differences
 from lipt_cords.base.files import load_plain, write_atomic
 
@@ -76,14 +78,12 @@ def random_states() -> dict[str, Any]:
     numpy_state: Any = np.random.get_state()  # noqa: NPY002
     name, keys, position, has_gauss, gauss = numpy_state
     version, words, next_gauss = random.getstate()
-    states = {
+    return {
         "torch": torch.get_rng_state(),
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
         "python": [version, list(words), next_gauss],
+        "accelerators": list(random_states_there()),
     }
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        states["cuda"] = torch.cuda.get_rng_state_all()
-    return states
 
 
 def restore_random_states(states: Mapping[str, Any]) -> None:
@@ -93,5 +93,4 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     version, words, next_gauss = states["python"]
     random.setstate((version, tuple(words), next_gauss))
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    set_random_states_there(states["accelerators"])

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
+from lipt_cords.base.devices import has_fused_steps
 from lipt_cords.base.options import ConfigSection
 from lipt_cords.base.registry import Registry
 
@@ -72,7 +73,7 @@ def register_optimizer(
 def sgd(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
     """SGD with momentum, or with Nesterov momentum."""
     floating = all(parameter.is_floating_point() for parameter in parameters)
-    fused = options.fused and floating and parameters[0].device.type in ("cpu", "cuda")
+    fused = options.fused and floating and has_fused_steps(parameters[0].device)
     optimizer = SGD(
         parameters,
         lr=options.lr,

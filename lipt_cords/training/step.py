@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lipt_cords.base.devices import computes_bfloat16, prefers_channels_last
 from lipt_cords.data.batches import Inputs
 from lipt_cords.models.heads import call_model, model_device
 from lipt_cords.models.losses import PerSampleLoss
@@ -38,8 +39,7 @@ def refuse_with_memory(**used: bool) -> None:
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
     """bfloat16 where the forward pass runs in it, else None; ``auto`` if the GPU has it."""
     if precision == "auto":
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else None
+        return torch.bfloat16 if computes_bfloat16(device) else None
     return torch.bfloat16 if precision == "bf16" else None
 
 
@@ -54,7 +54,7 @@ def memory_layout(choice: MemoryFormat, model: nn.Module) -> torch.memory_format
     device = model_device(model)
     if choice == "auto" and device.type == "cpu" and any(map(_narrow_shortcut, model.modules())):
         return torch.contiguous_format
-    if choice == "channels_last" or (choice == "auto" and device.type in ("cpu", "cuda")):
+    if choice == "channels_last" or (choice == "auto" and prefers_channels_last(device)):
         return torch.channels_last
     return torch.contiguous_format
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
+from lipt_cords.base.devices import resolve_device
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.files import output_directory
 from lipt_cords.base.randomness import isolated_rng, preserved_rng
 from lipt_cords.base.sizes import parse_memory
-from lipt_cords.data.batches import dataset_length, different_indices, resolve_device
+from lipt_cords.data.batches import dataset_length, different_indices
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.losses import PerSampleLoss, per_sample_loss
 from lipt_cords.selectors.base import Selection
@@ -104,7 +105,7 @@ def train_on_subset(
         memory_bandwidth: bytes a second to the host for it; None measures it on a GPU, and takes
             12e9 on a CPU, where the device is simulated.
         seed: of the shuffling, of the paths, and of dropout and random transforms.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:0``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:0``, ``xpu`` or ``mps``.
         checkpoint_dir: directory for ``checkpoint.pt``; None writes nothing.
         save_every: epochs between two checkpoints.
         resume: continue from the checkpoint; bit for bit the uninterrupted run.

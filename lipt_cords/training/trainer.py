@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lipt_cords.base.devices import synchronize
 from lipt_cords.base.randomness import preserved_rng
 from lipt_cords.data.batches import Inputs, flat_labels, split_batch, to_device
 from lipt_cords.data.source import BatchSource
@@ -296,8 +297,7 @@ class Trainer:
                 on_point(point)
 
     def _clock(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
         return time.perf_counter()
 
 

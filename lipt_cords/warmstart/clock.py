@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from lipt_cords.models.flops import synchronize
+from lipt_cords.base.devices import synchronize
 
 PHASES = ("prepare", "common", "workers", "evaluation", "soup", "refresh")
 

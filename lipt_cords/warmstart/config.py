@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lipt_cords.base.errors import unknown_name
+from lipt_cords.base.devices import known_device
 from lipt_cords.base.options import by_name, one_of
 from lipt_cords.base.sizes import parse_bytes, parse_memory
 from lipt_cords.training.cheaper.path_schedule import SubnetworkConfig
@@ -115,7 +115,7 @@ class WarmStartConfig(
     join_timeout: float = Field(300.0, gt=0)
     """Seconds to wait for all processes at the start."""
     device: str = "auto"
-    """Where to train: ``auto``, ``cpu``, ``cuda`` or ``cuda:0``."""
+    """Where to train: ``auto``, ``cpu``, ``cuda``, ``cuda:0``, ``xpu`` or ``mps``."""
     precision: Precision = "auto"
     """``bf16`` autocast, ``fp32``, or ``auto``: bf16 on a GPU that has it."""
     memory_format: MemoryFormat = "auto"
@@ -168,10 +168,7 @@ class WarmStartConfig(
     @field_validator("device", mode="before")
     @classmethod
     def _known_device(cls, value: Any) -> Any:
-        value = str(value)  # a torch.device too
-        if value != "auto" and value.split(":")[0] not in ("cpu", "cuda", "mps"):
-            raise unknown_name("device", value, ("auto", "cpu", "cuda", "cuda:0", "mps"))
-        return value
+        return known_device(value)
 
     @field_validator("memory_budget", mode="before")
     @classmethod

@@ -15,7 +15,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from lipt_cords.data.batches import item_indices, labels_of, resolve_device, split_batch
+from lipt_cords.data.batches import item_indices, labels_of, split_batch
 
 
 class Items(Dataset[Any]):
@@ -161,13 +161,3 @@ def test_a_data_set_without_length_is_refused():
 
     with pytest.raises(ValueError, match="map-style data set with a length, received Stream"):
         labels_of(Stream())
-
-
-def test_resolve_device():
-    there = "cuda" if torch.cuda.is_available() else "cpu"
-    assert resolve_device("auto").type == there
-    assert resolve_device(torch.device("cpu")) == torch.device("cpu")
-    with pytest.raises(ValueError, match="unknown device 'gpu'"):
-        resolve_device("gpu")
-    with pytest.raises(ValueError, match="torch sees .* GPUs: use device='auto'"):
-        resolve_device("cuda:99")

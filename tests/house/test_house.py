@@ -93,6 +93,15 @@ def test_few_files_from_fit_to_the_merged_weights() -> None:
         assert readers, f"no file before {path.name} imports it"
 
 
+def test_one_file_knows_devices() -> None:
+    asks = re.compile(r"torch\.(?:cuda|xpu|mps|mtia|accelerator)\b|\.is_cuda|device_module")
+    of_kind = re.compile(r"""\.type (==|!=|in|not in) \(?["'](cuda|xpu|mps|mtia)""")
+    for name, path in FILES.items():
+        if name != "lipt_cords.base.devices" and path.name != "link.py":
+            found = asks.findall(path.read_text()) + of_kind.findall(path.read_text())
+            assert not found, f"{name} asks for a device itself: ask lipt_cords.base.devices"
+
+
 def test_what_is_gone_stays_gone() -> None:
     text = "\n".join(path.read_text() for path in FILES.values())
     for name in ("Rounds", "History", "Material", "StateSum", "SmallerNet", "Holding", "Crew"):

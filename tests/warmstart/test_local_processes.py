@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.ranks import launch
 from lipt_cords.warmstart.ranks.launch import local_processes
 
 SCRIPT = Path(__file__).parents[1] / "support" / "processes_script.py"
@@ -74,14 +75,14 @@ def test_too_many_deaths_are_told_with_what_to_do(outcome):
 def test_how_many_processes_are_started(monkeypatch, options, expected):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(launch, "accelerator_count", lambda: 0)
     assert local_processes(WarmStartConfig(**options)) == expected
 
 
-def test_auto_takes_a_process_for_each_gpu(monkeypatch):
+def test_auto_takes_a_process_for_each_accelerator(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(launch, "accelerator_count", lambda: 4)
     assert local_processes(WarmStartConfig()) == 4
     assert local_processes(WarmStartConfig(num_workers=3)) == 3
     for options in ({"device": "cpu"}, {"device": "cuda:1"}, {"launch": "serial"}):

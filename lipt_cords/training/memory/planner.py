@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lipt_cords.base.devices import synchronize
 from lipt_cords.base.sizes import check_bandwidth, parse_bytes
 from lipt_cords.training.memory.follower import GuidedStep, IndexedPlan, StepCosts
 from lipt_cords.training.memory.link import Link, build_link
@@ -272,8 +273,7 @@ class MemoryPlanner:
             self._notes.append(note)
 
     def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
 
     def _run(self, function: Any, args: Any, kwargs: Any) -> Any:
         if self._follower is None and not self._quiet:

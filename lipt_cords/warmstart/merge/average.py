@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lipt_cords.base.devices import with_float64
 from lipt_cords.models.state import State
 
 
@@ -57,8 +58,7 @@ def _mean(values: Sequence[tuple[Tensor, float]], total: float, origin: Tensor) 
 
     So an integer that is equal everywhere comes back exactly, whatever its size.
     """
-    # MPS has no float64.
-    where = torch.device("cpu") if origin.device.type == "mps" else origin.device
+    where = with_float64(origin.device)
     mean = torch.zeros(origin.shape, dtype=torch.float64, device=where)
     for value, weight in values:
         if not origin.is_floating_point():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
 
@@ -13,7 +13,14 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
-from lipt_cords.data.batches import resolve_device
+from lipt_cords.base.devices import (
+    accelerator_count,
+    current,
+    exchange_backend,
+    initialize,
+    of_rank,
+    resolve_device,
+)
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.ranks.conversation import Conversation, LostContact
 from lipt_cords.warmstart.ranks.ranks import Ranks
@@ -52,7 +59,7 @@ def local_processes(config: WarmStartConfig) -> int | None:
             "launch='processes' would start processes inside of a process group: set "
             "launch='auto' to use the group"
         )
-    gpus = 0 if config.device == "cpu" or ":" in config.device else torch.cuda.device_count()
+    gpus = 0 if config.device == "cpu" or ":" in config.device else accelerator_count()
     if config.launch == "auto" and config.processes is None and gpus < 2:
         return None
     wanted = config.processes or gpus or len(os.sched_getaffinity(0))
@@ -93,17 +100,18 @@ def open_ranks(
     """
     started = _started()
     if config.launch == "serial" or not (started or _launched()):
-        yield Ranks(0, 1, _ready(resolve_device(config.device)), on_progress=on_progress)
+        yield Ranks(0, 1, initialize(resolve_device(config.device)), on_progress=on_progress)
         return
     local = int(os.environ.get("LOCAL_RANK", dist.get_rank() if started else os.environ["RANK"]))
-    where = _ready(_own_device(config.device, local))
-    with torch.cuda.device(where) if where.type == "cuda" else nullcontext():
+    where = initialize(of_rank(resolve_device(config.device), local))
+    with current(where):
         if not started:
             _start_group(_backend(config.device, where), config, on_progress)
         talk = None
         try:
-            nccl = "nccl" in str(dist.get_backend())
-            if nccl and where.type != "cuda":
+            backend, own = str(dist.get_backend()), exchange_backend(where)
+            direct = own != "gloo" and own in backend
+            if "nccl" in backend and not direct:
                 raise ValueError(
                     f"the process group exchanges over NCCL, which moves only GPU memory, but "
                     f"device={config.device!r} trains on {where}: use a Gloo group, or a GPU"
@@ -114,7 +122,7 @@ def open_ranks(
             )
             store = PrefixStore("talk", keys)
             talk = Conversation(store, rank, size, config.worker_timeout, on_progress)
-            channel = where if nccl else torch.device("cpu")
+            channel = where if direct else torch.device("cpu")
             yield Ranks(
                 rank, size, where, channel, talk if size > 1 else None,
                 tolerant=config.min_workers is not None, on_progress=on_progress,
@@ -132,13 +140,6 @@ def _started() -> bool:
 
 def _launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
-def _ready(device: torch.device) -> torch.device:
-    """Initialise a GPU, so that its random state can be saved before it is used."""
-    if device.type == "cuda":
-        torch.cuda.init()  # type: ignore[no-untyped-call]
-    return device
 
 
 def _start_group(backend: str, config: WarmStartConfig, on_wait: Callable[[], None]) -> None:
@@ -201,15 +202,8 @@ def _rendezvous(
     return PrefixStore(name, root)
 
 
-def _own_device(device: str, local_rank: int) -> torch.device:
-    where = resolve_device(device)
-    if where.type == "cuda" and ":" not in device:
-        return torch.device("cuda", local_rank % torch.cuda.device_count())
-    return where
-
-
 def _backend(device: str, where: torch.device) -> str:
-    """NCCL on GPUs, unless ranks share one, which NCCL refuses."""
+    """What moves the device's memory itself, unless ranks share one, which NCCL refuses."""
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-    gpus = 1 if ":" in device else torch.cuda.device_count()
-    return "nccl" if where.type == "cuda" and ranks_here <= gpus else "gloo"
+    gpus = 1 if ":" in device else accelerator_count()
+    return exchange_backend(where) if ranks_here <= gpus else "gloo"

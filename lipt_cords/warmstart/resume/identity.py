@@ -38,7 +38,8 @@ UNRELATED = {
 }  # fmt: skip
 """Options that do not change the weights of a run."""
 DECIDES_BITS = (
-    "base/randomness.py", "data", "models", "training/cheaper", "training/evaluation.py",
+    "base/devices.py", "base/randomness.py", "data", "models", "training/cheaper",
+    "training/evaluation.py",
     "training/optimizers.py", "training/schedules.py", "training/step.py",
     "warmstart/common_start.py", "warmstart/early_bird.py", "warmstart/lipt.py",
     "warmstart/merge", "warmstart/one_rank.py", "warmstart/plan.py", "warmstart/prepare",

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lipt_cords.base.devices import synchronize
 from lipt_cords.data.batches import Inputs
-from lipt_cords.models.flops import synchronize
 from lipt_cords.models.heads import logits_of
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.training.step import autocast_dtype

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lipt_cords.base.devices import is_accelerator, random_state, set_random_state, synchronize
 from lipt_cords.base.randomness import generator, isolated_rng
-from lipt_cords.models.flops import synchronize
 from lipt_cords.models.state import all_finite, tensor_state
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.training.step import deterministic_convolutions, lay_out, memory_layout
@@ -271,13 +271,13 @@ class WorkerRandomStates:
     """The global random states of one worker: active inside the context, stored outside of it.
 
     Args:
-        device: where it trains; a GPU has its own state.
+        device: where it trains; an accelerator has its own state.
         seed: of the warm start.
         names: names from which the states derive, in addition to the seed.
     """
 
     def __init__(self, device: torch.device, seed: int, *names: str | int) -> None:
-        self._gpu = device if device.type == "cuda" else None
+        self._accelerator = device if is_accelerator(device) else None
         with isolated_rng(seed, *names):
             self._states = self._read()
 
@@ -290,13 +290,13 @@ class WorkerRandomStates:
         self._write(self._outer)
 
     def _read(self) -> tuple[Any, ...]:
-        gpu = None if self._gpu is None else torch.cuda.get_rng_state(self._gpu)
-        return random.getstate(), np.random.get_state(), torch.get_rng_state(), gpu  # noqa: NPY002
+        there = None if self._accelerator is None else random_state(self._accelerator)
+        return random.getstate(), np.random.get_state(), torch.get_rng_state(), there  # noqa: NPY002
 
     def _write(self, states: tuple[Any, ...]) -> None:
-        python_state, numpy_state, torch_state, gpu = states
+        python_state, numpy_state, torch_state, there = states
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
         torch.set_rng_state(torch_state)
-        if self._gpu is not None:
-            torch.cuda.set_rng_state(gpu, self._gpu)
+        if self._accelerator is not None:
+            set_random_state(self._accelerator, there)

@@ -13,10 +13,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lipt_cords.base.devices import synchronize
 from lipt_cords.base.randomness import generator, isolated_rng
 from lipt_cords.data.batches import Inputs
 from lipt_cords.data.source import BatchSource
-from lipt_cords.models.flops import synchronize
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.state import State, all_finite, tensor_state
 from lipt_cords.training.cheaper.channels import scaled_batchnorms
