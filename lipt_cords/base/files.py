@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import pickle
+import secrets
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +18,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from lipt_cords.base.locks import NoLocks, try_lock
+
+logger = logging.getLogger(__name__)
+
+PREFIX, SUFFIX = ".lipt-cords.", ".tmp"
+"""Of the names of temporary files."""
+FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_BINARY", 0)
+_CLOSES_FIRST = sys.platform == "win32"  # where an open file cannot be renamed
 
 
 def output_directory(path: str | Path) -> Path:
@@ -39,26 +52,105 @@ def output_directory(path: str | Path) -> Path:
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> Path:
-    """Write a complete file or none: a temporary file beside it is renamed to ``path``."""
+    """Write a complete file or none: a temporary file beside it is renamed to ``path``.
+
+    The file gets the permissions that the umask leaves. When this returns it is on disk, with its
+    name.
+    """
     path = Path(path)
     payload = data.encode() if isinstance(data, str) else data
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = _temporary(path)
     try:
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(payload)
             handle.flush()
             os.fsync(handle.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+            if not _CLOSES_FIRST:  # its lock says that it is being written
+                temporary.replace(path)
+        if _CLOSES_FIRST:
+            temporary.replace(path)
+        _sync(path.parent)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if error.errno is None:  # an error with its own message
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error  # full disks name none
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def remove_left_over(directory: Path, *below: str) -> list[Path]:
+    """Remove the temporary files that killed writes left in a directory.
+
+    A file that another process is writing now is locked, and stays.
+
+    Args:
+        directory: where to look.
+        *below: its subfolders in which to look too, with all below them.
+
+    Returns:
+        The files that were removed.
+    """
+    pattern = f"{PREFIX}*{SUFFIX}"
+    found = [*directory.glob(pattern)]
+    for name in below:
+        found += (directory / name).rglob(pattern)
+    return [path for path in found if _removed(path)]
+
+
+def _removed(path: Path) -> bool:
+    """Remove a temporary file unless somebody writes it."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | FLAGS | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:  # of another user, or gone already
+        return False
+    try:
+        if not try_lock(descriptor):
+            return False
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.debug("cannot remove %s: %s", path, error)
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """A new temporary file for a path, locked while it is open."""
+    while True:
+        name = f"{PREFIX}{path.name[:100]}.{secrets.token_hex(4)}{SUFFIX}"
+        temporary = path.parent / name
+        try:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, 0o666)
+        except FileExistsError:
+            continue
+        try:
+            mine = try_lock(descriptor)
+        except NoLocks:
+            mine = True
+        if mine and temporary.exists():
+            return descriptor, temporary
+        os.close(descriptor)  # it was taken for one that was left, before it was locked
+
+
+def _sync(directory: Path) -> None:
+    """Write a directory's names to disk, where directories can be opened and synced."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | FLAGS)
+    except PermissionError:  # it may be written and not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: str | Path, payload: Mapping[str, Any]) -> Path:

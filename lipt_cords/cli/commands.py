@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lipt_cords.base.ownership import owned
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.cli.display import (
     say,
@@ -39,7 +41,7 @@ from lipt_cords.cli.support import (
     say_error,
 )
 from lipt_cords.cli.values import parse_equal, parse_fractions, parse_seeds, words
-from lipt_cords.experiments.run import is_main_process
+from lipt_cords.experiments.run import is_main_process, owns_output
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 """Click's error of a wrong command line, wherever this version of typer keeps it."""
@@ -55,6 +57,7 @@ app = typer.Typer(
 
 
 @app.command()
+@owns_output
 def demo(
     output: Output = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method")] = 3,
@@ -174,30 +177,34 @@ def compare(
         "equal": parse_equal(equal),
         "budget": budget,
     }
-    splits, chosen = load_splits(settings), parse_seeds(seeds)
-    plan = plan_comparison(settings, splits, parse_methods(names), chosen, **terms)
-    pace = training_pace(settings, splits)
-    if dry_run and as_json:
-        print_json(plan.to_dict() | {"passes_per_second": pace})
-    else:
-        show_plan(display.console, plan, pace, jobs)
-    if dry_run:
-        return
-    results = run_comparison(
-        settings, methods=names, seeds=chosen, **terms, jobs=jobs, output=output, resume=resume,
-        splits=splits, command=command_line(), on_run=display.run,
-    )  # fmt: skip
-    if not is_main_process():
-        return
-    if as_json:
-        print_json(results)
-    else:
-        show_report(display.console, results, output)
+    chosen, contenders = parse_seeds(seeds), parse_methods(names)
+    writes = is_main_process() and not dry_run
+    with owned(output) if output is not None and writes else nullcontext():
+        splits = load_splits(settings)
+        plan = plan_comparison(settings, splits, contenders, chosen, **terms)
+        pace = training_pace(settings, splits)
+        if dry_run and as_json:
+            print_json(plan.to_dict() | {"passes_per_second": pace})
+        else:
+            show_plan(display.console, plan, pace, jobs)
+        if dry_run:
+            return
+        results = run_comparison(
+            settings, methods=names, seeds=chosen, **terms, jobs=jobs, output=output, resume=resume,
+            splits=splits, command=command_line(), on_run=display.run,
+        )  # fmt: skip
+        if not is_main_process():
+            return
+        if as_json:
+            print_json(results)
+        else:
+            show_report(display.console, results, output)
     if all(run["status"] == "failed" for run in results["runs"]):
         raise typer.Exit(1)
 
 
 @app.command()
+@owns_output
 def warmstart(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -274,8 +281,10 @@ def report(
     """
     from lipt_cords.experiments.report.page import Report
 
-    made = Report.of(directories)
-    written = made.write(directories[0] if output is None else output)
+    where = directories[0] if output is None else output
+    with owned(where) if where.is_dir() else nullcontext():  # refused before the work
+        made = Report.of(directories)
+        written = made.write(where)
     if as_json:
         said = None if made.verdict is None else made.verdict.text
         notes = made.results.notes

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lipt_cords.base.differences import first_difference
-from lipt_cords.base.files import output_directory, read_json, write_json
+from lipt_cords.base.files import read_json, write_json
 from lipt_cords.base.provenance import machine_name, provenance
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.datasets import DataSplits
@@ -25,13 +25,14 @@ from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.results import PLACES, RESULTS, read_results
 from lipt_cords.experiments.report.summary import summarise
 from lipt_cords.experiments.report.words import reading
-from lipt_cords.experiments.run import SCHEMA, is_main_process, load_splits
+from lipt_cords.experiments.run import SCHEMA, is_main_process, load_splits, owns_output
 from lipt_cords.training.ledger import CurvePoint, Ledger
 
 OnRun = Callable[[str, float, int, RunRecord | None], None]
 """Called with method, fraction, seed, and None before a run or its record after it."""
 
 
+@owns_output
 def compare(
     config: RunConfig,
     *,
@@ -86,7 +87,7 @@ def compare(
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, received {jobs}")
     contenders, chosen = parse_methods(methods), list(seeds)
-    directory = output_directory(output) if output is not None and is_main_process() else None
+    directory = Path(output).expanduser() if output is not None and is_main_process() else None
     splits = load_splits(config) if splits is None else splits
     shared: dict[str, Any] = {
         "warm_epochs": warm_epochs, "subset_passes": subset_passes, "equal": equal,

@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 
-from lipt_cords.base.files import output_directory
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.experiments.compare import OnRun, compare
 from lipt_cords.experiments.contest import Contest
 from lipt_cords.experiments.methods import Method
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.results import RESULTS
-from lipt_cords.experiments.run import load_splits, run
+from lipt_cords.experiments.run import load_splits, owns_output, run
 
 FULL_EPOCHS = 15
 """Full-data epochs that LiPT replaces: the shortest warm-up of the published comparisons."""
@@ -66,6 +65,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@owns_output
 @one_thread()
 def demo(
     output: str | Path | None,
@@ -91,7 +91,7 @@ def demo(
         ImportError: CORDS is not installed.
     """
     if output is not None:
-        (output_directory(output) / RESULTS).unlink(missing_ok=True)
+        (Path(output).expanduser() / RESULTS).unlink(missing_ok=True)
     splits = load_splits(demo_config())
     results = compare(
         demo_config(),

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.files import write_json
+from lipt_cords.base.ownership import owns
 from lipt_cords.base.process_memory import PeakMemory
 from lipt_cords.base.provenance import provenance
 from lipt_cords.base.randomness import isolated_rng, preserved_rng
@@ -50,6 +51,10 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+owns_output = owns("output", when=is_main_process)
+"""Makes a function own its argument ``output`` while it runs, on the rank that writes."""
+
+
 def load_splits(config: RunConfig) -> DataSplits:
     """The data of a run."""
     data = config.dataset
@@ -85,6 +90,7 @@ def build_net(config: RunConfig, splits: DataSplits) -> nn.Module:
     )
 
 
+@owns_output
 def run(
     config: RunConfig,
     *,
@@ -118,14 +124,15 @@ def run(
         The record; None on the ranks of ``torchrun`` that only help with the warm start.
 
     Raises:
-        ValueError: whatever is wrong with the options, the data or a checkpoint.
+        ValueError: whatever is wrong with the options, the data or a checkpoint; another run that
+            uses ``output``.
     """
     if seed is not None:
         config = config.updated(train_args={"seed": seed})
     resume = resume or config.ckpt.is_load
     if resume and output is None:
         raise ValueError("resuming needs the --output directory of the interrupted run")
-    directory = None if output is None or not is_main_process() else output_directory(output)
+    directory = None if output is None or not is_main_process() else Path(output).expanduser()
     tensorboard = config.train_args.tensorboard
     if tensorboard and output is None:
         raise ValueError("train_args.tensorboard writes its logs into --output: give a directory")
@@ -197,6 +204,7 @@ def run(
     return record
 
 
+@owns_output
 def fit_warm_start(
     config: RunConfig, *, output: str | Path | None = None, splits: DataSplits | None = None
 ) -> WarmStartResult:
@@ -219,8 +227,6 @@ def fit_warm_start(
     if output is not None and options is not None and options.work_dir is None:
         # So the same command continues where it was interrupted.
         options = options.model_copy(update={"work_dir": Path(output)})
-    if output is not None and is_main_process():
-        output_directory(output)
     splits = load_splits(config) if splits is None else splits
     model = build_net(config, splits).to(device)
     result = fit_lipt(config, options, splits, model)

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from lipt_cords.base.files import output_directory, write_atomic, write_json
+from lipt_cords.base.files import write_atomic, write_json
+from lipt_cords.base.ownership import owned
 from lipt_cords.base.process_memory import PeakMemory
 from lipt_cords.base.provenance import provenance
 from lipt_cords.cords.config import RunConfig
@@ -31,7 +32,13 @@ from lipt_cords.experiments.assemble import (
     warm_start_options,
 )
 from lipt_cords.experiments.choose import check_strategy, choose_subset, per_sample_loss
-from lipt_cords.experiments.run import SPLIT_SEED, build_net, is_main_process, load_splits
+from lipt_cords.experiments.run import (
+    SPLIT_SEED,
+    build_net,
+    is_main_process,
+    load_splits,
+    owns_output,
+)
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.selectors.base import Selection
 from lipt_cords.selectors.report import SelectionReport
@@ -108,9 +115,9 @@ class SelectionRun:
         """Write ``selection.npz`` and ``selection.json``, each whole or not at all.
 
         Raises:
-            ValueError: the directory cannot be written.
+            ValueError: the directory cannot be written, or another run uses it.
         """
-        where = output_directory(directory)
+        where = Path(directory).expanduser()
         chosen = self.selection
         arrays: dict[str, Any] = {
             "indices": chosen.indices.numpy(),
@@ -120,11 +127,13 @@ class SelectionRun:
             arrays["scores"] = chosen.scores.numpy()
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
-        write_atomic(where / ARRAYS, buffer.getvalue())
-        write_json(where / RECORD, self.to_dict())
+        with owned(where):
+            write_atomic(where / ARRAYS, buffer.getvalue())
+            write_json(where / RECORD, self.to_dict())
         return where
 
 
+@owns_output
 def select_once(
     config: RunConfig,
     *,
@@ -151,8 +160,6 @@ def select_once(
     started = time.perf_counter()
     selector_for(config.dss_args.strategy)  # Full has none
     check_strategy(config)
-    if output is not None and is_main_process():
-        output_directory(output)
     notes: list[str] = []
     device = pick_device(config.train_args.device, notes)
     splits = load_splits(config) if splits is None else splits

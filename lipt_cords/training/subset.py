@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Subset
 
 from lipt_cords.base.devices import resolve_device
 from lipt_cords.base.errors import unknown_name
-from lipt_cords.base.files import output_directory
+from lipt_cords.base.ownership import owns
 from lipt_cords.base.randomness import isolated_rng, preserved_rng
 from lipt_cords.base.sizes import parse_memory
 from lipt_cords.data.batches import dataset_length, different_indices
@@ -38,6 +38,7 @@ from lipt_cords.training.trainer import CheckpointPlan, Trainer, TrainingResult
 CHECKPOINT = "checkpoint.pt"
 
 
+@owns("checkpoint_dir")
 def train_on_subset(
     model: nn.Module,
     train_dataset: Dataset[Any],
@@ -116,7 +117,8 @@ def train_on_subset(
 
     Raises:
         ValueError: a wrong option; samples outside of the data, or named twice; a missing,
-            truncated or foreign checkpoint; a loss that is not finite.
+            truncated or foreign checkpoint; another run in ``checkpoint_dir``; a loss that is not
+            finite.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, received {epochs}")
@@ -144,7 +146,7 @@ def train_on_subset(
     scheduler_config = SchedulerConfig(type=schedule)
     plan = None
     if checkpoint_dir is not None:
-        path = output_directory(checkpoint_dir) / CHECKPOINT
+        path = Path(checkpoint_dir).expanduser() / CHECKPOINT
         identity = {
             "epochs": epochs,
             "batch_size": batch_size,

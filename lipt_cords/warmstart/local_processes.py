@@ -16,6 +16,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -26,6 +27,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from lipt_cords.base.ownership import owned
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.base.registry import foreign_modules, import_modules
 from lipt_cords.warmstart.config import WarmStartConfig
@@ -59,7 +61,10 @@ def fit_in_processes(config: WarmStartConfig, processes: int, request: Request) 
     if multiprocessing.parent_process() is not None and multiprocessing.current_process().daemon:
         raise ValueError("launch='processes' cannot start processes from a daemon: use 'serial'")
     threads = config.threads or max(1, torch.get_num_threads() // processes)
-    with tempfile.TemporaryDirectory(prefix="lipt-cords-") as scratch:
+    with (
+        nullcontext() if config.work_dir is None else owned(config.work_dir) as owners,
+        tempfile.TemporaryDirectory(prefix="lipt-cords-") as scratch,
+    ):
         # Without a work_dir finished workers are kept until the processes end.
         inner = config.model_copy(
             update={
@@ -69,7 +74,7 @@ def fit_in_processes(config: WarmStartConfig, processes: int, request: Request) 
                 "progress": False if config.progress is None else config.progress,
             }
         )
-        handed = (inner, threads, scratch, request, foreign_modules())
+        handed = (inner, threads, scratch, request, foreign_modules(), owners)
         _require_script([getattr(request, field.name) for field in fields(request)])
         _require_picklable(handed)
         try:
@@ -142,7 +147,12 @@ def _launch_config(config: WarmStartConfig, processes: int) -> LaunchConfig:
 
 
 def _fit_as_rank(
-    config: WarmStartConfig, threads: int, scratch: str, request: Request, modules: list[str]
+    config: WarmStartConfig,
+    threads: int,
+    scratch: str,
+    request: Request,
+    modules: list[str],
+    owners: str | None,
 ) -> bytes:
     """Run one rank; an error is returned, because only a crash is worth a restart."""
     from lipt_cords.warmstart.one_rank import fit_on_this_rank
@@ -153,7 +163,7 @@ def _fit_as_rank(
     temporary = config.work_dir is not None and config.work_dir.parent == Path(scratch)
     try:
         import_modules(modules)  # what the options name may be registered there
-        result = fit_on_this_rank(config, request, temporary=temporary)
+        result = fit_on_this_rank(config, request, temporary=temporary, owners=owners)
     except LostContact as error:
         return pickle.dumps((None, error))
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,11 @@ logger = logging.getLogger(__name__)
 
 
 def fit_on_this_rank(
-    config: WarmStartConfig, request: Request, *, temporary: bool = False
+    config: WarmStartConfig,
+    request: Request,
+    *,
+    temporary: bool = False,
+    owners: str | None = None,
 ) -> WarmStartResult:
     """Fit in this process, alone or as one of the ranks.
 
@@ -55,8 +60,10 @@ def fit_on_this_rank(
         config: the options.
         request: the arguments of the fit.
         temporary: ``work_dir`` is temporary, so it is not named in messages.
+        owners: token of the processes that own ``work_dir`` already, of which this one is.
     """
     with (
+        ExitStack() as held,
         threads_of(config),
         stoppable(config.work_dir, log_place=not temporary) as stop_request,
         open_ranks(config, stop_request.check) as ranks,
@@ -64,7 +71,7 @@ def fit_on_this_rank(
         torch.enable_grad(),
     ):
         try:
-            result = _fit(config, ranks, request)
+            result = _fit(config, ranks, request, held, owners)
         except Excluded as gone:
             logger.warning("%s: it waits for their result", gone)
             return WarmStartResult.from_bytes(ranks.wait_for_result(), request.model)
@@ -75,11 +82,13 @@ def fit_on_this_rank(
     return result
 
 
-def _fit(config: WarmStartConfig, ranks: Ranks, request: Request) -> WarmStartResult:
+def _fit(
+    config: WarmStartConfig, ranks: Ranks, request: Request, held: ExitStack, owners: str | None
+) -> WarmStartResult:
     """Check and read everything, run LiPT, and make the report."""
     clock = Clock(ranks.device)
     clock.enter("prepare")
-    inputs, folder = _prepared(config, ranks, request)
+    inputs, folder = _prepared(config, ranks, request, held, owners)
     judge = Judge(
         copy.deepcopy(inputs.model), inputs.dataset, inputs.labels, config, inputs.validation
     )
@@ -139,11 +148,11 @@ def _fit(config: WarmStartConfig, ranks: Ranks, request: Request) -> WarmStartRe
 
 
 def _prepared(
-    config: WarmStartConfig, ranks: Ranks, request: Request
+    config: WarmStartConfig, ranks: Ranks, request: Request, held: ExitStack, owners: str | None
 ) -> tuple[RoundInputs, RunFolder | None]:
     """The inputs of the rounds, checked and read on this rank."""
     model = copied(request.model)  # before any forward pass, which may hide that it fails
-    plan, labels, folder = prepare(config, ranks, request)
+    plan, labels, folder = prepare(config, ranks, request, held, owners)
     loss = mean_loss(request.loss, ranks.device)
     model.to(ranks.device)
     (flops, forward_flops), shares = ranks.on_main(

@@ -15,11 +15,11 @@ from torch.utils.data import Dataset
 
 from lipt_cords.base.files import (
     load_tensors,
-    output_directory,
     read_json,
     save_tensors,
     write_json,
 )
+from lipt_cords.base.ownership import owned
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.models.losses import LossFunction
@@ -232,9 +232,9 @@ class WarmStartResult:
         checksums of the others, so files of different runs are never mixed.
 
         Raises:
-            ValueError: the directory cannot be written.
+            ValueError: the directory cannot be written, or another run uses it.
         """
-        where = output_directory(directory)
+        where = Path(directory).expanduser()
         parts: dict[str, Mapping[str, Tensor]] = {
             MERGED: self.state_dict,
             THETA_STAR: self.theta_star,
@@ -246,7 +246,8 @@ class WarmStartResult:
         if self.ticket is not None:
             parts[TICKET] = self.ticket.tensors()
         try:
-            return self._write(where, parts)
+            with owned(where):
+                return self._write(where, parts)
         except OSError as error:
             raise ValueError(
                 f"cannot write the warm start to {where} ({error.strerror}): make room and run the "

@@ -65,3 +65,50 @@ def test_a_file_in_the_way_of_a_directory_is_named(tmp_path):
         files.output_directory(tmp_path / "out")
     with pytest.raises(ValueError, match="choose"):
         files.output_directory(tmp_path / "out" / "deeper")
+
+
+def test_files_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = files.write_atomic(tmp_path / "a", "text")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_name_is_on_disk_when_a_write_returns(tmp_path, monkeypatch):
+    synced = []
+    sync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda one: (synced.append((one, os.fstat(one).st_ino)), sync(one))
+    )
+    path = files.write_atomic(tmp_path / "a", "text")
+    assert [inode for _, inode in synced] == [path.stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_what_is_being_written_is_not_taken_for_left_over(tmp_path):
+    descriptor, writing = files._temporary(tmp_path / "a")
+    left = writing.with_name(f"{files.PREFIX}a.00000000{files.SUFFIX}")
+    left.touch()
+    assert files.remove_left_over(tmp_path) == [left]
+    os.close(descriptor)
+    assert files.remove_left_over(tmp_path) == [writing]
+
+
+def test_a_temporary_that_was_removed_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
+    lock, seen = files.try_lock, []
+
+    def slow(descriptor):
+        if not seen:
+            (seen_now,) = tmp_path.glob(".lipt-cords.*")
+            seen.append(seen_now)
+            seen_now.unlink()
+        return lock(descriptor)
+
+    monkeypatch.setattr(files, "try_lock", slow)
+    assert files.write_atomic(tmp_path / "a", "text").read_text() == "text"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_long_name_can_be_written(tmp_path):
+    assert files.write_atomic(tmp_path / ("n" * 250), "text").read_text() == "text"

@@ -12,12 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from holder import Other
+from report_material import comparison, runs_of
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lipt_cords.base.files import read_json
+from lipt_cords.base import ownership
+from lipt_cords.base.files import read_json, write_json
 from lipt_cords.cli import commands as cli
 from lipt_cords.cli.commands import main
 from lipt_cords.cli.support import configure_logging
+from lipt_cords.experiments import run
 
 CONFIG = """
 dataset: {name: digits, limit: 150}
@@ -163,6 +167,26 @@ def step_ends_in(error: BaseException) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def test_every_command_refuses_a_directory_that_another_run_owns(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "load_splits", lambda *_: pytest.fail("it has begun to work"))
+    monkeypatch.setattr(ownership, "PATIENCE", 0.0)
+    output, results = str(tmp_path / "out"), tmp_path / "results"
+    results.mkdir()
+    write_json(results / "results.json", comparison(runs_of("random", [0.5], 0, 0)))
+    with Other(output) as other:
+        for words in (
+            ["train", config, "--resume"], ["compare", config], ["compare", config, "--jobs", "2"],
+            ["warmstart", config], ["select", config], ["demo"], ["report", str(results)],
+        ):  # fmt: skip
+            assert main([*words, "--output", output]) == 2, words
+            said = capsys.readouterr().err
+            assert f"{output} is in use by another run (process {other.process.pid} on " in said
+            assert said.count("\n") == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [ownership.LOCK]
 
 
 def test_ctrl_c(config: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lipt_cords.base.errors import missing_extra
 from lipt_cords.base.files import output_directory, write_atomic
+from lipt_cords.base.ownership import owned
 from lipt_cords.experiments.report.bars import PHASES
 from lipt_cords.experiments.report.markdown import markdown_of
 from lipt_cords.experiments.report.results import Results, load_results
@@ -80,19 +81,17 @@ class Report:
         """Write ``report.html``, ``report.md`` and its figures, each whole or not at all.
 
         Raises:
-            ValueError: the directory cannot be written.
+            ValueError: the directory cannot be written, or another run uses it.
         """
-        where = output_directory(directory)
         page, text = self.html(), self.markdown()
-        figures = output_directory(where / FIGURES)
-        for section in self.sections:
-            for _, some in section.figures:
-                for one in some:
-                    write_atomic(figures / f"{one.name}.svg", as_file(one.svg).encode())
-        return [
-            write_atomic(where / HTML, page.encode()),
-            write_atomic(where / MARKDOWN, text.encode()),
-        ]
+        where = Path(directory).expanduser()
+        with owned(where):
+            figures = output_directory(where / FIGURES)
+            for section in self.sections:
+                for _, some in section.figures:
+                    for one in some:
+                        write_atomic(figures / f"{one.name}.svg", as_file(one.svg))
+            return [write_atomic(where / HTML, page), write_atomic(where / MARKDOWN, text)]
 
     def _chips(self) -> list[tuple[str, str, str]]:
         """Label, colour and dashes of every method."""

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from lipt_cords.base.differences import first_difference
 from lipt_cords.base.files import read_json
 from lipt_cords.base.options import readable_errors
-from lipt_cords.experiments.report.schema import Payload, SavedWarmStart, printable
+from lipt_cords.base.printable import printable
+from lipt_cords.experiments.report.schema import Payload, SavedWarmStart
 from lipt_cords.experiments.report.summary import summarise
 from lipt_cords.warmstart.result import RECORD as WARM_START
 

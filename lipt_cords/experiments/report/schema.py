@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
+from lipt_cords.base.printable import printable
 from lipt_cords.base.provenance import machine_name
 from lipt_cords.training.ledger import CurvePoint, Ledger
 from lipt_cords.warmstart.report import RoundReport, WorkerSummary
-
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
-
-
-def printable(text: str) -> str:
-    """Text without what no page and no SVG can hold."""
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-
 
 Text = Annotated[str, AfterValidator(printable)]
 Amount = Annotated[float, Field(ge=0, le=1e30)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lipt_cords.base.differences import first_difference
+from lipt_cords.base.ownership import owned
 from lipt_cords.base.randomness import isolated_rng
 from lipt_cords.data.batches import labels_of, to_device
 from lipt_cords.data.source import BatchSource
@@ -112,9 +114,17 @@ def make_plan(
 
 
 def prepare(
-    config: WarmStartConfig, ranks: Ranks, request: Request
+    config: WarmStartConfig, ranks: Ranks, request: Request, held: ExitStack, owners: str | None
 ) -> tuple[FitPlan, Tensor, RunFolder | None]:
-    """The plan and the folder, on every rank; the labels, on rank 0 only."""
+    """The plan and the folder, on every rank; the labels, on rank 0 only.
+
+    Args:
+        config: the options.
+        ranks: that fit together; together they own the folder.
+        request: the arguments of the fit.
+        held: ends owning the folder.
+        owners: token of those who own it already, or None.
+    """
     model, dataset, val_dataset = request.model, request.dataset, request.val_dataset
 
     def checked() -> dict[str, Any]:
@@ -136,6 +146,11 @@ def prepare(
                 f"rank {rank} differs from rank 0: {differing}. Start the same script with the "
                 "same arguments and versions on every rank"
             )
+    work_dir = config.work_dir
+    if work_dir is not None:  # before anything is read
+        directory = work_dir
+        owners = ranks.on_main(lambda: held.enter_context(owned(directory, owners)))
+        ranks.everywhere(lambda: held.enter_context(owned(directory, owners)) and None)
     labels = torch.empty(0, dtype=torch.int64)
 
     def plan_on_main() -> FitPlan:
@@ -160,9 +175,9 @@ def prepare(
             _of_the_run(described[0]), found[0].weights, labels, plan.shards, found[0].values
         )
     )
-    if config.work_dir is None:
+    if work_dir is None:
         return plan, labels, None
-    opened = partial(RunFolder, config.work_dir, hash_of(description), description)
+    opened = partial(RunFolder, work_dir, hash_of(description), description)
     ranks.on_main(lambda: opened() and None)  # one writes: the disk may be shared
     folder: list[RunFolder] = []
     ranks.everywhere(lambda: folder.append(opened()))
