@@ -22,7 +22,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import preserved_rng
 from lipt_cords.cords.greedy_checks import check_greedy, is_number
-from lipt_cords.data.batches import labels_of
+from lipt_cords.data.labels import labels_of
 
 COMMON_KEYS = ("fraction", "select_every", "device", "kappa")
 

@@ -17,6 +17,7 @@ from lipt_cords.cords.checks import check_subset
 from lipt_cords.cords.importing import kept_settings
 from lipt_cords.cords.own_loader import FastSelector, with_dicts
 from lipt_cords.data.batches import forgettable
+from lipt_cords.data.open_files import nothing_left_open
 from lipt_cords.selectors.report import SelectionReport
 from lipt_cords.warmstart.config import WarmStartConfig
 
@@ -244,7 +245,8 @@ class PluggedIn:
             return self._select_fast(self._fast_selector)
         owner = type(self).__name__
         # CORDS asks numpy to raise on underflow, which a nearly converged model brings about.
-        with kept_settings(), np.errstate(all="ignore"):
+        datasets = self.train_loader.dataset, self.val_loader.dataset
+        with kept_settings(), np.errstate(all="ignore"), nothing_left_open(*datasets):
             indices, weights = super()._resample_subset_indices()  # type: ignore[misc]
         weights = check_subset(indices, weights, owner)
         if self.forgotten:

@@ -19,6 +19,7 @@ from lipt_cords.base.randomness import generator, preserved_rng
 from lipt_cords.cords.checks import warn_user
 from lipt_cords.cords.own_selection import FastOptions, cords_weights, fast_selection
 from lipt_cords.data.batches import remaining
+from lipt_cords.data.open_files import nothing_left_open
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.models.heads import model_device
@@ -115,7 +116,7 @@ def source_of(
 
 def has_dict_samples(dataset: Dataset[Any]) -> bool:
     """Whether the samples of a data set are dicts, by reading one."""
-    with preserved_rng():
+    with preserved_rng(), nothing_left_open(dataset):
         return isinstance(dataset[0], Mapping)
 
 

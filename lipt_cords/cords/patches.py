@@ -36,6 +36,7 @@ from lipt_cords.cords.own_options import (
     who_selects,
 )
 from lipt_cords.data.batches import split_batch, to_device
+from lipt_cords.data.open_files import nothing_left_open
 from lipt_cords.models.heads import find_head, model_device
 from lipt_cords.warmstart.config import WarmStartConfig
 
@@ -181,7 +182,8 @@ def _adaptive_init(adaptive: type, original: Any) -> Any:
             plan = pending_warm_start(cls, config, dss_args, logger)
             dss_args = without_kappa(dss_args)
             self._pending_warm_start = plan
-        original(self, train_loader, val_loader, dss_args, logger, *args, **kwargs)
+        with nothing_left_open(*(one.dataset for one in (train_loader, val_loader))):
+            original(self, train_loader, val_loader, dss_args, logger, *args, **kwargs)
         self._first_epoch = self.cur_epoch
         if self._dict_samples:
             with_dicts(self.wtdataloader)
@@ -224,7 +226,8 @@ def _prepare_model(cls: type, dss_args: Any, train_loader: Any) -> None:
 
 
 def _give_contract(model: nn.Module, train_loader: Any) -> None:
-    with preserved_rng():  # the data set may transform at random
+    # The data set may transform at random, and open a file at its first read.
+    with preserved_rng(), nothing_left_open(train_loader.dataset):
         sample, _ = split_batch(train_loader.collate_fn([train_loader.dataset[0]]))
     head = find_head(model, sample=to_device(sample, model_device(model)))
     make_cords_compatible(model, head=head.name)

@@ -1,7 +1,7 @@
 """Data: samples by index, named sets, folders of images, splits."""
 
 from lipt_cords.base.devices import resolve_device
-from lipt_cords.data.batches import Inputs, labels_of, split_batch, to_device
+from lipt_cords.data.batches import Inputs, split_batch, to_device
 from lipt_cords.data.datasets import (
     DATASET_NAMES,
     DataSplits,
@@ -12,6 +12,7 @@ from lipt_cords.data.datasets import (
     register_dataset,
 )
 from lipt_cords.data.images import ImageTensors
+from lipt_cords.data.labels import labels_of
 from lipt_cords.data.source import BatchSource
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The two forms a batch may have, and the labels of any data set.
+"""The two forms a batch may have, and indices of items.
 
 Pairs ``(x, y)`` and dicts with labels are read here alone; the rest of the package sees inputs
 and labels.
@@ -6,23 +6,18 @@ and labels.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import (
-    ConcatDataset,
     DataLoader,
     Dataset,
     IterableDataset,
     Subset,
-    TensorDataset,
     default_collate,
 )
-
-from lipt_cords.base.randomness import preserved_rng
 
 Inputs = Tensor | dict[str, Tensor]
 LABEL_KEYS = ("labels", "label")
@@ -58,7 +53,7 @@ def split_batch(batch: Any) -> tuple[Inputs, Tensor]:
     else:
         raise ValueError(
             "expected batches (x, y) or dicts with 'labels', received "
-            f"{_describe(batch)}: let the data set return a pair or a dict"
+            f"{describe(batch)}: let the data set return a pair or a dict"
         )
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
@@ -74,24 +69,6 @@ def to_device(inputs: Inputs, device: torch.device | str) -> Inputs:
     if isinstance(inputs, Tensor):
         return inputs.to(device, non_blocking=True)
     return {key: value.to(device, non_blocking=True) for key, value in inputs.items()}
-
-
-def labels_of(dataset: Dataset[Any]) -> Tensor:
-    """Class labels of a map-style data set, shape (N,), int64, on the CPU.
-
-    Read from ``targets``, ``labels`` or a TensorDataset's second tensor where these stand for the
-    items (integers, no ``target_transform``); otherwise every item is read, with the global random
-    state preserved.
-
-    Raises:
-        ValueError: labels that are not one integer a sample.
-    """
-    known = _known_labels(dataset)
-    if known is not None:
-        return known
-    with preserved_rng():
-        values = [_item_label(dataset[i]) for i in range(dataset_length(dataset))]
-    return _as_labels(values)
 
 
 def flat_labels(labels: Tensor) -> Tensor:
@@ -114,7 +91,7 @@ def collate(items: list[Any]) -> Any:
         return default_collate(items)
     except (TypeError, RuntimeError) as error:
         raise ValueError(
-            f"cannot put items into one batch, the first is {_describe(items[0])}: the data set "
+            f"cannot put items into one batch, the first is {describe(items[0])}: the data set "
             f"must give tensors of one shape (resize, pad, ToTensor in its transform). {error}"
         ) from error
 
@@ -224,56 +201,8 @@ def subset_indices(subset: Subset[Any]) -> Tensor:
     return item_indices(torch.where(indices < 0, indices + length, indices), length)
 
 
-def _known_labels(dataset: Dataset[Any]) -> Tensor | None:
-    """Labels that need no reading of items, or None."""
-    if type(dataset) is Subset:
-        below = _known_labels(dataset.dataset)
-        return None if below is None else below[subset_indices(dataset)]
-    if type(dataset) is ConcatDataset:
-        parts = [_known_labels(part) for part in dataset.datasets]
-        return None if any(p is None for p in parts) else torch.cat(parts)  # type: ignore[arg-type]
-    if type(dataset) is TensorDataset and len(dataset.tensors) >= 2:
-        return flat_labels(dataset.tensors[1]).cpu()
-    if getattr(dataset, "target_transform", None) is not None:
-        return None
-    for name in ("targets", "labels"):
-        values = getattr(dataset, name, None)
-        if (
-            values is not None
-            and hasattr(values, "__len__")
-            and len(values) == dataset_length(dataset)
-        ):
-            try:
-                return _as_labels(values)
-            except ValueError:
-                continue  # names of classes, boxes: the labels are read from the items
-    return None
-
-
-def _item_label(item: Any) -> int:
-    if isinstance(item, Mapping):
-        item = (None, item.get("labels", item.get("label")))
-    if not isinstance(item, tuple | list) or len(item) < 2 or item[1] is None:
-        raise ValueError(
-            f"expected items (x, y) or dicts with 'labels', received {_describe(item)}: "
-            "let the data set return a pair or a dict"
-        )
-    try:
-        return operator.index(item[1])
-    except TypeError:
-        label = item[1]
-        return int(_as_labels(label.reshape(-1) if hasattr(label, "reshape") else [label]))
-
-
-def _as_labels(values: Any) -> Tensor:
-    try:
-        tensor = torch.as_tensor(values)
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"labels must be one integer a sample: {error}") from error
-    return flat_labels(tensor).cpu()
-
-
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+    """A value's type for an error message, with the types inside."""
     if isinstance(value, tuple | list):
         return f"{type(value).__name__} of {[type(part).__name__ for part in value]}"
     if isinstance(value, Mapping):

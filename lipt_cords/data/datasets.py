@@ -19,9 +19,12 @@ from torch.utils.data import Dataset
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import generator
 from lipt_cords.base.registry import FOREIGN_NAME, Registry
-from lipt_cords.data.folders import FolderImages, class_folders, part_folders
+from lipt_cords.data.folder_layout import class_folders, empty_folders, part_folders
+from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.splits import balanced_sample, stratified_split
+from lipt_cords.data.torchvision_files import DATA_SETS as TORCHVISION
+from lipt_cords.data.torchvision_files import read_torchvision
 
 DATA_VARIABLE = "LIPT_CORDS_DATA"
 DECODE_BYTES = 2 * 2**30
@@ -29,12 +32,6 @@ DECODE_BYTES = 2 * 2**30
 STATISTICS_IMAGES = 2048
 FOLDER_PREFIX = "imagefolder:"
 
-_TORCHVISION = {
-    "mnist": ("MNIST", "MNIST/raw", 10),
-    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw", 10),
-    "cifar10": ("CIFAR10", "cifar-10-batches-py", 10),
-    "cifar100": ("CIFAR100", "cifar-100-python", 100),
-}
 RawImages = tuple[Tensor, Tensor]
 """Images (N, C, H, W), uint8, and their labels (N,)."""
 DatasetFunction = Callable[[Path, bool], tuple[RawImages, RawImages]]
@@ -63,7 +60,7 @@ def register_dataset(name: str) -> Callable[[DatasetFunction], DatasetFunction]:
     return DATASETS.register(name)
 
 
-DATASET_NAMES: tuple[str, ...] = ("digits", *_TORCHVISION)
+DATASET_NAMES: tuple[str, ...] = ("digits", *TORCHVISION)
 """Names of this package, besides ``imagefolder:DIR`` and registered ones."""
 DATASET_LINES: dict[str, str] = {
     "digits": "1,797 digits of 8 x 8 pixels, bundled with scikit-learn.",
@@ -133,7 +130,7 @@ def find_data(name: str, datadir: str | Path | None = None) -> Path | None:
         return next((f for f in (folder, root / folder) if f.is_dir()), None)
     if known in DATASETS:
         return root
-    inside = root / _TORCHVISION[known][1]
+    inside = root / TORCHVISION[known][1]
     return inside if inside.is_dir() and any(inside.iterdir()) else None
 
 
@@ -155,7 +152,8 @@ def load_dataset(
         name: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100`` or
             ``imagefolder:DIR``, or a registered name. DIR holds ``train/`` and ``test/`` (and
             maybe ``val/``; with ``val/`` but no ``test/``, that is the test part) of class
-            folders, or class folders directly, of which a fixed tenth is then the test part.
+            folders, in any case and wording (``Training``, ``test_set``), or class folders
+            directly, of which a fixed tenth is then the test part. Hidden files are ignored.
         datadir: folder of the data; None for ``$LIPT_CORDS_DATA`` or ``./data``.
         seed: seed of the validation split and of ``limit``.
         val_fraction: share of the training images held out for validation, in (0, 1).
@@ -238,31 +236,17 @@ def _digits() -> _Parts:
 
 
 def _torchvision(name: str, root: Path, download: bool) -> _Parts:
-    from torchvision import datasets
-
-    class_name, inside, num_classes = _TORCHVISION[name]
-    reader = getattr(datasets, class_name)
+    inside = TORCHVISION[name][1]
     remedy = (
         f"pass --download to fetch it, or --data DIR (or {DATA_VARIABLE}) with the folder that "
         f"holds {inside}"
     )
-    if not download and find_data(name, root) is None:
+    old = (root / inside).parent / "processed"
+    if not download and find_data(name, root) is None and not old.is_dir():
         raise ValueError(f"{name} was not found in {root} (looked for {root / inside}): {remedy}")
-    parts: list[Images] = []
-    names: tuple[str, ...] = ()
-    for train in (True, False):
-        try:
-            part = reader(str(root), train=train, download=download)
-        except (RuntimeError, OSError, ValueError, EOFError) as error:
-            what = "could not be downloaded to" if download else "is not whole in"
-            raise ValueError(
-                f"{name} {what} {root / inside} ({_first_line(error)}): {remedy}"
-            ) from error
-        images = torch.as_tensor(part.data)
-        images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-        parts.append(_raw(images, torch.as_tensor(part.targets)))
-        names = tuple(map(str, getattr(part, "classes", ())))
-    return _Parts(parts[0], parts[1], num_classes, class_names=names)
+    found, names = read_torchvision(name, root, download, remedy)
+    train, test = (_raw(images, labels) for images, labels in found)
+    return _Parts(train, test, TORCHVISION[name][2], class_names=names)
 
 
 def _registered(name: str, root: Path, download: bool) -> _Parts:
@@ -303,6 +287,11 @@ def _folder(name: str, datadir: str | Path | None, image_size: int | None) -> _P
             f"expected at least two class folders with images in {where['train']}, found "
             f"{len(classes)}: put the images of each class into a folder of its own"
         )
+    if empty := empty_folders(where["train"]):
+        raise ValueError(
+            f"no image in {', '.join(empty[:10])} of {where['train']}: add images to these classes "
+            "(JPEG, PNG, TIFF, BMP, WebP, GIF, PPM), or remove the folders"
+        )
     files = {p: FolderImages.found_in(f, classes, image_size) for p, f in where.items()}
     size = sum(part.nbytes() for part in files.values())
     if size > DECODE_BYTES and image_size is None:
@@ -327,7 +316,3 @@ def _raw(images: Tensor, labels: Tensor) -> ImageTensors:
     """Images not yet normalised."""
     channels = images.shape[1]
     return ImageTensors(images, labels, torch.zeros(channels), torch.ones(channels))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,63 +1,24 @@
-"""Folders of image files, one folder a class: found, decoded in threads, or read one at a time."""
+"""Image files by class: decoded in threads, or read one at a time."""
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lipt_cords.data.folder_layout import class_folders, image_files
+from lipt_cords.data.image_files import decoded
 from lipt_cords.data.images import ImageTensors, channel_statistics
 
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif"))
 THREADED_PIXELS = 3 * 96 * 96
 _CHUNK = 256
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Names of the folders inside ``folder`` that hold images, sorted: the classes."""
-    inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    return [name for name in inside if image_files(folder / name)]
-
-
-def part_folders(folder: Path) -> dict[str, Path]:
-    """Where the parts of an image folder are: ``train``, ``test`` and ``val`` as far as they exist.
-
-    Without ``train/`` the folder itself holds the classes. With ``val/`` but no ``test/``, as
-    ImageNet has it, ``val/`` is the test part.
-
-    Raises:
-        ValueError: ``train/`` without either.
-    """
-    parts = {name: folder / name for name in ("train", "val", "test") if (folder / name).is_dir()}
-    if "train" not in parts:
-        return {"train": folder}
-    if "test" not in parts and "val" in parts:
-        parts["test"] = parts.pop("val")
-    if "test" not in parts:
-        raise ValueError(
-            f"{folder} has train/ but neither test/ nor val/: add a test/ folder, or give class "
-            "folders directly to have them split"
-        )
-    return parts
-
-
-def image_files(folder: Path) -> list[str]:
-    """Paths of the images in a folder and below it, sorted."""
-    found = []
-    for entry in os.scandir(folder):
-        if entry.is_dir():
-            found += image_files(Path(entry.path))
-        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
-            found.append(entry.path)
-    return sorted(found)
+MOST_NAMED = 20
+"""Unreadable files that an error names."""
 
 
 class FolderImages(Dataset[tuple[Tensor, int]]):
@@ -127,7 +88,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         Raises:
             ValueError: a file that is no whole image; it is named.
         """
-        image = _decoded(self.paths[index])
+        image = decoded(self.paths[index])
         if self.image_size is not None and image.shape[1:] != (self.image_size, self.image_size):
             # Imported here: torchvision takes longer to load than the rest of this package.
             from torchvision.transforms.v2 import functional as transforms
@@ -150,41 +111,53 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         return channel_statistics(torch.stack([self.decode(int(i)) for i in indices]))
 
     def nbytes(self) -> int:
-        """Bytes of all images decoded, if all have the size of the first."""
-        return self.decode(0).numel() * len(self)
+        """Bytes of all images decoded, if all have the size of the first one that can be read."""
+        first = self._first()
+        return 0 if first is None else self.decode(first).numel() * len(self)
 
     def decode_all(self) -> ImageTensors:
         """Decode every image into memory, on all cores if the images are large.
 
         Raises:
-            ValueError: images of several sizes and no ``image_size``.
+            ValueError: images of several sizes and no ``image_size``; files that are no whole
+                images, all of which are named.
         """
-        shape = self.decode(0).shape
+        broken: dict[int, str] = {}
+        first = self._first()
+        shape = torch.Size((3, 0, 0)) if first is None else self.decode(first).shape
         images = torch.empty((len(self), *shape), dtype=torch.uint8)
 
         def fill(start: int) -> None:
             for index in range(start, min(start + _CHUNK, len(self))):
-                image = self.decode(index)
+                try:
+                    image = self.decode(index)
+                except ValueError as error:
+                    broken[index] = str(error)
+                    continue
                 if image.shape != shape:
                     raise ValueError(
-                        f"images differ in size: {self.paths[0]} has {tuple(shape[1:])} pixels, "
-                        f"{self.paths[index]} has {tuple(image.shape[1:])}: set "
+                        f"images differ in size: {self.paths[first or 0]} has {tuple(shape[1:])} "
+                        f"pixels, {self.paths[index]} has {tuple(image.shape[1:])}: set "
                         "image_size (--set dataset.image_size=N) to resize them"
                     )
                 images[index] = image
 
         # Decoding a thumbnail takes less time than handing the interpreter to another thread.
-        threads = os.cpu_count() if images[0].numel() >= THREADED_PIXELS else 1
+        threads = os.cpu_count() if shape.numel() >= THREADED_PIXELS else 1
         with ThreadPoolExecutor(max_workers=threads) as pool:
             list(pool.map(fill, range(0, len(self), _CHUNK)))
+        if broken:
+            named = [broken[index] for index in sorted(broken)]
+            more = f" (and {len(named) - MOST_NAMED} more)" if len(named) > MOST_NAMED else ""
+            raise ValueError("; ".join(named[:MOST_NAMED]) + more)
         return ImageTensors(images, self.labels, self.mean, self.std)
 
-
-def _decoded(path: str) -> Tensor:
-    try:
-        # Reading the file in one go and skipping needless conversions halves the time.
-        with Image.open(io.BytesIO(Path(path).read_bytes())) as opened:
-            image = opened if opened.mode == "RGB" else opened.convert("RGB")
-            return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole image ({error}): delete or replace it") from error
+    def _first(self) -> int | None:
+        """The first image that can be read, or None."""
+        for index in range(len(self)):
+            try:
+                self.decode(index)
+            except ValueError:  # named with all others when they are read
+                continue
+            return index
+        return None

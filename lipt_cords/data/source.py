@@ -8,6 +8,7 @@ small and always gives the same items is decoded once and kept on the device, wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -23,12 +24,13 @@ from lipt_cords.data.batches import (
     dataset_length,
     flat_labels,
     item_indices,
-    labels_of,
     split_batch,
     subset_indices,
     to_device,
 )
 from lipt_cords.data.images import ImageTensors
+from lipt_cords.data.labels import labels_of
+from lipt_cords.data.open_files import nothing_left_open, own_file_positions
 from lipt_cords.data.steadiness import ItemsBySeed, differs_between_reads, draws_at_random
 
 SCAN_BATCH = 1024
@@ -100,7 +102,7 @@ class BatchSource:
         self.device = torch.device(device)
         self._num_workers = num_workers
         self._base, self._indices = _unwrapped(dataset, _checked_indices(dataset, indices))
-        self._collate = collate_fn or collate
+        self._collate, self._collates = collate_fn or collate, collate_fn is not None
         self._gather = None if collate_fn is not None else _gather_of(self._base)
         if collate_fn is not None:
             cache_bytes = 0
@@ -124,6 +126,9 @@ class BatchSource:
         """Labels of the source's items, in its order: shape (n,), int64, on the CPU."""
         if self._kept is not None:
             return self._kept[1].cpu()
+        if self._collates:  # what a batch holds is up to the function
+            with preserved_rng():
+                return torch.cat([y.cpu() for _, y in self.batches(batch_size=SCAN_BATCH)])
         return labels_of(Subset(self._base, self._indices.tolist()))
 
     def batches(
@@ -145,14 +150,20 @@ class BatchSource:
                 yield taken.get(_ONLY, taken), labels.index_select(0, part)
             return
         chosen = self._indices if order is None else self._indices[order.cpu()]
-        if self._gather is not None:
-            for part in torch.split(chosen, batch_size):
-                x, y = split_batch(self._gather(part))
+        with self._reading():
+            parts: Iterable[Any]
+            if self._gather is not None:
+                parts = map(self._gather, torch.split(chosen, batch_size))
+            else:
+                parts = self._loader(chosen, batch_size)
+            for batch in parts:
+                x, y = split_batch(batch)
                 yield to_device(x, self.device), flat_labels(y).to(self.device)
-            return
-        for batch in self._loader(chosen, batch_size):
-            x, y = split_batch(batch)
-            yield to_device(x, self.device), flat_labels(y).to(self.device)
+
+    def _reading(self) -> AbstractContextManager[None]:
+        """Around every read: the data set keeps no file open that it opens when it is read."""
+        held = isinstance(self._base, ImageTensors) or type(self._base) is TensorDataset
+        return nullcontext() if held else nothing_left_open(self._base)
 
     def _loader(self, chosen: Tensor, batch_size: int) -> DataLoader[Any]:
         steady = self.changing is False
@@ -163,6 +174,7 @@ class BatchSource:
             num_workers=self._num_workers,
             pin_memory=pins_memory(self.device),
             collate_fn=self._collate,
+            worker_init_fn=own_file_positions,
             # A loader draws a seed for its processes. Where items have seeds of their own it must
             # leave the global state alone, as reading from memory does.
             generator=torch.Generator() if steady else None,
@@ -172,7 +184,7 @@ class BatchSource:
         """All items on the device, or None if they change between reads or are too large."""
         if cache_bytes <= 0 or self.changing:
             return None
-        with preserved_rng():
+        with preserved_rng(), self._reading():
             first = _columns(split_batch(self._read(self._indices[:1]))[0])
             size = sum(values.nbytes for values in first.values()) * len(self)
             if size > cache_bytes:
@@ -210,7 +222,8 @@ class BatchSource:
             x, y = split_batch(self._read(indices))
             return _columns(x) | {"labels": y}
 
-        return draws_at_random(self._base) or differs_between_reads(columns, self._indices)
+        with self._reading():
+            return draws_at_random(self._base) or differs_between_reads(columns, self._indices)
 
     def _decoded(self, first: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Every item, written chunk by chunk into its place on the device."""

@@ -24,8 +24,8 @@ from lipt_cords.cords.importing import cords_version
 from lipt_cords.cords.patches import enabled
 from lipt_cords.cords.source import CordsSource
 from lipt_cords.cords.strategies import FULL, fact_of, selector_for
-from lipt_cords.data.batches import labels_of
 from lipt_cords.data.datasets import DataSplits
+from lipt_cords.data.labels import labels_of
 from lipt_cords.data.source import BatchSource
 from lipt_cords.experiments.choose import (
     check_strategy,

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lipt_cords.cords.config import RunConfig
-from lipt_cords.data.batches import labels_of
 from lipt_cords.data.datasets import DataSplits
+from lipt_cords.data.labels import labels_of
 from lipt_cords.experiments.assemble import check_selection
 from lipt_cords.experiments.contest import Contest, Equal, ExpectedPasses
 from lipt_cords.experiments.methods import Method

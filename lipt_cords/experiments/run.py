@@ -18,8 +18,8 @@ from lipt_cords.base.provenance import provenance
 from lipt_cords.base.randomness import isolated_rng, preserved_rng
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.contract import make_cords_compatible
-from lipt_cords.data.batches import labels_of
 from lipt_cords.data.datasets import DataSplits, load_dataset
+from lipt_cords.data.labels import labels_of
 from lipt_cords.data.source import BatchSource
 from lipt_cords.experiments.assemble import (
     assemble,

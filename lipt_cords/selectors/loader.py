@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torch.utils.data.dataloader import default_collate
 
 from lipt_cords.base.randomness import generator
+from lipt_cords.data.open_files import nothing_left_open, own_file_positions
 from lipt_cords.selectors.base import Selection
 
 Key = tuple[int, float]
@@ -23,9 +26,13 @@ class _WeightedItems(Dataset[tuple[Any, float]]):
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
+        self._process = os.getpid()
 
     def __getitem__(self, key: Key) -> tuple[Any, float]:
         index, weight = key
+        if self._process != os.getpid():  # the first read in a process of a DataLoader
+            self._process = os.getpid()
+            own_file_positions()
         return self.dataset[index], weight
 
     def __len__(self) -> int:
@@ -263,11 +270,12 @@ class SubsetLoader(DataLoader[Any]):
         self._order.set_epoch(epoch)
         self._order.skip = taken
         size, whole = cast(int, self.batch_size), len(self._order)
-        for batch in super().__iter__():
-            taken = min(taken + size, whole)
-            if self._current[0] == epoch:  # else another iter has begun
-                self._current = (epoch, taken)
-            yield batch
+        with nothing_left_open(self._source) if self.num_workers == 0 else nullcontext():
+            for batch in super().__iter__():
+                taken = min(taken + size, whole)
+                if self._current[0] == epoch:  # else another iter has begun
+                    self._current = (epoch, taken)
+                yield batch
         if self._current[0] == epoch:
             self._current = self._next
 

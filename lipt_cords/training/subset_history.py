@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lipt_cords.data.open_files import nothing_left_open
 from lipt_cords.data.steadiness import spread
 
 SHOWN = 12
@@ -98,14 +99,16 @@ class SubsetHistory:
         # Chosen class by class: the first ones would all be of one class.
         some = order[spread(len(order), 2 * SHOWN)]
         ends = some if alike else torch.cat([order[:SHOWN], order[SHOWN:][-SHOWN:]])
+        with nothing_left_open(dataset):
+            images = [thumbnail(dataset, int(self.indices[place])) for place in ends.tolist()]
         shown = [
             {
                 "index": int(self.indices[place]),
                 "label": _name(int(labels[self.indices[place]]), names),
                 "weight": round(float(self.weights[place]), 5),
-                "png": thumbnail(dataset, int(self.indices[place])),
+                "png": image,
             }
-            for place in ends.tolist()
+            for place, image in zip(ends.tolist(), images, strict=True)
         ]
         return {
             "size": len(self.indices),

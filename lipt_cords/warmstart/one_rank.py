@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from lipt_cords.base.randomness import isolated_rng, preserved_rng
+from lipt_cords.data.open_files import nothing_left_open
 from lipt_cords.models.flops import few_samples, flops_per_sample
 from lipt_cords.models.losses import LossFunction, mean_loss
 from lipt_cords.models.state import on_cpu
@@ -69,6 +70,7 @@ def fit_on_this_rank(
         open_ranks(config, stop_request.check) as ranks,
         preserved_rng(),
         torch.enable_grad(),
+        nothing_left_open(request.dataset, request.val_dataset),
     ):
         try:
             result = _fit(config, ranks, request, held, owners)

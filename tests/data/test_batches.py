@@ -15,7 +15,8 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from lipt_cords.data.batches import item_indices, labels_of, split_batch
+from lipt_cords.data.batches import item_indices, split_batch
+from lipt_cords.data.labels import labels_of
 
 
 class Items(Dataset[Any]):

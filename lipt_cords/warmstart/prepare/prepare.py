@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from lipt_cords.base.differences import first_difference
 from lipt_cords.base.ownership import owned
 from lipt_cords.base.randomness import isolated_rng
-from lipt_cords.data.batches import labels_of, to_device
+from lipt_cords.data.batches import to_device
+from lipt_cords.data.labels import labels_of
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.heads import (
     call_model,
@@ -89,13 +90,15 @@ def make_plan(
         require_images(sample, config.augmentation)
     head = head_of(config, model, sample, num_classes)
     classes = head.module.out_features
-    labels = labels_of(dataset)
+    of_training: list[str] = []
+    of_held_out: list[str] = []
+    labels = labels_of(dataset, of_training)
     _check_labels(labels, classes, "training")
     if val_dataset is not None:
         held_out = first_inputs(val_dataset)
         with _explained(model, held_out, "validation"), undisturbed(model):
             call_model(model, to_device(held_out, model_device(model)))
-        _check_labels(labels_of(val_dataset), classes, "validation")
+        _check_labels(labels_of(val_dataset, of_held_out), classes, "validation")
     if shards is None:
         dealt = make_shards(labels, config.num_workers, config.shard_fraction, config.seed)
     else:
@@ -110,7 +113,12 @@ def make_plan(
         )
     missing = missing_classes(labels, dealt)
     changing = BatchSource(dataset, cache_bytes=0).changes()
-    return FitPlan(head.name, dealt, missing, changing), labels
+    relabelled = [
+        f"{which} data: {note}"
+        for which, notes in (("training", of_training), ("held-out", of_held_out))
+        for note in notes
+    ]
+    return FitPlan(head.name, dealt, missing, changing, relabelled=relabelled), labels
 
 
 def prepare(

@@ -23,7 +23,8 @@ from torch.func import functional_call
 from torch.utils.data import Dataset
 
 from lipt_cords.base.randomness import generator, preserved_rng
-from lipt_cords.data.batches import different_indices, labels_of
+from lipt_cords.data.batches import different_indices
+from lipt_cords.data.labels import labels_of
 from lipt_cords.models.gradients import LastLayerGradients
 from lipt_cords.warmstart.unlearning.checks import (
     check_cache,

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from lipt_cords.base.randomness import isolated_rng, preserved_rng
-from lipt_cords.data.batches import different_indices, forgettable, labels_of, remaining
+from lipt_cords.data.batches import different_indices, forgettable, remaining
+from lipt_cords.data.labels import labels_of
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.flops import few_samples, flops_per_sample
 from lipt_cords.models.losses import mean_loss

@@ -1,0 +1,149 @@
+"""The labels of any data set: what its items say.
+
+``targets`` and ``labels`` of a data set spare reading all items, but they only stand for the items
+if nothing changes labels on the way: a ``__getitem__`` that groups classes, a wrapper, a subset
+that was relabelled. So some items are read, and where one differs the items decide.
+"""
+
+from __future__ import annotations
+
+import logging
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
+
+from lipt_cords.base.randomness import preserved_rng
+from lipt_cords.data.batches import dataset_length, describe, flat_labels, subset_indices
+from lipt_cords.data.folders import FolderImages
+from lipt_cords.data.images import ImageTensors
+from lipt_cords.data.open_files import nothing_left_open
+from lipt_cords.data.steadiness import spread
+
+logger = logging.getLogger(__name__)
+
+COMPARED_ITEMS = 16
+"""Items that are compared with ``targets``, spread over a data set, the first and the last too."""
+COMPARED_CLASSES = 48
+"""Classes of which the first item is compared too; of more, these are spread over the classes."""
+
+
+def labels_of(dataset: Dataset[Any], notes: list[str] | None = None) -> Tensor:
+    """Class labels of a map-style data set as its items give them, shape (N,), int64, on the CPU.
+
+    Read from ``targets`` or ``labels`` where some items of every kind agree with them (up to 16
+    spread over the data set, and the first of up to 48 classes), and from a TensorDataset's second
+    tensor. Otherwise every item is read. The global random state is preserved.
+
+    Args:
+        dataset: with items ``(x, y, ...)`` or dicts with labels.
+        notes: gets a sentence if items differ from ``targets`` or ``labels``; it is logged too.
+
+    Raises:
+        ValueError: labels that are not one integer a sample.
+
+    >>> data = TensorDataset(torch.ones(3, 1), torch.tensor([2, 0, 1]))
+    >>> labels_of(Subset(data, [2, 0])).tolist()
+    [1, 2]
+    """
+    known = _known_labels(dataset)
+    if known is not None and _held_in_memory(dataset):
+        return known
+    with preserved_rng(), nothing_left_open(dataset):
+        if known is not None:
+            found = _first_difference(dataset, known)
+            if found is None:
+                return known
+            sample, label = found
+            note = (
+                f"labels are those of the items: sample {sample} has {label}, where the data set's "
+                f"targets or labels have {int(known[sample])}"
+            )
+            logger.warning("%s (%s)", note, type(dataset).__name__)
+            if notes is not None:
+                notes.append(note)
+        values = [_item_label(dataset[i]) for i in range(dataset_length(dataset))]
+    return _as_labels(values)
+
+
+def _known_labels(dataset: Dataset[Any]) -> Tensor | None:
+    """Labels that a data set lists, or None."""
+    if type(dataset) is Subset:
+        below = _known_labels(dataset.dataset)
+        return None if below is None else below[subset_indices(dataset)]
+    if type(dataset) is ConcatDataset:
+        parts = [_known_labels(part) for part in dataset.datasets]
+        return None if any(p is None for p in parts) else torch.cat(parts)  # type: ignore[arg-type]
+    if type(dataset) is TensorDataset and len(dataset.tensors) >= 2:
+        return flat_labels(dataset.tensors[1]).cpu()
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
+    for name in ("targets", "labels"):
+        values = getattr(dataset, name, None)
+        if (
+            values is not None
+            and hasattr(values, "__len__")
+            and len(values) == dataset_length(dataset)
+        ):
+            try:
+                return _as_labels(values)
+            except ValueError:
+                continue  # names of classes, boxes: the labels are read from the items
+    return None
+
+
+def _held_in_memory(dataset: Dataset[Any]) -> bool:
+    """Whether items give the listed labels by their construction."""
+    if type(dataset) is Subset:
+        return _held_in_memory(dataset.dataset)
+    if type(dataset) is ConcatDataset:
+        return all(map(_held_in_memory, dataset.datasets))
+    return type(dataset) in (TensorDataset, ImageTensors, FolderImages)
+
+
+def _first_difference(dataset: Dataset[Any], known: Tensor) -> tuple[int, int] | None:
+    """A compared item whose label is not the listed one, and its label; None if all agree."""
+    for sample in _compared(known):
+        try:
+            label = _item_label(dataset[sample])
+        except Exception:
+            continue
+        if label != int(known[sample]):
+            return sample, label
+    return None
+
+
+def _compared(known: Tensor) -> list[int]:
+    """Positions of the items that are compared, ascending."""
+    classes, class_of = torch.unique(known, return_inverse=True)
+    first = torch.full((len(classes),), len(known)).scatter_reduce(
+        0, class_of, torch.arange(len(known)), "amin"
+    )
+    some = first[spread(len(classes), COMPARED_CLASSES)]
+    return sorted({*spread(len(known), COMPARED_ITEMS).tolist(), *some.tolist()})
+
+
+def _item_label(item: Any) -> int:
+    if isinstance(item, Mapping):
+        item = (None, item.get("labels", item.get("label")))
+    if not isinstance(item, tuple | list) or len(item) < 2 or item[1] is None:
+        raise ValueError(
+            f"expected items (x, y) or dicts with 'labels', received {describe(item)}: "
+            "let the data set return a pair or a dict"
+        )
+    try:
+        return operator.index(item[1])
+    except TypeError:
+        label = item[1]
+        return int(_as_labels(label.reshape(-1) if hasattr(label, "reshape") else [label]))
+
+
+def _as_labels(values: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"labels must be one integer a sample: {error}") from error
+    return flat_labels(tensor).cpu()
