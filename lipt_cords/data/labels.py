@@ -27,16 +27,17 @@ logger = logging.getLogger(__name__)
 
 COMPARED_ITEMS = 16
 """Items that are compared with ``targets``, spread over a data set, the first and the last too."""
-COMPARED_CLASSES = 48
-"""Classes of which the first item is compared too; of more, these are spread over the classes."""
+COMPARED_KINDS = 48
+"""Classes, in each part of data sets put together, of which the first item is compared too; of more
+of them these are spread."""
 
 
 def labels_of(dataset: Dataset[Any], notes: list[str] | None = None) -> Tensor:
     """Class labels of a map-style data set as its items give them, shape (N,), int64, on the CPU.
 
-    Read from ``targets`` or ``labels`` where some items of every kind agree with them (up to 16
-    spread over the data set, and the first of up to 48 classes), and from a TensorDataset's second
-    tensor. Otherwise every item is read. The global random state is preserved.
+    Read from ``targets`` or ``labels`` where some items agree with them (up to 16 spread over the
+    data set, and the first of up to 48 classes of each part of it), and from a TensorDataset's
+    second tensor. Otherwise every item is read. The global random state is preserved.
 
     Args:
         dataset: with items ``(x, y, ...)`` or dicts with labels.
@@ -106,7 +107,7 @@ def _held_in_memory(dataset: Dataset[Any]) -> bool:
 
 def _first_difference(dataset: Dataset[Any], known: Tensor) -> tuple[int, int] | None:
     """A compared item whose label is not the listed one, and its label; None if all agree."""
-    for sample in _compared(known):
+    for sample in _compared(dataset, known):
         try:
             label = _item_label(dataset[sample])
         except Exception:
@@ -116,14 +117,30 @@ def _first_difference(dataset: Dataset[Any], known: Tensor) -> tuple[int, int] |
     return None
 
 
-def _compared(known: Tensor) -> list[int]:
+def _compared(dataset: Dataset[Any], known: Tensor) -> list[int]:
     """Positions of the items that are compared, ascending."""
-    classes, class_of = torch.unique(known, return_inverse=True)
-    first = torch.full((len(classes),), len(known)).scatter_reduce(
-        0, class_of, torch.arange(len(known)), "amin"
+    kinds = torch.stack([_parts_of(dataset, len(known)), known])
+    kinds, kind_of = torch.unique(kinds, dim=1, return_inverse=True)
+    count = kinds.shape[1]
+    first = torch.full((count,), len(known)).scatter_reduce(
+        0, kind_of, torch.arange(len(known)), "amin"
     )
-    some = first[spread(len(classes), COMPARED_CLASSES)]
+    some = first[spread(count, COMPARED_KINDS)]
     return sorted({*spread(len(known), COMPARED_ITEMS).tolist(), *some.tolist()})
+
+
+def _parts_of(dataset: Dataset[Any], count: int) -> Tensor:
+    """Which of the data sets that were put together every item is of, shape (N,)."""
+    if type(dataset) is Subset:
+        return _parts_of(dataset.dataset, dataset_length(dataset.dataset))[subset_indices(dataset)]
+    if type(dataset) is not ConcatDataset:
+        return torch.zeros(count, dtype=torch.int64)
+    parts, number = [], 0
+    for one in dataset.datasets:
+        inside = _parts_of(one, dataset_length(one))
+        parts.append(inside + number)
+        number += 1 + (int(inside.max()) if len(inside) else 0)
+    return torch.cat(parts)
 
 
 def _item_label(item: Any) -> int:

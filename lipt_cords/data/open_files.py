@@ -77,7 +77,7 @@ class _Reading:
 
     def left(self) -> set[int]:
         """Descriptors of files that are open still."""
-        return set(filter(_is_read_only_file, _descriptors() - self._descriptors))
+        return _descriptors() - self._descriptors
 
 
 _UNDER_WAY: list[_Reading] = []
@@ -130,7 +130,7 @@ def own_file_positions(worker: int = 0) -> None:
         worker: number of a DataLoader's process, as ``worker_init_fn`` gets it.
     """
     for number in _descriptors():
-        if number > 2 and _is_read_only_file(number):
+        if number > 2:
             # A file that may not be opened again stays as it is.
             with contextlib.suppress(OSError):
                 own = os.open(f"{_DESCRIPTORS}/{number}", os.O_RDONLY)
@@ -236,7 +236,10 @@ def _is_open(value: Any, depth: int = 4) -> bool:
         return False
     if isinstance(value, _CONTAINERS):
         inside = value.values() if isinstance(value, dict) else value
-        return len(value) <= FEW and any(_is_open(one, depth - 1) for one in inside)
+        if len(value) <= FEW and any(_is_open(one, depth - 1) for one in inside):
+            return True
+        if type(value) in _CONTAINERS:
+            return False
     if type(value).__module__.partition(".")[0] == "PIL":
         return getattr(value, "fp", None) is not None  # an image that is not yet decoded
     if any(callable(getattr(value, name, None)) for name in ("close", "release", "fileno")):
@@ -259,10 +262,12 @@ def _close_if_unused(value: Any) -> None:
 
 
 def _descriptors() -> set[int]:
+    """Numbers of the regular files that are open here for reading alone."""
     try:
-        return set(map(int, os.listdir(_DESCRIPTORS)))  # noqa: PTH208
+        numbers = list(map(int, os.listdir(_DESCRIPTORS)))  # noqa: PTH208
     except OSError:
         return set()
+    return set(filter(_is_read_only_file, numbers))
 
 
 def _is_read_only_file(number: int) -> bool:
@@ -272,5 +277,5 @@ def _is_read_only_file(number: int) -> bool:
     try:
         regular = stat.S_ISREG(os.fstat(number).st_mode)
         return regular and fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
-    except OSError:  # closed meanwhile, such as that of the listing
+    except OSError:  # closed, as that of the listing is
         return False

@@ -25,7 +25,13 @@ from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.results import PLACES, RESULTS, read_results
 from lipt_cords.experiments.report.summary import summarise
 from lipt_cords.experiments.report.words import reading
-from lipt_cords.experiments.run import SCHEMA, is_main_process, load_splits, owns_output
+from lipt_cords.experiments.run import (
+    SCHEMA,
+    contents_of_splits,
+    is_main_process,
+    load_splits,
+    owns_output,
+)
 from lipt_cords.training.ledger import CurvePoint, Ledger
 
 OnRun = Callable[[str, float, int, RunRecord | None], None]
@@ -95,6 +101,8 @@ def compare(
     }  # fmt: skip
     plan = plan_comparison(config, splits, contenders, chosen, fractions, **shared)
     results = _blank(config, plan, contenders, shared) | {"command": command}
+    if directory is not None:
+        results["data"] = contents_of_splits(splits)
     records: dict[tuple[str, float, int], RunRecord] = {}
     if directory is not None:
         records = _kept(directory / RESULTS, results, plan, resume)
@@ -159,7 +167,7 @@ def _kept(
         )
     read_results(path)  # whole, or refused
     before = read_json(path)
-    same = ("kind", "terms", "config", "python", "versions")
+    same = ("kind", "terms", "config", "data", "python", "versions")
     asked, stored = ({part: one.get(part) for part in same} for one in (blank, before))
     changed = first_difference(asked, stored, ignore=PLACES)
     if changed is not None:

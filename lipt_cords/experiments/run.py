@@ -18,6 +18,7 @@ from lipt_cords.base.provenance import provenance
 from lipt_cords.base.randomness import isolated_rng, preserved_rng
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.contract import make_cords_compatible
+from lipt_cords.data.contents import contents_of
 from lipt_cords.data.datasets import DataSplits, load_dataset
 from lipt_cords.data.labels import labels_of
 from lipt_cords.data.source import BatchSource
@@ -146,7 +147,7 @@ def run(
     device = pick_device(config.train_args.device, record.notes)
     memory = PeakMemory(device)
     splits = load_splits(config) if splits is None else splits
-    plan = _checkpoints(config, directory)
+    plan = _checkpoints(config, directory, splits)
     state = plan.load() if resume and plan is not None else None
     with isolated_rng(config.train_args.seed, "run"), _without_cords_warnings():
         model = build_net(config, splits).to(device)
@@ -258,7 +259,19 @@ def _without_cords_warnings() -> Iterator[None]:
         yield
 
 
-def _checkpoints(config: RunConfig, directory: Path | None) -> CheckpointPlan | None:
+def contents_of_splits(splits: DataSplits) -> dict[str, str | None]:
+    """Digests of the three parts of some data, as a stored run names them."""
+    return {
+        f"contents of the {name} data": contents_of(part)
+        for name, part in (
+            ("training", splits.train), ("validation", splits.val), ("test", splits.test)
+        )
+    }  # fmt: skip
+
+
+def _checkpoints(
+    config: RunConfig, directory: Path | None, splits: DataSplits
+) -> CheckpointPlan | None:
     if directory is None:
         return None
     identity: dict[str, Any] = config.to_dict()
@@ -267,6 +280,7 @@ def _checkpoints(config: RunConfig, directory: Path | None) -> CheckpointPlan | 
         identity["train_args"].pop(unrelated)
     for elsewhere in ("datadir", "download"):
         identity["dataset"].pop(elsewhere)
+    identity["data"] = contents_of_splits(splits)
     return CheckpointPlan(directory / CHECKPOINT, identity, every=config.ckpt.save_every)
 
 

@@ -17,6 +17,7 @@ from lipt_cords.base.ownership import owns
 from lipt_cords.base.randomness import isolated_rng, preserved_rng
 from lipt_cords.base.sizes import parse_memory
 from lipt_cords.data.batches import dataset_length, different_indices
+from lipt_cords.data.contents import contents_of
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.losses import PerSampleLoss, per_sample_loss
 from lipt_cords.selectors.base import Selection
@@ -147,6 +148,7 @@ def train_on_subset(
     plan = None
     if checkpoint_dir is not None:
         path = Path(checkpoint_dir).expanduser() / CHECKPOINT
+        chosen_items = Subset(train_dataset, selection.indices.tolist())
         identity = {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -156,6 +158,7 @@ def train_on_subset(
             "memory_format": memory_format,
             "seed": seed,
             "subset": _fingerprint(selection),
+            "contents of the chosen data": contents_of(chosen_items),
             "subnetwork": paths and paths.model_dump(mode="json"),
             "early_bird": ticket and ticket.model_dump(mode="json"),
         }

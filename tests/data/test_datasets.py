@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from lipt_cords.data import datasets as module
@@ -20,6 +24,7 @@ from lipt_cords.data.datasets import (
     load_dataset,
 )
 from lipt_cords.data.folders import FolderImages
+from lipt_cords.data.image_files import decoded
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.source import BatchSource
 
@@ -152,6 +157,43 @@ def test_damaged_data_is_named(tmp_path):
         load_dataset("fashion-mnist", tmp_path)
 
 
+def test_wrong_idx_files_are_named(tmp_path):
+    raw = fake_idx(tmp_path, "MNIST")
+    images, labels = raw / "train-images-idx3-ubyte", raw / "train-labels-idx1-ubyte"
+    whole, good = images.read_bytes(), labels.read_bytes()
+    for content in (b"", b"<html>404</html>" * 9, whole[:-1], whole + b"x", good):
+        images.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{images} is no idx file of 3 dimensions"):
+            load_dataset("mnist", tmp_path)
+    images.write_bytes(whole)
+    write_idx(labels, np.arange(59) % 10)
+    with pytest.raises(ValueError, match="has 60 images and 59 labels in its train files"):
+        load_dataset("mnist", tmp_path)
+    write_idx(labels, np.arange(60) % 26)
+    with pytest.raises(ValueError, match="go from 0 to 25, but mnist has 10 classes"):
+        load_dataset("mnist", tmp_path)
+
+
+def test_files_of_an_old_torchvision_are_not_read(tmp_path):
+    raw = fake_idx(tmp_path, "MNIST")
+    processed = tmp_path / "MNIST" / "processed"
+    processed.mkdir()
+    for name in ("training.pt", "test.pt"):
+        (processed / name).write_bytes(pickle.dumps("old"))
+    assert len(load_dataset("mnist", tmp_path).test) == 20, "the idx files beside them are"
+    for path in raw.iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match="processed/test.pt is of an old torchvision .*--download"):
+        load_dataset("mnist", tmp_path)
+
+
+def test_a_changed_file_of_cifar_is_named(tmp_path, monkeypatch):
+    fake_cifar10(tmp_path, monkeypatch)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"short")
+    with pytest.raises(ValueError, match="cifar10 is not whole .*missing or changed: data_batch_1"):
+        load_dataset("cifar10", tmp_path)
+
+
 def test_a_failed_download_is_a_clear_error(tmp_path, monkeypatch):
     def offline(self):
         raise OSError("no network")
@@ -231,6 +273,119 @@ def test_wrong_folders_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="at least two class folders .* found 0"):
         load_dataset(f"imagefolder:{tmp_path / 'empty'}")
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Training", "Testing"), ("TRAIN", "val"), ("train_set", "TestSet"), ("train2017", "val2017"),
+     ("seg_train", "seg_test"), ("trn", "validation"), ("Train Images", "Test Images")],
+)  # fmt: skip
+def test_parts_are_recognised_in_any_wording(tmp_path, train, test):
+    fake_folder(tmp_path, {train: 4, test: 2})
+    splits = load_dataset(f"imagefolder:{tmp_path}")
+    assert splits.class_names == ("a", "b", "c")
+    assert (len(splits.train) + len(splits.val), len(splits.test)) == (12, 6)
+
+
+def test_what_only_resembles_a_part_is_a_class(tmp_path):
+    classes = ("test_tube", "train_station", "valley")
+    draws = np.random.default_rng(0)
+    for name in classes:
+        (tmp_path / name).mkdir()
+        for index in range(10):
+            pixels = draws.integers(0, 255, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    assert load_dataset(f"imagefolder:{tmp_path}").class_names == classes
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"Train": 2, "training": 2, "test": 2}, "two folders for the train part"),
+        ({"train": 2, "val": 2, "validation": 2}, "two folders for the val part"),
+        ({"test": 2, "val": 2}, "has val/, test/ but no train/|has test/, val/ but no train/"),
+        ({"Entrenamiento": 2, "Prueba": 2}, "hold folders of the same names .a, b, c."),
+    ],
+)
+def test_a_layout_of_two_readings_is_refused(tmp_path, parts, message):
+    fake_folder(tmp_path, parts)
+    with pytest.raises(ValueError, match=message):
+        load_dataset(f"imagefolder:{tmp_path}")
+
+
+def test_hidden_files_and_links_in_a_circle_are_ignored(tmp_path):
+    fake_folder(tmp_path, {"train": 6, "test": 2})
+    hidden = (".ipynb_checkpoints", "__MACOSX", "@eaDir", ".git")
+    for place in (tmp_path, tmp_path / "train", tmp_path / "train" / "a"):
+        for name in hidden:
+            (place / name).mkdir()
+            (place / name / "copy.jpg").write_bytes(b"")
+    for name in ("._0.jpg", ".DS_Store"):
+        (tmp_path / "train" / "a" / name).write_bytes(b"Mac")
+    (tmp_path / "train" / "b" / "up").symlink_to(tmp_path)
+    (tmp_path / "train" / "b" / "here").symlink_to(tmp_path / "train" / "b")
+    (tmp_path / "train" / "self").symlink_to(tmp_path / "train" / "self")
+    (tmp_path / "train" / "all").symlink_to(tmp_path / "train")
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "more" / "x.TIFF")
+    (tmp_path / "train" / "c" / "elsewhere").symlink_to(tmp_path / "more")
+    splits = load_dataset(f"imagefolder:{tmp_path}")
+    assert splits.class_names == ("a", "b", "c")
+    assert len(splits.train) + len(splits.val) == 19, "a link to another folder is followed"
+
+
+def test_images_of_sixteen_bits_keep_their_grey(tmp_path):
+    grey = (np.arange(64).reshape(8, 8) * 1000).astype(np.uint16)
+    for kind in ("png", "tiff"):
+        Image.fromarray(grey).save(tmp_path / f"x.{kind}")
+        image = decoded(str(tmp_path / f"x.{kind}"))
+        assert image.shape == (3, 8, 8) and image.dtype == torch.uint8
+        assert np.array_equal(image[2].numpy(), grey >> 8)
+    for kind in (np.float32, np.int32):
+        Image.fromarray(grey.astype(kind)).save(tmp_path / "wide.tiff")
+        with pytest.raises(ValueError, match=r"wide.tiff has pixels of 32 bits"):
+            decoded(str(tmp_path / "wide.tiff"))
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG that claims a size, without its pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + check
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@given(st.binary(max_size=200), st.integers(0, 300))
+def test_no_file_ends_in_another_error(tmp_path_factory, junk, cut):
+    path = tmp_path_factory.getbasetemp() / "junk.png"
+    buffer = io.BytesIO()
+    Image.new("L", (9, 5), 100).save(buffer, format="PNG")
+    path.write_bytes(buffer.getvalue()[:cut] + junk)
+    try:
+        assert decoded(str(path)).shape[0] == 3
+    except ValueError as error:
+        assert "junk.png is" in str(error)
+
+
+def test_every_unreadable_image_is_named_at_once(tmp_path):
+    fake_folder(tmp_path, {"train": 4, "test": 2})
+    folder = tmp_path / "train" / "a"
+    (folder / "bomb.png").write_bytes(png_of(60_000, 60_000))
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "0.jpg").write_bytes((folder / "0.jpg").read_bytes()[:400])
+    (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    with pytest.raises(ValueError, match="bomb.png is too large .*3600000000 pixels") as caught:
+        load_dataset(f"imagefolder:{tmp_path}")
+    for name in ("a/empty.jpg is not", "a/0.jpg is not", "a/gone.jpg is not"):
+        assert name in str(caught.value)
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match="no image in a of .*train: add images"):
+        load_dataset(f"imagefolder:{tmp_path}")
 
 
 def test_a_broken_image_is_named(tmp_path):
