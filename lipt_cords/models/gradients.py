@@ -123,9 +123,24 @@ class LastLayerGradients:
     def norms(self, *, linear_layer: bool = True) -> Tensor:
         """Euclidean norm of every gradient (GraNd; EL2N without the linear layer), shape (N,)."""
         norms_N: Tensor = torch.linalg.vector_norm(self.logit_grads, dim=1)
+        if linear_layer:
+            norms_N = norms_N * (1 + self.embeddings.square().sum(dim=1)).sqrt()
+        # The squares of float32 numbers beyond these are zero or infinite.
+        beyond_N = ~((norms_N > 1e-18) & (norms_N < 1e18))
+        if bool(beyond_N.any()):
+            norms_N[beyond_N] = self._exact_norms(beyond_N, linear_layer).to(norms_N.dtype)
+        return norms_N
+
+    def _exact_norms(self, where: Tensor, linear_layer: bool) -> Tensor:
+        norms: Tensor = torch.linalg.vector_norm(
+            self.logit_grads[where], dim=1, dtype=torch.float64
+        )
         if not linear_layer:
-            return norms_N
-        return norms_N * (1 + self.embeddings.square().sum(dim=1)).sqrt()
+            return norms
+        widths: Tensor = torch.linalg.vector_norm(
+            self.embeddings[where], dim=1, dtype=torch.float64
+        )
+        return norms * (1 + widths.square()).sqrt()
 
     def subset(self, indices: Tensor | Sequence[int]) -> LastLayerGradients:
         """The gradients of some of the samples, in the order given.

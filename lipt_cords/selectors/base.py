@@ -19,7 +19,7 @@ from lipt_cords.base.registry import Registry
 from lipt_cords.models.gradients import LastLayerGradients
 from lipt_cords.selectors.checks import (
     check_budget,
-    check_finite,
+    check_gradients,
     check_labels,
     check_positive,
     check_validation,
@@ -270,8 +270,9 @@ def select(
 
     Args:
         name: a registered selector; `selector_names` lists them.
-        gradients: last-layer gradients of the N samples of the pool. Selectors that draw at
-            random also take the labels alone, (N,) integers.
+        gradients: last-layer gradients of the N samples of the pool, read as float32 (other
+            precisions are copied). Selectors that draw at random also take the labels alone,
+            (N,) integers.
         budget: how many samples to choose, 1..N; met exactly. With ``per="class"`` classes share
             it in proportion to their sizes, the fractions rounded by largest remainder, and each
             gets at least one sample if the budget is not below their number.
@@ -293,8 +294,8 @@ def select(
         The selection; equal arguments give equal bits. Ties go to the lowest index.
 
     Raises:
-        ValueError: unknown name or option, budget out of range, NaN or infinite gradients (the
-            rows are named), shapes that do not match.
+        ValueError: unknown name or option, budget out of range, gradients that are NaN, infinite
+            or longer than 1e15 (the rows are named), shapes that do not match.
 
     >>> chosen = select("random", torch.tensor([0, 0, 0, 1, 1, 1]), 4, seed=1)
     >>> len(chosen), chosen.weights.tolist()
@@ -302,8 +303,6 @@ def select(
     """
     function = SELECTORS[name]
     check_option_names(name, options)
-    if isinstance(gradients, np.ndarray):
-        gradients = torch.as_tensor(gradients)
     problem = _validated(
         gradients, budget, val_gradients, per, linear_layer, seed, batch_size, memory_limit
     )
@@ -323,7 +322,7 @@ _COMMON_OPTIONS = ("val_gradients", "per", "linear_layer", "seed", "batch_size",
 
 
 def _validated(
-    gradients: LastLayerGradients | Tensor,
+    gradients: LastLayerGradients | Tensor | NDArray[Any],
     budget: int,
     val_gradients: LastLayerGradients | None,
     per: str,
@@ -332,14 +331,19 @@ def _validated(
     batch_size: int,
     memory_limit: int | None,
 ) -> SelectionProblem:
-    pool = None if isinstance(gradients, Tensor) else gradients
-    labels = check_labels(gradients if isinstance(gradients, Tensor) else gradients.labels)
+    if not isinstance(gradients, LastLayerGradients | Tensor | np.ndarray):
+        raise ValueError(
+            "expected LastLayerGradients, or labels of shape (N,) as a tensor or array, received "
+            f"{type(gradients).__name__}: last_layer_gradients(model, data) gives them"
+        )
+    pool = gradients if isinstance(gradients, LastLayerGradients) else None
+    labels = check_labels(gradients if pool is None else pool.labels)
     if per not in PER_NAMES:
         raise unknown_name("grouping (per=)", per, PER_NAMES)
     if pool is not None:
-        check_finite(pool, "gradients", linear_layer)
+        pool = check_gradients(pool, "gradients", linear_layer)
     if val_gradients is not None:
-        check_validation(pool, val_gradients, linear_layer)
+        val_gradients = check_validation(pool, val_gradients, linear_layer)
     return SelectionProblem(
         pool=pool,
         labels=labels,

@@ -8,8 +8,9 @@ from torch import Tensor
 from lipt_cords.base.randomness import generator
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
 from lipt_cords.selectors.checks import check_fraction, check_positive, check_scores
-from lipt_cords.selectors.difficulty import difficulty
+from lipt_cords.selectors.difficulty import scored
 from lipt_cords.selectors.grouping import batch_means, batch_members, groups_of
+from lipt_cords.selectors.memory import byte_limit
 from lipt_cords.selectors.random_subsets import fresh_slice
 
 
@@ -55,7 +56,7 @@ def curriculum(
         raise ValueError(f"expected start in (0, 1], received {start}")
     check_fraction("until", until, below=1.0 + 1e-9)
     if scores is None:
-        scores = difficulty(problem.gradients, score)
+        scores = scored(problem.gradients, score, byte_limit(problem))
     values = check_scores("scores", scores, len(problem))
     ramp = until * epochs
     share = 1.0 if epoch >= ramp else start + (1 - start) * epoch / ramp

@@ -15,14 +15,28 @@ from torch import Tensor
 from lipt_cords.base.randomness import generator
 from lipt_cords.base.registry import Registry
 from lipt_cords.models.gradients import LastLayerGradients
-from lipt_cords.selectors.checks import check_positive
+from lipt_cords.selectors.checks import (
+    as_tensor,
+    check_classes,
+    check_gradients,
+    check_positive,
+    check_scores,
+)
+from lipt_cords.selectors.memory import by_sample
 
 ScoreFunction = Callable[[LastLayerGradients], Tensor]
-SCORES: Registry[ScoreFunction] = Registry("difficulty score", takes=("gradients",))
-"""All difficulty scores: functions of the gradients of N samples, larger for harder ones."""
+SCORES: Registry[ScoreFunction] = Registry(
+    "difficulty score", takes=("gradients",), by_sample=False
+)
+"""All difficulty scores: functions of the gradients of N samples, larger for harder ones.
+
+``by_sample``: a sample's score depends on no other sample, so that chunks can be scored in turn.
+"""
 
 
-def register_score(name: str) -> Callable[[ScoreFunction], ScoreFunction]:
+def register_score(
+    name: str, *, by_sample: bool = False
+) -> Callable[[ScoreFunction], ScoreFunction]:
     """Make a function known as a difficulty score, wherever ``score`` is an option.
 
     The function takes `LastLayerGradients` of N samples and returns one number a sample, larger
@@ -30,6 +44,8 @@ def register_score(name: str) -> Callable[[ScoreFunction], ScoreFunction]:
 
     Args:
         name: must be free; upper and lower case are the same.
+        by_sample: a sample's score depends on no other sample. The function then sees the pool in
+            chunks where ``memory_limit`` asks for that.
 
     Raises:
         ValueError: the name is taken, or the function cannot be called with gradients alone.
@@ -42,22 +58,27 @@ def register_score(name: str) -> Callable[[ScoreFunction], ScoreFunction]:
     ('loss', 'margin', 'el2n', 'grand', 'entropy')
     >>> SCORES.unregister("entropy")
     """
-    return SCORES.register(name)
+    return SCORES.register(name, by_sample=by_sample)
 
 
-def difficulty(gradients: LastLayerGradients, score: str = "loss") -> Tensor:
+def difficulty(
+    gradients: LastLayerGradients, score: str = "loss", *, memory_limit: int | None = None
+) -> Tensor:
     """One score a sample, larger for harder ones.
 
     Args:
         gradients: of N samples, under cross-entropy for ``"loss"`` and ``"el2n"``.
         score: ``"loss"``, ``"margin"``, ``"el2n"``, ``"grand"`` (Paul et al., NeurIPS 2021), or
             another registered one.
+        memory_limit: bytes that scoring may take; scores that are not registered as ``by_sample``
+            take what they take. None for a few hundred megabytes.
 
     Returns:
         (N,) float64 on the CPU.
 
     Raises:
-        ValueError: unknown score, or one that does not return a number a sample.
+        ValueError: unknown score, or one that does not return a finite number a sample;
+            gradients that `select` would refuse.
 
     >>> logits = torch.tensor([[4.0, 0.0], [0.0, 4.0]])
     >>> grads = logits.softmax(1) - torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -66,16 +87,28 @@ def difficulty(gradients: LastLayerGradients, score: str = "loss") -> Tensor:
     >>> bool(easy < hard)
     True
     """
-    values = torch.as_tensor(SCORES[score](gradients)).detach().to("cpu", torch.float64)
+    SCORES.entry(score)
+    return scored(check_gradients(gradients, "gradients"), score, memory_limit)
+
+
+def scored(gradients: LastLayerGradients, score: str, memory_limit: int | None) -> Tensor:
+    """`difficulty` of gradients that are checked already."""
+    entry = SCORES.entry(score)
+    check_classes(gradients, "gradients")
+    if entry.facts["by_sample"]:
+        found = by_sample(entry.make, gradients, memory_limit)
+    else:
+        found = entry.make(gradients)
+    values = as_tensor(f"difficulty score {score!r}", found).to("cpu", torch.float64)
     if values.shape != gradients.labels.shape:
         raise ValueError(
             f"difficulty score {score!r} returned shape {tuple(values.shape)}, expected one number "
             f"a sample, {tuple(gradients.labels.shape)}"
         )
-    return values
+    return check_scores(f"difficulties {score!r}", values, len(values))
 
 
-@register_score("loss")
+@register_score("loss", by_sample=True)
 def loss(gradients: LastLayerGradients) -> Tensor:
     """The cross-entropy."""
     return torch.nn.functional.cross_entropy(
@@ -83,7 +116,7 @@ def loss(gradients: LastLayerGradients) -> Tensor:
     )
 
 
-@register_score("margin")
+@register_score("margin", by_sample=True)
 def margin(gradients: LastLayerGradients) -> Tensor:
     """The largest probability of a wrong class minus that of the right one."""
     probabilities = gradients.logits.double().softmax(dim=1)
@@ -92,13 +125,13 @@ def margin(gradients: LastLayerGradients) -> Tensor:
     return wrong.clamp(min=0.0) - right[:, 0]
 
 
-@register_score("el2n")
+@register_score("el2n", by_sample=True)
 def el2n(gradients: LastLayerGradients) -> Tensor:
     """The norm of the logit gradient."""
     return gradients.norms(linear_layer=False).double()
 
 
-@register_score("grand")
+@register_score("grand", by_sample=True)
 def grand(gradients: LastLayerGradients) -> Tensor:
     """The norm of the gradient of the whole last layer."""
     return gradients.norms(linear_layer=True).double()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,10 +40,10 @@ def importance(
     Raises:
         ValueError: negative scores or smoothing.
     """
-    if not smoothing >= 0:
-        raise ValueError(f"expected smoothing >= 0, received {smoothing}")
+    if not 0 <= smoothing < math.inf:
+        raise ValueError(f"expected smoothing >= 0, and finite, received {smoothing}")
     if scores is None:
-        scores = gradient_norms(problem.gradients, problem.linear_layer)
+        scores = gradient_norms(problem, problem.linear_layer)
     values = check_scores("scores", scores, len(problem))
     if bool((values < 0).any()):
         raise ValueError("expected non-negative scores, received a negative one")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lipt_cords.base.devices import free_accelerator_bytes, is_accelerator
+from lipt_cords.models.gradients import LastLayerGradients
 from lipt_cords.selectors.base import SelectionProblem
 
 
@@ -30,6 +33,7 @@ class Scratch:
 
 
 _FALLBACK_BYTES = 1 << 31
+_CHUNK_BYTES, _ROWS = 1 << 28, 1 << 14
 
 
 def free_bytes(device: torch.device) -> int:
@@ -60,6 +64,28 @@ def chunk_of(rows: int, bytes_per_row: int, limit: int) -> int:
     (50, 1000, 1)
     """
     return max(1, min(rows, limit // max(1, bytes_per_row)))
+
+
+def by_sample(
+    function: Callable[[LastLayerGradients], Tensor],
+    gradients: LastLayerGradients,
+    limit: int | None = None,
+) -> Tensor:
+    """One number a sample, in chunks: the factors may be mapped from files, or be large.
+
+    Args:
+        function: what it returns for a sample depends on no other one.
+        gradients: of N samples.
+        limit: bytes that it may take; None for a fixed number of samples a chunk.
+    """
+    # Copies of the logits in float64, and of the embeddings in float32.
+    row = 32 * gradients.num_classes + 8 * gradients.embedding_dim
+    rows = chunk_of(_ROWS, row, limit if limit is not None else _CHUNK_BYTES)
+    if len(gradients) <= rows:
+        return function(gradients)
+    factors = (gradients.logit_grads, gradients.embeddings, gradients.labels, gradients.logits)
+    chunks = zip(*(torch.split(factor, rows) for factor in factors), strict=True)
+    return torch.cat([function(LastLayerGradients(*chunk)) for chunk in chunks])
 
 
 def refuse(what: str, needed: int, limit: int, advice: str) -> ValueError:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lipt_cords.models.gradients import LastLayerGradients
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
 from lipt_cords.selectors.checks import check_scores
 from lipt_cords.selectors.grouping import batch_means, fewest_batches, groups_of, spread_batches
-
-_CHUNK = 16384
+from lipt_cords.selectors.memory import by_sample, byte_limit
 
 
 @register_selector("grand", spelling="GraNd")
@@ -26,7 +24,7 @@ def grand(problem: SelectionProblem, *, scores: Tensor | None = None) -> Choice:
         Samples in descending order of score within each group, with weight 1.
     """
     if scores is None:
-        scores = gradient_norms(problem.gradients, problem.linear_layer)
+        scores = gradient_norms(problem, problem.linear_layer)
     return _largest(problem, scores)
 
 
@@ -42,23 +40,15 @@ def el2n(problem: SelectionProblem, *, scores: Tensor | None = None) -> Choice:
         Samples in descending order of score within each group, with weight 1.
     """
     if scores is None:
-        scores = gradient_norms(problem.gradients, linear_layer=False)
+        scores = gradient_norms(problem, linear_layer=False)
     return _largest(problem, scores)
 
 
-def gradient_norms(gradients: LastLayerGradients, linear_layer: bool) -> Tensor:
-    """Norm of every gradient, (N,), in chunks: the factors may be mapped from files."""
-    parts = [
-        LastLayerGradients(g, e, y, z).norms(linear_layer=linear_layer)
-        for g, e, y, z in zip(
-            torch.split(gradients.logit_grads, _CHUNK),
-            torch.split(gradients.embeddings, _CHUNK),
-            torch.split(gradients.labels, _CHUNK),
-            torch.split(gradients.logits, _CHUNK),
-            strict=True,
-        )
-    ]
-    return torch.cat(parts)
+def gradient_norms(problem: SelectionProblem, linear_layer: bool) -> Tensor:
+    """Norm of every gradient of the pool, (N,)."""
+    return by_sample(
+        lambda some: some.norms(linear_layer=linear_layer), problem.gradients, byte_limit(problem)
+    )
 
 
 def _largest(problem: SelectionProblem, scores: Tensor) -> Choice:

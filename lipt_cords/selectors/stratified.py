@@ -12,8 +12,9 @@ from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import generator
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
 from lipt_cords.selectors.checks import check_fraction, check_positive, check_scores
-from lipt_cords.selectors.difficulty import difficulty
+from lipt_cords.selectors.difficulty import scored
 from lipt_cords.selectors.grouping import batch_means, batch_members, fewest_batches, groups_of
+from lipt_cords.selectors.memory import byte_limit
 from lipt_cords.selectors.random_subsets import random_subset
 from lipt_cords.selectors.stratified_cuts import CUTS, Pilot, chosen_by_pilot, chosen_by_rule
 
@@ -77,7 +78,7 @@ def stratified(
         raise unknown_name("bins of stratified", bins, BIN_NAMES)
     check_positive("strata", strata)
     if scores is None:
-        scores = difficulty(problem.gradients, score)
+        scores = scored(problem.gradients, score, byte_limit(problem))
     values = check_scores("scores", scores, len(problem))
 
     def subset(fraction: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -119,4 +120,10 @@ def chosen_by_pilot(
 
 
 def _as_trial(answer: float | tuple[float, ...]) -> Trial:
-    return Trial(*map(float, answer)) if isinstance(answer, tuple) else Trial(float(answer))
+    trial = Trial(*map(float, answer)) if isinstance(answer, tuple) else Trial(float(answer))
+    if not all(map(math.isfinite, trial)) or trial.error < 0:
+        raise ValueError(
+            f"expected a finite worth of a pilot, and a standard error of at least "
+            f"0, received {answer}"
+        )
+    return trial

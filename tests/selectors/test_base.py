@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -180,6 +182,95 @@ def test_rows_that_are_not_finite_are_named(part: str, value: float) -> None:
         select("random", gradients, 2)
     if part == "embeddings":
         assert len(select("random", gradients, 2, linear_layer=False)) == 2
+
+
+@pytest.mark.parametrize("name", selector_names())
+def test_a_pool_in_any_form_gives_one_answer(name: str) -> None:
+    """Half precision, float64, gradients, strides and arrays: what float32 tensors give."""
+    plain, held_out = pool(24, seed=1), pool(9, seed=2)
+    short = replace(plain, logit_grads=plain.logit_grads.bfloat16().float())
+    learning = replace(
+        plain, logit_grads=plain.logit_grads.clone().requires_grad_(),
+        embeddings=plain.embeddings.clone().requires_grad_(),
+    )  # fmt: skip
+    turned = replace(
+        plain, logit_grads=plain.logit_grads.T.contiguous().T,
+        embeddings=plain.embeddings.repeat_interleave(2, dim=0)[::2],
+        logits=plain.logits.numpy()[::-1].copy()[::-1], labels=plain.labels.int().numpy(),
+    )  # fmt: skip
+    half = replace(short, logit_grads=short.logit_grads.bfloat16())
+    double = replace(plain, embeddings=plain.embeddings.double(), logits=plain.logits.double())
+    for form, same in ((half, short), (double, plain), (learning, plain), (turned, plain)):
+        for per in ("class", "all", "batch"):
+            found, wanted = (
+                select(name, one, 7, val_gradients=held_out, per=per, batch_size=5)
+                for one in (form, same)
+            )
+            assert found.indices.equal(wanted.indices)
+            torch.testing.assert_close(found.weights, wanted.weights, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("linear_layer", [True, False])
+@pytest.mark.parametrize("per", ["class", "all", "batch"])
+@pytest.mark.parametrize("name", selector_names())
+def test_only_the_ratio_of_gradients_counts(name: str, per: str, linear_layer: bool) -> None:
+    """Squares of gradients of 1e-24, as of samples that fit, are zero in float32."""
+    plain = pool(24, seed=1)
+    tiny, small = (
+        replace(plain, logit_grads=plain.logit_grads * 2.0**power) for power in (-80, -40)
+    )
+    options = {"eta": 1e-3} if name == "glister" else {}
+    if name in ("stratified", "curriculum"):
+        options["score"] = "grand"
+    found, wanted = (
+        select(name, one, 7, val_gradients=pool(9, seed=2), per=per, batch_size=5,
+               linear_layer=linear_layer, **options)
+        for one in (tiny, small)
+    )  # fmt: skip
+    assert found.indices.equal(wanted.indices)
+    torch.testing.assert_close(found.weights, wanted.weights)
+
+
+@pytest.mark.parametrize("part", ["logit_grads", "embeddings"])
+def test_gradients_whose_squares_float32_cannot_hold_are_named(part: str) -> None:
+    gradients = pool(9)
+    getattr(gradients, part)[[2, 6]] = 1e18
+    with pytest.raises(ValueError, match=r"larger ones in 2 row\(s\): 2, 6 \(the largest"):
+        select("random", gradients, 2)
+    large = replace(pool(9), logit_grads=pool(9).logit_grads * 1e13)
+    for name in selector_names():
+        chosen = select(name, large, 4, val_gradients=pool(5, seed=2), per="all")
+        assert chosen.weights.isfinite().all()
+        assert chosen.scores is None or chosen.scores.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logit_grads": torch.zeros(9)}, r"shape \(N, width\), received \(9,\)"),
+        ({"labels": torch.zeros(9)}, "integer labels"),
+        ({"labels": torch.zeros(9, 1).long()}, r"shape \(N,\), received .* \(9, 1\)"),
+        ({"embeddings": torch.zeros(9, 4, dtype=torch.complex64)}, "received complex numbers"),
+        ({"embeddings": torch.zeros(9, 4).to_sparse()}, "dense tensor"),
+        ({"logits": np.array([["a"]] * 9)}, "numbers as logits of gradients, received ndarray"),
+        ({"indices": torch.arange(4)}, r"indices of gradients of shape \(9,\)"),
+    ],
+)  # fmt: skip
+def test_gradients_of_the_wrong_kind_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        select("random", replace(pool(9), **change), 2)
+
+
+def test_other_input_is_refused_with_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="received list: last_layer_gradients"):
+        select("random", [0, 1, 0], 2)  # type: ignore[arg-type]
+    held_out = pool(5, seed=2)
+    held_out.logits[3, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"finite validation logits, .* 1 row\(s\): 3"):
+        select("glister", pool(9), 2, val_gradients=held_out)
+    strange = replace(pool(5, seed=2), labels=torch.tensor([0, 1, 7, 0, 1]))
+    with pytest.raises(ValueError, match=r"validation gradients in \[0, 3\).* 7 in row 2"):
+        select("glister", pool(9), 2, val_gradients=strange)
 
 
 def test_lengths_and_models_that_do_not_match_are_refused() -> None:

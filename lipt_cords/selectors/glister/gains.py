@@ -27,6 +27,21 @@ ROUNDING = 4e-7
 """Error of a float32 gain at most, as a fraction of the magnitude of its terms."""
 
 
+def longest_of(squares_N: Tensor, widths_N: Tensor, g_CN: Tensor) -> float:
+    """The norm of the longest gradient: the largest |g| sqrt(1 + |e|^2).
+
+    Args:
+        squares_N: |g|^2 in float32, where the squares of small gradients are zero.
+        widths_N: 1 + |e|^2.
+        g_CN: the logit gradients.
+    """
+    largest = float((squares_N * widths_N).max())
+    if 1e-30 < largest < math.inf:
+        return math.sqrt(largest)
+    lengths_N = torch.linalg.vector_norm(g_CN, dim=0, dtype=torch.float64)
+    return float((lengths_N * widths_N.double().sqrt()).max())
+
+
 class ValidationStep:
     """Validation logits while the head moves by -eta times the sum of the chosen gradients.
 
@@ -141,19 +156,21 @@ class TaylorGains:
     def _prepare(self) -> None:
         # Samples run along the rows of memory: the products below are then fastest.
         self._g_CN = self._laid_out(self._pool.logit_grads)
-        norms_N = self._g_CN.square().sum(dim=0)
+        squares_N = self._g_CN.square().sum(dim=0)
+        widths_N = torch.ones_like(squares_N)
         lengths_M = torch.ones(len(self.step), dtype=torch.float64, device=self._device)
         self._e_EN = self._kernel_MN = None
         held_ME = self.step.embeddings_ME
         if held_ME is not None:
             self._e_EN = self._laid_out(self._pool.embeddings)
-            norms_N *= self._e_EN.square().sum(dim=0).add_(1)
+            widths_N = self._e_EN.square().sum(dim=0).add_(1)
             lengths_M = (held_ME.square().sum(dim=1) + 1).sqrt()
             self._held_ME = held_ME.float()
             if self.products == "gram":
                 self._kernel_MN = (self._held_ME @ self._e_EN).add_(1)
                 self._e_EN = None  # the kernel holds all that the gains need of it
-        self._magnitude = math.sqrt(float(norms_N.max())) * float(lengths_M.norm())
+        longest = longest_of(squares_N, widths_N, self._g_CN)
+        self._magnitude = longest * float(lengths_M.norm())
         self._gains_N = torch.empty(self._size, device=self._device)
         count = self._size
         if self._batch_size is not None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lipt_cords.models.gradients import LastLayerGradients
-from lipt_cords.selectors.glister.gains import ROUNDING
+from lipt_cords.selectors.glister.gains import ROUNDING, longest_of
 from lipt_cords.selectors.ties import first_best
 
 _PACK_BYTES = 1 << 26
@@ -116,9 +116,9 @@ class Lockstep:
             self._held_GEM[j, :, :m] = part.embeddings.T
             kernel[j].fill_(1.0)
             kernel[j, :m, :n] += part.embeddings @ e_NE.T
-            norms = g_NC.square().sum(dim=1) * e_NE.square().sum(dim=1).add_(1)
+            squares, widths = g_NC.square().sum(dim=1), e_NE.square().sum(dim=1).add_(1)
             lengths = part.embeddings.double().square().sum(dim=1).add_(1).sum().sqrt()
-            longest.append(math.sqrt(float(norms.max())) * float(lengths))
+            longest.append(longest_of(squares, widths, g_NC.T) * float(lengths))
         self._kernel_GMN = kernel
         self._magnitude_G = torch.tensor(longest, dtype=torch.float64, device=device)
         self._start_GCM = self._logits_GCM.clone()

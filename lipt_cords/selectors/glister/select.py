@@ -15,7 +15,7 @@ from lipt_cords.base.randomness import derive_seed
 from lipt_cords.models.gradients import LastLayerGradients
 from lipt_cords.models.losses import PerSampleLoss
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
-from lipt_cords.selectors.checks import check_positive
+from lipt_cords.selectors.checks import check_classes, check_positive
 from lipt_cords.selectors.glister.gains import TaylorGains, ValidationStep
 from lipt_cords.selectors.glister.lockstep import ClassShare, Lockstep, packs
 from lipt_cords.selectors.grouping import fewest_batches, groups_of, spread_batches
@@ -79,6 +79,7 @@ def glister(
             "GLISTER chooses by a validation loss: expected val_gradients=, received none. "
             "Compute them with last_layer_gradients(model, validation_set)"
         )
+    check_classes(problem.validation, "validation gradients")
     val_gradients = _with_head(problem.validation, head)
     draws = rng or random.Random(derive_seed(problem.seed, "glister"))
     run = _Greedy(greedy, r, draws)

@@ -40,7 +40,7 @@ def screening_bytes(candidates: int, width: int, budget: int) -> int:
 
 
 class ScreenedAtoms:
-    """Samples of a group on the CPU and the gradient that they should add up to.
+    """Samples of a group on the CPU and the gradient that they should add up to, in a common unit.
 
     Args:
         gradients: of the pool.
@@ -72,16 +72,20 @@ class ScreenedAtoms:
         self.e_NE[:, width] = 1.0
         if linear_layer:
             self.e_NE[:, :width] = gradients.embeddings[members].numpy()
+        self.squares_N: Array = _row_squares(self.g_NC) * _row_squares(self.e_NE)
+        # A power of two: no rounding changes, and float32 holds the products of any gradients.
+        self.unit = 2.0 ** -math.frexp(math.sqrt(float(self.squares_N.max())))[1]
+        self.g_NC *= self.unit
+        self.squares_N *= self.unit**2
         self.g_CN[:], self.e_EN[:] = self.g_NC.T, self.e_NE.T
         if goal is None:
             self.target_CE: Array = self.g_NC.T @ self.e_NE
         else:
             bias: Array = goal.bias.double().numpy()[:, None]
             parts = [goal.weight.double().numpy(), bias] if linear_layer else [bias]
-            self.target_CE = np.concatenate(parts, axis=1)
+            self.target_CE = np.concatenate(parts, axis=1) * self.unit
         self.target_square = float(np.vdot(self.target_CE, self.target_CE))
         self.products_N = self.against(self.target_CE)
-        self.squares_N: Array = _row_squares(self.g_NC) * _row_squares(self.e_NE)
 
     def __len__(self) -> int:
         return len(self.g_NC)
@@ -109,7 +113,7 @@ def pursue_screened(
     """Match the atoms' target with weights >= 0; the arguments and the answer of `omp.pursue`."""
     if atoms.target_square <= 0 or not math.isfinite(atoms.target_square):
         return Pursuit(residual=0.0, stopped="tolerance")
-    support = ScreenedSupport(atoms, ridge, budget, allowed)
+    support = ScreenedSupport(atoms, ridge * atoms.unit**2, budget, allowed)
     return follow(support, budget, nonnegative=True, tolerance=tolerance, max_steps=max_steps)
 
 

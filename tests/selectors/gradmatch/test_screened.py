@@ -93,7 +93,7 @@ def test_slots_are_freed_when_atoms_that_left_fill_them() -> None:
         some = chosen[support.atoms]
         residual = chosen.sum(dim=0) - torch.from_numpy(support.weights.copy()) @ some
         products = chosen @ residual
-        np.testing.assert_allclose(value, float(products[pick]), rtol=1e-4)
+        np.testing.assert_allclose(value / atoms.unit**2, float(products[pick]), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
