@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import logging
+import math
 import os
-import pickle
 import secrets
 import sys
 import tempfile
@@ -20,9 +22,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from lipt_cords.base.locks import NoLocks, try_lock
+from lipt_cords.base.seal import BLANK, KEY, check_seal, comment, looks_damaged, sealed
 
 logger = logging.getLogger(__name__)
 
+LONGEST_NUMBER = 40
+"""Digits of an integer in JSON: results have none that are longer, and floats hold no more."""
 PREFIX, SUFFIX = ".lipt-cords.", ".tmp"
 """Of the names of temporary files."""
 FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_BINARY", 0)
@@ -153,47 +158,113 @@ def _sync(directory: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: str | Path, payload: Mapping[str, Any]) -> Path:
-    """Write readable JSON atomically. NaN and infinity are refused: JSON has no such numbers."""
-    return write_atomic(path, json.dumps(payload, indent=2, allow_nan=False) + "\n")
+def write_json(path: str | Path, payload: Mapping[str, Any], *, seal: bool = False) -> Path:
+    """Write readable JSON atomically. NaN and infinity are refused: JSON has no such numbers.
+
+    Args:
+        path: the file.
+        payload: the object.
+        seal: end it with its checksum, which :func:`read_json` compares.
+    """
+    entries = {**payload, KEY: BLANK} if seal else payload
+    data = (json.dumps(entries, indent=2, allow_nan=False) + "\n").encode()
+    return write_atomic(path, sealed(data) if seal else data)
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_json(path: str | Path, *, must_be_sealed: bool = False) -> dict[str, Any]:
     """Read a JSON object.
 
+    Args:
+        path: the file.
+        must_be_sealed: refuse a file without checksum.
+
     Raises:
-        ValueError: the file is missing, truncated, or holds something other than an object.
+        ValueError: the file is missing, truncated, changed after it was written, or holds something
+            other than an object, a number that JSON does not have or that is longer than 40 digits,
+            or a key twice.
     """
     path = Path(path)
+    data = _read(path)
+    has_seal = check_seal(data, path)
     try:
-        payload = json.loads(path.read_text())
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+        payload = json.loads(
+            data.decode(),
+            parse_int=_short_integer,
+            parse_float=_finite,
+            parse_constant=_finite,
+            object_pairs_hook=_different_keys,
+        )
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): it may be truncated") from error
     if not isinstance(payload, dict):
         raise ValueError(f"expected a JSON object in {path}, found {type(payload).__name__}")
+    if not has_seal and (must_be_sealed or looks_damaged(payload)):
+        raise ValueError(
+            f"{path} has no whole checksum: it is damaged, or an earlier version wrote it. Delete "
+            "it and make it again"
+        )
+    payload.pop(KEY, None)
     return payload
 
 
+def _short_integer(digits: str) -> int:
+    if len(digits) > LONGEST_NUMBER:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {digits[:LONGEST_NUMBER]} is not finite")
+    return value
+
+
+def _different_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is there twice")
+    return found
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+
+
+def checksum(path: str | Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    return hashlib.sha256(_read(Path(path))).hexdigest()
+
+
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], **metadata: str) -> Path:
-    """Write named tensors as safetensors, atomically, with string metadata."""
+    """Write named tensors as safetensors, atomically, with string metadata and a checksum."""
     owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    return write_atomic(path, save(owned, metadata=metadata or None))
+    return write_atomic(path, sealed(save(owned, metadata={**metadata, KEY: BLANK})))
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read named tensors from a safetensors file onto the CPU.
 
+    A file without checksum, as others write them, is read as it is.
+
     Raises:
-        ValueError: the file is missing, truncated or of another format; it is named.
+        ValueError: the file is missing, truncated, changed or of another format; it is named.
     """
     path = Path(path)
+    data = _read(path)
+    check_seal(data, path)
     try:
-        tensors: dict[str, Tensor] = load(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    except SafetensorError as error:
+        tensors: dict[str, Tensor] = load(data)
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{path} is not a whole safetensors file ({error}): "
             "it may be truncated; delete it and run again"
@@ -201,7 +272,18 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_plain(path: Path, *, what: str, expected: str, remedy: str) -> Any:
+def save_plain(path: str | Path, payload: Any) -> Path:
+    """Write tensors and plain values as torch does, atomically, with a checksum.
+
+    ``torch.load`` reads the file, as any other; the checksum is the comment of its archive.
+    """
+    buffer = io.BytesIO()
+    torch.save(payload, buffer)
+    data, end = buffer.getvalue(), comment()
+    return write_atomic(path, sealed(data[:-2] + len(end).to_bytes(2, "little") + end))
+
+
+def load_plain(path: Path, *, what: str, expected: str, remedy: str) -> tuple[Any, bool]:
     """Read a file of torch onto the CPU, only tensors and plain values; nothing is executed.
 
     Args:
@@ -210,12 +292,19 @@ def load_plain(path: Path, *, what: str, expected: str, remedy: str) -> Any:
         expected: the kind of file that was expected.
         remedy: a likely cause, and what to do.
 
+    Returns:
+        The contents, and whether a checksum says that they are as they were written.
+
     Raises:
-        ValueError: the file is missing, truncated, or holds objects; it is named.
+        ValueError: the file is missing, truncated, changed, or holds objects; it is named.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot read {what}: {error.strerror}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    has_seal = check_seal(data, path)
+    try:
+        payload = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive or pickle may raise anything
         raise ValueError(f"{path} is not {expected} ({type(error).__name__}): {remedy}") from error
+    return payload, has_seal

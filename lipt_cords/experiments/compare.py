@@ -121,11 +121,11 @@ def compare(
         records[planned.key] = record
         _update(results, plan, records, config)
         if directory is not None:
-            write_json(directory / RESULTS, results)
+            write_json(directory / RESULTS, results, seal=True)
         if on_run is not None:
             on_run(*planned.key, record)
     if directory is not None:
-        write_json(directory / RESULTS, results)
+        write_json(directory / RESULTS, results, seal=True)
     return results
 
 

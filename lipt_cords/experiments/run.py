@@ -201,7 +201,7 @@ def run(
         )
     if directory is not None:
         head = {"schema": SCHEMA, "kind": "run", "command": command}
-        write_json(directory / RESULTS, {**head, **record.to_dict()})
+        write_json(directory / RESULTS, {**head, **record.to_dict()}, seal=True)
     return record
 
 

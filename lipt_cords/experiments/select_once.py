@@ -129,7 +129,7 @@ class SelectionRun:
         np.savez(buffer, **arrays)
         with owned(where):
             write_atomic(where / ARRAYS, buffer.getvalue())
-            write_json(where / RECORD, self.to_dict())
+            write_json(where / RECORD, self.to_dict(), seal=True)
         return where
 
 

@@ -7,7 +7,7 @@ only tensors and plain values; reading them executes nothing.
 
 from __future__ import annotations
 
-import io
+import logging
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,16 +19,19 @@ import torch
 from lipt_cords.base.devices import random_states as random_states_there
 from lipt_cords.base.devices import set_random_states as set_random_states_there
 from lipt_cords.base.differences import differences
-from lipt_cords.base.files import load_plain, write_atomic
+from lipt_cords.base.files import load_plain, save_plain
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "lipt_cords.checkpoint"
-VERSION = 2
+VERSION = 3
+"""Since 3 a checkpoint has a checksum; earlier ones cannot be checked, and are not resumed."""
 
 
 def save_checkpoint(
     path: str | Path, state: Mapping[str, Any], *, identity: Mapping[str, Any]
 ) -> Path:
-    """Write a checkpoint atomically.
+    """Write a checkpoint atomically, with its checksum.
 
     Args:
         path: the file.
@@ -36,20 +39,18 @@ def save_checkpoint(
         identity: the settings of the run; a checkpoint of other settings is refused later.
     """
     payload = {"format": FORMAT, "version": VERSION, "identity": dict(identity), "state": state}
-    buffer = io.BytesIO()
-    torch.save(payload, buffer)
-    return write_atomic(path, buffer.getvalue())
+    return save_plain(path, payload)
 
 
 def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Read a checkpoint back onto the CPU.
 
     Raises:
-        ValueError: the file is missing, truncated, of another program, or of a run with other
-            settings; the file and the settings are named.
+        ValueError: the file is missing, truncated, damaged, of another program or version, or of
+            a run with other settings; the file and the settings are named.
     """
     path = Path(path)
-    payload = load_plain(
+    payload, has_seal = load_plain(
         path,
         what=f"the checkpoint {path}",
         expected="a whole checkpoint",
@@ -63,6 +64,7 @@ def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[st
             f"{path} has checkpoint version {payload['version']}, expected {VERSION}: "
             "resume it with the lipt_cords that wrote it"
         )
+    require_seal(path, payload, has_seal)
     different = list(differences(identity, payload["identity"]))
     if different:
         raise ValueError(
@@ -71,6 +73,22 @@ def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[st
         )
     state: dict[str, Any] = payload["state"]
     return state
+
+
+def require_seal(path: Path, payload: Mapping[str, Any], has_seal: bool) -> None:
+    """Check that a checkpoint has the checksum that it was written with.
+
+    One of an earlier version has none; a warning says so.
+
+    Raises:
+        ValueError: the checksum is damaged.
+    """
+    if has_seal:
+        return
+    if payload.get("version") in (1, 2):
+        logger.warning("%s was written by an earlier version, without a checksum", path)
+        return
+    raise ValueError(f"{path} has no whole checksum: it is damaged; delete it and run again")
 
 
 def random_states() -> dict[str, Any]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from lipt_cords.base.files import load_plain, load_tensors
-from lipt_cords.training.checkpoint import FORMAT
+from lipt_cords.base.files import checksum, load_plain, load_tensors, read_json
+from lipt_cords.training.checkpoint import FORMAT, require_seal
 
+RECORD = "warm_start.json"
 MERGED = "merged.safetensors"
 NAMES = (MERGED, "checkpoint.pt")
 """Files that are looked for in a directory: a warm start's, then a run's."""
@@ -29,11 +31,14 @@ def load_weights(model: nn.Module, path: str | Path) -> Path:
         The file that was read.
 
     Raises:
-        ValueError: no such file, a truncated one, one without weights, or weights of another
-            architecture; the file is named.
+        ValueError: no such file, a truncated or damaged one, one that its warm start's record does
+            not name, one without weights, or weights of another architecture; the file is named.
     """
     file = weights_file(path)
-    tensors = load_tensors(file) if file.suffix == ".safetensors" else _pickled_tensors(file)
+    if file.name == MERGED and file.parent == Path(path).expanduser():
+        tensors = recorded_tensors(file)
+    else:
+        tensors = load_tensors(file) if file.suffix == ".safetensors" else _pickled_tensors(file)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -65,14 +70,37 @@ def weights_file(path: str | Path) -> Path:
     )
 
 
+def recorded_tensors(file: Path, record: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+    """Tensors of a warm start's file, which its record names with its checksum.
+
+    Args:
+        file: a ``.safetensors`` file in the directory of a warm start.
+        record: the record; None reads the directory's. Without any the file stands for itself.
+
+    Raises:
+        ValueError: the file is damaged, or of another warm start.
+    """
+    where = file.with_name(RECORD)
+    if record is None:
+        record = read_json(where) if where.is_file() else {}
+    sums = record.get("sha256")
+    if isinstance(sums, Mapping) and sums.get(file.stem) != checksum(file):
+        raise ValueError(
+            f"{file} does not belong to {where}: it was changed or is from another run; delete the "
+            "directory and run again"
+        )
+    return load_tensors(file)
+
+
 def _pickled_tensors(file: Path) -> dict[str, Tensor]:
-    payload = load_plain(
+    payload, has_seal = load_plain(
         file,
         what=str(file),
         expected="a file of plain tensors",
         remedy="it may be truncated, or hold objects; save the model's state_dict() as safetensors",
     )
     if isinstance(payload, Mapping) and payload.get("format") == FORMAT:
+        require_seal(file, payload, has_seal)
         payload = payload["state"]["model"]
     for key in ("state_dict", "model"):
         if isinstance(payload, Mapping) and isinstance(payload.get(key), Mapping):

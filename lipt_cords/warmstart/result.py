@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lipt_cords.base.files import (
-    load_tensors,
+    checksum,
     read_json,
     save_tensors,
     write_json,
@@ -25,16 +25,15 @@ from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.state import State
 from lipt_cords.training.cheaper.tickets import Ticket
+from lipt_cords.training.weights import RECORD, recorded_tensors
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.fitted import Origins, Unlearning
 from lipt_cords.warmstart.prepare.checks import data_length
 from lipt_cords.warmstart.report import WarmStartReport
-from lipt_cords.warmstart.resume.folder import checksum
 from lipt_cords.warmstart.unlearning.forget import add, forget
 
 M = TypeVar("M", bound=nn.Module)
 
-RECORD = "warm_start.json"
 MERGED, THETA_STAR, SHARDS, TICKET = "merged", "theta_star", "shards", "ticket"
 FORMAT = 1
 
@@ -266,7 +265,7 @@ class WarmStartResult:
             "ticket": None if self.ticket is None else self.ticket.details(),
             "sha256": sums,
         }
-        write_json(where / RECORD, record)
+        write_json(where / RECORD, record, seal=True)
         return where
 
     def to_bytes(self) -> bytes:
@@ -285,7 +284,7 @@ class WarmStartResult:
         """Read what :meth:`save` wrote. The module is not stored.
 
         Raises:
-            ValueError: a file is missing, truncated, or from another run; it is named.
+            ValueError: a file is missing, truncated, damaged, or from another run; it is named.
         """
         where = Path(directory).expanduser()
         record = read_json(where / RECORD)
@@ -293,13 +292,7 @@ class WarmStartResult:
         if record.get("format") != FORMAT or not all(isinstance(p, dict) for p in parts_of_it):
             raise ValueError(f"{where / RECORD} is not the record of a warm start")
         sums = record["sha256"]
-        parts = {name: load_tensors(_file(where, name)) for name in sums}
-        for name, expected in sums.items():
-            if checksum(_file(where, name)) != expected:
-                raise ValueError(
-                    f"{_file(where, name)} does not belong to {where / RECORD}: it was changed or "
-                    "is from another run; delete the directory and run again"
-                )
+        parts = {name: recorded_tensors(_file(where, name), record) for name in sums}
         if missing := {MERGED, THETA_STAR, SHARDS} - set(parts):
             raise ValueError(f"{where / RECORD} names no {', '.join(sorted(missing))}")
         config = WarmStartConfig(**record["config"])

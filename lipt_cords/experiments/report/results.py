@@ -16,7 +16,7 @@ from lipt_cords.base.options import readable_errors
 from lipt_cords.base.printable import printable
 from lipt_cords.experiments.report.schema import Payload, SavedWarmStart
 from lipt_cords.experiments.report.summary import summarise
-from lipt_cords.warmstart.result import RECORD as WARM_START
+from lipt_cords.training.weights import RECORD as WARM_START
 
 RESULTS = "results.json"
 """Name of the file that a comparison or a run leaves."""

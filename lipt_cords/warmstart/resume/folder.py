@@ -2,13 +2,12 @@
 
 A worker's result is a function of the configuration, its shard and the weights that it started
 from. Each file has a record with the hash of the run, the hash of the start, and the checksum of
-its tensors. What does not match is refused by name and never merged.
+its tensors; the record has its own. What does not match is refused by name and never merged.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import shutil
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from lipt_cords.base.differences import first_difference
 from lipt_cords.base.files import (
+    checksum,
     load_tensors,
     output_directory,
     read_json,
@@ -32,7 +32,7 @@ from lipt_cords.models.state import State
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 SUBFOLDER = "progress"
 RUN = "run.json"
 OPTIONAL_FILES = "the warm start continues, but an interrupted run would have to train it again"
@@ -87,7 +87,11 @@ class RunFolder:
                     f"work_dir {work_dir} holds the result of another run: choose another directory"
                 )
             try:
-                write_json(record, {"format": FORMAT, "run": run, "description": dict(description)})
+                write_json(
+                    record,
+                    {"format": FORMAT, "run": run, "description": dict(description)},
+                    seal=True,
+                )
             except OSError as error:
                 raise ValueError(
                     f"cannot write {record} ({error.strerror}): make room, or choose another "
@@ -123,9 +127,9 @@ class RunFolder:
                 "run": self.run,
                 "entries": list(flat),  # safetensors has its own order
                 "details": dict(details),
+                "sha256": checksum(tensors) if flat else None,
             }
-            record["sha256"] = _seal(tensors, record)
-            write_json(path.with_suffix(".json"), record)
+            write_json(path.with_suffix(".json"), record, seal=True)
         except OSError as error:
             if name not in self.unwritten:  # the file may be written again
                 self.unwritten.append(name)
@@ -147,18 +151,18 @@ class RunFolder:
         record_path, tensors = path.with_suffix(".json"), path.with_suffix(".safetensors")
         if not record_path.exists():
             return None
-        record = read_json(record_path)
+        record = read_json(record_path, must_be_sealed=True)
         if record.get("format") != FORMAT or record.get("run") != self.run:
             raise ValueError(
                 f"{record_path} is of another run or version: delete it, or choose another work_dir"
             )
         entries = record.get("entries")
-        flat = load_tensors(tensors) if entries else {}
-        if not isinstance(entries, list) or _seal(tensors, record) != record.get("sha256"):
+        if not isinstance(entries, list) or (entries and checksum(tensors) != record["sha256"]):
             raise ValueError(
                 f"{tensors} is not what {record_path.name} describes: one of them was changed; "
                 "delete both and run again"
             )
+        flat = load_tensors(tensors) if entries else {}
         groups: dict[str, State] = {}
         for key in entries:
             group, _, entry = key.partition("/")
@@ -183,19 +187,6 @@ class RunFolder:
         for earlier in self.rounds():
             if earlier < number:
                 shutil.rmtree(self.place(earlier), ignore_errors=True)
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _seal(tensors: Path, record: Mapping[str, Any]) -> str:
-    """SHA-256 of a record and of its file of tensors, to detect changes."""
-    said = {name: value for name, value in record.items() if name != "sha256"}
-    words = json.dumps(said, sort_keys=True).encode()
-    content = tensors.read_bytes() if record.get("entries") else b""
-    return hashlib.sha256(content + words).hexdigest()
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

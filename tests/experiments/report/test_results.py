@@ -117,7 +117,11 @@ def test_nothing_to_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"kind": "compare", "runs": [{"seed": NaN}]}', "runs"),
+        ('{"kind": "compare", "runs": [{"seed": NaN}]}', "NaN is not finite"),
+        ('{"kind": "compare", "runs": [], "x": -1e999}', "-1e999 is not finite"),
+        ('{"kind": "compare", "runs": [], "seed": ' + "9" * 400 + "}", "integer of 400 digits"),
+        ('{"kind": "compare", "runs": [], "kind": "run"}', "the key 'kind' is there twice"),
+        ('{"kind": "compare", "runs": [{"seed": 1', "it may be truncated"),
         ('{"kind": "compare", "x": ' + "[" * 100_000, "valid JSON"),
     ],
 )

@@ -12,7 +12,8 @@ import pytest
 import torch
 from warmstart_material import make_net
 
-from lipt_cords.warmstart.resume.folder import RunFolder, checksum, digest, first_difference
+from lipt_cords.base.files import checksum, read_json, write_json
+from lipt_cords.warmstart.resume.folder import RunFolder, digest, first_difference
 
 NAME = "round_00000/worker_00003"
 
@@ -109,11 +110,17 @@ def test_tensors_that_are_not_those_of_the_record_are_named(kept, spoil):
 
 
 def test_a_record_that_was_changed_is_noticed(kept):
-    folder, record, tensors = kept
+    folder, record, _ = kept
     details = json.loads(record.read_text()) | {"details": {"passes": 4}}
     record.write_text(json.dumps(details))
-    message = f"{tensors} is not what {record.name} describes: one of them was changed; delete both"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"{record} is truncated, damaged or changed"):
+        folder.find(NAME)
+    shutil.copy(folder.root / "run.json", record)
+    with pytest.raises(ValueError, match="is not what .* describes: one of them was changed"):
+        folder.find(NAME)
+    details.pop("lipt_cords_sha256")
+    record.write_text(json.dumps(details))
+    with pytest.raises(ValueError, match=f"{record} has no whole checksum"):
         folder.find(NAME)
 
 
@@ -137,7 +144,7 @@ def test_files_of_another_run_or_version_are_refused(kept, tmp_path):
     message = "is of another run or version: delete it, or choose another work_dir"
     with pytest.raises(ValueError, match=f"{copied} {message}"):
         other.find(NAME)
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 0}))
+    write_json(record, read_json(record) | {"format": 0}, seal=True)
     with pytest.raises(ValueError, match=f"{record} {message}"):
         folder.find(NAME)
 
