@@ -20,7 +20,7 @@ from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import generator
 from lipt_cords.base.registry import FOREIGN_NAME, Registry
 from lipt_cords.data.folder_layout import class_folders, empty_folders, part_folders
-from lipt_cords.data.folders import FolderImages
+from lipt_cords.data.folders import FolderImages, UnreadableImages
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.splits import balanced_sample, stratified_split
 from lipt_cords.data.torchvision_files import DATA_SETS as TORCHVISION
@@ -301,7 +301,14 @@ def _folder(name: str, datadir: str | Path | None, image_size: int | None) -> _P
         )
     parts: dict[str, Images] = dict(files)
     if size <= DECODE_BYTES:
-        parts = {name: part.decode_all() for name, part in files.items()}
+        unreadable = []
+        for part, found in files.items():
+            try:
+                parts[part] = found.decode_all()
+            except UnreadableImages as error:
+                unreadable.append(str(error))
+        if unreadable:
+            raise UnreadableImages("; ".join(unreadable))
     if "test" not in parts:
         labels = parts["train"].labels
         count = max(1, round(0.1 * len(labels)))

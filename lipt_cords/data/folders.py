@@ -21,6 +21,10 @@ MOST_NAMED = 20
 """Unreadable files that an error names."""
 
 
+class UnreadableImages(ValueError):
+    """Files that are no whole images; the message names them."""
+
+
 class FolderImages(Dataset[tuple[Tensor, int]]):
     """Image files decoded at every read: for sets that do not fit in memory.
 
@@ -119,8 +123,8 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         """Decode every image into memory, on all cores if the images are large.
 
         Raises:
-            ValueError: images of several sizes and no ``image_size``; files that are no whole
-                images, all of which are named.
+            ValueError: images of several sizes and no ``image_size``.
+            UnreadableImages: files that are no whole images, all of which are named.
         """
         broken: dict[int, str] = {}
         first = self._first()
@@ -149,7 +153,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         if broken:
             named = [broken[index] for index in sorted(broken)]
             more = f" (and {len(named) - MOST_NAMED} more)" if len(named) > MOST_NAMED else ""
-            raise ValueError("; ".join(named[:MOST_NAMED]) + more)
+            raise UnreadableImages("; ".join(named[:MOST_NAMED]) + more)
         return ImageTensors(images, self.labels, self.mean, self.std)
 
     def _first(self) -> int | None:

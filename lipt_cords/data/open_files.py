@@ -256,8 +256,8 @@ def _is_open(value: Any, depth: int = 4) -> bool:
 
 def _close_if_unused(value: Any) -> None:
     """Close a file that nothing else holds."""
-    # References: the name here, and the argument of getrefcount.
-    if hasattr(value, "close") and sys.getrefcount(value) <= 2:
+    # Of the type: a table may have a column of that name. References: the name here, the argument.
+    if callable(getattr(type(value), "close", None)) and sys.getrefcount(value) <= 2:
         value.close()
 
 

@@ -377,9 +377,10 @@ def test_every_unreadable_image_is_named_at_once(tmp_path):
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "0.jpg").write_bytes((folder / "0.jpg").read_bytes()[:400])
     (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    (tmp_path / "test" / "b" / "1.png").write_bytes(b"<html>")
     with pytest.raises(ValueError, match="bomb.png is too large .*3600000000 pixels") as caught:
         load_dataset(f"imagefolder:{tmp_path}")
-    for name in ("a/empty.jpg is not", "a/0.jpg is not", "a/gone.jpg is not"):
+    for name in ("a/empty.jpg is not", "a/0.jpg is not", "a/gone.jpg is not", "b/1.png is not"):
         assert name in str(caught.value)
     for path in folder.iterdir():
         path.unlink()

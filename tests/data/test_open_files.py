@@ -164,6 +164,28 @@ def test_what_is_no_file_stays_as_reads_made_it(folder):
     assert not torch.equal(dataset.draws.get_state(), state)
 
 
+def test_what_was_read_beside_a_file_may_have_any_names(folder):
+    class Table:
+        """As a table of prices: a column may be called ``close``."""
+
+        def __getattr__(self, name: str) -> list[float]:
+            if name == "close":
+                return [1.5]
+            raise AttributeError(name)
+
+    class WithTable(Plain):
+        table: Table | None = None
+
+        def raw(self, index: int) -> bytes:
+            self.table = self.table or Table()
+            return super().raw(index)
+
+    dataset = WithTable(folder)
+    with nothing_left_open(dataset):
+        dataset[0]
+    assert dataset.file is None
+
+
 def test_an_error_of_a_read_leaves_nothing_open_either(folder):
     class Torn(Plain):
         def raw(self, index: int) -> bytes:
