@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: help setup demo docs test lint clean
+.PHONY: help setup demo docs test test-device lint clean
 
 help:
 	@echo "make setup  build $(VENV) with everything pinned in constraints.txt"
 	@echo "make demo   LiPT warm start through a real CORDS loader on bundled data (under 3 minutes)"
 	@echo "make docs   the documentation, in docs/_build"
+	@echo "make test-device  every entry point on an emulated accelerator, CORDS's CRAIG too"
 	@echo "make test   linters, types, layers, tests and doctests (under 6 minutes on two cores;"
 	@echo "            JOBS=N runs the tests in N processes)"
 
@@ -46,6 +47,11 @@ test: export OMP_NUM_THREADS = 1
 test: $(READY)
 	@$(MAKE) --no-print-directory -j2 lint docs
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+# The tests that train and select, with an emulated accelerator in the place of device="auto".
+test-device: export OMP_NUM_THREADS = 1
+test-device: $(READY)
+	$(BIN)/python -m pytest --emulated-device tests/devices/on_device
 
 clean:
 	rm -rf $(VENV) runs docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -23,6 +23,21 @@ LONGEST = (
 """Files that begin first, so that none is left alone at the end when processes share them out."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--emulated-device",
+        action="store_true",
+        help="let device='auto' mean an accelerator that is emulated on the CPU (README of tests)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--emulated-device"):
+        import emulated_device
+
+        emulated_device.switch_on()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; the sort keeps the order of all others."""
 

@@ -7,6 +7,7 @@ module of the kind. A backend that lacks a piece falls back as the function says
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -240,9 +241,19 @@ def computes_bfloat16(device: torch.device) -> bool:
     return ask is not None and bool(ask(including_emulation=False))
 
 
+@functools.cache
+def has_float64(kind: str) -> bool:
+    """Whether a kind of device has float64; MPS has not."""
+    try:
+        torch.empty(0, dtype=torch.float64, device=kind)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
 def with_float64(device: torch.device) -> torch.device:
     """The device, or the CPU where the device has no float64."""
-    return torch.device("cpu") if device.type == "mps" else device
+    return device if has_float64(device.type) else torch.device("cpu")
 
 
 def has_fused_steps(device: torch.device) -> bool:

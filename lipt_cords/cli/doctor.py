@@ -98,7 +98,7 @@ def diagnose(datadir: str | Path | None = None) -> Diagnosis:
     where = provenance()
     checks = [
         *_core(where["versions"]),
-        *_devices(),
+        *device_checks(),
         *_backends(),
         _cords(),
         *(_extra(name, modules) for name, modules in EXTRAS.items()),
@@ -148,7 +148,7 @@ def _smoke() -> str:
     return f"{len(selection)} digits chosen after a warm start of 2 workers, {seconds:.1f} s"
 
 
-def _devices() -> list[Check]:
+def device_checks() -> list[Check]:
     threads = torch.get_num_threads()
     checks = [Check("device", "cpu", OK, f"{threads} thread{'s' if threads > 1 else ''}")]
     there = described()
