@@ -199,7 +199,7 @@ def compare(
             print_json(results)
         else:
             show_report(display.console, results, output)
-    if all(run["status"] == "failed" for run in results["runs"]):
+    if any(run["status"] == "failed" for run in results["runs"]):
         raise typer.Exit(1)
 
 

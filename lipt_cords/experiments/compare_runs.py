@@ -1,23 +1,29 @@
 """Making the runs of a comparison, in turn or in several processes, sharing warm starts.
 
 Runs whose warm starts are equal share one: it is fitted once, and every run's record carries its
-whole cost. What a run raises is in its record; a process that dies loses only its own runs.
+whole cost. What a run raises is in its record; a process that dies loses only the run that it made.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import queue
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
 
+from lipt_cords.base.children import (
+    LAST_SECONDS,
+    end_all,
+    end_with_parent,
+    how_it_ended,
+    start_context,
+)
 from lipt_cords.base.process_memory import PeakMemory, keep_freed_memory
 from lipt_cords.base.registry import foreign_modules, import_modules
-from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.experiments.assemble import pick_device
 from lipt_cords.experiments.compare_plan import PlannedRun
@@ -31,9 +37,6 @@ logger = logging.getLogger(__name__)
 OnPoint = Callable[[CurvePoint], None]
 OnStart = Callable[[PlannedRun], None]
 Made = tuple[PlannedRun, RunRecord]
-
-_child: dict[str, Any] = {}
-"""What a child process keeps between units: its data, and the queue to the parent."""
 
 
 def make_runs(
@@ -95,48 +98,83 @@ def failed(planned: PlannedRun, why: str) -> RunRecord:
     return RunRecord(planned.method.name, planned.seed, config.to_dict(), "failed", why)
 
 
+class _Child:
+    """A process that makes units of runs, one after another.
+
+    Args:
+        threads: CPU threads of it.
+        modules: to import, which may register names.
+    """
+
+    def __init__(self, threads: int, modules: Sequence[str]) -> None:
+        context: Any = start_context(__name__)
+        self.pipe, theirs = context.Pipe()
+        with theirs:
+            self.process = context.Process(target=_serve, args=(theirs, threads, modules))
+            self.process.start()
+        self.unit: list[PlannedRun] = []
+        """Its runs that have not ended; without any it is free."""
+
+    def give(self, unit: Sequence[PlannedRun]) -> None:
+        """Let it make a unit of runs."""
+        self.unit = list(unit)
+        with suppress(OSError):  # it has died, which its end tells
+            self.pipe.send(self.unit)
+
+    def hear(self) -> Iterator[Made]:
+        """The runs that have ended since the last call."""
+        try:
+            while self.unit and self.pipe.poll():
+                record: RunRecord = self.pipe.recv()
+                yield self.unit.pop(0), record
+        except (EOFError, OSError):  # it has died, which its end tells
+            return
+
+    def end(self) -> None:
+        """End it, whatever it does."""
+        self.pipe.close()  # a free one ends by that
+        end_all([self.process], LAST_SECONDS, ask=bool(self.unit))
+
+
 def _in_processes(
     units: Sequence[Sequence[PlannedRun]], jobs: int, on_start: OnStart | None
 ) -> Iterator[Made]:
-    context = multiprocessing.get_context("spawn")
+    waiting = deque(units)
     threads = max(1, torch.get_num_threads() // jobs)
-    with multiprocessing.Manager() as manager:
-        ended: Any = manager.Queue()
-        with ProcessPoolExecutor(
-            jobs,
-            mp_context=context,
-            initializer=_begin,
-            initargs=(ended, threads, foreign_modules()),
-        ) as pool:
-            waiting: dict[Future[None], int] = {}
-            for number, unit in enumerate(units):
-                waiting[pool.submit(_work, number, unit)] = number
+    children: list[_Child] = []
+    try:
+        while waiting or any(one.unit for one in children):
+            free = [one for one in children if not one.unit]
+            while waiting and (free or len(children) < jobs):
+                if not free:
+                    children.append(_Child(threads, foreign_modules()))
+                unit = waiting.popleft()
                 if on_start is not None:
                     on_start(unit[0])
-            seen: set[tuple[str, float, int]] = set()
-            while waiting:
-                done, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                for number, place, record in _drained(ended):
-                    planned = units[number][place]
-                    seen.add(planned.key)
-                    yield planned, record
-                for future in done:
-                    unit, error = units[waiting.pop(future)], future.exception()
-                    why = "its process ended early; too little memory often is the cause"
-                    for planned in unit:
-                        if error is not None and planned.key not in seen:
-                            yield planned, failed(planned, f"{type(error).__name__}: {why}")
+                (free.pop() if free else children[-1]).give(unit)
+            busy = [one for one in children if one.unit]
+            wait([*(one.pipe for one in busy), *(one.process.sentinel for one in busy)])
+            for one in busy:
+                code = one.process.exitcode
+                yield from one.hear()
+                if code is None or not one.unit:
+                    continue
+                # A death takes its own run along; those that follow it in its unit are made anew.
+                lost, *others = one.unit
+                why = f"its process (pid {one.process.pid}) {how_it_ended(code)}"
+                children.remove(one)
+                one.end()
+                if others:
+                    waiting.appendleft(others)
+                yield lost, failed(lost, why)
+    finally:
+        for one in children:
+            one.end()
 
 
-def _drained(ended: Any) -> Iterator[tuple[int, int, RunRecord]]:
-    while True:
-        try:
-            yield ended.get_nowait()
-        except queue.Empty:
-            return
-
-
-def _begin(ended: Any, threads: int, modules: Sequence[str]) -> None:
+def _serve(pipe: Connection, threads: int, modules: Sequence[str]) -> None:
+    """In a new process: make what comes, until the parent closes the pipe."""
+    end_with_parent()
     for module in modules:  # first: what follows may ask for names that they register
         try:
             import_modules([module])
@@ -144,17 +182,17 @@ def _begin(ended: Any, threads: int, modules: Sequence[str]) -> None:
             logger.warning("a process of this comparison lacks names: %s", error)
     torch.set_num_threads(threads)
     keep_freed_memory()
-    _child.update(ended=ended, splits=None)
-
-
-def _work(number: int, unit: Sequence[PlannedRun]) -> None:
-    splits = _child_splits(unit[0].config)
-    for place, (_, record) in enumerate(_make_unit(unit, splits)):
-        _child["ended"].put((number, place, record))
-
-
-def _child_splits(config: RunConfig) -> DataSplits:
-    if _child["splits"] is None:
-        _child["splits"] = load_splits(config)
-    splits: DataSplits = _child["splits"]
-    return splits
+    splits: DataSplits | None = None
+    while True:
+        try:
+            unit: list[PlannedRun] = pipe.recv()
+        except EOFError:
+            return
+        try:
+            splits = load_splits(unit[0].config) if splits is None else splits
+        except Exception as error:  # the data have changed since the comparison began
+            for planned in unit:
+                pipe.send(failed(planned, f"{type(error).__name__}: {error}"))
+            continue
+        for _, record in _make_unit(unit, splits):
+            pipe.send(record)

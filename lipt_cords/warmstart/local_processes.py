@@ -1,8 +1,8 @@
-"""Local processes for a warm start, started and watched by torch's elastic agent.
+"""Local processes for a warm start: they share its data, and end with it.
 
-The agent is the one behind ``torchrun``: when a process is killed, it stops the others and starts
-all of them again, and they continue from the finished workers. An exception is not a crash: it is
-raised here, without a restart.
+When a process is killed, all are ended and started again, and they continue from the finished
+workers. An exception is not a crash: it is raised here, without a restart; and so is the silence of
+a process that hangs or is stopped.
 """
 
 from __future__ import annotations
@@ -10,37 +10,30 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import pickle
-import signal
 import sys
-import tempfile
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from lipt_cords.base.ownership import owned
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.base.registry import foreign_modules, import_modules
+from lipt_cords.base.scratch import scratch_directory
 from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.one_rank import fit_on_this_rank
 from lipt_cords.warmstart.prepare.checks import Request
+from lipt_cords.warmstart.ranks.attempt import Attempt
 from lipt_cords.warmstart.ranks.conversation import LostContact
-from lipt_cords.warmstart.ranks.ranks import portable
-from lipt_cords.warmstart.ranks.sigterm import Interrupted
+from lipt_cords.warmstart.ranks.handed import Handed
+from lipt_cords.warmstart.ranks.sigterm import stoppable
+from lipt_cords.warmstart.ranks.watch_ranks import Verdict
 from lipt_cords.warmstart.result import WarmStartResult
 
 logger = logging.getLogger(__name__)
-
-LOADED_LATE = ("torch._dynamo", "torch.utils.flop_counter", "torchvision.transforms.v2")
-"""Modules that torch imports at the first step of every process, which takes seconds."""
 
 
 def fit_in_processes(config: WarmStartConfig, processes: int, request: Request) -> WarmStartResult:
@@ -60,34 +53,37 @@ def fit_in_processes(config: WarmStartConfig, processes: int, request: Request) 
     """
     if multiprocessing.parent_process() is not None and multiprocessing.current_process().daemon:
         raise ValueError("launch='processes' cannot start processes from a daemon: use 'serial'")
+    _require_script([getattr(request, field.name) for field in fields(request)])
     threads = config.threads or max(1, torch.get_num_threads() // processes)
+    # The ranks log where finished workers are kept.
     with (
+        stoppable("processes", log_place=False) as stop_request,
         nullcontext() if config.work_dir is None else owned(config.work_dir) as owners,
-        tempfile.TemporaryDirectory(prefix="lipt-cords-") as scratch,
+        scratch_directory("lipt-cords-fit-") as scratch,
     ):
         # Without a work_dir finished workers are kept until the processes end.
         inner = config.model_copy(
             update={
                 "launch": "torchrun",
                 "processes": None,
-                "work_dir": config.work_dir or Path(scratch) / "work",
+                "work_dir": config.work_dir or scratch / "work",
                 "progress": False if config.progress is None else config.progress,
             }
         )
-        handed = (inner, threads, scratch, request, foreign_modules(), owners)
-        _require_script([getattr(request, field.name) for field in fields(request)])
-        _require_picklable(handed)
-        try:
-            launched = elastic_launch(_launch_config(config, processes), _fit_as_rank)
-            outcomes = launched(*handed)
-        except ChildFailedError as error:
-            raise LostContact(_what_died(error, config)) from None
-        except SignalException as signal_sent:
-            raise Interrupted(f"stopped by {signal.Signals(signal_sent.sigval).name}") from None
-        answer, raised = pickle.loads(outcomes[0])
-        if raised is not None:
-            raise raised
-        return WarmStartResult.from_bytes(Path(answer).read_bytes(), request.model)
+        handed = Handed(inner, threads, scratch, request, foreign_modules(), owners)
+        for restarts in range(config.max_restarts + 1):
+            last = restarts == config.max_restarts
+            attempt = Attempt(inner, processes, _fit_as_rank, handed, (__name__,))
+            verdict = attempt.run(stop_request.check, last=last)
+            if last or not verdict.crash:
+                break
+            logger.warning(
+                "%s: all ranks are started again (%d of max_restarts=%d)",
+                verdict.error, restarts + 1, config.max_restarts,
+            )  # fmt: skip
+        if verdict.answer is None:
+            raise _last_word(verdict, config)
+        return WarmStartResult.from_bytes(Path(verdict.answer).read_bytes(), request.model)
 
 
 def _require_script(handed: Sequence[Any]) -> None:
@@ -113,74 +109,31 @@ def _require_script(handed: Sequence[Any]) -> None:
         )
 
 
-def _require_picklable(handed: tuple[Any, ...]) -> None:
-    try:
-        ForkingPickler.dumps(handed)
-    except (AttributeError, pickle.PicklingError, TypeError) as error:
-        raise ValueError(
-            f"launch='processes' must hand model, data and loss to new processes, and cannot: "
-            f"{error}. Define their classes and functions in a module, without lambdas; or set "
-            "launch='serial', or run the script under torchrun"
-        ) from error
-
-
-def _start_method() -> str:
-    """A server that imports torch once and forks, where there is one; it holds no threads."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return "spawn"
-    multiprocessing.set_forkserver_preload([__name__, *LOADED_LATE])
-    return "forkserver"
-
-
-def _launch_config(config: WarmStartConfig, processes: int) -> LaunchConfig:
-    return LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=f"lipt-cords-{uuid.uuid4().hex[:8]}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=config.max_restarts,
-        monitor_interval=0.1,
-        start_method=_start_method(),
-    )
-
-
-def _fit_as_rank(
-    config: WarmStartConfig,
-    threads: int,
-    scratch: str,
-    request: Request,
-    modules: list[str],
-    owners: str | None,
-) -> bytes:
-    """Run one rank; an error is returned, because only a crash is worth a restart."""
-    from lipt_cords.warmstart.one_rank import fit_on_this_rank
-
+def _fit_as_rank(handed: Any, progress: Callable[[], None]) -> str | None:
+    """Run one rank; the file of the result on rank 0."""
+    config, threads, scratch, request, modules, owners = handed
     torch.set_num_threads(threads)
     keep_freed_memory()
     # A temporary work_dir is not the caller's; it is removed with the processes.
-    temporary = config.work_dir is not None and config.work_dir.parent == Path(scratch)
-    try:
-        import_modules(modules)  # what the options name may be registered there
-        result = fit_on_this_rank(config, request, temporary=temporary, owners=owners)
-    except LostContact as error:
-        return pickle.dumps((None, error))
-    except Exception as error:
-        return pickle.dumps((None, portable(error)))
-    if os.environ["RANK"] != "0":
-        return pickle.dumps((None, None))
-    path = Path(scratch) / "result.pickle"
-    path.write_bytes(result.to_bytes())
-    return pickle.dumps((str(path), None))
-
-
-def _what_died(error: ChildFailedError, config: WarmStartConfig) -> str:
-    rank, failure = next(iter(error.failures.items()))
-    kept = f"; finished workers are kept in {config.work_dir}" if config.work_dir else ""
-    return (
-        f"local rank {rank} died (exit code {failure.exitcode}) more often than max_restarts="
-        f"{config.max_restarts} allows: look at the output above (a script that starts processes "
-        f"needs `if __name__ == '__main__':`, and a code of -9 often means too little memory)"
-        f"{kept}"
+    temporary = config.work_dir.parent == scratch
+    import_modules(modules)  # what the options name may be registered there
+    result = fit_on_this_rank(
+        config, request, temporary=temporary, owners=owners, on_progress=progress
     )
+    progress()
+    if os.environ["RANK"] != "0":
+        return None
+    path: Path = scratch / "result"
+    path.write_bytes(result.to_bytes())
+    return str(path)
+
+
+def _last_word(verdict: Verdict, config: WarmStartConfig) -> Exception:
+    """What to raise; a loss also says what was tried and what is kept."""
+    error = verdict.error
+    assert error is not None
+    if not isinstance(error, LostContact):
+        return error
+    tried = f" on {config.max_restarts + 1} attempts (max_restarts)" if verdict.crash else ""
+    kept = f"; finished workers are kept in {config.work_dir}" if config.work_dir else ""
+    return LostContact(f"{error}{tried}{kept}")

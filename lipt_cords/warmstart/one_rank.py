@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,7 @@ def fit_on_this_rank(
     *,
     temporary: bool = False,
     owners: str | None = None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> WarmStartResult:
     """Fit in this process, alone or as one of the ranks.
 
@@ -62,12 +64,18 @@ def fit_on_this_rank(
         request: the arguments of the fit.
         temporary: ``work_dir`` is temporary, so it is not named in messages.
         owners: token of the processes that own ``work_dir`` already, of which this one is.
+        on_progress: called at every progress, and while waiting for other ranks.
     """
+
+    def progress() -> None:
+        on_progress()
+        stop_request.check()
+
     with (
         ExitStack() as held,
         threads_of(config),
         stoppable(config.work_dir, log_place=not temporary) as stop_request,
-        open_ranks(config, stop_request.check) as ranks,
+        open_ranks(config, progress) as ranks,
         preserved_rng(),
         torch.enable_grad(),
         nothing_left_open(request.dataset, request.val_dataset),

@@ -81,9 +81,9 @@ class LiPTWarmStart:
     ) -> WarmStartResult:
         """Run the warm start. Neither the model nor the global random state is modified.
 
-        Local processes (``processes``, or ``auto`` on several GPUs) share the tensors of model and
-        data with the caller's: torch.multiprocessing moves them to shared memory, in place, and a
-        NumPy array from which such a tensor was made no longer shares its memory.
+        Local processes (``processes``, or ``auto`` on several GPUs) share large tensors of the data
+        (1 MiB and more) with the caller's: torch.multiprocessing moves them to shared memory, in
+        place, and a NumPy array from which such a tensor was made no longer shares its memory.
 
         Args:
             model: any module that ends in a linear head; its weights are the start.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from holder import Other
@@ -21,7 +22,9 @@ from lipt_cords.base.files import read_json, write_json
 from lipt_cords.cli import commands as cli
 from lipt_cords.cli.commands import main
 from lipt_cords.cli.support import configure_logging
-from lipt_cords.experiments import run
+from lipt_cords.cords.config import RunConfig
+from lipt_cords.experiments import compare_runs, run
+from lipt_cords.experiments.record import RunRecord
 
 CONFIG = """
 dataset: {name: digits, limit: 150}
@@ -81,13 +84,18 @@ def test_compare_prints_table_reading_and_files(
     assert "there are no results in" in capsys.readouterr().err
 
 
-def test_compare_fails_where_everything_fails(
-    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_compare_fails_where_a_run_fails_and_says_which(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["compare", config, "--methods", "rs2", "--seeds", "1"]
-    command += ["--set", "optimizer.lr=1e30", "--output", str(tmp_path / "out")]
-    assert main(command) == 1
-    assert "training diverged" in capsys.readouterr().out
+    def unlucky(given: RunConfig, **more: Any) -> RunRecord | None:
+        if given.train_args.seed == 1:
+            raise RuntimeError("out of luck")
+        return run.run(given, **more)
+
+    monkeypatch.setattr(compare_runs, "run", unlucky)
+    command = ["compare", config, "--methods", "rs2", "--seeds", "0,1"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 1
+    assert "failed: rs2, seed 1: RuntimeError: out of luck" in capsys.readouterr().out
 
 
 def test_warmstart_saves_weights_and_report(

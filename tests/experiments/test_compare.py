@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,17 @@ def test_processes_give_the_same_results_and_a_shared_warm_start_is_billed_to_al
         assert one["costs"]["training_passes"] == bill["training"]
     separate = compare(CONFIG, methods=["lipt+random/scratch"], seeds=[1], fractions=[0.3])
     assert separate["runs"][0]["test_accuracy"] == alone["runs"][-1]["test_accuracy"]
+
+
+def test_a_death_takes_its_own_run_along_and_the_others_go_on(one_thread: None) -> None:
+    deadly = RunConfig.parse({**CONFIG.given(), "imports": ["outside_deadly"]})
+    # All but the first share a warm start, so they are made by one process.
+    methods = ["random", "lipt", "lipt+deadly", "lipt+random"]
+    runs = compare(deadly, methods=methods, seeds=[0], jobs=2)["runs"]
+    assert [one["status"] for one in runs] == ["ok", "ok", "failed", "ok"]
+    killed = r"its process \(pid \d+\) was killed by SIGKILL \(often by too little memory\)"
+    assert re.fullmatch(killed, runs[2]["error"])
+    assert runs[3]["costs"]["warmup_passes"] == runs[1]["costs"]["warmup_passes"]
 
 
 def test_equal_cost(tmp_path: Path) -> None:

@@ -39,6 +39,30 @@ class Deadly(Dataset):
         return self.base[index]
 
 
+class Disturbing(Dataset):
+    """Disturbs the second process at its tenth read; the process that fits cannot be read in it."""
+
+    def __init__(self, blow) -> None:
+        self.base, self.blow, self.reads = make_images(160), blow, 0
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        if os.environ.get("RANK") == "1" and self.reads == 10:
+            self.blow()
+        return self.base[index]
+
+
+def stand_still() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def leave() -> None:
+    os._exit(0)
+
+
 class Torn(Dataset):
     """Cannot be read in a process of its own."""
 
@@ -78,6 +102,11 @@ def main(directory: Path) -> None:
         )),
         "torn": message_of(lambda: fit(Torn(), two)),
     }  # fmt: skip
+    open_files = len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0
+    outcome["stands still"] = message_of(
+        lambda: fit(Disturbing(stand_still), two, worker_timeout=2.0)
+    )
+    outcome["leaves"] = message_of(lambda: fit(Disturbing(leave), two, max_restarts=0))
     (directory / "killed").unlink()
     outcome["killed too often"] = message_of(
         lambda: fit(Deadly(directory), two, max_restarts=0, work_dir=directory / "work")
@@ -85,6 +114,14 @@ def main(directory: Path) -> None:
     outcome["same work_dir again"] = fit(
         Deadly(directory), two, max_restarts=0, work_dir=directory / "work"
     )
+    if sys.platform == "linux":
+        outcome["more open files"] = len(list(Path("/proc/self/fd").iterdir())) - open_files
+        tasks = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        names = [Path(f"/proc/{pid}/cmdline").read_text() for pid in tasks]
+        outcome["children"] = [one for one in names if "multiprocessing" not in one]
+        outcome["handlers"] = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    files = [one.name for one in Path(os.environ["TMPDIR"]).iterdir()]
+    outcome["left"] = [one for one in files if "lipt-cords" in one or "elastic" in one]
     (directory / "outcome.pickle").write_bytes(pickle.dumps(outcome))
 
 

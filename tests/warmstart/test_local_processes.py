@@ -1,9 +1,10 @@
-"""Local processes under torch's elastic agent: equal bits, deaths survived, errors passed on."""
+"""Local processes: equal bits, deaths survived, errors passed on, nothing left."""
 
 from __future__ import annotations
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,12 @@ SCRIPT = Path(__file__).parents[1] / "support" / "processes_script.py"
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
     directory = tmp_path_factory.mktemp("processes")
+    (directory / "tmp").mkdir()
     paths = os.pathsep.join([str(SCRIPT.parents[2]), str(SCRIPT.parent)])
+    given = {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "TMPDIR": str(directory / "tmp")}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(directory)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        env={**os.environ, **given},
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -57,8 +60,26 @@ def test_what_cannot_be_handed_over_is_explained(outcome):
 
 def test_too_many_deaths_are_told_with_what_to_do(outcome):
     message = outcome["killed too often"]
-    assert message.startswith("LostContact: local rank 1 died (exit code -9) more often than")
-    assert "finished workers are kept in" in message
+    assert re.match(r"LostContact: rank 1 \(pid \d+\) was killed by SIGKILL", message)
+    assert "on 1 attempts (max_restarts); finished workers are kept in" in message
+
+
+def test_a_process_that_stands_still_ends_the_fit_within_the_timeout(outcome):
+    expected = r"LostContact: rank 1 \(pid \d+\) stands still .*: no progress for 2 s"
+    assert re.match(expected, outcome["stands still"])
+
+
+def test_a_process_that_ends_with_0_before_its_work_is_done_has_died(outcome):
+    expected = r"LostContact: rank 1 \(pid \d+\) ended with exit code 0 before its work was done"
+    assert re.match(expected, outcome["leaves"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_nothing_is_left_of_all_these_fits(outcome):
+    assert outcome["more open files"] == 0
+    assert outcome["children"] == []
+    assert outcome["left"] == []
+    assert outcome["handlers"]  # signals have the effect that they had
 
 
 @pytest.mark.parametrize(
