@@ -1,8 +1,8 @@
 """The guided step: it follows a plan, as long as its operations are those of the measured step.
 
 The forward pass is compared with the trace operation by operation, and every storage of a
-recomputation by identity, so that a different step is detected before any value is lost. From then
-on activations are swapped on demand.
+recomputation and every write to one by identity, so that a different step is detected before any
+value is lost. From then on activations are swapped on demand.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from lipt_cords.training.memory.handles import Handle, Kept, Packed, PackedHere, Recomputed, Swapped
+from lipt_cords.training.memory.holdings import Holdings
 from lipt_cords.training.memory.link import Arrival, Link
-from lipt_cords.training.memory.op_schemas import moved_statistics, written_places, written_tensors
+from lipt_cords.training.memory.op_schemas import moved_statistics, written_tensors
 from lipt_cords.training.memory.plan import Plan
 from lipt_cords.training.memory.recipes import Recipe, TraceIndex
 from lipt_cords.training.memory.recompute import (
@@ -110,17 +111,19 @@ class GuidedStep:
         self._calls: dict[int, Call] = {}
         self._alive: dict[int, weakref.ref[Any]] = {}
         self._handles: weakref.WeakValueDictionary[int, Handle] = weakref.WeakValueDictionary()
+        self._numbers: ByStorage[int] = ByStorage()
+        self._fixed: ByStorage[bool] = ByStorage()
         self._sources: list[Handle] = []
-        self._readers: ByStorage[weakref.WeakSet[Recomputed]] = ByStorage()
+        self.holdings = Holdings()
         self._arrivals: dict[int, Arrival] = {}
-        self._on_demand: ByStorage[weakref.ref[Swapped]] = ByStorage()
         self.costs = StepCosts()
 
     def run(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Call an operation; in the forward pass, compare it with the trace and record it."""
-        if self._readers and written_places(function):
-            for tensor in written_tensors(function, args, kwargs):
-                self._before_write(tensor)
+        writes = written_tensors(function, args, kwargs)
+        for tensor in writes:
+            if self.holdings.before_write(tensor):
+                self._change("what an activation depends on is written to", "not written to")
         if self.costs.changed is not None:
             return function(*args, **kwargs)
         number, functions = self._at, self._plan.recording.functions
@@ -133,6 +136,9 @@ class GuidedStep:
             self._change(f"operation {number} is {function}", self._expected(number))
             return function(*args, **kwargs)
         self._at += 1
+        if any(self._unexpected(number, tensor) for tensor in writes):
+            self._change(f"operation {number} writes to another tensor", "that of the measured one")
+            return function(*args, **kwargs)
         if number not in self._plan.replayed:
             return function(*args, **kwargs)
         call = self._note(number, function, args, kwargs)
@@ -144,7 +150,7 @@ class GuidedStep:
                 return result
             for one, tensor in zip(call.results, made, strict=True):
                 if one >= 0 and one not in self._alive:
-                    self._alive[one] = weakref.ref(tensor.untyped_storage())
+                    self._bind(one, tensor)
             self._calls[number] = call
         return result
 
@@ -164,11 +170,11 @@ class GuidedStep:
         if self.costs.changed is not None:
             return self._send_away(tensor)
         one = packs[number]
-        if one < 0 or not self._same(one, tensor):
-            if one >= 0:
-                self._change(f"saved tensor {number} is another one", "that of the measured step")
-                return self._send_away(tensor)
+        if one < 0:
             return PackedHere(one, tensor)
+        if not self._same(one, tensor) or not self._is_made(one):
+            self._change(f"saved tensor {number} is another one", "that of the measured step")
+            return self._send_away(tensor)
         if one not in self._plan.plan.decisions:
             return PackedHere(one, tensor)
         return Packed(one, self._hold(one, tensor), tensor)
@@ -187,8 +193,10 @@ class GuidedStep:
                 if handle is not None:
                     handle.prepare()
         tensor = packed.tensor()
-        if isinstance(packed, Packed) and isinstance(packed.handle, Swapped):
-            self._arrivals.setdefault(packed.number, packed.handle.transfer.arrival)
+        if isinstance(packed, Packed):
+            self.holdings.add(tensor.untyped_storage(), packed.handle)
+            if isinstance(packed.handle, Swapped):
+                self._arrivals.setdefault(packed.number, packed.handle.transfer.arrival)
         return tensor
 
     def finish(self) -> StepCosts:
@@ -211,16 +219,39 @@ class GuidedStep:
         return str(functions[number]) if number < len(functions) else "the backward pass"
 
     def _change(self, received: str, expected: str) -> None:
-        self.costs.changed = f"{received}, and was {expected} when the step was measured"
+        if self.costs.changed is None:
+            self.costs.changed = f"{received}, and was {expected} when the step was measured"
+            self._sources.clear()  # nothing more will be recomputed from them
 
     def _same(self, number: int, tensor: Tensor) -> bool:
         """Whether a tensor is in the storage that has this number in this step."""
         storage = tensor.untyped_storage()
         known = self._alive.get(number)
         if known is None:
-            self._alive[number] = weakref.ref(storage)
+            self._bind(number, tensor)
             return True
         return known() is storage
+
+    def _is_made(self, number: int) -> bool:
+        """Whether all operations ran by which a storage is recomputed; True if it is not."""
+        recipe = self._plan.recipes.get(number)
+        return recipe is None or all(op in self._calls for op in recipe.ops)
+
+    def _bind(self, number: int, tensor: Tensor) -> None:
+        """Give a storage the number that it has in the trace."""
+        storage = tensor.untyped_storage()
+        self._alive[number] = weakref.ref(storage)
+        self._numbers.set(storage, number)
+
+    def _unexpected(self, number: int, tensor: Tensor) -> bool:
+        """Whether an operation writes to a storage to which the measured one did not."""
+        if not numbered(tensor):
+            return False
+        storage = tensor.untyped_storage()
+        bound = self._numbers.get(storage)
+        if bound is not None:
+            return bound not in self._trace.ops[number].writes
+        return bool(self._fixed.get(storage))
 
     def _hold(self, number: int, tensor: Tensor) -> Handle:
         """The handle of a storage, made at its first use."""
@@ -235,45 +266,26 @@ class GuidedStep:
             def make() -> Tensor:
                 return recompute_storage(number, calls, sources)
 
-            handle = Recomputed([*sources.values()], make, self._note_remade(number))
-            self._watch_sources(handle, recipe.sources, calls)
+            origin = tensor.untyped_storage()
+            handle = Recomputed(origin, [*sources.values()], make, self._note_remade(number))
+            for call in calls:
+                for leaf in call.leaves:
+                    if isinstance(leaf, FixedArgument) and not leaf.copied:
+                        self.holdings.add_reader(leaf.tensor.untyped_storage(), handle)
+            self.holdings.add(origin, handle)
         elif number in self._plan.swapped:
-            handle = Swapped(self._link.send(whole_storage(tensor)))
+            handle = self._swap(tensor)
         else:
-            handle = Kept(whole_storage(tensor))
+            handle = Kept(tensor.untyped_storage())
+            self.holdings.add(tensor.untyped_storage(), handle)
         self._handles[number] = handle
         return handle
 
-    def _watch_sources(
-        self, handle: Recomputed, sources: tuple[int, ...], calls: list[Call]
-    ) -> None:
-        """Watch the sources of a storage for writes before its recomputation."""
-        storages = [self._alive[source]() for source in sources]
-        storages += [
-            leaf.tensor.untyped_storage()
-            for call in calls for leaf in call.leaves
-            if isinstance(leaf, FixedArgument) and not leaf.copied
-        ]  # fmt: skip
-        for storage in storages:
-            if storage is not None:
-                readers = self._readers.get(storage)
-                if readers is None:
-                    readers = weakref.WeakSet()
-                    self._readers.set(storage, readers)
-                readers.add(handle)
-
-    def _before_write(self, tensor: Tensor) -> None:
-        """Recompute now what depends on a storage that is about to be written to.
-
-        The measured step has no such write, so the step has changed.
-        """
-        if not numbered(tensor):
-            return
-        for handle in self._readers.get(tensor.untyped_storage()) or ():
-            if not handle.made:
-                handle.get()
-                if self.costs.changed is None:
-                    self._change("an activation's source is written to", "not written to")
+    def _swap(self, tensor: Tensor) -> Swapped:
+        """Start to send a storage to the host."""
+        handle = Swapped(tensor.untyped_storage(), self._link.send(whole_storage(tensor)))
+        self.holdings.add(tensor.untyped_storage(), handle)
+        return handle
 
     def _note_remade(self, number: int) -> Callable[[float], None]:
         spent = self.costs.recomputed
@@ -294,24 +306,25 @@ class GuidedStep:
             one = next(names)
             if one < 0:
                 leaves[place] = FixedArgument(leaf, id(leaf) in moved, leaf._version)
+                if id(leaf) not in moved and numbered(leaf):
+                    self._fixed.set(leaf.untyped_storage(), True)
                 continue
-            if not self._same(one, leaf):
+            saved = one in self._plan.saved and one not in writes
+            if not self._same(one, leaf) or (saved and not self._is_made(one)):
                 self._change(f"operation {number} reads another tensor", "that of the measured one")
                 return None
-            if one in self._plan.saved and one not in writes:
+            if saved:
                 self._sources.append(self._hold(one, leaf))
             leaves[place] = StoredArgument(one, Geometry.of(leaf))
-        return Call(function, leaves, spec, recording.results[number])
+        enabled = torch.is_grad_enabled()
+        return Call(function, leaves, spec, recording.results[number], enabled)
 
     def _send_away(self, tensor: Tensor) -> Packed | PackedHere:
         """Swap on demand, as in the measured step."""
-        storage = tensor.untyped_storage()
         if isinstance(tensor, torch.nn.Parameter) or tensor.is_leaf:
             return PackedHere(-1, tensor)
-        known = self._on_demand.get(storage)
-        handle = None if known is None else known()
+        handle = self.holdings.find(tensor.untyped_storage())
         if handle is None:
-            handle = Swapped(self._link.send(whole_storage(tensor)))
+            handle = self._swap(tensor)
             handle.transfer.settle()
-            self._on_demand.set(storage, weakref.ref(handle))
         return Packed(-1, handle, tensor)

@@ -1,64 +1,127 @@
-"""Handles: in the autograd graph they replace a saved tensor until the backward pass needs it."""
+"""Handles: in the autograd graph they replace a saved tensor until the backward pass needs it.
+
+A plain step reads the memory itself, with all that was written to it meanwhile. So does a handle,
+as long as that memory exists, whoever keeps it alive. A copy from the host or a recomputation is
+used only for memory that is gone, to which nothing can write any more.
+"""
 
 from __future__ import annotations
 
 import time
+import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lipt_cords.training.memory.link import Transfer
-from lipt_cords.training.memory.storages import Geometry, Version, check_version
+from lipt_cords.training.memory.storages import Geometry, Version, all_bytes, check_version
 
 
-class Handle(Protocol):
-    """One storage; its memory is freed after the last use of its saved tensors."""
+class Handle(ABC):
+    """One storage; its memory is freed after the last use of its saved tensors.
 
+    Args:
+        origin: the storage; it is not kept alive.
+    """
+
+    def __init__(self, origin: Any) -> None:
+        self._origin: weakref.ref[Any] = weakref.ref(origin)
+        self._whole: Tensor | None = None
+        self._readers: list[weakref.ref[Recomputed]] = []
+
+    @abstractmethod
     def get(self) -> Tensor:
         """All its bytes on the device, shape (bytes,)."""
 
+    @abstractmethod
     def prepare(self) -> None:
         """Start a transfer, if one is needed."""
 
+    @abstractmethod
+    def hold(self) -> None:
+        """Make it independent of the memory of others, which may be written to from now on."""
 
-class Kept:
-    """A storage that stays on the device."""
+    @property
+    def held(self) -> bool:
+        """Whether its memory is kept."""
+        return self._whole is not None
 
-    def __init__(self, whole: Tensor) -> None:
-        self._whole = whole
+    def keep_origin(self) -> bool:
+        """Keep the storage itself, if it still exists; returns whether the memory is kept."""
+        if self._whole is None:
+            origin = self._origin()
+            if origin is not None:
+                self._whole = all_bytes(origin)
+        return self.held
+
+    def read_by(self, reader: Recomputed) -> None:
+        """Note what is computed from it."""
+        self._readers.append(weakref.ref(reader))
+
+    def readers(self) -> list[Recomputed]:
+        """What is computed from it, as far as anything still needs that."""
+        return [one for one in (reader() for reader in self._readers) if one is not None]
+
+
+class Kept(Handle):
+    """A storage that stays on the device.
+
+    Args:
+        origin: the storage.
+    """
+
+    def __init__(self, origin: Any) -> None:
+        super().__init__(origin)
+        self._kept = all_bytes(origin)
+
+    @property
+    def held(self) -> bool:
+        return True
 
     def get(self) -> Tensor:
-        return self._whole
+        return self._kept
 
     def prepare(self) -> None:
         pass
 
+    def hold(self) -> None:
+        pass
 
-class Swapped:
-    """A storage that is sent to the host and fetched back."""
 
-    def __init__(self, transfer: Transfer) -> None:
+class Swapped(Handle):
+    """A storage that is sent to the host and fetched back.
+
+    Args:
+        origin: the storage.
+        transfer: of its bytes, started.
+    """
+
+    def __init__(self, origin: Any, transfer: Transfer) -> None:
+        super().__init__(origin)
         self.transfer = transfer
-        self._kept: Tensor | None = None
-
-    def keep(self, whole: Tensor) -> None:
-        """Use the storage on the device instead, because it was written to."""
-        self._kept = whole
 
     def get(self) -> Tensor:
-        return self.transfer.get() if self._kept is None else self._kept
+        self.hold()
+        return self.transfer.get() if self._whole is None else self._whole
 
     def prepare(self) -> None:
-        if self._kept is None:
+        self.hold()
+        if self._whole is None:
             self.transfer.fetch()
 
+    def hold(self) -> None:
+        if not self.held and self.keep_origin():
+            self.transfer.stay()
 
-class Recomputed:
+
+class Recomputed(Handle):
     """A storage that is freed and recomputed, once.
 
     Args:
+        origin: the storage.
         sources: handles of the storages from which it is computed.
         make: computes it.
         spent: called with the seconds of the recomputation.
@@ -66,40 +129,59 @@ class Recomputed:
 
     def __init__(
         self,
+        origin: Any,
         sources: Sequence[Handle],
         make: Callable[[], Tensor],
         spent: Callable[[float], None],
     ) -> None:
-        self.sources, self._make, self._spent = tuple(sources), make, spent
-        self._whole: Tensor | None = None
-
-    @property
-    def made(self) -> bool:
-        """Whether it was recomputed."""
-        return self._whole is not None
+        super().__init__(origin)
+        self._sources, self._make, self._spent = tuple(sources), make, spent
+        for source in self._sources:
+            source.read_by(self)
 
     def get(self) -> Tensor:
-        # Without recursion: the chain of recomputations may be as deep as the net.
-        stack: list[Recomputed] = [self]
-        while stack:
-            one = stack[-1]
-            if one._whole is None:
-                missing = [s for s in one.sources if isinstance(s, Recomputed) and s._whole is None]
-                if missing:
-                    stack += missing
-                    continue
-                for source in one.sources:
-                    source.get()  # waiting does not count as recomputation
-                started = time.perf_counter()
-                one._whole = one._make()
-                one._spent(time.perf_counter() - started)
-            stack.pop()
+        self.hold()
         if self._whole is None:
             raise RuntimeError("an activation could not be recomputed")
         return self._whole
 
     def prepare(self) -> None:
         pass
+
+    def hold(self) -> None:
+        # Without recursion: the chain of recomputations may be as deep as the net.
+        stack: list[Recomputed] = [self]
+        while stack:
+            one = stack[-1]
+            if not one.keep_origin():
+                missing = [
+                    source for source in one._sources
+                    if isinstance(source, Recomputed) and not source.keep_origin()
+                ]  # fmt: skip
+                if missing:
+                    stack += missing
+                    continue
+                for source in one._sources:
+                    source.get()  # waiting does not count as recomputation
+                started = time.perf_counter()
+                one._whole = one._make()
+                one._spent(time.perf_counter() - started)
+            stack.pop()
+
+    def give_up(self) -> None:
+        """Never recompute it: its sources are not watched any more.
+
+        A backward pass that needs it raises a RuntimeError.
+        """
+        if not self.held:
+            self._make = _given_up
+
+
+def _given_up() -> Tensor:
+    raise RuntimeError(
+        "the step that saved an activation was left by an error before its backward pass, and the "
+        "activation was not kept: run the forward pass again"
+    )
 
 
 class Packed:

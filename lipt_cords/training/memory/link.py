@@ -29,6 +29,9 @@ class Transfer(Protocol):
     def get(self) -> Tensor:
         """All its bytes on the device; waits for them."""
 
+    def stay(self) -> None:
+        """It will not be fetched: its storage is kept, so it need not leave."""
+
     def settle(self) -> None:
         """Wait until it is on the host."""
 
@@ -174,6 +177,10 @@ class _PacedTransfer:
             self._here = torch.empty(self._size, dtype=torch.uint8)
         self._coming = self._link.back.submit(self._return)
 
+    def stay(self) -> None:
+        with self._lock:
+            self._wanted = True
+
     def _return(self) -> None:
         started = time.perf_counter()
         if self._here is not None and self._host is not None:
@@ -253,6 +260,9 @@ class _StreamTransfer:
             self.arrival.between(wanted, self._back)
             current.wait_event(self._back)
         return self._here
+
+    def stay(self) -> None:
+        pass
 
     def settle(self) -> None:
         self._left.synchronize()

@@ -33,10 +33,19 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, device: torch.device | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now, self.peak = 0, 0
+        self._count = _Count()
         self._type = None if device is None else device.type
         self._known: ByStorage[bool] = ByStorage()
-        self._lock = threading.RLock()  # reentrant: a finaliser may run while it is held
+
+    @property
+    def now(self) -> int:
+        """Bytes in memory now."""
+        return self._count.now
+
+    @property
+    def peak(self) -> int:
+        """The most bytes so far."""
+        return self._count.peak
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.around(lambda f, a, k: f(*a, **k), func, args, kwargs or {})
@@ -52,22 +61,27 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if self._counted(tensor):
                 storage = tensor.untyped_storage()
                 if storage._cdata not in before and not self._known.get(storage):
-                    self._count(storage)
+                    self._known.set(storage, True)
+                    size = storage.nbytes()
+                    self._count.add(size)
+                    # It knows the count alone: a gradient may live for long.
+                    weakref.finalize(storage, self._count.add, -size).atexit = False
         return result
-
-    def _count(self, storage: Any) -> None:
-        size = storage.nbytes()
-        with self._lock:
-            self._known.set(storage, True)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, size).atexit = False
 
     def _counted(self, tensor: Tensor) -> bool:
         if self._type not in (None, tensor.device.type):
             return False
         return type(tensor).__name__ != "FakeTensor" and numbered(tensor)
 
-    def _gone(self, size: int) -> None:
+
+class _Count:
+    """Bytes, added from several threads."""
+
+    def __init__(self) -> None:
+        self.now, self.peak = 0, 0
+        self._lock = threading.RLock()  # reentrant: a finaliser may run while it is held
+
+    def add(self, size: int) -> None:
         with self._lock:
-            self.now -= size
+            self.now += size
+            self.peak = max(self.peak, self.now)

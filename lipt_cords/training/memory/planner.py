@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lipt_cords.base.devices import synchronize
 from lipt_cords.base.sizes import check_bandwidth, parse_bytes
 from lipt_cords.training.memory.follower import GuidedStep, IndexedPlan, StepCosts
+from lipt_cords.training.memory.handles import Packed, PackedHere
 from lipt_cords.training.memory.link import Link, build_link
 from lipt_cords.training.memory.live_bytes import LiveBytes
 from lipt_cords.training.memory.model_checks import (
@@ -152,9 +153,17 @@ class MemoryPlanner:
         if stack is not None:
             stack.close()
         follower, self._follower = self._follower, None
+        live, self._live = self._live, None
         ACTIVE.step = False
-        if kind is None and follower is not None:
-            self._learn(self._kind, follower, seconds)
+        if follower is None:
+            return
+        # Whoever runs a backward pass later must find what a plain step would have.
+        if _is_fatal(error):
+            follower.holdings.give_up()
+        else:
+            follower.holdings.close()
+        if error is None:
+            self._learn(self._kind, follower, seconds, live)
 
     def plan_for(self, trace: Trace) -> Plan:
         """Plan a trace within the budget."""
@@ -220,7 +229,11 @@ class MemoryPlanner:
         return GuidedStep(planned.indexed, self._link)
 
     def _learn(
-        self, kind: StepKind | None, follower: Recorder | GuidedStep, seconds: float
+        self,
+        kind: StepKind | None,
+        follower: Recorder | GuidedStep,
+        seconds: float,
+        live: LiveBytes | None,
     ) -> None:
         """Learn from a finished step."""
         if kind is None:
@@ -238,8 +251,8 @@ class MemoryPlanner:
                 self._forget(kind, spent.changed)
                 return
             self._steps["guided"] += 1
-            if self._live is not None:
-                planned.peak = planned.index.trace.base + self._live.peak
+            if live is not None:
+                planned.peak = planned.index.trace.base + live.peak
             if spent.waited:
                 self._moved += planned.feed_back(spent.waited)
             return
@@ -289,9 +302,9 @@ class MemoryPlanner:
 
     _quiet = False
 
-    def _pack(self, tensor: Tensor) -> Any:
+    def _pack(self, tensor: Tensor) -> Packed | PackedHere:
         if self._follower is None:
-            return tensor
+            return PackedHere(-1, tensor)  # what the first operation reads
         self._quiet = True
         try:
             packed = self._follower.pack(tensor)
@@ -300,17 +313,23 @@ class MemoryPlanner:
         finally:
             self._quiet = False
 
-    def _unpack(self, packed: Any) -> Tensor:
-        if isinstance(packed, Tensor):
-            return packed
+    def _unpack(self, packed: Packed | PackedHere) -> Tensor:
         if self._follower is None or packed.owner is not self._token:
-            tensor: Tensor = packed.tensor()  # of a step that ended before its backward pass
-            return tensor
+            return packed.tensor()  # of a step that ended before its backward pass
         self._quiet = True
         try:
             return self._follower.unpack(packed)
         finally:
             self._quiet = False
+
+
+def _is_fatal(error: BaseException | None) -> bool:
+    """Whether a step ended for want of memory, or was interrupted."""
+    if error is None:
+        return False
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or not isinstance(
+        error, Exception
+    )
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -22,6 +22,8 @@ class Call:
     leaves: list[Any]
     spec: TreeSpec
     results: tuple[int, ...]
+    gradients: bool
+    """Whether they were enabled."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,14 @@ def recompute_storage(number: int, calls: Sequence[Call], sources: Mapping[int, 
             if isinstance(leaf, StoredArgument):
                 last[leaf.number] = place
     kind = device_type(there, calls)
-    # As below autograd in the forward pass: gradients are enabled there, and kernels may check it.
+    # As below autograd in the forward pass: kernels may check whether gradients are enabled there.
     below = torch._C._AutoDispatchBelowAutograd()
     with torch.enable_grad(), below, torch.autocast(kind, enabled=False):
         for place, call in enumerate(calls):
             leaves = [_argument(leaf, there) for leaf in call.leaves]
             args, kwargs = tree_unflatten(leaves, call.spec)
-            result = call.function(*args, **kwargs)
+            with torch.set_grad_enabled(call.gradients):
+                result = call.function(*args, **kwargs)
             made = tensors_of(result)
             for one, tensor in zip(call.results, made, strict=True):
                 if one >= 0 and one not in there:

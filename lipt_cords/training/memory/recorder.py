@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lipt_cords.training.memory.handles import Packed, PackedHere, Swapped
+from lipt_cords.training.memory.holdings import Holdings
 from lipt_cords.training.memory.link import Link
 from lipt_cords.training.memory.op_schemas import moved_statistics, written_tensors
 from lipt_cords.training.memory.storages import (
@@ -57,6 +58,22 @@ class _RecordedStorage:
     handle: weakref.ref[Swapped] | None = None
 
 
+class _Clock:
+    """The number of operations started. All that finalisers know of a step: a gradient may outlive
+    its step, and must not keep it, its net and its link alive."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def note_done(self, made: _RecordedStorage) -> None:
+        """The backward pass has released a storage."""
+        made.done = self.now
+
+    def note_released(self, made: _RecordedStorage) -> None:
+        """The forward pass has released a storage."""
+        made.released = self.now
+
+
 class Recorder:
     """Records one step.
 
@@ -80,8 +97,10 @@ class Recorder:
         self._resident = {id(one): weakref.ref(one) for one in resident}
         self._block, self._synchronize = block, synchronize
         self._known: ByStorage[int] = ByStorage()
+        self.holdings = Holdings()
         self._made: list[_RecordedStorage] = []
         self._ops: list[Op] = []
+        self._clock = _Clock()
         self._functions: list[Any] = []
         self._arguments: list[tuple[int, ...]] = []
         self._results: list[tuple[int, ...]] = []
@@ -101,8 +120,11 @@ class Recorder:
         tensors = tensors_of((args, kwargs))
         read = tuple(self._number(tensor, None) for tensor in tensors)
         writes = written_tensors(function, args, kwargs)
+        for tensor in writes:
+            self.holdings.before_write(tensor)
         written = tuple(self._number(tensor, None) for tensor in writes)
         self._ops.append(Op(str(function), 0.0))
+        self._clock.now = len(self._ops)
         self._synchronize()
         started = time.perf_counter()
         result = function(*args, **kwargs)
@@ -120,9 +142,9 @@ class Recorder:
             if one < 0:
                 self._changed.setdefault(one, number)
         self._own[number] = frozenset(statistics)
-        for one, tensor in zip(written, writes, strict=True):
+        for one in written:
             if one >= 0 and self._made[one].saved is not None:
-                self._stay(self._made[one], tensor)
+                self._made[one].movable = False  # versions detect wrong uses
         sound = all(is_plain(tensor) for tensor in (*tensors, *made))
         self._ops[number] = Op(
             name=str(function),
@@ -162,9 +184,10 @@ class Recorder:
         if handle is None:
             transfer = self._link.send(whole_storage(tensor))
             transfer.settle()
-            handle = Swapped(transfer)
+            handle = Swapped(tensor.untyped_storage(), transfer)
+            self.holdings.add(tensor.untyped_storage(), handle)
             made.handle = weakref.ref(handle)
-            weakref.finalize(handle, self._finish, made).atexit = False
+            weakref.finalize(handle, self._clock.note_done, made).atexit = False
         return Packed(number, handle, tensor)
 
     def unpack(self, packed: Packed | PackedHere) -> Tensor:
@@ -178,6 +201,8 @@ class Recorder:
         tensor = packed.tensor()
         if packed.number >= 0:
             self._known.set(tensor.untyped_storage(), packed.number)
+        if isinstance(packed, Packed):
+            self.holdings.add(tensor.untyped_storage(), packed.handle)
         return tensor
 
     def recording(self) -> Recording:
@@ -218,19 +243,6 @@ class Recorder:
             tuple(self._results[:forward]),
         )  # fmt: skip
 
-    def _stay(self, made: _RecordedStorage, tensor: Tensor) -> None:
-        """Keep a storage that is written to after it was saved; versions detect wrong uses."""
-        handle = None if made.handle is None else made.handle()
-        if handle is not None:
-            handle.keep(whole_storage(tensor))
-        made.movable = False
-
-    def _finish(self, made: _RecordedStorage) -> None:
-        made.done = len(self._ops)
-
-    def _release(self, made: _RecordedStorage) -> None:
-        made.released = len(self._ops)
-
     def _number(self, tensor: Tensor, born: int | None) -> int:
         """The number of a tensor's storage; a new one is given, or made by operation ``born``."""
         if not numbered(tensor):
@@ -250,7 +262,7 @@ class Recorder:
         number = len(self._made)
         made = _RecordedStorage(storage.nbytes(), born, self._block(), True)
         self._made.append(made)
-        weakref.finalize(storage, self._release, made).atexit = False
+        weakref.finalize(storage, self._clock.note_released, made).atexit = False
         self._known.set(storage, number)
         return number
 

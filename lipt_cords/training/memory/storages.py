@@ -84,8 +84,12 @@ def _has_storage(tensor: Tensor) -> bool:
 
 def whole_storage(tensor: Tensor) -> Tensor:
     """All bytes of a tensor's storage, shape (bytes,); it shares the memory and keeps it alive."""
-    storage = tensor.untyped_storage()
-    empty = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+    return all_bytes(tensor.untyped_storage())
+
+
+def all_bytes(storage: Any) -> Tensor:
+    """All bytes of a storage, shape (bytes,); it shares the memory and keeps it alive."""
+    empty = torch.empty(0, dtype=torch.uint8, device=storage.device)
     return empty.set_(storage, 0, (storage.nbytes(),), (1,))
 
 
