@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -16,6 +15,7 @@ from lipt_cords.cords.strategies import FULL, selector_for
 from lipt_cords.data.batches import dataset_length
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.experiments.choose import per_sample_loss, schedule_of
+from lipt_cords.models.copies import copy_model
 from lipt_cords.selectors.base import Selection, selector_options
 from lipt_cords.selectors.stratified_cuts import CUTS, candidate_cuts
 from lipt_cords.training.subset import train_on_subset
@@ -132,7 +132,7 @@ class SubsetPilot:
     def __call__(self, indices: Tensor) -> tuple[float, int, float]:
         """Validation accuracy of training on a subset, sample-passes spent, standard error."""
         trained = train_on_subset(
-            copy.deepcopy(self._model),
+            copy_model(self._model),
             self._train,
             Selection(indices, torch.ones(len(indices))),
             val_dataset=self._val,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -12,8 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lipt_cords.data.batches import Inputs, dataset_length
 from lipt_cords.data.source import BatchSource
+from lipt_cords.models.copies import copy_model
 from lipt_cords.models.heads import call_model
 from lipt_cords.models.losses import LossFunction
+from lipt_cords.models.modes import train_as_given
 
 
 def flops_per_sample(
@@ -30,14 +31,26 @@ def flops_per_sample(
 
     Returns:
         Operations of a training step (forward and backward), and of the forward pass alone.
+
+    Raises:
+        ValueError: a gradient that is sparse.
     """
-    model = copy.deepcopy(model)
-    model.train(len(labels) > 1)
+    model = copy_model(model)
+    if len(labels) > 1:
+        train_as_given(model)
+    else:
+        model.eval()
     with FlopCounterMode(display=False) as counter:
         value = loss(call_model(model, inputs), labels)
         forward = counter.get_total_flops()
         torch.autograd.backward(value)
         total = counter.get_total_flops()
+    for name, weight in model.named_parameters():
+        if weight.grad is not None and weight.grad.layout != torch.strided:
+            raise ValueError(
+                f"the gradient of the weight {name!r} is sparse, which masks, averages and the "
+                "optimizer do not take: look it up with sparse=False"
+            )
     return total // len(labels), forward // len(labels)
 
 

@@ -7,7 +7,6 @@ between them.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from torch.utils.data import Dataset
 from lipt_cords.base.devices import resolve_device
 from lipt_cords.data.batches import Inputs, dataset_length, item_indices, to_device
 from lipt_cords.data.source import BatchSource
+from lipt_cords.models.copies import copy_model
 from lipt_cords.models.heads import (
     EmbeddingRecorder,
     call_model,
@@ -27,6 +27,7 @@ from lipt_cords.models.heads import (
     undisturbed,
 )
 from lipt_cords.models.losses import PerSampleLoss, logit_gradients, per_sample_loss
+from lipt_cords.models.usable import require_own_outputs, require_weights
 
 __all__ = [
     "HeadGradient",
@@ -219,17 +220,20 @@ def last_layer_gradients(
             all.
 
     Raises:
-        ValueError: an empty data set, no single linear head, labels outside the head's range, or
-            samples whose logits, embeddings or gradients are NaN or infinite; these are named.
+        ValueError: a network without weights yet, or with BatchNorm layers without running
+            statistics; an empty data set, no single linear head, labels outside the head's range,
+            or samples whose logits, embeddings or gradients are NaN or infinite; these are named.
 
     >>> data = torch.utils.data.TensorDataset(torch.eye(3), torch.arange(3))
     >>> gradients = last_layer_gradients(nn.Linear(3, 3), data)
     >>> gradients.logit_grads.shape, gradients.gram().shape
     (torch.Size([3, 3]), torch.Size([3, 3]))
     """
+    require_weights(model)
+    require_own_outputs(model)
     where = model_device(model) if device is None else resolve_device(device)
     if where != model_device(model):
-        model = copy.deepcopy(model).to(where)
+        model = copy_model(model).to(where)
     if isinstance(dataset, BatchSource):
         source = dataset
         order = None if indices is None else item_indices(indices, len(source))

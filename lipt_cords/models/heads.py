@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import preserved_rng
 from lipt_cords.data.batches import Inputs, to_device
+from lipt_cords.models.modes import modes_restored
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,12 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
     Buffers are restored too, because some layers write them even in eval mode.
     """
-    modes = [(module, module.training) for module in model.modules()]
     saved = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     try:
-        model.eval()
-        with preserved_rng(), torch.no_grad():
+        with modes_restored(model), preserved_rng(), torch.no_grad():
+            model.eval()
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         with torch.no_grad():
             for buffer, version, value in saved:
                 if buffer._version != version:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lipt_cords.data.source import BatchSource, require_finite
 from lipt_cords.models.heads import call_model
+from lipt_cords.models.modes import modes_restored
 
 BATCH = 512
 
@@ -19,19 +20,14 @@ def accuracy(model: nn.Module, source: BatchSource) -> float:
     Raises:
         ValueError: inputs that are NaN or infinite; the message names the first such sample.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=source.device)
     finite = torch.ones((), dtype=torch.bool, device=source.device)
-    try:
-        with torch.no_grad():
-            for inputs, labels in source.batches(batch_size=BATCH):
-                correct += (call_model(model, inputs).argmax(dim=1) == labels).sum()
-                for values in [inputs] if isinstance(inputs, Tensor) else inputs.values():
-                    finite &= values.sum().isfinite()
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with modes_restored(model), torch.no_grad():
+        model.eval()
+        for inputs, labels in source.batches(batch_size=BATCH):
+            correct += (call_model(model, inputs).argmax(dim=1) == labels).sum()
+            for values in [inputs] if isinstance(inputs, Tensor) else inputs.values():
+                finite &= values.sum().isfinite()
     if not finite:
         places = torch.split(torch.arange(len(source)), BATCH)
         for place, (inputs, _) in zip(places, source.batches(batch_size=BATCH), strict=True):

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import (
 
 from lipt_cords.base.devices import has_fused_steps
 from lipt_cords.base.options import ConfigSection
-from lipt_cords.base.registry import Registry
+from lipt_cords.base.registry import Registry, is_foreign
 
 
 @dataclass(frozen=True)
@@ -187,14 +187,41 @@ class SchedulerConfig(ConfigSection):
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
-    """The optimizer of a configuration over some parameters."""
+    """The optimizer of a configuration over those of some parameters that are trainable.
+
+    Raises:
+        ValueError: none is.
+    """
     options = OptimizerOptions(
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         nesterov=config.nesterov,
     )
-    return build(config.type, parameters, options)
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trained:
+        raise ValueError("the model has no trainable parameter: set requires_grad on some")
+    return build(config.type, trained, options)
+
+
+def require_dense_gradients(model: nn.Module, config: OptimizerConfig) -> None:
+    """Refuse embeddings with sparse gradients where the optimizer does not take them.
+
+    Of this package's, SGD without decay does; a registered one decides by itself.
+
+    Raises:
+        ValueError: such an embedding; it is named.
+    """
+    takes = config.type == "sgd" and config.weight_decay == 0
+    if takes or is_foreign(OPTIMIZERS.entry(config.type).module):
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            raise ValueError(
+                f"the embedding {name!r} has sparse gradients, which optimizer {config.type!r} "
+                f"with weight_decay={config.weight_decay:g} does not take: build it with "
+                "sparse=False, or train by SGD with weight_decay=0"
+            )
 
 
 def build_scheduler(

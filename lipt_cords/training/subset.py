@@ -20,6 +20,7 @@ from lipt_cords.data.batches import dataset_length, different_indices
 from lipt_cords.data.contents import contents_of
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.losses import PerSampleLoss, per_sample_loss
+from lipt_cords.models.usable import require_clear_modes, require_weights
 from lipt_cords.selectors.base import Selection
 from lipt_cords.training.cheaper.path_schedule import SubnetworkConfig
 from lipt_cords.training.cheaper.steps import CheaperSteps, parse_cheaper
@@ -30,6 +31,7 @@ from lipt_cords.training.optimizers import (
     SchedulerConfig,
     build_optimizer,
     build_scheduler,
+    require_dense_gradients,
 )
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.training.sources import SelectionSchedule, SelectorSource
@@ -75,7 +77,9 @@ def train_on_subset(
     global random state of the caller is left as it was.
 
     Args:
-        model: any module; it is moved to ``device``.
+        model: any module; it is moved to ``device``. Modules that are in eval mode in a model in
+            train mode stay in it (a model in eval mode as a whole is trained as a whole), and so
+            do BatchNorm layers in a part without trainable weights.
         train_dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels.
         selection: samples of it and their weights; or indices of samples with equal weights.
         val_dataset: held-out data on which accuracy is measured, or None.
@@ -117,10 +121,13 @@ def train_on_subset(
         The curve and the costs.
 
     Raises:
-        ValueError: a wrong option; samples outside of the data, or named twice; a missing,
-            truncated or foreign checkpoint; another run in ``checkpoint_dir``; a loss that is not
-            finite.
+        ValueError: a wrong option; a model without weights yet, without trainable ones, or with
+            sparse gradients that the optimizer does not take; samples outside of the data, or named
+            twice; a missing, truncated or foreign checkpoint; another run in ``checkpoint_dir``; a
+            loss that is not finite.
     """
+    require_weights(model)
+    require_clear_modes(model)
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, received {epochs}")
     for name, value, known in (
@@ -185,6 +192,7 @@ def train_on_subset(
                     subnetwork=paths,
                     early_bird=ticket,
                 )
+        require_dense_gradients(model, optimizer_config)
         steps = build_optimizer(model.parameters(), optimizer_config)
         source = SelectorSource(
             train_dataset,

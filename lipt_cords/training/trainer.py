@@ -25,6 +25,7 @@ from lipt_cords.data.batches import Inputs, flat_labels, split_batch, to_device
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.heads import model_device
 from lipt_cords.models.losses import PerSampleLoss
+from lipt_cords.models.modes import train_as_given
 from lipt_cords.training.cheaper.steps import CheaperSteps
 from lipt_cords.training.cheaper.tickets import ticket_notes
 from lipt_cords.training.checkpoint import (
@@ -213,7 +214,7 @@ class Trainer:
         restore_random_states(state["random"])
 
     def _train_epoch(self) -> tuple[str, float | None]:
-        self.model.train()
+        train_as_given(self.model)
         started = self._clock()
         opened = self.source.open(self.epoch)
         total, passes = torch.zeros((), device=self.device, dtype=torch.float64), 0
@@ -271,7 +272,7 @@ class Trainer:
     def _switch_net(self, cheaper: CheaperSteps) -> None:
         """Continue with a smaller net."""
         cheaper.move_momentum(self.optimizer, self.model)
-        self.model = cheaper.net.train()
+        self.model = cheaper.net
         self._step = self._new_step(self.model, self.optimizer)
 
     def _add_point(

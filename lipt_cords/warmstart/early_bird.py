@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from lipt_cords.base.randomness import isolated_rng
+from lipt_cords.models.copies import copy_model
 from lipt_cords.models.flops import few_samples, flops_per_sample
 from lipt_cords.models.state import State
 from lipt_cords.training.cheaper.channels import ChannelGroups, scaled_batchnorms
@@ -175,7 +175,7 @@ class EarlyBird(Watcher):
                 run.block_shares = block_shares(net, *batch, self._config.subnetwork)
         run.net, run.whole = net, ticket.expand
         run.start, run.outer_state = ticket.gather(run.start), ticket.gather(run.outer_state)
-        self._judge.model = copy.deepcopy(net)
+        self._judge.model = copy_model(net)
         self._bill.forward_flops = forward_flops
 
 

@@ -44,8 +44,9 @@ def lipt(
         chosen = team.choose(workers)  # the soup
         average, workers = team.merge(workers, chosen)  # by the codec
         run.start = next_start(
-            run.start, average, run.outer_state, trained=inputs.trained, config=config
-        )
+            run.start, average, run.outer_state,
+            trained=inputs.trained, frozen=inputs.frozen, config=config,
+        )  # fmt: skip
         run.round += 1
         watchers.after_merge(run, workers)
     return run, theta_star

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset
 
 from lipt_cords.base.randomness import isolated_rng, preserved_rng
 from lipt_cords.data.open_files import nothing_left_open
+from lipt_cords.models.copies import copy_model, with_dense_gradients
 from lipt_cords.models.flops import few_samples, flops_per_sample
 from lipt_cords.models.losses import LossFunction, mean_loss
 from lipt_cords.models.state import on_cpu
@@ -27,7 +27,7 @@ from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.early_bird import EarlyBird
 from lipt_cords.warmstart.lipt import lipt
 from lipt_cords.warmstart.merge.judge import Judge
-from lipt_cords.warmstart.prepare.checks import Request, copied
+from lipt_cords.warmstart.prepare.checks import Request
 from lipt_cords.warmstart.prepare.prepare import prepare, read_data
 from lipt_cords.warmstart.progress import StepProgress
 from lipt_cords.warmstart.ranks.conversation import Excluded
@@ -100,7 +100,7 @@ def _fit(
     clock.enter("prepare")
     inputs, folder = _prepared(config, ranks, request, held, owners)
     judge = Judge(
-        copy.deepcopy(inputs.model), inputs.dataset, inputs.labels, config, inputs.validation
+        copy_model(inputs.model), inputs.dataset, inputs.labels, config, inputs.validation
     )
     bill = Bill(inputs, ranks, clock, judge)
     ticket = None
@@ -152,7 +152,7 @@ def _fit(
         shards=inputs.plan.shards,
         worker_states=states,
         ticket=None if ticket is None else ticket.ticket,
-        template=copy.deepcopy(request.model).cpu(),
+        template=copy_model(request.model).cpu(),
         device=ranks.device,
     )
 
@@ -161,10 +161,9 @@ def _prepared(
     config: WarmStartConfig, ranks: Ranks, request: Request, held: ExitStack, owners: str | None
 ) -> tuple[RoundInputs, RunFolder | None]:
     """The inputs of the rounds, checked and read on this rank."""
-    model = copied(request.model)  # before any forward pass, which may hide that it fails
     plan, labels, folder = prepare(config, ranks, request, held, owners)
     loss = mean_loss(request.loss, ranks.device)
-    model.to(ranks.device)
+    model = with_dense_gradients(copy_model(request.model)).to(ranks.device)
     (flops, forward_flops), shares = ranks.on_main(
         partial(_flops, config, model, request.dataset, loss)
     )

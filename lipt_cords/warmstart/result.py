@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ from lipt_cords.base.files import (
 )
 from lipt_cords.base.ownership import owned
 from lipt_cords.data.source import BatchSource
+from lipt_cords.models.copies import bare, copy_model
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.state import State
@@ -89,6 +89,8 @@ class WarmStartResult:
     def apply_to(self, model: M) -> M:
         """Load the merged weights into a model, in place, so that its optimizer keeps working.
 
+        In one of torch.compile, DataParallel or DistributedDataParallel, into the module inside.
+
         With a ticket the given net gets zeros elsewhere; a model of the smaller net is accepted
         too.
 
@@ -99,10 +101,10 @@ class WarmStartResult:
             ValueError: the model is of another architecture.
         """
         state = self.state_dict
-        if self.ticket is not None and self.ticket.fits(model.state_dict()):
+        if self.ticket is not None and self.ticket.fits(bare(model).state_dict()):
             state = self.ticket.gather(state)
         try:
-            model.load_state_dict(state)
+            bare(model).load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(
                 f"the merged weights do not fit {type(model).__name__}: build the model that the "
@@ -121,7 +123,7 @@ class WarmStartResult:
                 "a result loaded from files has weights but no module: build the model and call "
                 "result.apply_to(model)"
             )
-        return self.apply_to(copy.deepcopy(self.template))
+        return self.apply_to(copy_model(self.template))
 
     def forget(self, indices: Any) -> WarmStartResult:
         """The warm start as if some samples had never been in a shard.
@@ -179,8 +181,8 @@ class WarmStartResult:
                 f"the shards hold sample {held}, and this training set has {samples}: pass the one "
                 "of the fit, or a longer one that begins with it"
             )
-        template = copy.deepcopy(model).cpu()
-        self.apply_to(copy.deepcopy(template))
+        template = copy_model(bare(model)).cpu()
+        self.apply_to(copy_model(template))
         return replace(self, template=template, origins=Origins(train_dataset, val_dataset, loss))
 
     def ticket_model(self) -> nn.Module:
@@ -218,7 +220,7 @@ class WarmStartResult:
             options.setdefault("device", self.device)
             merged = self.model() if self.ticket is None else self.ticket_model()
         else:
-            merged = self.apply_to(copy.deepcopy(model))
+            merged = self.apply_to(copy_model(model))
         options.setdefault("head", self.config.head)
         if self.origins is not None:  # the loss whose gradients trained the workers
             options.setdefault("loss", self.origins.loss)
@@ -276,7 +278,7 @@ class WarmStartResult:
     def from_bytes(cls, payload: bytes, template: nn.Module | None = None) -> WarmStartResult:
         """Read :meth:`to_bytes`, with the module that was fitted."""
         result: WarmStartResult = pickle.loads(payload)
-        result.template = None if template is None else copy.deepcopy(template).cpu()
+        result.template = None if template is None else copy_model(template).cpu()
         return result
 
     @classmethod

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.losses import LossFunction
+from lipt_cords.models.modes import frozen_entries
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.merge.soup import SOUPS
 from lipt_cords.warmstart.plan import FitPlan
@@ -54,8 +55,14 @@ class RoundInputs:
 
     @property
     def trained(self) -> list[str]:
-        """Names of the parameters; other entries of a state are buffers."""
-        return [name for name, _ in self.model.named_parameters(remove_duplicate=False)]
+        """Names of the trained weights; other entries of a state are frozen weights or buffers."""
+        weights = self.model.named_parameters(remove_duplicate=False)
+        return [name for name, weight in weights if weight.requires_grad]
+
+    @property
+    def frozen(self) -> set[str]:
+        """Names of the weights and buffers that no training changes."""
+        return frozen_entries(self.model)
 
     def task(self, worker: int, run: Run, tick: Callable[[], None]) -> WorkerTask:
         """The task of a worker in the coming round."""

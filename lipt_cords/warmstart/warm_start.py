@@ -13,7 +13,7 @@ from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.fitted import Origins
 from lipt_cords.warmstart.local_processes import fit_in_processes
 from lipt_cords.warmstart.one_rank import fit_on_this_rank
-from lipt_cords.warmstart.prepare.checks import Request
+from lipt_cords.warmstart.prepare.checks import Request, copy_of_given
 from lipt_cords.warmstart.ranks.launch import local_processes
 from lipt_cords.warmstart.report import OnRound
 from lipt_cords.warmstart.result import WarmStartResult
@@ -85,8 +85,13 @@ class LiPTWarmStart:
         (1 MiB and more) with the caller's: torch.multiprocessing moves them to shared memory, in
         place, and a NumPy array from which such a tensor was made no longer shares its memory.
 
+        Modules that are in eval mode in a model in train mode stay in eval mode (a model in eval
+        mode as a whole is trained as a whole), and so does a BatchNorm layer in a part without
+        trainable weights: frozen weights and these statistics are the same bits afterwards.
+
         Args:
-            model: any module that ends in a linear head; its weights are the start.
+            model: any module that ends in a linear head; its weights are the start. Of one made by
+                torch.compile, DataParallel or DistributedDataParallel the module inside is taken.
             train_dataset: a map-style data set of (x, y) pairs, or of dicts with labels.
             val_dataset: held-out data of the same form, to measure workers and soup; needed for
                 the greedy soup.
@@ -111,7 +116,8 @@ class LiPTWarmStart:
             LostContact: another process or the network is lost, and ``min_workers`` does not allow
                 the others to continue.
         """
-        request = Request(model, train_dataset, val_dataset, loss, num_classes, shards, on_round)
+        own = copy_of_given(model)
+        request = Request(own, train_dataset, val_dataset, loss, num_classes, shards, on_round)
         processes = local_processes(self.config)
         if processes is not None:
             request.check()

@@ -255,3 +255,37 @@ def test_plain_indices_are_a_subset_whose_samples_count_alike() -> None:
 def test_indices_that_are_no_subset_are_refused(subset: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         train_on_subset(_net(), DATA, subset)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "match"),
+    [
+        (nn.Linear(2, 2, device="meta"), {}, "'weight' is on the meta device.*to_empty"),
+        (nn.LazyLinear(2), {}, "lazy layers without weights yet"),
+        (len, {}, "expected a torch.nn.Module, received builtin"),
+        (nn.Linear(2, 2).requires_grad_(False), {}, "no trainable parameter"),
+        (nn.Sequential().eval().append(nn.Linear(2, 2)), {}, "'0' in it is in train mode"),
+        (
+            nn.Embedding(4, 2, sparse=True),
+            {},
+            "sparse gradients, which optimizer 'sgd' with weight",
+        ),
+        (nn.Embedding(4, 2, sparse=True), {"optimizer": "adam"}, "optimizer 'adam'.*sparse=False"),
+    ],
+)
+def test_models_that_cannot_be_trained(
+    model: nn.Module, options: dict[str, str], match: str
+) -> None:
+    data = TensorDataset(torch.arange(4) % 4, torch.arange(4) % 2)
+    with pytest.raises(ValueError, match=match):
+        train_on_subset(model, data, range(4), epochs=1, **options)  # type: ignore[arg-type]
+
+
+def test_sparse_embeddings_train_as_dense_ones() -> None:
+    data, trained = TensorDataset(torch.arange(8) % 4, torch.arange(8) % 2), []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        model = nn.Embedding(4, 2, sparse=sparse)
+        train_on_subset(model, data, range(8), epochs=2, weight_decay=0.0)
+        trained.append(model.weight.detach())
+    torch.testing.assert_close(*trained)

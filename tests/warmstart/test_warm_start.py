@@ -261,6 +261,17 @@ def unlabelled(labels):
     return TensorDataset(torch.randn(len(labels), 1, 8, 8), torch.as_tensor(labels))
 
 
+class SparseRows(nn.Module):
+    """Looks its rows up by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.fc = nn.Parameter(torch.randn(4, 8)), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(nn.functional.embedding(x, self.rows, sparse=True))
+
+
 def two_heads():
     class Twice(nn.Module):
         def __init__(self):
@@ -301,7 +312,7 @@ class Endless(Dataset):
         (lambda: (two_heads(), make_images(9)), "linear layers that may be its head.*pass head="),
         (lambda: (make_net(), make_images(2)), "3 workers need at least one sample each"),
         (lambda: (make_net().requires_grad_(False), make_images(9)), "no trainable parameter"),
-        (lambda: (len, make_images(9)), "expected a torch.nn.Module to train, received builtin"),
+        (lambda: (len, make_images(9)), "expected a torch.nn.Module, received builtin"),
         (lambda: (make_net(), DataLoader(make_images(9))), "unusable training data.*its .dataset"),
         (lambda: (make_net(), torch.zeros(9, 1, 8, 8)), r"a Tensor: pass TensorDataset\(x, y\)"),
         (
@@ -309,8 +320,26 @@ class Endless(Dataset):
             "lazy layers without weights yet: call it once",
         ),
         (
-            lambda: (nn.Sequential(nn.Embedding(4, 4, sparse=True), make_net()), make_images(9)),
-            "sparse=False",
+            lambda: (nn.Sequential(nn.Flatten(), nn.Linear(64, 4, device="meta")), make_images(9)),
+            "meta device",
+        ),
+        (
+            lambda: (
+                nn.Sequential(*make_net(), nn.Linear(4, 4)).eval().append(nn.Linear(4, 4)),
+                make_images(9),
+            ),
+            r"in eval mode, but '8' in it is in train mode.*model.train\(\)",
+        ),
+        (
+            lambda: (
+                nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), make_net()),
+                make_images(9),
+            ),
+            "'0' keeps no running statistics.*track_running_stats=True",
+        ),
+        (
+            lambda: (SparseRows(), TensorDataset(torch.arange(9) % 4, torch.arange(9) % 4)),
+            "'rows' is sparse.*sparse=False",
         ),
         (
             lambda: (nn.Sequential(nn.Flatten(), nn.Linear(65, 4)), make_images(9)),

@@ -6,7 +6,6 @@ traced forward pass, and also cuts the layers.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lipt_cords.base.errors import missing_extra
 from lipt_cords.data.batches import Inputs
+from lipt_cords.models.copies import copy_model
 from lipt_cords.models.heads import call_model
+from lipt_cords.models.modes import frozen_entries
 
 
 def scaled_batchnorms(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -30,7 +31,7 @@ def scaled_batchnorms(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def dependency_graph(model: nn.Module, example: Inputs) -> Any:
-    """torch-pruning's graph of a net, traced on a small batch.
+    """torch-pruning's graph of a net, traced on a small batch; all weights are then trainable.
 
     Raises:
         ImportError: torch-pruning is not installed.
@@ -40,6 +41,8 @@ def dependency_graph(model: nn.Module, example: Inputs) -> Any:
         import torch_pruning
     except ImportError:
         raise missing_extra("torch-pruning", "prune", "to remove channels") from None
+    for weight in model.parameters():
+        weight.requires_grad_(weight.is_floating_point())  # it follows the backward pass
     try:
         with torch.enable_grad():
             return torch_pruning.DependencyGraph().build_dependency(
@@ -67,7 +70,8 @@ class ChannelGroups:
     """
 
     def __init__(self, model: nn.Module, example: Inputs) -> None:
-        sizes = {name: layer.num_features for name, layer in scaled_batchnorms(model).items()}
+        layers = scaled_batchnorms(model)
+        sizes = {name: layer.num_features for name, layer in layers.items()}
         if not sizes:
             raise ValueError(
                 f"early_bird ranks channels by the scales of BatchNorm layers, and "
@@ -85,23 +89,41 @@ class ChannelGroups:
                 channel = parents[channel]
             return channel
 
-        traced = copy.deepcopy(model)
-        for here, there in self._couples(traced, dependency_graph(traced, example)):
+        traced, frozen = copy_model(model), frozen_entries(model)
+        fixed = torch.zeros(len(parents), dtype=torch.bool)
+        for here, there in self._couples(traced, dependency_graph(traced, example), frozen, fixed):
             parents[root_of(there)] = root_of(here)
         roots = torch.tensor([root_of(channel) for channel in range(len(parents))])
         self.group_of = torch.unique(roots, return_inverse=True)[1]
         """Group of every channel, shape (C,), the layers' channels one after the other."""
         self.size_of_group = torch.bincount(self.group_of)
+        self.fixed = torch.isin(self.group_of, self.group_of[fixed])
+        """Channels of frozen weights or kept statistics, which stay, shape (C,), bool."""
+        if bool(self.fixed.all()):
+            raise ValueError(
+                f"early_bird removes channels, and all of {type(model).__name__} belong to frozen "
+                "weights or to BatchNorm layers that are kept in eval mode: leave early_bird out"
+            )
 
-    def _couples(self, traced: nn.Module, graph: Any) -> list[tuple[int, int]]:
-        """Pairs of channels, numbered over all layers, that must be removed together."""
+    def _couples(
+        self, traced: nn.Module, graph: Any, frozen: set[str], fixed: Tensor
+    ) -> list[tuple[int, int]]:
+        """Pairs of channels, numbered over all layers, that must be removed together.
+
+        Channels without which an entry in ``frozen`` would change are marked in ``fixed``.
+        """
         start_of = dict(zip(self.names, self.starts, strict=True))
         layers = scaled_batchnorms(traced)
         name_of = {id(layer): name for name, layer in layers.items()}
+        entries = {id(value): name for name, value in traced.state_dict(keep_vars=True).items()}
         pairs = []
         for name, layer in layers.items():
             for item in _group(graph, layer, range(layer.num_features)):
-                other = name_of.get(id(item.dep.target.module))
+                module = item.dep.target.module
+                parts = [module] if isinstance(module, nn.Parameter) else _own_tensors(module)
+                if any(entries.get(id(part)) in frozen for part in parts):
+                    fixed[torch.tensor(item.root_idxs) + start_of[name]] = True
+                other = name_of.get(id(module))
                 if other is not None and other != name:
                     pairs += [
                         (start_of[name] + here, start_of[other] + there)
@@ -110,11 +132,18 @@ class ChannelGroups:
         return pairs
 
     def scales(self, state: Mapping[str, Tensor]) -> Tensor:
-        """Scores of all channels: the mean scale size of their groups, shape (C,), float64."""
+        """Scores of all channels: the mean scale size of their groups, shape (C,), float64.
+
+        Those of channels that stay are infinite.
+        """
         sizes = torch.cat([state[f"{name}.weight"].detach().abs().cpu() for name in self.names])
         sums = torch.zeros(len(self.size_of_group), dtype=torch.float64)
         sums.index_add_(0, self.group_of, sizes.double())
-        return (sums / self.size_of_group)[self.group_of]
+        return self.with_fixed((sums / self.size_of_group)[self.group_of])
+
+    def with_fixed(self, scales: Tensor) -> Tensor:
+        """Scores, shape (C,), infinite for channels that stay."""
+        return scales.masked_fill(self.fixed, math.inf)
 
     def kept(self, mask: Tensor, scales: Tensor) -> tuple[dict[str, Tensor], list[str]]:
         """The channels that are kept in every layer, at least one per layer.
@@ -170,6 +199,14 @@ class ChannelGroups:
                 here &= ~torch.isin(self.group_of, self.group_of[part][present[gone]])
 
 
+def _own_tensors(module: Any) -> list[Tensor]:
+    """The weights and buffers of a module itself; none of an operation without a module."""
+    if not isinstance(module, nn.Module):
+        return []
+    own = (*module._parameters.values(), *module._buffers.values())
+    return [tensor for tensor in own if tensor is not None]
+
+
 def _group(graph: Any, layer: nn.Module, channels: Sequence[int]) -> Any:
     import torch_pruning
 
@@ -182,8 +219,9 @@ def ticket_mask(scales: Tensor, ratio: float) -> Tensor:
     """Which channels are kept: those strictly above the ``ratio`` quantile of all.
 
     Args:
-        scales: sizes of the scales of all channels, pooled, shape (C,).
-        ratio: share that is removed, in [0, 1).
+        scales: sizes of the scales of all channels, pooled, shape (C,); infinite ones stay, and do
+            not count.
+        ratio: share of the others that is removed, in [0, 1).
 
     Returns:
         Boolean mask, shape (C,). Ties with the threshold are removed too, so it may be a few more.
@@ -194,7 +232,8 @@ def ticket_mask(scales: Tensor, ratio: float) -> Tensor:
     >>> ticket_mask(torch.tensor([0.4, 0.1, 0.3, 0.2]), 0.5)
     tensor([ True, False,  True, False])
     """
-    going = math.floor(ratio * len(scales))
+    ranked = scales[scales.isfinite()]
+    going = math.floor(ratio * len(ranked))
     if going == 0:
         return torch.ones_like(scales, dtype=torch.bool)
-    return scales > scales.kthvalue(going).values
+    return scales > ranked.kthvalue(going).values

@@ -9,7 +9,6 @@ bits of plain training.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lipt_cords.data.batches import Inputs
+from lipt_cords.models.copies import copy_model
 from lipt_cords.models.flops import flops_per_sample
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.nets import ResidualBlock, WideBlock
@@ -230,7 +230,7 @@ def block_shares(
         loss: mean loss of (logits, labels).
         config: which blocks.
     """
-    copied = copy.deepcopy(model)
+    copied = copy_model(model)
     blocks = residual_blocks(copied, config.blocks)
     whole, _ = flops_per_sample(copied, inputs, labels, loss)
     shares = []

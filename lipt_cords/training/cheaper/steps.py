@@ -184,7 +184,7 @@ class CheaperSteps:
                 else value
                 for key, value in optimizer.state.get(old[name], {}).items()
             }
-        optimizer.param_groups[0]["params"] = list(self.net.parameters())
+        optimizer.param_groups[0]["params"] = [p for p in self.net.parameters() if p.requires_grad]
         optimizer.state.clear()
         optimizer.state.update({parameter: some for parameter, some in known.items() if some})
 

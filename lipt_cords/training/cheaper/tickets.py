@@ -6,7 +6,6 @@ You et al., "Drawing Early-Bird Tickets: Toward More Efficient Training of Deep 
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from lipt_cords.base.options import StrictModel
 from lipt_cords.data.batches import Inputs
+from lipt_cords.models.copies import copy_model
 from lipt_cords.models.heads import call_model, undisturbed
 from lipt_cords.models.state import State, all_finite, tensor_state
 from lipt_cords.training.cheaper.channels import ChannelGroups, dependency_graph, ticket_mask
@@ -116,8 +116,8 @@ class Ticket:
         """
         # A copy whose elements are their own positions: after the cut it is the map of positions.
         # On the CPU, because some devices lack float64, which holds every position exactly.
-        model, example = copy.deepcopy(model).cpu(), _on_cpu(example)
-        net, state = copy.deepcopy(model), tensor_state(model, clone=False)
+        model, example = copy_model(model).cpu(), _on_cpu(example)
+        net, state = copy_model(model), tensor_state(model, clone=False)
         with undisturbed(net):
             graph = dependency_graph(net, example)
         for tensor in _tensors(net, state).values():
@@ -136,7 +136,7 @@ class Ticket:
 
     def build(self, model: nn.Module) -> nn.Module:
         """The smaller net, with the present weights of the given net, which is not changed."""
-        net, state = copy.deepcopy(model), tensor_state(model, clone=False)
+        net, state = copy_model(model), tensor_state(model, clone=False)
         for name, sizes in self.sizes.items():
             net.get_submodule(name).__dict__.update(sizes)
         for name, tensor in _tensors(net, state).items():
@@ -211,7 +211,7 @@ class Ticket:
 
         With random weights, because a head of zeros would prove nothing.
         """
-        dense, small = copy.deepcopy(model), self.build(model)
+        dense, small = copy_model(model), self.build(model)
         draws = torch.Generator().manual_seed(0)
         for parameter in small.parameters():
             if parameter.is_floating_point():
@@ -304,7 +304,7 @@ class TicketSearch:
         """
         draws = torch.Generator().manual_seed(0)
         sizes = torch.rand(len(self.groups.size_of_group), generator=draws, dtype=torch.float64)
-        scales = sizes[self.groups.group_of]
+        scales = self.groups.with_fixed(sizes[self.groups.group_of])
         kept, rescued = self.groups.kept(ticket_mask(scales, self.config.ratio), scales)
         Ticket.cut(model, self.groups, example, kept, rescued)
 

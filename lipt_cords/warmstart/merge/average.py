@@ -65,6 +65,11 @@ def _mean(values: Sequence[tuple[Tensor, float]], total: float, origin: Tensor) 
             value = value.to(torch.int64) - origin.to(torch.int64)
         mean.add_(value.to(mean), alpha=weight)
     mean /= total
+    if origin.is_floating_point():
+        # Equal values come back with the same bits, also where float64 is not exact.
+        first = values[0][0].to(mean)
+        alike = torch.stack([first == value.to(mean) for value, _ in values]).all(0)
+        mean = torch.where(alike, first, mean)
     if not origin.is_floating_point():
         mean = mean.round_().to(torch.int64) + origin.to(where, torch.int64)
     return mean.to(origin.device).to(origin.dtype)

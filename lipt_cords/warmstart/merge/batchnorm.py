@@ -7,11 +7,11 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lipt_cords.base.options import StrictModel, one_of
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.heads import call_model
+from lipt_cords.models.modes import modes_restored, moving_batchnorms
 
 Refresh = Literal["auto", "always", "never"]
 
@@ -33,14 +33,10 @@ class RefreshOptions(StrictModel):
 REFRESH_BATCH = 256
 
 
-def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
-    """The BatchNorm layers that keep running statistics."""
-    layers = (module for module in model.modules() if isinstance(module, _BatchNorm))
-    return [layer for layer in layers if layer.running_mean is not None]
-
-
 def refresh_batchnorm(model: nn.Module, source: BatchSource) -> int:
-    """Recompute the running statistics of every BatchNorm layer, in place.
+    """Recompute the running statistics of every BatchNorm layer that training moves, in place.
+
+    Layers that are kept in eval mode or frozen (:mod:`lipt_cords.models.modes`) stay as they are.
 
     Like ``torch.optim.swa_utils.update_bn``, statistics are reset and are a plain mean over
     batches. Unlike there, all other layers stay in eval mode, so dropout is off and the statistics
@@ -52,41 +48,36 @@ def refresh_batchnorm(model: nn.Module, source: BatchSource) -> int:
         source: un-augmented training samples.
 
     Returns:
-        Samples read; 0, and nothing is changed, for a model without BatchNorm and for a single
+        Samples read; 0, and nothing is changed, for a model without such layers and for a single
         sample, where a channel may have one value and no variance.
     """
-    layers = batchnorm_layers(model)
+    layers = list({id(layer): layer for layer in moving_batchnorms(model).values()}.values())
     if not layers or len(source) == 1:
         return 0
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [layer.momentum for layer in layers]
     batches = max(1, len(source) // REFRESH_BATCH)
     size = len(source) // batches
     try:
-        model.eval()
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # a cumulative mean
-            layer.train()
-        with torch.no_grad():
+        with modes_restored(model), torch.no_grad():
+            model.eval()
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.momentum = None  # a cumulative mean
+                layer.train()
             order = torch.arange(batches * size)
             for inputs, _ in source.batches(order, batch_size=size):
                 call_model(model, inputs)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-        for module, mode in modes:
-            module.training = mode
     return batches * size
 
 
 def batchnorm_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the running statistics, under their names in the state dict."""
-    layers = {id(layer) for layer in batchnorm_layers(model)}
+    """Copies of the running statistics that training moves, by their names in the state dict."""
     return {
         f"{name}.{key}" if name else key: value.detach().clone()
-        for name, module in model.named_modules()
-        if id(module) in layers
-        for key, value in module._buffers.items()
+        for name, layer in moving_batchnorms(model).items()
+        for key, value in layer._buffers.items()
         if value is not None
     }

@@ -111,6 +111,8 @@ class FixedPointSum:
                 # An entry that is zero in every worker stays zero, without half a step of rounding.
                 rounding = step * (0.5001 * terms / weight) + origin.double().abs() * 2.0**-51
                 moved[(part[0] != 0) & (moved.abs() <= rounding)] = 0
+                # Also the sign of a zero stays where nothing changed it.
+                moved = torch.where(part[0] == 0, origin.double(), moved)
             else:
                 moved = origin.long() + _divided(part, terms)
             state[name] = moved.to(origin.dtype)

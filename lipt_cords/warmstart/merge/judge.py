@@ -16,7 +16,6 @@ from lipt_cords.training.evaluation import accuracy
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.merge.batchnorm import (
     batchnorm_buffers,
-    batchnorm_layers,
     refresh_batchnorm,
 )
 from lipt_cords.warmstart.watch.probe import Probe, Reading
@@ -102,7 +101,7 @@ class Judge:
         self.model.load_state_dict(state)
         with isolated_rng(self.config.seed, "judge"):
             before, averaged = self._accuracy(), batchnorm_buffers(self.model)
-            if self.config.batchnorm_refresh == "never" or not batchnorm_layers(self.model):
+            if self.config.batchnorm_refresh == "never" or not averaged:
                 return FinalEvaluation(on_cpu(averaged), before, None, False)
             if self._refresh() == 0:
                 return FinalEvaluation(on_cpu(averaged), before, None, False)

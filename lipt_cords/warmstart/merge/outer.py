@@ -70,6 +70,7 @@ def next_start(
     memory: State,
     *,
     trained: Collection[str],
+    frozen: Collection[str] = (),
     config: OuterOptions,
 ) -> State:
     """The start of the next round, by the configured outer step.
@@ -80,12 +81,13 @@ def next_start(
         memory: of the outer step; filled in place.
         trained: names of the trained entries. Buffers, such as BatchNorm statistics, and integer
             entries are averaged with every outer step.
+        frozen: names of the entries that never change; they are those of the start.
         config: the options.
 
     Raises:
         ValueError: the outer step returns other names, shapes or dtypes than the average's.
     """
-    entry = OUTER_STEPS.entry(config.outer)
+    given, entry = start, OUTER_STEPS.entry(config.outer)
     if is_foreign(entry.module):  # which may write into what it is given
         start, average = copied_state(start), copied_state(average)
     made = entry.make(start, average, memory, trained=trained, config=config)
@@ -96,7 +98,8 @@ def next_start(
                 f"outer step {config.outer!r} keeps a {type(value).__name__} as {name!r} in its "
                 "memory: expected tensors, which can be stored"
             )
-    return made
+    # Whatever a registered codec or outer step made of them.
+    return made | {name: given[name].cpu() for name in frozen if name in given}
 
 
 @register_outer("average")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils.data import Dataset
 
 from lipt_cords.data.batches import Inputs, dataset_length, to_device
 from lipt_cords.data.source import BatchSource
+from lipt_cords.models.copies import bare, copy_model
 from lipt_cords.models.heads import (
     EmbeddingRecorder,
     Head,
@@ -25,6 +24,7 @@ from lipt_cords.models.heads import (
 )
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.state import all_finite, tensor_state
+from lipt_cords.models.usable import require_clear_modes, require_own_outputs, require_weights
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.report import OnRound
 
@@ -69,20 +69,15 @@ class Request:
             _check_indices(self.shards)
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A copy of the given module, which is not changed.
+def copy_of_given(model: Any) -> nn.Module:
+    """A copy of the module that a user gave, without wrappers; the given one is not changed.
 
     Raises:
-        ValueError: it cannot be copied.
+        ValueError: no module, or one that cannot be copied.
     """
-    try:
-        return copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"the model cannot be copied, which every worker needs: {str(error).splitlines()[0]} "
-            "(torch.nn.utils.weight_norm and spectral_norm are at fault where they are used: take "
-            "those of torch.nn.utils.parametrizations)"
-        ) from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a torch.nn.Module, received {type(model).__name__}")
+    return copy_model(bare(model))
 
 
 def _check_indices(shards: Any) -> None:
@@ -103,23 +98,12 @@ def check_model(model: nn.Module) -> None:
     """Refuse what cannot be copied to workers, trained by SGD and averaged.
 
     Raises:
-        ValueError: no module, or one with lazy, sparse, synchronised, complex, frozen or broken
-            parts; they are named.
+        ValueError: a module with lazy, synchronised, complex, frozen or broken parts, or with parts
+            on no device; they are named.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"expected a torch.nn.Module to train, received {type(model).__name__}")
-    tensors = (*model.parameters(), *model.buffers())
-    if any(isinstance(t, UninitializedParameter | UninitializedBuffer) for t in tensors):
-        raise ValueError(
-            "the model has lazy layers without weights yet: call it once on a batch before the "
-            "warm start"
-        )
-    embeddings = (m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag))
-    if any(embedding.sparse for embedding in embeddings):
-        raise ValueError(
-            "the model has embeddings with sparse gradients, which SGD with weight decay cannot "
-            "take: build them with sparse=False"
-        )
+    require_weights(model)
+    require_clear_modes(model)
+    require_own_outputs(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("the model has no trainable parameter: set requires_grad on some")
     if any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):

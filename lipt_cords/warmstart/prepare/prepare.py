@@ -18,6 +18,7 @@ from lipt_cords.base.randomness import isolated_rng
 from lipt_cords.data.batches import to_device
 from lipt_cords.data.labels import labels_of
 from lipt_cords.data.source import BatchSource
+from lipt_cords.models.copies import copy_model
 from lipt_cords.models.heads import (
     call_model,
     model_device,
@@ -86,6 +87,7 @@ def make_plan(
     if val_dataset is not None and data_length(val_dataset, "validation") == 0:
         raise ValueError("the validation data set is empty: pass val_dataset=None, or fill it")
     sample = first_inputs(dataset)
+    model = copy_model(model)  # a forward pass may leave something in it
     if config.augmentation != "none":
         require_images(sample, config.augmentation)
     head = head_of(config, model, sample, num_classes)

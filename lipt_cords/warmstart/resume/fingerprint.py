@@ -21,6 +21,7 @@ from lipt_cords.base.randomness import generator, isolated_rng
 from lipt_cords.data.batches import Inputs
 from lipt_cords.data.source import BatchSource
 from lipt_cords.data.steadiness import spread
+from lipt_cords.models.copies import copy_model
 from lipt_cords.models.heads import call_model, undisturbed
 from lipt_cords.models.losses import LossFunction, mean_loss
 from lipt_cords.models.state import tensor_state
@@ -159,7 +160,7 @@ def _outputs(model: nn.Module, columns: dict[str, Tensor]) -> str:
     """Outputs of a copy of the model on the CPU, in float64 if possible: its rounding is small."""
 
     def outputs(wide: bool) -> str:
-        scratch = copy.deepcopy(model).cpu()
+        scratch = copy_model(model).cpu()
         given = columns
         if wide:
             scratch = scratch.double()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lipt_cords.base.registry import Registry, is_foreign
 from lipt_cords.models.losses import LossFunction
+from lipt_cords.models.modes import kept_in_eval
 from lipt_cords.models.state import tensor_state
 from lipt_cords.training.optimizers import OPTIMIZERS
 from lipt_cords.warmstart.config import WarmStartConfig
@@ -69,9 +70,10 @@ def describe_run(
     shapes = [(name, tuple(t.shape), str(t.dtype)) for name, t in tensor_state(model).items()]
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     layers = re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # strides, activations, dropout
+    net = (shapes, trained, layers, kept_in_eval(model))
     return {
         **options,
-        "architecture": hashlib.sha256(repr((shapes, trained, layers)).encode()).hexdigest()[:16],
+        "architecture": hashlib.sha256(repr(net).encode()).hexdigest()[:16],
         "size of the data": samples,
         "kind of device": device.type,
         "torch": torch.__version__,

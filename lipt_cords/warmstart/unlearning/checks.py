@@ -20,6 +20,9 @@ from lipt_cords.data.source import BatchSource
 def check_net(model: nn.Module) -> None:
     """Refuse nets whose gradients are not a function of the weights and the samples.
 
+    Args:
+        model: in the mode in which it is trained; layers in eval mode do not matter.
+
     Raises:
         ValueError: the part that does not allow it, and what to do.
     """
@@ -27,7 +30,8 @@ def check_net(model: nn.Module) -> None:
         (_BatchNorm, "whose statistics tie the samples of a batch together"),
         (_DropoutNd, "which makes every gradient random"),
     ):
-        found = next((name for name, m in model.named_modules() if isinstance(m, kind)), None)
+        layers = ((name, m) for name, m in model.named_modules() if isinstance(m, kind))
+        found = next((name for name, layer in layers if layer.training), None)
         if found is not None:
             layer = type(model.get_submodule(found)).__name__
             raise ValueError(

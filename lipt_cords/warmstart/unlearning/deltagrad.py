@@ -11,7 +11,6 @@ nets without BatchNorm.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,9 @@ from torch.utils.data import Dataset
 from lipt_cords.base.randomness import generator, preserved_rng
 from lipt_cords.data.batches import different_indices
 from lipt_cords.data.labels import labels_of
+from lipt_cords.models.copies import copy_model
 from lipt_cords.models.gradients import LastLayerGradients
+from lipt_cords.models.modes import train_as_given
 from lipt_cords.warmstart.unlearning.checks import (
     check_cache,
     check_net,
@@ -91,11 +92,12 @@ class DeltaGrad:
         max_cache: int | str | None = None, seed: int = 0, optimizer: str = "sgd",
         momentum: float = 0.0,
     ) -> None:  # fmt: skip
-        check_net(model)
         check_options(optimizer, momentum, {
             "epochs": epochs, "batch_size": batch_size, "period": period, "memory": memory,
         }, {"lr": lr, "l2": l2, "tolerance": tolerance}, burn_in)  # fmt: skip
-        self.model = copy.deepcopy(model).cpu().double().train()
+        self.model = copy_model(model).cpu().double()
+        train_as_given(self.model)
+        check_net(self.model)
         self.labels = labels_of(dataset)
         samples = len(self.labels)
         first = torch.arange(samples)

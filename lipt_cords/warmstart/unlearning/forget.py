@@ -7,7 +7,6 @@ SISA, IEEE S&P 2021), unless theta* was trained on it too; the result reports th
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from lipt_cords.base.randomness import isolated_rng, preserved_rng
 from lipt_cords.data.batches import different_indices, forgettable, remaining
 from lipt_cords.data.labels import labels_of
 from lipt_cords.data.source import BatchSource
+from lipt_cords.models.copies import copy_model, with_dense_gradients
 from lipt_cords.models.flops import few_samples, flops_per_sample
 from lipt_cords.models.losses import mean_loss
 from lipt_cords.models.state import State, on_cpu
@@ -127,9 +127,8 @@ class _Retraining:
         ]
         self.labels = labels_of(origins.dataset)
         self.given = result.model()
-        self.model = (self.given if result.ticket is None else result.ticket_model()).to(
-            ranks.device
-        )
+        net = self.given if result.ticket is None else result.ticket_model()
+        self.model = with_dense_gradients(net).to(ranks.device)
         self.theta_star = self._inner(result.theta_star)
         self.model.load_state_dict(self.theta_star)
         self.loss = mean_loss(origins.loss, ranks.device)
@@ -157,8 +156,9 @@ class _Retraining:
             bill.after_training(run)
             average, workers = team.merge(workers, team.choose(workers))
             run.start = next_start(
-                run.start, average, run.outer_state, trained=inputs.trained, config=config
-            )
+                run.start, average, run.outer_state,
+                trained=inputs.trained, frozen=inputs.frozen, config=config,
+            )  # fmt: skip
             bill.after_merge(run, workers)
         clock.enter("refresh")
         finish = judge.finish(run.start)
@@ -242,7 +242,7 @@ class _Retraining:
         """Evaluates soups, and refreshes BatchNorm on samples that are not forgotten."""
         kept = remaining(len(self.labels), self.forgotten)
         others = Subset(self.origins.dataset, kept.tolist())
-        scratch = copy.deepcopy(self.model)
+        scratch = copy_model(self.model)
         return Judge(scratch, others, self.labels[kept], self.config, validation)
 
     def _redo(self) -> int:

@@ -11,7 +11,7 @@ from lipt_cords.warmstart.workers.sparsity import (
 
 
 class WeightAverage:
-    """An exponential moving average of a worker's parameters over its steps.
+    """An exponential moving average of a worker's trainable parameters over its steps.
 
     The decay is ramped up, min(decay, (1 + n) / (10 + n)) after n steps, so that a short run
     forgets its start. It is at least in float32: in half precision the change of one step would be
@@ -24,7 +24,9 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._parameters = [
-            parameter.detach() for parameter in model.parameters() if parameter.is_floating_point()
+            parameter.detach()
+            for parameter in model.parameters()
+            if parameter.requires_grad and parameter.is_floating_point()
         ]
         self._average = [
             parameter.to(torch.promote_types(parameter.dtype, torch.float32), copy=True)

@@ -7,7 +7,6 @@ nothing, and some nets cannot be trained like this: both are tested by one or tw
 
 from __future__ import annotations
 
-import copy
 import itertools
 import time
 from collections import deque
@@ -24,8 +23,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lipt_cords.base.devices import synchronize
 from lipt_cords.data.batches import Inputs
+from lipt_cords.models.copies import copy_model
 from lipt_cords.models.heads import logits_of
 from lipt_cords.models.losses import LossFunction
+from lipt_cords.models.modes import train_as_given
 from lipt_cords.training.step import autocast_dtype
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.workers.local_training import train_locally
@@ -82,7 +83,7 @@ class Ensemble(nn.Module):
     def __init__(self, models: Sequence[nn.Module], loss: LossFunction) -> None:
         super().__init__()
         self._loss = loss
-        self.nets = [copy.deepcopy(model) for model in models]
+        self.nets = [copy_model(model) for model in models]
         self.stacked = nn.ParameterList()
         self._state: dict[str, Tensor] = {}
         stacks: dict[Tensor, Tensor] = {}  # of a tensor of the first net; it may have two names
@@ -97,11 +98,14 @@ class Ensemble(nn.Module):
                 stacks[buffer] = _share([net.get_buffer(name) for net in self.nets])
             self._state[name] = stacks[buffer]
         # Used only for its code; in a list, so that its weights are not part of this module.
-        self._skeleton = [copy.deepcopy(models[0]).to("meta")]
+        self._skeleton = [copy_model(models[0]).to("meta")]
 
     def train(self, mode: bool = True) -> Ensemble:
         """Set the mode of the skeleton net too."""
-        self._skeleton[0].train(mode)
+        if mode:
+            train_as_given(self._skeleton[0])
+        else:
+            self._skeleton[0].eval()
         return super().train(mode)
 
     def forward(self, groups: Sequence[StackedBatches]) -> Tensor:
@@ -206,7 +210,7 @@ def obstacle(
     replaces a buffer by a new tensor, instead of writing into it, would lose the values.
     """
     exact = config.model_copy(update={"precision": "fp32"})
-    alone = copy.deepcopy(model)
+    alone = copy_model(model)
     batches = itertools.repeat(batch)
     train_locally(
         alone, batches, steps=1, last_epoch=1, schedule="constant", config=exact, loss=loss
@@ -239,7 +243,7 @@ def speedup(
     The fastest steps count, because disturbances only make a step slower. Neither side reads,
     prunes or augments data; a long step that is clearly slower is not repeated.
     """
-    device, alone = batch[1].device, copy.deepcopy(model)
+    device, alone = batch[1].device, copy_model(model)
     # The time of one thread does not depend on other processes.
     single = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.thread_time if single else time.perf_counter

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lipt_cords.data.batches import Inputs
 from lipt_cords.models.losses import LossFunction
+from lipt_cords.models.modes import modes_restored, train_as_given
 from lipt_cords.training.memory.step_kinds import Plans
 from lipt_cords.training.optimizers import OptimizerOptions, build
 from lipt_cords.training.schedules import Schedule, rate_factor
@@ -55,7 +57,7 @@ def train_locally(
     after_step: Callable[[], None] | None = None,
     enough: Callable[[int], bool] | None = None,
 ) -> LocalTraining:
-    """Train a model in place.
+    """Train a model in place; modules that are kept in eval mode or frozen stay as they are.
 
     Losses are summed on the device and read once, at the end: nothing waits for the host.
 
@@ -79,11 +81,6 @@ def train_locally(
         after_step: called after the optimizer's step.
         enough: called after every step with the number of steps taken; returns whether to stop.
     """
-    model.train()
-    if single_samples:
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = parameters[0].device
     optimizer = build(config.optimizer, parameters, optimizer_options(config))
@@ -101,31 +98,42 @@ def train_locally(
         compile=config.compile,
     )
     total, passes, counted, taken = torch.zeros((), device=device), 0, 0, 0
-    for step in range(steps):
-        inputs, labels = next(batches)
-        if augment is not None and isinstance(inputs, Tensor):
-            inputs = augment(inputs)
-        inputs = laid_out(inputs, take.layout)
-        if before_step is not None:
-            passes += before_step(step, inputs, labels)
-        if schedule != "constant":
-            factor = rate_factor(schedule, first_step + step, all_steps or steps, decay)
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * factor
-        value = take(inputs, partial(_of_logits, loss, labels), after_backward)
-        if after_step is not None:
-            after_step()
-        passes += len(labels)
-        if step >= steps - last_epoch:
-            total += value * len(labels)
-            counted += len(labels)
-        taken = step + 1
-        if enough is not None and enough(taken):
-            break
+    with _train_mode(model, single_samples):
+        for step in range(steps):
+            inputs, labels = next(batches)
+            if augment is not None and isinstance(inputs, Tensor):
+                inputs = augment(inputs)
+            inputs = laid_out(inputs, take.layout)
+            if before_step is not None:
+                passes += before_step(step, inputs, labels)
+            if schedule != "constant":
+                factor = rate_factor(schedule, first_step + step, all_steps or steps, decay)
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = peak * factor
+            value = take(inputs, partial(_of_logits, loss, labels), after_backward)
+            if after_step is not None:
+                after_step()
+            passes += len(labels)
+            if step >= steps - last_epoch:
+                total += value * len(labels)
+                counted += len(labels)
+            taken = step + 1
+            if enough is not None and enough(taken):
+                break
     if take.planner is not None:
         for note in take.planner.report().notes:
             warnings.warn(f"memory_budget: {note}", stacklevel=2)
     return LocalTraining(passes, float(total) / counted if counted else math.nan, taken)
+
+
+@contextmanager
+def _train_mode(model: nn.Module, single_samples: bool) -> Iterator[None]:
+    with modes_restored(model):
+        train_as_given(model)
+        for module in model.modules():
+            if single_samples and isinstance(module, _BatchNorm):
+                module.eval()
+        yield
 
 
 def optimizer_options(config: WarmStartConfig) -> OptimizerOptions:

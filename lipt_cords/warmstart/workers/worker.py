@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from lipt_cords.base.devices import synchronize
 from lipt_cords.base.randomness import generator, isolated_rng
 from lipt_cords.data.batches import Inputs
 from lipt_cords.data.source import BatchSource
+from lipt_cords.models.copies import copy_model
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.state import State, all_finite, tensor_state
 from lipt_cords.training.cheaper.channels import scaled_batchnorms
@@ -171,7 +171,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
     with isolated_rng(seed, *task.names), deterministic_convolutions():
         layout = memory_layout(config.memory_format, task.model)
         # Before anything refers to its weights: another layout needs other memory.
-        model = copy.deepcopy(task.model)
+        model = copy_model(task.model)
         lay_out(model, layout)
         worker_batches = WorkerBatches(
             task.dataset, task.indices, device, task.pool, config.loader_workers, task.reads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -45,12 +46,12 @@ def test_inference_mode() -> None:
         assert fit().report.passes > 0
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_model_that_cannot_be_copied() -> None:
-    model = nn.utils.weight_norm(nn.Linear(4, 3))
-    model(torch.randn(1, 4))
-    with pytest.raises(ValueError, match=r"cannot be copied.*parametrizations"):
-        fit(model)
+    model = nn.Sequential(nn.Sequential(nn.ReLU()), nn.Linear(4, 3))
+    for held in (threading.Lock(), (one for one in "ab"), sys):
+        model[0].held = held  # type: ignore[assignment]
+        with pytest.raises(ValueError, match=r"cannot be copied.*: 0\.held \("):
+            fit(model)
 
 
 def test_an_infinite_buffer_is_named() -> None:
