@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from lipt_cords.base.errors import unknown_name
 
+LONGEST_VALUE = 200
+"""Characters of a wrong value that an error shows."""
+
 
 class StrictModel(BaseModel):
     """A frozen record; unknown keys and names are errors that suggest the nearest valid one."""
@@ -58,9 +61,18 @@ def readable_errors(title: str, error: ValidationError) -> str:
         where = ".".join(map(str, (title, *problem["loc"])))
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] != "value_error":  # our own checks name the received value themselves
-            message += f" (received {problem['input']!r})"
+            message += f" (received {shortened(problem['input'])})"
         lines.append(f"{where}: {message}")
     return "\n".join(lines)
+
+
+def shortened(value: Any) -> str:
+    """A value as Python writes it, as far as one line can show it."""
+    try:
+        said = repr(value)
+    except (RecursionError, ValueError) as error:  # too deep, or an integer of thousands of digits
+        return f"a {type(value).__name__} that cannot be shown: {error}"
+    return said if len(said) <= LONGEST_VALUE else f"{said[:LONGEST_VALUE]}..."
 
 
 class ConfigSection(StrictModel):

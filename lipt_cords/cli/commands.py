@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from lipt_cords.base.ownership import owned
+from lipt_cords.base.printable import printable
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.cli.display import (
     say,
@@ -30,6 +31,7 @@ from lipt_cords.cli.support import (
     Data,
     Download,
     Imports,
+    NoCode,
     Output,
     Overrides,
     Seed,
@@ -95,6 +97,7 @@ def train(
     data: Data = None,
     download: Download = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run")] = False,
+    no_code: NoCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Run one configuration: warm start, selection, training.
@@ -106,7 +109,7 @@ def train(
     from lipt_cords.experiments.run import run
 
     display = display_for(as_json)
-    settings = load_configuration(config, overrides, seed, data, download, imports)
+    settings = load_configuration(config, overrides, seed, data, download, imports, no_code)
     with display.curve(settings.train_args.num_epochs) as on_point:
         record = run(
             settings, output=output, resume=resume, command=command_line(), on_point=on_point
@@ -147,6 +150,7 @@ def compare(
     output: Output = Path("runs/compare"),
     data: Data = None,
     download: Download = False,
+    no_code: NoCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare methods at several fractions, every cost counted.
@@ -168,7 +172,7 @@ def compare(
     from lipt_cords.experiments.run import load_splits
 
     display = display_for(as_json)
-    settings = load_configuration(config, overrides, None, data, download, imports)
+    settings = load_configuration(config, overrides, None, data, download, imports, no_code)
     names = list(DEFAULT_METHODS) if methods is None else words(methods)
     terms: dict[str, Any] = {
         "fractions": None if fractions is None else parse_fractions(fractions),
@@ -213,6 +217,7 @@ def warmstart(
     output: Output = Path("runs/warmstart"),
     data: Data = None,
     download: Download = False,
+    no_code: NoCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit a warm start and save the merged weights with their report."""
@@ -220,7 +225,7 @@ def warmstart(
 
     display = display_for(as_json)
     result = fit_warm_start(
-        load_configuration(config, overrides, seed, data, download, imports), output=output
+        load_configuration(config, overrides, seed, data, download, imports, no_code), output=output
     )
     if not is_main_process():
         return
@@ -243,6 +248,7 @@ def select(
     output: Output = Path("runs/select"),
     data: Data = None,
     download: Download = False,
+    no_code: NoCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Select one subset: indices and weights, JSON and .npz.
@@ -253,7 +259,7 @@ def select(
     from lipt_cords.experiments.select_once import select_once
 
     display = display_for(as_json)
-    settings = load_configuration(config, overrides, seed, data, download, imports)
+    settings = load_configuration(config, overrides, seed, data, download, imports, no_code)
     made = select_once(settings, checkpoint=checkpoint, output=output)
     if made is None:
         return
@@ -349,6 +355,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code = app(args=arguments, standalone_mode=False)
     except USAGE_ERROR as error:
+        error.message = printable(error.message)
         error.show()
         return 2
     except (KeyboardInterrupt, typer.Abort):

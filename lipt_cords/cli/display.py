@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lipt_cords.base.printable import printable
 from lipt_cords.cli.doctor import OK, Diagnosis, Registered
 from lipt_cords.experiments.compare_plan import ComparisonPlan, PlannedRun
 from lipt_cords.experiments.record import RunRecord
@@ -26,8 +27,11 @@ MARKS = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "broken": "[red]br
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """Print one line as it is; the terminal wraps it, so that a path in it can be copied."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    """Print text as it is, but for what would steer the terminal.
+
+    The terminal wraps it, so that a path in it can be copied.
+    """
+    console.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class Display:
@@ -145,7 +149,7 @@ def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) ->
         warmup = count(expected.warmup), count(expected.warmup_critical)
         passes = (*warmup, *tried, count(expected.training))
         shown = (f"{fraction:.4g}",) if several else ()
-        table.add_row(name, *shown, str(len(runs)), *passes)
+        table.add_row(_plain(name), *shown, str(len(runs)), *passes)
     console.print("Plan, in sample-passes a run:")
     console.print(table)
     for note in plan.notes:
@@ -200,7 +204,7 @@ def show_report(console: Console, results: dict[str, Any], output: Path | None) 
     console.print()
     console.print(comparison_table(results["summary"]))
     console.print()
-    console.print(results["reading"], markup=False, highlight=False)
+    console.print(printable(results["reading"]), markup=False, highlight=False)
     for run in results["runs"]:
         if run["status"] != "ok":
             line = f"failed: {run['method']}, seed {run['seed']}: {run['error']}"
@@ -252,12 +256,12 @@ def show_registered(console: Console, names: Sequence[Registered]) -> None:
             if one.kind == kind:
                 where = "" if one.module is None else f" ({one.module})"
                 line = f"  {one.name:<{width}}  {one.line}{where}"
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                say(console, line)
 
 
 def _plain(text: str) -> str:
     """Text that rich must not read as markup, such as ``lipt-cords[cords]``."""
-    return text.replace("[", r"\[")
+    return printable(text).replace("[", r"\[")
 
 
 def _percent(value: float | None) -> str:

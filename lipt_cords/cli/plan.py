@@ -19,6 +19,7 @@ from lipt_cords.cli.support import (
     Data,
     Download,
     Imports,
+    NoCode,
     Overrides,
     Seed,
     display_for,
@@ -53,6 +54,7 @@ def plan(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the step's memory, an .svg")
     ] = None,
+    no_code: NoCode = False,
     as_json: AsJson = False,
     overrides: Overrides = None,
     imports: Imports = None,
@@ -79,7 +81,7 @@ def plan(
     console = display_for(as_json).console
     limit = parse_bytes(budget, "--budget")
     made = plan_memory(
-        load_configuration(config, overrides, seed, data, download, imports),
+        load_configuration(config, overrides, seed, data, download, imports, no_code),
         limit,
         batch_size=batch_size,
         bandwidth=parse_bandwidth(bandwidth),

@@ -15,7 +15,13 @@ from rich.console import Console
 from lipt_cords.cli.display import Display, say
 from lipt_cords.experiments.run import is_main_process
 
-ConfigFile = Annotated[Path, typer.Argument(help="A .yaml, or a CORDS .py with config = dict(...)")]
+ConfigFile = Annotated[Path, typer.Argument(help="A .yaml; or a CORDS .py, whose code is executed")]
+
+
+NoCode = Annotated[
+    bool,
+    typer.Option("--no-code", help="Read .yaml without imports alone: execute no code"),
+]
 
 
 Overrides = Annotated[
@@ -65,6 +71,8 @@ Only the subset, or a whole training on it:
 Would a larger batch fit into a GPU's memory, and what would that cost (simulated on a CPU)?
   lipt-cords plan mine.yaml --budget 2GiB --largest
 
+A .py configuration is a program, and imports name modules: both are executed. For files of others,
+--no-code reads .yaml without imports alone.
 Any key can be overridden, as in --set dss_args.fraction=0.1; --json prints for machines.
 Exit codes: 0 done, 1 something that was checked is broken, 2 wrong options, data or files,
 130 interrupted.
@@ -78,6 +86,7 @@ def load_configuration(
     data: Path | None,
     download: bool,
     imports: list[str] | None,
+    no_code: bool,
 ) -> Any:
     """A configuration with what the command line overrides, and imports."""
     from lipt_cords.cords.config import load_config
@@ -89,7 +98,10 @@ def load_configuration(
         extra.append(f"dataset.datadir={json.dumps(str(data))}")
     if download:
         extra.append("dataset.download=true")
-    return load_config(path, extra, imports=imports or ())
+    if path.suffix.lower() == ".py" and not no_code and path.is_file() and is_main_process():
+        said = f"note: {path} is Python and is executed; --no-code reads .yaml alone"
+        say(Console(stderr=True), said)
+    return load_config(path, extra, imports=imports or (), code=not no_code)
 
 
 def command_line() -> str:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lipt_cords.base.errors import unknown_name
@@ -26,6 +25,7 @@ from lipt_cords.cords.schema import (
     ModelConfig,
     TrainConfig,
 )
+from lipt_cords.cords.yaml_text import MOST_CHARACTERS, read_yaml
 from lipt_cords.training.optimizers import OptimizerConfig, SchedulerConfig
 from lipt_cords.warmstart.config import WarmStartConfig
 
@@ -173,7 +173,11 @@ def section_types() -> dict[str, type[ConfigSection]]:
 
 
 def load_config(
-    path: str | Path, overrides: Iterable[str] = (), *, imports: Iterable[str] = ()
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    imports: Iterable[str] = (),
+    code: bool = True,
 ) -> RunConfig:
     """Read a configuration file.
 
@@ -183,6 +187,8 @@ def load_config(
         overrides: ``section.key=value`` each, applied before the checks.
         imports: modules of your own to import besides those that the file names under
             ``imports``; they become part of the configuration.
+        code: whether the file may bring code to execute. False refuses ``.py`` files, and
+            ``imports`` in ``.yaml`` files.
 
     Raises:
         ValueError: the file cannot be read, or its content is wrong; the file is named.
@@ -192,6 +198,10 @@ def load_config(
         raise ValueError(f"no configuration file at {path}: give a .yaml or a CORDS .py file")
     readers = {".yaml": _read_yaml, ".yml": _read_yaml, ".py": _read_python}
     reader = readers.get(path.suffix.lower())
+    if not code and reader is _read_python:
+        raise ValueError(
+            f"{path} is Python, which would be executed: --no-code (code=False) reads .yaml alone"
+        )
     if reader is None:
         raise ValueError(f"expected a .yaml, .yml or .py configuration, received {path}")
     raw = reader(path)
@@ -199,6 +209,11 @@ def load_config(
         found = "nothing" if raw is None else type(raw).__name__
         raise ValueError(
             f"expected sections such as dataset, model and dss_args in {path}, found {found}"
+        )
+    if not code and raw.get("imports"):
+        raise ValueError(
+            f"{path} names modules at imports, whose code would be executed: remove them, or leave "
+            "out --no-code (code=False)"
         )
     try:
         return RunConfig.parse(raw, overrides, imports=imports)
@@ -240,9 +255,9 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     if not separator or not all(keys):
         raise ValueError(f"expected section.key=value, received {override!r}")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"the value of {where} is not YAML: {text!r}") from error
+        value = read_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"the value of {where} is not YAML: {text[:80]!r} ({error})") from error
     keys[0] = ALIASES.get(keys[0], keys[0])
     if len(keys) > 1:
         keys[1] = KEY_ALIASES.get(keys[0], {}).get(keys[1], keys[1])
@@ -267,9 +282,11 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is not a readable YAML file: {error}") from error
+        if path.stat().st_size > 4 * MOST_CHARACTERS:
+            raise ValueError(f"{path.stat().st_size:,} bytes")
+        return read_yaml(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable YAML configuration: {error}") from error
 
 
 def _read_python(path: Path) -> Any:

@@ -227,6 +227,37 @@ def test_ranks_other_than_the_first_are_silent(
     assert results["costs"]["warmup_bytes"] > 0
 
 
+def test_a_configuration_that_is_code_is_announced_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("config = dict(modl=dict())")
+    assert main(["train", str(path), "--no-code"]) == 2
+    assert "is Python, which would be executed" in capsys.readouterr().err
+    assert main(["train", str(path)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"note: {path} is Python and is executed; --no-code reads .yaml alone"
+    for command in ("train", "compare", "warmstart", "select", "plan"):
+        assert main([command, "--help"]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "--no-code" in shown and "whose code is executed" in shown.replace(" │ │ ", " ")
+
+
+@pytest.mark.parametrize("evil", ["\x1b[2Jx", "\x9b2J", "a\u202eb", "\udcff"])
+def test_nothing_that_is_shown_steers_the_terminal(
+    evil: str, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (
+        ["report", str(tmp_path / evil)], ["train", evil], [evil], ["train", config, "--set", evil],
+        ["select", config, "--checkpoint", evil], ["compare", config, "--methods", evil],
+        ["doctor", "--list", "--import", evil], ["train", config, f"--{evil}"],
+        ["train", config, "--output", config + "/" + evil],
+    ):  # fmt: skip
+        assert main(words) == 2, words
+        shown = capsys.readouterr()
+        assert not set(evil) & set("\x1b\x9b\u202e\udcff") & set(shown.err + shown.out), words
+
+
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out

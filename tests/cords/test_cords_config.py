@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,95 @@ def test_a_wrong_option_of_the_warm_start_is_said_once() -> None:
     with pytest.raises(ValueError, match="num_workers") as caught:
         RunConfig.parse({"dss_args": {"warm_start": {"num_workers": 0}}})
     assert str(caught.value).count("received") == 1
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: " + "[" * 990 + "]" * 990, r"nested more than 40 levels deep \(line 1, column 43\)"),
+        ("a: " + "[" * 200_000, "nested more than 40 levels deep"),
+        ("a: " + "{b: " * 990, "nested more than 40 levels deep"),
+        ("- " * 5000, "nested more than 40 levels deep"),
+        (BOMB + "dss_args: {options: *i}", r"more than 20,000 values, aliases followed \(line 5"),
+        (f"dss_args:\n  options: {{<<: [{', '.join(['*a'] * 3)}]}}", "undefined alias"),
+        ("a: &a [1, *a]", r"the alias \*a stands inside of what it names \(line 1, column 11\)"),
+        ("model: {a: 1}\nmodel: {a: 2}", r"the key 'model' is there twice \(line 2, column 1\)"),
+        ("model: {a: 1, a: 1}", "the key 'a' is there twice"),
+        ("a: 1" + "0" * 399, r"an integer of 400 characters \(line 1, column 4\)"),
+        ("a: 1" + "0" * 9999, "an integer of 10000 characters"),
+        ("a: 2020-99-99", r"no timestamp: month must be in 1..12"),
+        ("a: !!int x", "no int: invalid literal"),
+        ("a: !!float x", "no float: could not convert"),
+        ("a: !!binary 'ä'", "failed to convert base64|no binary"),
+        ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("a: [1", r"expected ',' or ']'.*line 1|while parsing"),
+        ("? [a]\n: b", "unhashable key"),
+        ("a: \x00", "unacceptable character"),
+        ("a: x\n" * 300_000, "characters: expected at most 1,000,000"),
+        ("\n".join(f"k{n}: x" for n in range(30_000)), "more than 20,000 values"),
+    ],
+)
+def test_yaml_that_never_ends_or_says_two_things_is_refused_with_its_place(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as refused:
+        load_config(path)
+    assert str(path) in str(refused.value) and len(str(refused.value)) < 1000
+    if "\n" not in text:
+        with pytest.raises(ValueError, match="the value of dss_args.options is not YAML"):
+            load_config(_short(tmp_path), [f"dss_args.options={text}"])
+
+
+def _short(folder: Path) -> Path:
+    path = folder / "short.yaml"
+    path.write_text("dataset: {name: digits}")
+    return path
+
+
+def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "latin.yaml"
+    path.write_bytes("dataset: {name: 'größe'}".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin\.yaml is not a readable YAML .*'utf-8' codec"):
+        load_config(path)
+    path.write_bytes("\ufeffdataset: {name: digits}".encode())
+    assert load_config(path).dataset.name == "digits"
+    path.write_bytes(b" " * 4_000_001)
+    with pytest.raises(ValueError, match="4,000,001 bytes"):
+        load_config(path)
+
+
+def test_a_long_wrong_value_is_shortened() -> None:
+    with pytest.raises(ValueError, match="optimizer.lr: ") as refused:
+        RunConfig.parse({"optimizer": {"lr": list(range(10_000))}})
+    assert len(str(refused.value)) < 500
+
+
+def test_aliases_of_a_fair_size_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "fair.yaml"
+    path.write_text(
+        "dataset: &d {name: digits}\nmodel: {architecture: cnn}\ntrain_args: {<<: {}}\n"
+    )
+    assert load_config(path).dataset.name == "digits"
+
+
+def test_without_code_only_plain_yaml_is_read(tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    python = tmp_path / "mine.py"
+    python.write_text(f"open({str(mark)!r}, 'w')\nconfig = dict()\n")
+    with pytest.raises(ValueError, match=r"mine\.py is Python, which would be executed"):
+        load_config(python, code=False)
+    assert not mark.exists()
+    load_config(python)
+    assert mark.exists()
+    path = _short(tmp_path)
+    assert load_config(path, code=False) == load_config(path)
+    path.write_text("imports: [mine]")
+    with pytest.raises(ValueError, match="names modules at imports, whose code would be executed"):
+        load_config(path, code=False)

@@ -7,12 +7,18 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from lipt_cords.base.printable import printable
 from lipt_cords.experiments.report.results import Results
 from lipt_cords.experiments.report.sections import Section, Table
 from lipt_cords.experiments.report.words import Verdict
 
 _SPACE = re.compile(r"[ \t\r\n]+")
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|$])")
+_SPECIAL = re.compile(
+    r"([\\`*_{}\[\]<>#|$~&@!]|(?<=:)//|(?<=www)\.|^[-+=](?![0-9.]))", re.IGNORECASE
+)
+"""What begins markup, an address that becomes a link by itself, or a mention."""
+
+_NUMBERED = re.compile(r"^([0-9]+)([.)])(?= |$)")
 
 
 def markdown_of(results: Results, said: Verdict | None, sections: Sequence[Section]) -> str:
@@ -26,7 +32,8 @@ def plain(text: Any) -> str:
     >>> plain("a_b <script>")
     'a\\\\_b \\\\<script\\\\>'
     """
-    return _SPECIAL.sub(r"\\\1", _SPACE.sub(" ", str(text).strip()))
+    line = _SPECIAL.sub(r"\\\1", _SPACE.sub(" ", printable(str(text)).strip()))
+    return _NUMBERED.sub(r"\1\\\2", line)
 
 
 def _lines(results: Results, said: Verdict | None, sections: Sequence[Section]) -> Iterator[str]:
@@ -79,7 +86,7 @@ def _section(section: Section) -> Iterator[str]:
     for gallery in section.galleries:
         yield from (f"### {plain(gallery['label'])}, seed {gallery['seed']}", "")
         for title, shown in gallery["parts"]:
-            yield f"{title}: " + ", ".join(
+            yield f"{plain(title)}: " + ", ".join(
                 f"{plain(one['label'])} (sample {one['index']}, weight {one['weight']:g})"
                 for one in shown
             )

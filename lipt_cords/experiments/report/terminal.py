@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from lipt_cords.base.printable import one_line
 from lipt_cords.experiments.report.summary import Row, accuracy_text, count, seconds
 
 
@@ -32,7 +33,7 @@ def comparison_table(summary: Sequence[Row]) -> Table:
             table.add_row(Text(named, style="italic"), *[""] * 7)
         failed = f" ({row['failed']} failed)" if row["failed"] else ""
         ahead = row["accuracy"] is not None and row["accuracy"] == best[row.get("fraction")]
-        label = Text(row["label"] + failed, style="bold" if ahead else "")
+        label = Text(one_line(row["label"]) + failed, style="bold" if ahead else "")
         if row["accuracy"] is None:
             table.add_row(label, "-", *[""] * 6)
             continue

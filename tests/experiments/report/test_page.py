@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from report_material import comparison, large, rounds, runs_of, subsets
 
 from lipt_cords.base.files import write_json
+from lipt_cords.base.printable import printable
+from lipt_cords.experiments.report.markdown import plain
 from lipt_cords.experiments.report.page import Report, write_report
 from lipt_cords.experiments.report.svg import DARK_SERIES, INK, MUTED, PAPER, SERIES
 
@@ -92,6 +97,23 @@ def test_strings_from_elsewhere_stay_strings(tmp_path: Path) -> None:
     assert "<script" not in outside.replace(r"\<script", "")
     for figure in (tmp_path / "report-figures").iterdir():
         assert "<script" not in figure.read_text()
+
+
+@given(st.text(st.sampled_from("ab1 .-+=#|`*_[]()<>!&;:/@~\\\\\"'{}$\n\t\x1b\u202ew")))
+def test_text_stays_text_in_markdown(text: str) -> None:
+    reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    shown = " ".join(printable(text).split())
+    for before, after in (("", ""), ("- ", ""), ("# ", ""), ("| a |\n| --- |\n| ", " |")):
+        tokens = reader.parse(f"{before}{plain(text)}{after}")
+        inlines = [one for one in tokens if one.type == "inline"]
+        said = inlines[-1].children if shown else []
+        assert {one.type for one in said or []} <= {"text", "text_special"}
+        assert " ".join("".join(one.content for one in said or []).split()) == shown
+
+
+def test_addresses_do_not_become_links() -> None:
+    for address in ("http://a.example", "HTTPS://a.example", "www.a.example", "me@a.example"):
+        assert not re.search(r"://|www\.|(?<!\\)@", plain(address), re.IGNORECASE)
 
 
 def test_a_picture_from_elsewhere_cannot_leave_its_attribute(tmp_path: Path) -> None:
