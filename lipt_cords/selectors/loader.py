@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 from torch.utils.data.dataloader import default_collate
 
 from lipt_cords.base.randomness import generator
@@ -190,7 +190,10 @@ class SubsetLoader(DataLoader[Any]):
         rank: this process; None for the process group's.
         collate_fn: collates the samples; the weights are added to what it returns. Items that are
             None are left out with their weights; a batch of another size is an error.
-        **loader_options: passed to DataLoader, such as ``num_workers``, ``drop_last``.
+        **loader_options: passed to DataLoader, such as ``num_workers``, ``drop_last``. A
+            SequentialSampler as ``sampler`` means ``shuffle=False``, so that trainers which build
+            the loader anew to have the same batches in every epoch, as Lightning does for
+            ``overfit_batches``, get the selection in its own order, with its weights.
 
     Raises:
         ValueError: a selection that is empty or points outside the data set; an option that
@@ -217,11 +220,21 @@ class SubsetLoader(DataLoader[Any]):
         collate_fn: Callable[[list[Any]], Any] | None = None,
         **loader_options: Any,
     ) -> None:
+        if isinstance(loader_options.get("sampler"), SequentialSampler):
+            shuffle = False
+            for option in ("sampler", "generator"):
+                loader_options.pop(option, None)
+            # What a trainer that builds the loader anew reads off the one before.
+            if isinstance(dataset, _WeightedItems):
+                dataset = dataset.dataset
+            if isinstance(collate_fn, _WeightedCollate):
+                collate_fn = collate_fn.collate
         for option in ("sampler", "batch_sampler", "generator"):
-            if option in loader_options:
+            if loader_options.pop(option, None) is not None:
                 raise ValueError(
                     f"SubsetLoader draws its own order: leave {option!r} out, and use seed=, "
-                    "num_replicas= and rank="
+                    "num_replicas= and rank=. Where a trainer replaces it, as Lightning's predict "
+                    "does, give the trainer a DataLoader of Subset(dataset, selection.indices)"
                 )
         if batch_size is None or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(
@@ -244,6 +257,8 @@ class SubsetLoader(DataLoader[Any]):
             generator=generator(seed, "subset-loader", "workers"),
             **loader_options,
         )
+        # Lightning builds a loader anew from attributes named like the arguments.
+        vars(self).update(selection=selection, seed=seed, num_replicas=num_replicas, rank=rank)
 
     @property
     def selection(self) -> Selection:
@@ -258,6 +273,7 @@ class SubsetLoader(DataLoader[Any]):
         """Replace the selection in place; the next epoch walks through the new one."""
         _check_range(selection, self._source)
         self._order.reselect(selection)
+        vars(self).update(selection=selection)
         self._current = self._next = (self._next[0], 0)
 
     def set_epoch(self, epoch: int) -> None:

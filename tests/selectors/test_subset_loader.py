@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import math
@@ -13,7 +14,14 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 
 from lipt_cords.selectors.base import Selection
 from lipt_cords.selectors.loader import SelectionSampler, SubsetLoader, broadcast_selection
@@ -283,4 +291,60 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="one weight an index"):
         SubsetLoader(DATA, Selection(torch.tensor([1]), torch.ones(2)))
     with pytest.raises(ValueError, match="'sampler'"):
-        SubsetLoader(DATA, chosen(1), sampler=None)
+        SubsetLoader(DATA, chosen(1), sampler=RandomSampler(DATA))
+    with pytest.raises(ValueError, match=r"'batch_sampler'.*Subset\(dataset, selection.indices\)"):
+        SubsetLoader(DATA, chosen(1), sampler=None, batch_sampler=[[0]])
+
+
+def built_anew(loader: SubsetLoader, saved: dict[str, Any] | None) -> SubsetLoader:
+    """As Lightning builds a loader anew for ``overfit_batches``.
+
+    From the arguments that it saved, where the loader was made in a hook of a module or of a data
+    module; else from attributes that are named like the arguments.
+    """
+    if saved is None:
+        names = {**inspect.signature(DataLoader).parameters,
+                 **inspect.signature(type(loader)).parameters}  # fmt: skip
+        attributes = {k: v for k, v in vars(loader).items() if not k.startswith("_")}
+        attributes["multiprocessing_context"] = loader.multiprocessing_context
+        saved = {
+            name: attributes[name] for name, parameter in names.items()
+            if name in attributes and attributes[name] is not parameter.default
+        }  # fmt: skip
+    sampler = SequentialSampler(loader.dataset)  # type: ignore[arg-type]
+    replaced = {"sampler": sampler, "shuffle": False, "batch_sampler": None}
+    return type(loader)(**{**saved, **replaced})
+
+
+@pytest.mark.parametrize("hook", [False, True])
+@pytest.mark.parametrize("collate", [None, default_collate])
+def test_a_loader_that_a_trainer_builds_anew_is_the_same_without_shuffling(
+    hook: bool, collate: Any
+) -> None:
+    selection = chosen(7, 3, 19, 0, 5)
+    arguments = {
+        "dataset": DATA, "selection": selection, "batch_size": 2, "seed": 9, "drop_last": True,
+        "collate_fn": collate, "num_replicas": 1, "rank": 0,
+    }  # fmt: skip
+    loader = SubsetLoader(**arguments)
+    epoch_of(loader)
+    again = built_anew(loader, arguments if hook else None)
+    for _ in range(2):
+        batches = list(again)
+        assert [x.tolist() for x, _, _ in batches] == [[7, 3], [19, 0]]
+        weights = torch.cat([w for _, _, w in batches])
+        assert weights.equal(selection.weights[:4])
+    loader.reselect(chosen(4, 2))
+    again = built_anew(loader, {**arguments, "selection": loader.selection} if hook else None)
+    assert epoch_of(again) == [4, 2] and again.state_dict()["seed"] == 9
+    again.reselect(chosen(6, 1))
+    assert epoch_of(again) == [6, 1]
+
+
+def test_ranks_share_a_loader_that_was_built_anew() -> None:
+    parts = [
+        built_anew(SubsetLoader(DATA, chosen(5, 4, 3, 2, 1), num_replicas=2, rank=rank), None)
+        for rank in (0, 1)
+    ]
+    assert [epoch_of(part) for part in parts] == [[5, 3, 1], [5, 4, 2]]
+    assert next(iter(parts[1]))[2].tolist() == pytest.approx([0, 0.4, 0.2])
