@@ -21,6 +21,7 @@ from lipt_cords.data.batches import dataset_length, describe, flat_labels, subse
 from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.open_files import nothing_left_open
+from lipt_cords.data.reads import NotedItems, note_read
 from lipt_cords.data.steadiness import spread
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,8 @@ def labels_of(dataset: Dataset[Any], notes: list[str] | None = None) -> Tensor:
             logger.warning("%s (%s)", note, type(dataset).__name__)
             if notes is not None:
                 notes.append(note)
-        values = [_item_label(dataset[i]) for i in range(dataset_length(dataset))]
+        items = NotedItems(dataset)
+        values = [_item_label(items[i]) for i in range(dataset_length(dataset))]
     return _as_labels(values)
 
 
@@ -110,6 +112,7 @@ def _first_difference(dataset: Dataset[Any], known: Tensor) -> tuple[int, int] |
     for sample in _compared(dataset, known):
         try:
             label = _item_label(dataset[sample])
+            note_read()
         except Exception:
             continue
         if label != int(known[sample]):

@@ -31,12 +31,15 @@ from lipt_cords.data.batches import (
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.labels import labels_of
 from lipt_cords.data.open_files import nothing_left_open, own_file_positions
+from lipt_cords.data.reads import NotedItems, note_read
 from lipt_cords.data.steadiness import ItemsBySeed, differs_between_reads, draws_at_random
 
 SCAN_BATCH = 1024
 """Samples that are scanned for NaN and infinity at once."""
 DECODE_CHUNK = 1024
 """Items decoded between two copies to the device."""
+FOREIGN_CHUNK = 64
+"""The same where other processes read: only whole batches of theirs show that they go on."""
 _ONLY = ""
 
 
@@ -146,6 +149,7 @@ class BatchSource:
             columns, labels = self._kept
             positions = torch.arange(len(self)) if order is None else order
             for part in torch.split(positions.to(self.device), batch_size):
+                note_read()
                 taken = {name: values.index_select(0, part) for name, values in columns.items()}
                 yield taken.get(_ONLY, taken), labels.index_select(0, part)
             return
@@ -157,6 +161,7 @@ class BatchSource:
             else:
                 parts = self._loader(chosen, batch_size)
             for batch in parts:
+                note_read()
                 x, y = split_batch(batch)
                 yield to_device(x, self.device), flat_labels(y).to(self.device)
 
@@ -167,8 +172,11 @@ class BatchSource:
 
     def _loader(self, chosen: Tensor, batch_size: int) -> DataLoader[Any]:
         steady = self.changing is False
+        items = ItemsBySeed(self._base) if steady else self._base
+        if self._num_workers == 0 and not hasattr(items, "__getitems__"):
+            items = NotedItems(items)
         return DataLoader(
-            ItemsBySeed(self._base) if steady else self._base,
+            items,
             batch_size=batch_size,
             sampler=chosen.tolist(),
             num_workers=self._num_workers,
@@ -208,7 +216,8 @@ class BatchSource:
     def _read(self, indices: Tensor) -> Any:
         if self._gather is not None:
             return self._gather(indices)
-        return self._collate([self._base[i] for i in indices.tolist()])
+        items = NotedItems(self._base)
+        return self._collate([items[i] for i in indices.tolist()])
 
     def changes(self) -> bool:
         """Whether items seem to differ between reads, by their transforms or by reading some twice.
@@ -237,9 +246,11 @@ class BatchSource:
         if self._gather is not None:
             chunks = map(self._gather, torch.split(self._indices, DECODE_CHUNK))
         else:
-            chunks = self._loader(self._indices, DECODE_CHUNK)
+            size = DECODE_CHUNK if self._num_workers == 0 else FOREIGN_CHUNK
+            chunks = self._loader(self._indices, size)
         start = 0
         for chunk in chunks:
+            note_read()
             x, y = split_batch(chunk)
             columns = _columns(x)
             _check_alike(kept, columns)

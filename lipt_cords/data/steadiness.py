@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lipt_cords.base.randomness import derive_seed, isolated_rng, preserved_rng, seed_global_states
+from lipt_cords.data.reads import note_read
 
 PROBED_ITEMS = 64
 """Items read twice to find out whether a data set changes."""
@@ -51,6 +52,7 @@ class ItemsBySeed(Dataset[Any]):
             for index in indices:
                 seed_global_states(derive_seed(0, "item", index))
                 items.append(self._dataset[index])
+                note_read()
         return items
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lipt_cords.base.devices import synchronize
 from lipt_cords.base.errors import unknown_name
+from lipt_cords.base.messages import travels
 from lipt_cords.base.registry import Registry
 from lipt_cords.models.gradients import LastLayerGradients
 from lipt_cords.selectors.checks import (
@@ -31,6 +32,7 @@ Per = Literal["class", "all", "batch"]
 PER_NAMES = ("class", "all", "batch")
 
 
+@travels
 @dataclass(frozen=True)
 class Selection:
     """A subset of a pool, how much each member counts, and what choosing it cost.

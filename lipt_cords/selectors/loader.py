@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
 from torch.utils.data.dataloader import default_collate
 
+from lipt_cords.base.devices import exchange_backend, resolve_device
+from lipt_cords.base.messages import decode, encode
 from lipt_cords.base.randomness import generator
 from lipt_cords.data.open_files import nothing_left_open, own_file_positions
 from lipt_cords.selectors.base import Selection
@@ -348,16 +350,36 @@ def broadcast_selection(selection: Selection | None, *, src: int = 0) -> Selecti
         The same selection on every rank. Without a process group, the one given.
 
     Raises:
-        ValueError: rank ``src`` has none.
+        ValueError: rank ``src`` has none, or its ``info`` holds what a message cannot carry.
     """
-    joined = dist.is_available() and dist.is_initialized()
-    holds = not joined or dist.get_rank() == src
-    box: list[Selection | None] = [selection if holds else None]
-    if joined:
-        dist.broadcast_object_list(box, src=src)
-    if box[0] is None:
+    if _joined():
+        selection = _received(selection if dist.get_rank() == src else None, src)
+    if selection is None:
         raise ValueError(f"expected a selection on rank {src}, received None")
-    return box[0]
+    return selection
+
+
+def _received(selection: Selection | None, src: int) -> Selection | None:
+    """What rank ``src`` sends: plain values and tensors, in which nothing is executed."""
+    said = b""
+    if dist.get_rank() == src:
+        try:
+            said = encode(selection)
+        except ValueError as error:  # the others wait, and must hear it too
+            said = encode(str(error))
+    here = resolve_device("auto")
+    direct = exchange_backend(here) in str(dist.get_backend())
+    channel = here if direct else torch.device("cpu")
+    length = torch.tensor([len(said)], device=channel)
+    dist.broadcast(length, src=src)
+    buffer = torch.zeros(int(length), dtype=torch.uint8, device=channel)
+    if said:
+        buffer.copy_(torch.frombuffer(bytearray(said), dtype=torch.uint8))
+    dist.broadcast(buffer, src=src)
+    received = decode(buffer.cpu().numpy().tobytes())
+    if not isinstance(received, Selection | None):
+        raise ValueError(f"rank {src} cannot send its selection: {received}")
+    return received
 
 
 def _joined() -> bool:

@@ -55,7 +55,7 @@ def common_start(
         return replace(done, state=None)
 
     team.announce("common start")
-    done = team.ranks.on_main(on_rank_0)
+    done = team.ranks.on_main(on_rank_0, "the common start")
     watchers.after_common_start(run, done)
     run.common_passes, run.common_work = done.passes, done.work(run.net_work)
     if trained:  # on rank 0

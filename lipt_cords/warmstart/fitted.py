@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lipt_cords.base.messages import travels
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.state import State
 from lipt_cords.training.cheaper.tickets import Ticket
@@ -24,6 +25,7 @@ class Origins:
     loss: LossFunction | None
 
 
+@travels
 @dataclass(frozen=True)
 class Unlearning:
     """The cost of a change of the samples, and what it does not cover.

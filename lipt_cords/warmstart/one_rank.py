@@ -88,7 +88,7 @@ def fit_on_this_rank(
         if ranks.is_main and len(ranks.live) < ranks.size:
             ranks.publish_result(result.to_bytes())
         if config.work_dir is not None and not temporary:
-            ranks.on_main(partial(_save, result, config.work_dir))
+            ranks.on_main(partial(_save, result, config.work_dir), "saving the result")
     return result
 
 
@@ -124,7 +124,7 @@ def _fit(
         clock.enter("common")
         run, theta_star = lipt(inputs, config, team, watchers)
         clock.enter("refresh")
-        finish = ranks.on_main(lambda: judge.finish(run.start))
+        finish = ranks.on_main(lambda: judge.finish(run.start), "the final evaluation")
     clock.enter("result")
     states = team.worker_states(run.summaries[-1])
     found = [
@@ -140,7 +140,8 @@ def _fit(
             evaluation_seconds=team.evaluation_seconds,
             ticket=None if ticket is None else ticket.summary(),
             notes=[*watchers.notes(), *found],
-        )
+        ),
+        "the report",
     )
     if states is not None:
         states = [None if state is None else run.whole(state) for state in states]
@@ -165,7 +166,7 @@ def _prepared(
     loss = mean_loss(request.loss, ranks.device)
     model = with_dense_gradients(copy_model(request.model)).to(ranks.device)
     (flops, forward_flops), shares = ranks.on_main(
-        partial(_flops, config, model, request.dataset, loss)
+        partial(_flops, config, model, request.dataset, loss), "counting operations"
     )
     pool, validation, probe = read_data(config, ranks, plan, request.dataset, request.val_dataset)
     inputs = RoundInputs(

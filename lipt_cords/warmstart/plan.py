@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from lipt_cords.base.messages import travels
 
+
+@travels
 @dataclass(frozen=True)
 class FitPlan:
     """What rank 0 found out and decided for all ranks.

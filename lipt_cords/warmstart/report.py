@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from lipt_cords.base.messages import travels
 from lipt_cords.models.state import State
 
 
+@travels
 @dataclass(frozen=True)
 class WorkerSummary:
     """One worker in the report, over all rounds.
@@ -47,6 +49,7 @@ class WorkerSummary:
     stages: list[dict[str, float]] = field(default_factory=list)
 
 
+@travels
 @dataclass(frozen=True)
 class RoundReport:
     """One merge in the report.
@@ -73,6 +76,7 @@ class RoundReport:
     critical_path_work: float = 0.0
 
 
+@travels
 @dataclass(frozen=True)
 class WarmStartReport:
     """The costs and the results of a warm start.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from lipt_cords.base.files import (
     save_tensors,
     write_json,
 )
+from lipt_cords.base.messages import decode, encode
 from lipt_cords.base.ownership import owned
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.copies import bare, copy_model
@@ -271,15 +271,48 @@ class WarmStartResult:
         return where
 
     def to_bytes(self) -> bytes:
-        """All but the module, as bytes for another process of this run."""
-        return pickle.dumps(replace(self, template=None))
+        """All but the module and the data, as bytes for another process of this run."""
+        ticket, device = self.ticket, self.device
+        return encode(
+            {
+                "warm start": FORMAT,
+                "state_dict": self.state_dict,
+                "theta_star": self.theta_star,
+                "config": self.config.model_dump(mode="json", exclude_unset=True),
+                "report": self.report,
+                "shards": self.shards,
+                "worker_states": self.worker_states,
+                "ticket": None if ticket is None else (ticket.tensors(), ticket.details()),
+                "forgotten": self.forgotten,
+                "unlearning": self.unlearning,
+                "device": None if device is None else str(device),
+            }
+        )
 
     @classmethod
     def from_bytes(cls, payload: bytes, template: nn.Module | None = None) -> WarmStartResult:
-        """Read :meth:`to_bytes`, with the module that was fitted."""
-        result: WarmStartResult = pickle.loads(payload)
-        result.template = None if template is None else copy_model(template).cpu()
-        return result
+        """Read :meth:`to_bytes`, with the module that was fitted.
+
+        Raises:
+            ValueError: bytes that it did not write; nothing in them is executed.
+        """
+        held = decode(payload)
+        if not isinstance(held, dict) or held.pop("warm start", None) != FORMAT:
+            raise ValueError(f"expected a warm start, received a message of {type(held).__name__}")
+        try:
+            ticket, device = held.pop("ticket"), held.pop("device")
+            return cls(
+                config=WarmStartConfig(**held.pop("config")),
+                ticket=None if ticket is None else Ticket.parse(*ticket),
+                template=None if template is None else copy_model(template).cpu(),
+                device=None if device is None else torch.device(device),
+                **held,
+            )
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(
+                f"expected a warm start of this version of lipt-cords ({type(error).__name__}: "
+                f"{error})"
+            ) from error
 
     @classmethod
     def load(cls, directory: str | Path) -> WarmStartResult:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from lipt_cords.base.messages import travels
 from lipt_cords.models.state import State
 from lipt_cords.training.cheaper.tickets import TicketRecord
 from lipt_cords.warmstart.report import RoundReport, WorkerSummary
 from lipt_cords.warmstart.watch.probe import Probe
 
 
+@travels
 @dataclass(frozen=True)
 class CommonStart:
     """What the common start did.

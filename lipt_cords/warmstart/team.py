@@ -86,7 +86,8 @@ class Team:
                 done.append(self.keep(result, run.net_work))
             return done
 
-        finished = [one for part in self.ranks.everywhere(work) for one in part]
+        step = f"the workers of round {run.round}"
+        finished = [one for part in self.ranks.everywhere(work, step) for one in part]
         finished += self._of_lost_ranks({one.summary.worker for one in finished})
         finished.sort(key=lambda one: one.summary.worker)
         self._require_enough([one.summary for one in finished])
@@ -106,11 +107,15 @@ class Team:
         return self._results.keep(replace(result, work=result.work * net_work, stages=stages))
 
     def choose(self, workers: Sequence[FinishedWorker]) -> Chosen:
-        """Choose the workers in the soup, and their weights; the same on every rank."""
+        """Choose the workers in the soup, and their weights; the same on every rank.
+
+        Raises:
+            ValueError: the registered soup chose others on another rank.
+        """
         self.announce("soup")
         able = [one for one in workers if one.summary.kept]
         mine = [one.summary.worker for one in able if one.summary.rank == self.ranks.rank]
-        self.ranks.everywhere(lambda: self._results.require(mine))
+        self.ranks.everywhere(lambda: self._results.require(mine), "workers before the soup")
         trials = Trials(
             self.ranks,
             self._results.start,
@@ -119,7 +124,16 @@ class Team:
             [one.largest for one in able],
             self._judge.trial,
         )
-        return choose([one.summary for one in workers], self._config.soup, trials)
+        chosen = choose([one.summary for one in workers], self._config.soup, trials)
+        picks = self.ranks.everywhere(lambda: chosen.weights, "the soup")
+        for rank, there in zip(self.ranks.live, picks, strict=True):
+            if there != chosen.weights:
+                raise ValueError(
+                    f"soup {self._config.soup!r} chose the weights {there} on rank {rank} and "
+                    f"{chosen.weights} here: it must choose alike on every rank, so let it draw "
+                    "from a fixed seed"
+                )
+        return chosen
 
     def merge(
         self, workers: Sequence[FinishedWorker], chosen: Chosen
@@ -157,7 +171,8 @@ class Team:
 
     def found(self) -> list[int]:
         """Workers that were read from ``work_dir``, in any round, on any rank."""
-        return sorted({one for part in self.ranks.everywhere(lambda: self._found) for one in part})
+        found = self.ranks.everywhere(lambda: self._found, "workers found in work_dir")
+        return sorted({one for part in found for one in part})
 
     def worker_states(self, summaries: Sequence[WorkerSummary]) -> list[State | None] | None:
         """With ``keep_workers``: every worker's state, on every rank and on the CPU."""
@@ -189,7 +204,7 @@ class Team:
             results, size = self._results, self.ranks.size
             return [results.find(w) or results.lost(w, w % size) for w in missing]
 
-        return self.ranks.on_main(look)
+        return self.ranks.on_main(look, "workers of lost ranks")
 
     def _require_enough(self, summaries: Sequence[WorkerSummary]) -> None:
         without = [one for one in summaries if not one.kept]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
+from lipt_cords.base.messages import travels
 from lipt_cords.models.state import State
 from lipt_cords.warmstart.merge.fixed_point import largest_changes
 from lipt_cords.warmstart.plan import FitPlan
@@ -22,6 +23,7 @@ NOTHING = torch.zeros(0, dtype=torch.int16)
 """In place of the changes of a worker that is not merged."""
 
 
+@travels
 @dataclass(frozen=True)
 class FinishedWorker:
     """What all ranks learn of a worker of a round: all but its weights.

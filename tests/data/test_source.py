@@ -8,6 +8,8 @@ import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from lipt_cords.data.images import ImageTensors
+from lipt_cords.data.labels import labels_of
+from lipt_cords.data.reads import note_read, on_read
 from lipt_cords.data.source import BatchSource
 
 
@@ -209,3 +211,49 @@ def test_numpy_items_become_tensors():
 
     x, y = all_of(BatchSource(Arrays(3)))
     assert x.tolist() == [[0, 0], [1, 1], [2, 2]] and y.tolist() == [0, 1, 2]
+
+
+class Silent(Dataset[Any]):
+    """Items without known labels, and whether each was noted before the next was read."""
+
+    def __init__(self, count: int, noted: list[int]) -> None:
+        self.count, self.noted, self.reads = count, noted, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        assert len(self.noted) >= self.reads
+        self.reads += 1
+        return torch.ones(2) * index, index % 2
+
+
+@pytest.mark.parametrize("cache", [0, 2**20])
+def test_every_item_that_is_read_is_noted(cache):
+    noted: list[int] = []
+    with on_read(lambda: noted.append(1)):
+        labels_of(Silent(30, noted))
+        assert len(noted) == 30
+        noted.clear()
+        data = Silent(70, noted)
+        source = BatchSource(data, cache_bytes=cache)
+        for _ in range(2):
+            all_of(source)
+        assert len(noted) >= data.reads >= 70
+    note_read()
+    assert len(noted) >= data.reads
+
+
+def test_who_listens_to_reads_may_stop_them():
+    def stop() -> None:
+        raise SystemExit("asked to stop")
+
+    with on_read(stop), pytest.raises(SystemExit, match="asked to stop"):
+        labels_of(Silent(30, []))
+
+
+def test_other_processes_that_read_are_noted_batch_by_batch():
+    noted: list[int] = []
+    with on_read(lambda: noted.append(1)):
+        BatchSource(Items(130), num_workers=1)
+    assert len(noted) >= 3

@@ -20,6 +20,8 @@ FROM_FIT_TO_MERGED = (
     "../training/step.py", "merge/soup.py", "merge/codecs.py", "merge/fixed_point.py",
 )  # fmt: skip
 """What a reader passes from ``LiPTWarmStart.fit`` to the merged weights, in this order."""
+FROM_A_PARENT = {"lipt_cords.warmstart.ranks.handed"}
+"""Files that unpickle what the parent of their process wrote, and nobody else."""
 
 
 def name_of(path: Path) -> str:
@@ -106,3 +108,22 @@ def test_what_is_gone_stays_gone() -> None:
     text = "\n".join(path.read_text() for path in FILES.values())
     for name in ("Rounds", "History", "Material", "StateSum", "SmallerNet", "Holding", "Crew"):
         assert not re.search(rf"^class {name}\b", text, re.MULTILINE), name
+
+
+UNPICKLES = {"load", "loads", "Unpickler"}
+PICKLED_OBJECTS = {
+    "all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list",
+    "send_object_list", "recv_object_list",
+}  # fmt: skip
+
+
+def test_nothing_that_other_processes_sent_is_unpickled() -> None:
+    found = []
+    for name, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Attribute) or name in FROM_A_PARENT:
+                continue
+            whose = ast.unparse(node.value)
+            if (whose == "pickle" and node.attr in UNPICKLES) or node.attr in PICKLED_OBJECTS:
+                found.append(f"{name}: {ast.unparse(node)}")
+    assert not found

@@ -22,6 +22,8 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from warmstart_material import Streamed, make_images, make_net
 
+from lipt_cords.warmstart.merge.codecs import exact, register_codec
+from lipt_cords.warmstart.merge.soup import register_soup
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
 COMMON = {"num_workers": 4, "epochs": 2, "batch_size": 16, "common_steps": 4, "keep_workers": True}
@@ -57,10 +59,10 @@ def fit(options, launch, work_dir=None, form=Streamed):
 
 
 def message_of(work):
-    """The ValueError of some work, in words."""
+    """The error of some work, in words."""
     try:
         work()
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         return str(error)
     return "no error"
 
@@ -97,6 +99,41 @@ def bad_held_out():
     LiPTWarmStart(**COMMON).fit(make_net(), make_images(160), Torn(make_images(40)))
 
 
+def torn_on_one(rank):
+    """A codec that the last rank alone cannot run."""
+
+    @register_codec("torn on one")
+    def torn(origin, members, wire):
+        if rank == dist.get_world_size() - 1:
+            raise RuntimeError("my codec is torn")
+        return exact(origin, members, wire)
+
+    LiPTWarmStart(**COMMON, codec="torn on one").fit(make_net(), make_images(160))
+
+
+def random_soup():
+    """A soup of other workers on every rank."""
+
+    @register_soup("random soup")
+    def one_of_them(workers):
+        return [dist.get_rank()]
+
+    LiPTWarmStart(**COMMON, soup="random soup").fit(make_net(), make_images(160))
+
+
+def random_trials_of_workers():
+    """A soup that tries other workers on every rank."""
+
+    @register_soup("random trials", needs_validation=True)
+    def random_trials(workers):
+        yield [dist.get_rank()]
+        return [0]
+
+    LiPTWarmStart(**COMMON, soup="random trials").fit(
+        make_net(), make_images(160), make_images(40, seed=1)
+    )
+
+
 def run_rank(directory: Path) -> None:
     torch.set_num_threads(1)
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -108,6 +145,12 @@ def run_rank(directory: Path) -> None:
     outcome["two workers"] = fit({"num_workers": 2}, "auto")
     errors = {
         "different options": message_of(lambda: fit({"seed": rank}, "auto")),
+        "min_workers": message_of(lambda: fit({"min_workers": 2 if rank else None}, "auto")),
+        "keep_workers": message_of(lambda: fit({"keep_workers": rank == 0}, "auto")),
+        "work_dir": message_of(lambda: fit({}, "auto", directory / "one" if rank else None)),
+        "random trials": message_of(random_trials_of_workers),
+        "random soup": message_of(random_soup),
+        "torn on one": message_of(lambda: torn_on_one(rank)),
         "other inputs": message_of(lambda: other_inputs(rank)),
         "other loss": message_of(lambda: other_loss(rank)),
         "greedy": message_of(lambda: LiPTWarmStart(soup="greedy").fit(make_net(), make_images(40))),

@@ -19,7 +19,7 @@ from rounds_script import fit, give_a_lock, meddle
 from torch import nn
 from warmstart_material import make_images
 
-from lipt_cords.warmstart.ranks.ranks import portable
+from lipt_cords.warmstart.ranks.outcome import pack, unpack
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
 SCRIPT = Path(__file__).parents[1] / "support" / "rounds_script.py"
@@ -103,13 +103,14 @@ def test_a_callback_that_is_no_function_is_refused_before_any_training(ranked):
 
 def test_errors_that_every_process_can_read_are_left_as_they_are():
     for error in (ValueError("a", 1), FileNotFoundError(2, "gone", "there")):
-        assert portable(error) is error
+        told = unpack(pack((None, error)))[1]
+        assert (type(told), str(told)) == (type(error), str(error))
     for error, words in (
         (Crash("x"), "Crash: x"),
         (json.JSONDecodeError("torn", "{", 1), "JSONDecodeError: torn: line 1 column 2 (char 1)"),
         (ValueError(Stuck()), "ValueError: it stays here"),
     ):
-        told = portable(error)
+        told = unpack(pack((None, error)))[1]
         assert (type(told), str(told)) == (RuntimeError, words)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 
 import pytest
 import torch
 from warmstart_material import make_images, make_net
 
+from lipt_cords.base.messages import decode, encode
 from lipt_cords.warmstart.report import WarmStartReport
 from lipt_cords.warmstart.result import WarmStartResult
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
@@ -120,3 +122,39 @@ def test_a_printed_report_is_one_line(net, train):
     assert said.startswith("2 of 2 workers merged; ")
     assert f"{report.critical_path_passes:,} sample-passes on the critical path" in said
     assert f"mean worker {report.mean_worker_accuracy:.1%}" in said
+
+
+def test_bytes_for_another_process_hold_all_but_module_and_data(saved):
+    _, result = saved
+    again = WarmStartResult.from_bytes(result.to_bytes(), result.template)
+    assert same(again.state_dict, result.state_dict)
+    assert same(again.theta_star, result.theta_star)
+    assert all(same(a, b) for a, b in zip(again.worker_states, result.worker_states, strict=True))
+    assert all(a.equal(b) for a, b in zip(again.shards, result.shards, strict=True))
+    assert (again.report, again.config, again.device) == (
+        result.report, result.config, result.device,
+    )  # fmt: skip
+    assert again.config.model_fields_set == result.config.model_fields_set
+    assert again.origins is None and again.template is not result.template
+
+
+EXECUTED = []
+
+
+class Attack:
+    def __reduce__(self):
+        return (EXECUTED.append, ("a pickle",))
+
+
+def test_other_bytes_are_refused_and_execute_nothing(saved):
+    _, result = saved
+    whole = result.to_bytes()
+    forged = decode(whole)
+    for bad in (
+        pickle.dumps(Attack()), b"", whole[:-3], encode(5), encode({"warm start": 1}),
+        encode({**forged, "config": {"num_workers": "many"}}), encode({**forged, "more": 1}),
+        encode({**forged, "device": "nowhere"}), encode({**forged, "ticket": (1, 2)}),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="expected|changed or cut|num_workers"):
+            WarmStartResult.from_bytes(bad)
+    assert EXECUTED == []

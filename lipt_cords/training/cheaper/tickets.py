@@ -15,6 +15,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from lipt_cords.base.messages import travels
 from lipt_cords.base.options import StrictModel
 from lipt_cords.data.batches import Inputs
 from lipt_cords.models.copies import copy_model
@@ -58,6 +59,7 @@ class EarlyBirdConfig(StrictModel):
         return value
 
 
+@travels
 @dataclass(frozen=True)
 class TicketRecord:
     """A ticket as plain values, for other ranks and for files.

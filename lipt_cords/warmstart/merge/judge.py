@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lipt_cords.base.messages import travels
 from lipt_cords.base.randomness import generator, isolated_rng
 from lipt_cords.data.source import BatchSource
 from lipt_cords.data.splits import balanced_order
@@ -21,6 +22,7 @@ from lipt_cords.warmstart.merge.batchnorm import (
 from lipt_cords.warmstart.watch.probe import Probe, Reading
 
 
+@travels
 @dataclass(frozen=True)
 class FinalEvaluation:
     """The chosen BatchNorm statistics of the soup, and its accuracy.

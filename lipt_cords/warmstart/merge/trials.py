@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -57,7 +58,8 @@ class Trials:
             self._sums[frozenset()] = nothing
         base = max((known for known in self._sums if known <= wanted), key=len)
         total = self._sums[base].clone() if self._ranks.is_main else self._sums[base]
-        sent = [self._to_main(worker) for worker in sorted(wanted - base)]
+        step = f"the trial of workers {sorted(wanted)}"
+        sent = [self._to_main(worker, step) for worker in sorted(wanted - base)]
 
         def evaluate() -> float:
             for state in sent:
@@ -65,11 +67,12 @@ class Trials:
                     total.add(state)
             return self._evaluate(total.mean(total.total, len(wanted), len(wanted)))
 
-        reached = self._ranks.on_main(evaluate)
+        reached = self._ranks.on_main(evaluate, step)
         self._sums = {frozenset(): self._sums[frozenset()], base: self._sums[base], wanted: total}
         return reached
 
-    def _to_main(self, worker: int) -> State | None:
+    def _to_main(self, worker: int, step: str) -> State | None:
         owner = self._owners[worker]
-        held = self._state_of(worker) if owner == self._ranks.rank else None
-        return self._ranks.to_main(held, owner, like=self._origin)
+        return self._ranks.to_main(
+            partial(self._state_of, worker), owner, self._origin, f"worker {worker} for {step}"
+        )

@@ -144,12 +144,13 @@ def prepare(
         held_out = 0 if val_dataset is None else data_length(val_dataset, "validation")
         return {
             **describe_run(config, model, samples, ranks.device),
+            **_talking(config),
             VERSION: code_hash(),
             "loss": describe_loss(request.loss),
             "size of the held-out data": held_out,
         }
 
-    described = ranks.everywhere(checked)
+    described = ranks.everywhere(checked, "options")
     for rank, one in enumerate(described):
         if (differing := first_difference(described[0], one)) is not None:
             raise ValueError(
@@ -159,8 +160,12 @@ def prepare(
     work_dir = config.work_dir
     if work_dir is not None:  # before anything is read
         directory = work_dir
-        owners = ranks.on_main(lambda: held.enter_context(owned(directory, owners)))
-        ranks.everywhere(lambda: held.enter_context(owned(directory, owners)) and None)
+        owners = ranks.on_main(
+            lambda: held.enter_context(owned(directory, owners)), "the owner of work_dir"
+        )
+        ranks.everywhere(
+            lambda: held.enter_context(owned(directory, owners)) and None, "the owners of work_dir"
+        )
     labels = torch.empty(0, dtype=torch.int64)
 
     def plan_on_main() -> FitPlan:
@@ -171,26 +176,31 @@ def prepare(
             )
         return plan
 
-    plan = ranks.on_main(plan_on_main)
+    plan = ranks.on_main(plan_on_main, "the plan")
     classes = int(model.get_submodule(plan.head).out_features)  # type: ignore[arg-type]
     look = partial(
         fingerprint, model, dataset, val_dataset, request.loss,
         classes=classes, seed=config.seed, device=ranks.device,
     )  # fmt: skip
-    found = ranks.everywhere(look)
+    found = ranks.everywhere(look, "fingerprints")
     require_alike(found)
     plan = replace(plan, unknown=found[0].unknown)
     description = ranks.on_main(
         lambda: complete_description(
-            _of_the_run(described[0]), found[0].weights, labels, plan.shards, found[0].values
-        )
+            _of_the_run(described[0], config),
+            found[0].weights,
+            labels,
+            plan.shards,
+            found[0].values,
+        ),
+        "the description of the run",
     )
     if work_dir is None:
         return plan, labels, None
     opened = partial(RunFolder, work_dir, hash_of(description), description)
-    ranks.on_main(lambda: opened() and None)  # one writes: the disk may be shared
+    ranks.on_main(lambda: opened() and None, "work_dir")  # one writes: the disk may be shared
     folder: list[RunFolder] = []
-    ranks.everywhere(lambda: folder.append(opened()))
+    ranks.everywhere(lambda: folder.append(opened()), "work_dir on every rank")
     return plan, labels, folder[0]
 
 
@@ -218,10 +228,20 @@ def read_data(
                 )
                 probe = Probe(validation, config.probe_samples, seed=config.seed, head=plan.head)
 
-    ranks.everywhere(read)
+    ranks.everywhere(read, "reading the data")
     return pool, validation, probe
 
 
-def _of_the_run(described: dict[str, Any]) -> dict[str, Any]:
+def _talking(config: WarmStartConfig) -> dict[str, Any]:
+    """Options that do not change the weights, but what ranks send each other."""
+    return {
+        "min_workers": config.min_workers,
+        "keep_workers": config.keep_workers,
+        "work_dir": config.work_dir and "a directory",  # each machine may have its own
+    }
+
+
+def _of_the_run(described: dict[str, Any], config: WarmStartConfig) -> dict[str, Any]:
     """Without the version: a run can be resumed although other parts of the package changed."""
-    return {name: value for name, value in described.items() if name != VERSION}
+    left_out = {VERSION, *_talking(config)}
+    return {name: value for name, value in described.items() if name not in left_out}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import pickle
 import socket
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from torch._C._distributed_c10d import TCPStore
 from lipt_cords.base.children import end_all, end_with_parent, start_context
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.ranks.conversation import LostContact
-from lipt_cords.warmstart.ranks.ranks import portable
+from lipt_cords.warmstart.ranks.outcome import Outcome, pack, unpack
 from lipt_cords.warmstart.ranks.sigterm import Interrupted
 from lipt_cords.warmstart.ranks.watch_ranks import RankView, Verdict, judge
 
@@ -123,7 +122,7 @@ class Attempt:
     def _listen(self, one: RankView, receiver: Connection) -> None:
         try:
             if receiver.poll():
-                one.answer, one.error = pickle.loads(receiver.recv_bytes())
+                one.answer, one.error = unpack(receiver.recv_bytes())
                 one.spoke = True
         except EOFError:  # it ended, which its exit code explains
             pass
@@ -168,17 +167,16 @@ def _run(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count),
         MASTER_ADDR=HERE, MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True",
     )  # fmt: skip
-    answer: str | None = None
-    error: Exception | None = None
+    outcome: Outcome
     try:
-        answer = work(handed.open(), progress)
+        outcome = (work(handed.open(), progress), None)
     except LostContact as lost:
-        error = LostContact(_short(str(lost)))
+        outcome = (None, LostContact(_short(str(lost))))
     except Exception as raised:
-        error = portable(raised)
-        if len(pickle.dumps(error)) > MOST_WORDS:
-            error = RuntimeError(_short(f"{type(raised).__name__}: {raised}"))
-    sender.send_bytes(pickle.dumps((answer, error)))
+        outcome = (None, raised)
+        if len(pack(outcome)) > MOST_WORDS:
+            outcome = (None, RuntimeError(_short(f"{type(raised).__name__}: {raised}")))
+    sender.send_bytes(pack(outcome))
 
 
 def _short(text: str) -> str:

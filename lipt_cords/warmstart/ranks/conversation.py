@@ -5,12 +5,17 @@ never end. So ranks exchange messages first: every message is a key of the store
 them and decides which ranks take part, and only then do these exchange weights. A rank that makes
 no progress for a while counts as lost. The store itself may be lost with the network; a thread of
 its own makes all requests, so that this process can always stop waiting.
+
+Waiting counts as progress, so two ranks that wait for different things would wait for ever: every
+message has the name of its step, every heartbeat says for which step its rank waits, and ranks that
+do not agree end with an error. A rank that fails alone says so, and the others end with its reason.
+Messages hold plain values (:mod:`lipt_cords.base.messages`): whoever can write into the store can
+disturb a run, but execute nothing.
 """
 
 from __future__ import annotations
 
 import itertools
-import pickle
 import queue
 import threading
 import time
@@ -23,6 +28,8 @@ from typing import Any, TypeVar
 
 from torch.distributed.distributed_c10d import Store
 
+from lipt_cords.base.messages import decode, encode
+
 T = TypeVar("T")
 
 BEAT_SECONDS = 0.5
@@ -30,6 +37,8 @@ POLL_SECONDS = 0.002, 0.1
 """Shortest and longest pause between two looks at the store."""
 PART_BYTES = 4 * 2**20
 """Largest value that is handed to the store at once; TCPStore refuses more than 8 MiB."""
+LEAVE_SECONDS = 5.0
+"""How long rank 0, which may hold the store, waits until the others have read its last words."""
 
 
 class LostContact(ConnectionError):
@@ -59,6 +68,7 @@ class Conversation:
         size: int,
         patience: float,
         on_wait: Callable[[], None] = lambda: None,
+        failed: Callable[[int, bytes], Exception] = lambda rank, reason: RuntimeError(rank),
     ) -> None:
         self.rank, self.size, self.patience = rank, size, patience
         self.live = list(range(size))
@@ -69,7 +79,8 @@ class Conversation:
         self._numbers = itertools.count()
         self._read_by_all: list[str] = []
         self._progress, self.on_wait = 0, on_wait
-        self._store_thread = _StoreThread(store, f"beat/{rank}", lambda: self._progress)
+        self._waits_for, self._failed, self._told = "", failed, False
+        self._store_thread = _StoreThread(store, f"beat/{rank}", self._beat)
 
     def close(self) -> None:
         """End the thread; one that hangs in the network is not waited for."""
@@ -79,94 +90,133 @@ class Conversation:
         """Heartbeat: note progress of this rank; the others can read it within a second."""
         self._progress += 1
 
-    def gather(self, payload: bytes, *, tolerate: bool = False) -> dict[int, bytes]:
+    def gather(self, payload: bytes, step: str, *, tolerate: bool = False) -> dict[int, bytes]:
         """Give all live ranks the payloads of all.
 
         Args:
             payload: of this rank.
+            step: what is exchanged; equal on all ranks.
             tolerate: continue without lost ranks, and remove them from :attr:`live`.
 
         Raises:
             LostContact: a rank is lost, or the store.
             Excluded: the others continue without this rank.
+            ValueError: another rank is at another step, or its message is not of this package.
+            Exception: another rank has failed; its error.
         """
         number = next(self._numbers)
         if self.rank != 0:
-            self.put(f"{number}/{self.rank}", payload)
-            return self._judged(pickle.loads(self._from_main(f"{number}/verdict")))
+            self._tell(f"{number}/{self.rank}", step, payload)
+            return self._judged(self._from_main(number, step))
         others = {rank: f"{number}/{rank}" for rank in self.live[1:]}
-        heard = {0: payload} | self._await(others)
+        answers = self._await(others, f"{number} {step}")
+        heard = {0: payload}
+        for rank in sorted(answers):
+            heard[rank] = _payload(_said(answers[rank], step, rank), rank)
         lost = sorted(set(self.live) - set(heard))
-        verdict: Any = dict(sorted(heard.items()))
+        verdict: dict[int, bytes] | str = heard
         if lost and not tolerate:
-            verdict = LostContact(
+            verdict = (
                 f"{rank_names(lost)} made no progress for {self.patience:g} s (worker_timeout): "
                 "look at the logs there and run again; with min_workers the others would continue"
             )
         # A lost rank may come back late, and must still find the message for which it waited.
         for key in [] if lost else self._read_by_all:
             self._ask(partial(self._store.delete_key, key))
-        self.put(f"{number}/verdict", pickle.dumps(verdict), readers=len(self.live) - 1)
-        read = [f"{number}/verdict", *(others[rank] for rank in heard if rank)]
+        self._tell(f"{number}/main", step, verdict, readers=len(self.live) - 1)
+        read = [f"{number}/main", *(others[rank] for rank in heard if rank)]
         self._read_by_all = [] if lost else read
         return self._judged(verdict)
 
-    def publish(self, payload: bytes | None) -> bytes:
+    def publish(self, payload: bytes | None, step: str) -> bytes:
         """Give all ranks the payload of rank 0.
 
         Args:
             payload: of rank 0; None elsewhere.
+            step: what is exchanged; equal on all ranks.
 
         Raises:
             LostContact: rank 0 or the store is lost.
+            ValueError: rank 0 is at another step, or its message is not of this package.
+            Exception: another rank has failed; its error.
         """
-        key = f"{next(self._numbers)}/word"
+        number = next(self._numbers)
         if payload is None:
-            return self._from_main(key)
-        self.put(key, payload, readers=len(self.live) - 1)
+            return _payload(self._from_main(number, step), 0)
+        self._tell(f"{number}/main", step, payload, readers=len(self.live) - 1)
         return payload
 
     def final_result(self, payload: bytes | None) -> bytes:
         """The result, stored by rank 0 for ranks that were excluded but still run."""
+        step = "the result for ranks that were left out"
         if payload is None:
-            return self._from_main("result")
-        self.put("result", payload)
+            return _payload(self._said_by_main("result", step, f"result {step}"), 0)
+        self._tell("result", step, payload)
         return payload
 
+    def fail(self, reason: bytes) -> None:
+        """Tell the others that this rank ends by an error, and why, as far as that is possible.
+
+        Not where that error is another rank's: all hear of the first.
+        """
+        if self._told:
+            return
+        with suppress(LostContact):  # then they do not hear it, and count this rank as lost
+            self.put("failed", encode((self.rank, reason)))
+
+    def leave(self) -> None:
+        """Say goodbye; rank 0 stays until the others have read its last words, or have no time."""
+        with suppress(LostContact):
+            if self.rank != 0:
+                self.put(f"left/{self.rank}", b"")
+                return
+            deadline, waiting = time.monotonic() + min(LEAVE_SECONDS, self.patience), self.live[1:]
+            while waiting and time.monotonic() < deadline:
+                waiting = [rank for rank in waiting if not self._has(f"left/{rank}")]
+                time.sleep(POLL_SECONDS[0] if waiting else 0)
+
+    def _tell(self, key: str, step: str, said: Any, readers: int = 1) -> None:
+        self.put(key, encode((step, said)), readers)
+
     def _judged(self, verdict: Any) -> dict[int, bytes]:
-        if isinstance(verdict, LostContact):
-            raise verdict
+        if isinstance(verdict, str):
+            raise LostContact(verdict)
+        if not isinstance(verdict, dict) or not all(rank in self.live for rank in verdict):
+            raise foreign("rank 0", f"a {type(verdict).__name__} where payloads by rank belong")
         if self.rank not in verdict:
             raise Excluded(
                 f"rank {self.rank} made no progress for {self.patience:g} s (worker_timeout) and "
                 "the others went on without its workers"
             )
         self.live = list(verdict)
-        return dict(verdict)
+        return {rank: _payload(said, rank) for rank, said in verdict.items()}
 
-    def _from_main(self, key: str) -> bytes:
-        found = self._await({0: key})
+    def _from_main(self, number: int, step: str) -> Any:
+        return self._said_by_main(f"{number}/main", step, f"{number} {step}")
+
+    def _said_by_main(self, key: str, step: str, waits_for: str) -> Any:
+        found = self._await({0: key}, waits_for)
         if not found:
             raise LostContact(
                 f"rank 0 made no progress for {self.patience:g} s (worker_timeout): look at its "
                 "log and run again"
             )
-        return found[0]
+        return _said(found[0], step, 0)
 
-    def _await(self, keys: dict[int, str]) -> dict[int, bytes]:
+    def _await(self, keys: dict[int, str], waits_for: str) -> dict[int, bytes]:
         """The values of keys by owner, without those whose owner counts as lost."""
         found: dict[int, bytes] = {}
         waiting = dict(keys)
         looked = time.monotonic()
-        seen = dict.fromkeys(waiting, (b"", looked))
+        seen = dict.fromkeys(waiting, ("", looked))
         pause, longest = POLL_SECONDS
+        self._waits_for = waits_for
         while waiting:
             self.progress()
             self.on_wait()
-            for rank in [r for r, key in waiting.items() if self._has(key)]:
-                found[rank] = self._get(waiting.pop(rank))
+            self._take(waiting, found)
             now = time.monotonic()
-            if now - looked > BEAT_SECONDS:
+            if waiting and now - looked > BEAT_SECONDS:
                 looked = now
                 for rank in list(waiting):
                     beat, changed = self._beat_of(rank), now
@@ -175,14 +225,47 @@ class Conversation:
                     seen[rank] = (beat, changed)
                     if now - changed > self.patience:
                         del waiting[rank]
+                failure = self._failure()
+                # What was said before it counts: a rank that fails may have said why to all.
+                self._take(waiting, found)
+                if waiting and failure is not None:
+                    raise failure
+                for rank in waiting:
+                    self._require_same_step(waits_for, rank, seen[rank][0])
             if waiting:
                 time.sleep(pause)
                 pause = min(pause * 1.5, longest)
+        self._waits_for = ""
         return found
 
-    def _beat_of(self, rank: int) -> bytes:
+    def _take(self, waiting: dict[int, str], found: dict[int, bytes]) -> None:
+        for rank in [rank for rank, key in waiting.items() if self._has(key)]:
+            found[rank] = self._get(waiting.pop(rank))
+
+    def _failure(self) -> Exception | None:
+        """The error of another live rank that has failed."""
+        if not self._has("failed"):
+            return None
+        rank, reason = read_as(self._get("failed"), (int, bytes), "the reason of a failure")
+        self._told = rank in self.live and rank != self.rank
+        return self._failed(rank, reason) if self._told else None
+
+    def _require_same_step(self, mine: str, rank: int, beat: str) -> None:
+        """Refuse that a rank waits at the same number for something else: both would for ever."""
+        theirs = beat.partition(" ")[2]
+        number, _, step = mine.partition(" ")
+        other, _, there = theirs.partition(" ")
+        if number == other and step != there:
+            raise _disagree(rank, there, step)
+
+    def _beat(self) -> str:
+        return f"{self._progress} {self._waits_for}"
+
+    def _beat_of(self, rank: int) -> str:
         key = f"beat/{rank}"
-        return bytes(self._ask(partial(self._store.get, key))) if self._has(key) else b""
+        if not self._has(key):
+            return ""
+        return bytes(self._ask(partial(self._store.get, key))).decode(errors="replace")
 
     def value_of(self, key: str) -> bytes:
         """The value of a key; empty if it is not set."""
@@ -202,8 +285,10 @@ class Conversation:
 
     def _get(self, key: str) -> bytes:
         first = bytes(self._ask(partial(self._store.get, key)))
-        parts = [first[4:]]
-        for number in range(1, int.from_bytes(first[:4], "big")):
+        parts, count = [first[4:]], int.from_bytes(first[:4], "big")
+        for number in range(1, count):
+            if not self._has(f"{key}+{number}"):
+                raise foreign(f"key {key!r}", f"{count} parts are announced, and are not there")
             parts.append(bytes(self._ask(partial(self._store.get, f"{key}+{number}"))))
         return b"".join(parts)
 
@@ -223,12 +308,60 @@ class Conversation:
             ) from error
 
 
+def foreign(where: str, what: str) -> ValueError:
+    """The error for bytes in the store that no rank of this run wrote."""
+    return ValueError(
+        f"the store of the ranks' messages holds something that no rank of this run and version of "
+        f"lipt-cords wrote ({where}: {what}): use one version on all ranks, and a network that "
+        "others cannot reach (docs/distributed.md)"
+    )
+
+
+def read_as(message: bytes, kinds: tuple[type, ...], where: str) -> Any:
+    """The values of a message, checked to be of some types.
+
+    Raises:
+        ValueError: another message, or none at all.
+    """
+    try:
+        said = decode(message)
+    except ValueError as error:
+        raise foreign(where, str(error)) from error
+    if not isinstance(said, tuple) or len(said) != len(kinds):
+        raise foreign(where, f"a {type(said).__name__} of another form")
+    if not all(isinstance(each, kind) for each, kind in zip(said, kinds, strict=True)):
+        raise foreign(where, f"{', '.join(type(each).__name__ for each in said)} in its place")
+    return said
+
+
+def _said(message: bytes, step: str, rank: int) -> Any:
+    """What a rank said at a step."""
+    there, said = read_as(message, (str, object), f"a message of rank {rank}")
+    if there != step:
+        raise _disagree(rank, there, step)
+    return said
+
+
+def _payload(said: Any, rank: int) -> bytes:
+    if not isinstance(said, bytes):
+        raise foreign(f"a message of rank {rank}", f"{type(said).__name__} in place of bytes")
+    return said
+
+
+def _disagree(rank: int, there: str, here: str) -> ValueError:
+    return ValueError(
+        f"the ranks do different things: rank {rank} exchanges {there!r}, and this one {here!r}. "
+        "What you registered (a soup, a codec, an outer step) must do the same on every rank: draw "
+        "by lipt_cords' generators or a fixed seed, and read the same files"
+    )
+
+
 class _StoreThread:
     """The thread that sends requests to the store, and heartbeats of this rank."""
 
-    def __init__(self, store: Store, beat_key: str, progress: Callable[[], int]) -> None:
-        self._store, self._beat_key, self._progress = store, beat_key, progress
-        self._sent, self._sent_at = -1, 0.0
+    def __init__(self, store: Store, beat_key: str, beat: Callable[[], str]) -> None:
+        self._store, self._beat_key, self._current = store, beat_key, beat
+        self._sent, self._sent_at = "", 0.0
         self._requests: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = (
             queue.SimpleQueue()
         )
@@ -260,12 +393,12 @@ class _StoreThread:
                 answer.set_exception(error)
 
     def _beat(self) -> None:
-        now, progress = time.monotonic(), self._progress()
-        if progress == self._sent or now - self._sent_at < BEAT_SECONDS:
+        now, beat = time.monotonic(), self._current()
+        if beat == self._sent or now - self._sent_at < BEAT_SECONDS:
             return
-        self._sent, self._sent_at = progress, now
+        self._sent, self._sent_at = beat, now
         with suppress(RuntimeError):  # the next request reports the error
-            self._store.set(self._beat_key, str(progress))
+            self._store.set(self._beat_key, beat)
 
 
 def rank_names(numbers: Collection[int]) -> str:

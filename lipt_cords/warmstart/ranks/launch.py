@@ -21,9 +21,12 @@ from lipt_cords.base.devices import (
     of_rank,
     resolve_device,
 )
+from lipt_cords.data.reads import on_read
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.ranks.conversation import Conversation, LostContact
+from lipt_cords.warmstart.ranks.outcome import failed_elsewhere
 from lipt_cords.warmstart.ranks.ranks import Ranks
+from lipt_cords.warmstart.ranks.reach import NoAnswer, why_not, within
 from lipt_cords.warmstart.ranks.rendezvous import run_rendezvous
 
 _RENDEZVOUS_COUNT = count()
@@ -100,7 +103,9 @@ def open_ranks(
     """
     started = _started()
     if config.launch == "serial" or not (started or _launched()):
-        yield Ranks(0, 1, initialize(resolve_device(config.device)), on_progress=on_progress)
+        ranks = Ranks(0, 1, initialize(resolve_device(config.device)), on_progress=on_progress)
+        with on_read(ranks.progress):
+            yield ranks
         return
     local = int(os.environ.get("LOCAL_RANK", dist.get_rank() if started else os.environ["RANK"]))
     where = initialize(of_rank(resolve_device(config.device), local))
@@ -121,17 +126,35 @@ def open_ranks(
                 _get_default_store(), rank, size, str(dist.get_backend()), config, on_progress
             )
             store = PrefixStore("talk", keys)
-            talk = Conversation(store, rank, size, config.worker_timeout, on_progress)
+            talk = Conversation(
+                store, rank, size, config.worker_timeout, on_progress, failed_elsewhere
+            )
             channel = where if direct else torch.device("cpu")
-            yield Ranks(
+            ranks = Ranks(
                 rank, size, where, channel, talk if size > 1 else None,
                 tolerant=config.min_workers is not None, on_progress=on_progress,
             )  # fmt: skip
+            with _ended_together(ranks), on_read(ranks.progress):
+                yield ranks
         finally:
             if talk is not None:
                 talk.close()
             if not started:
                 dist.destroy_process_group()
+
+
+@contextmanager
+def _ended_together(ranks: Ranks) -> Iterator[None]:
+    """Inside, an error of this rank alone ends the others too, at once and with its reason."""
+    try:
+        yield
+    except LostContact:
+        raise  # of others, who decide for themselves
+    except Exception as error:
+        ranks.fail(error)
+        ranks.leave()
+        raise
+    ranks.leave()
 
 
 def _started() -> bool:
@@ -151,12 +174,13 @@ def _start_group(backend: str, config: WarmStartConfig, on_wait: Callable[[], No
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     patience = timedelta(seconds=config.join_timeout)
     try:
-        store, rank, size = next(iter(rendezvous("env://", timeout=patience)))
-    except (RuntimeError, ValueError) as error:
+        store, rank, size = within(
+            config.join_timeout, lambda: next(rendezvous("env://", timeout=patience)), on_wait
+        )
+    except (RuntimeError, ValueError, NoAnswer) as error:
         raise ValueError(
-            f"rank {os.environ['RANK']} got no answer from {address} within "
-            f"{config.join_timeout:g} s (join_timeout): check MASTER_ADDR and MASTER_PORT, that "
-            f"rank 0 runs, and the network. {str(error).splitlines()[0]}"
+            f"rank {os.environ['RANK']} could not join the others: "
+            f"{why_not(error, address, config.join_timeout)}"
         ) from error
     keys = _rendezvous(store, rank, size, backend, config, on_wait)
     # Exchanges begin when all ranks are known to be present, so a short timeout is enough.

@@ -7,9 +7,7 @@ ever.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -19,9 +17,9 @@ from torch import Tensor
 
 from lipt_cords.models.state import State
 from lipt_cords.warmstart.ranks.conversation import Conversation, LostContact
+from lipt_cords.warmstart.ranks.outcome import Outcome, outcome_of, pack
 
 T = TypeVar("T")
-Outcome = tuple[Any, Exception | None]
 
 
 class Ranks:
@@ -79,8 +77,12 @@ class Ranks:
         if self._talk is not None:
             self._talk.progress()
 
-    def everywhere(self, work: Callable[[], T]) -> list[T]:
+    def everywhere(self, work: Callable[[], T], step: str) -> list[T]:
         """Run work on every live rank and return all outcomes on every rank, in rank order.
+
+        Args:
+            work: returns what a message can carry (:func:`lipt_cords.base.messages.encode`).
+            step: what it is, in words; ranks that are at different steps end with an error.
 
         Raises:
             Exception: the first rank's error, on every rank.
@@ -89,20 +91,25 @@ class Ranks:
         if self._talk is None:
             return [work()]
         mine = _attempt(work)
-        gathered = self._talk.gather(_pickled(mine), tolerate=self._tolerant)
+        gathered = self._talk.gather(pack(mine), step, tolerate=self._tolerant)
         self.message_bytes += sum(map(len, gathered.values())) * len(gathered)
-        outcomes = {rank: pickle.loads(part) for rank, part in gathered.items()}
+        outcomes = {rank: outcome_of(rank, part) for rank, part in gathered.items()}
         outcomes[self.rank] = mine  # its error keeps its traceback
         return [_value(outcome) for outcome in outcomes.values()]
 
-    def on_main(self, work: Callable[[], T]) -> T:
-        """Run work on rank 0 and return its outcome on every rank, or raise its error there."""
+    def on_main(self, work: Callable[[], T], step: str) -> T:
+        """Run work on rank 0 and return its outcome on every rank, or raise its error there.
+
+        Args:
+            work: as in :meth:`everywhere`.
+            step: as there.
+        """
         if self._talk is None:
             return work()
         mine: Outcome = _attempt(work) if self.is_main else (None, None)
-        word = self._talk.publish(_pickled(mine) if self.is_main else None)
+        word = self._talk.publish(pack(mine) if self.is_main else None, step)
         self.message_bytes += len(word) * (len(self.live) - 1)
-        outcome: T = _value(mine if self.is_main else pickle.loads(word))
+        outcome: T = _value(mine if self.is_main else outcome_of(0, word))
         return outcome
 
     def broadcast(self, state: State, source: int = 0) -> State:
@@ -120,28 +127,44 @@ class Ranks:
             dist.broadcast(buffer, src=source, group=group)
             return buffer
 
-        buffer = self._collective(send)
+        size = sum(tensor.nbytes for tensor in state.values())
+        buffer = self._collective(self._talk, send, f"{size} bytes of weights from rank {source}")
         self.weight_bytes += buffer.numel() * (len(self.live) - 1)
         return _from_bytes(buffer, state)
 
-    def to_main(self, state: State | None, owner: int, like: State) -> State | None:
+    def to_main(
+        self, read: Callable[[], State], owner: int, like: State, step: str
+    ) -> State | None:
         """Move one rank's state dict to rank 0, bit for bit; the others receive None.
 
         Args:
-            state: the values, only on the owner.
+            read: returns the values; called only on the owner.
             owner: the rank that has them.
             like: names, shapes and dtypes, on every rank.
+            step: as in :meth:`everywhere`.
+
+        Raises:
+            Exception: what reading raised on the owner, on every rank.
         """
-        if owner == 0:
-            return state if self.is_main else None
+        state: list[State] = []
         size = sum(tensor.nbytes for tensor in like.values())
+        self.everywhere(lambda: state.append(read()) if self.rank == owner else None, step)
+        if owner == 0:
+            return state[0] if self.is_main else None
+        if owner not in self.live:
+            raise LostContact(
+                f"rank {owner} was lost with weights that a trial soup needs: run again"
+            )
         self.weight_bytes += size
-        if self.rank == owner and state is not None:
-            dist.send(_to_bytes(state).to(self._channel), dst=0, group=self._group)
-        elif self.is_main:
-            buffer = torch.empty(size, dtype=torch.uint8, device=self._channel)
-            dist.recv(buffer, src=owner, group=self._group)
-            return _from_bytes(buffer, like)
+        try:
+            if self.rank == owner:
+                dist.send(_to_bytes(state[0]).to(self._channel), dst=0, group=self._group)
+            elif self.is_main:
+                buffer = torch.empty(size, dtype=torch.uint8, device=self._channel)
+                dist.recv(buffer, src=owner, group=self._group)
+                return _from_bytes(buffer, like)
+        except RuntimeError as error:
+            raise self._broken_off(error) from error
         return None
 
     def sum_integers(self, flat: Tensor, dtype: torch.dtype) -> Tensor:
@@ -159,7 +182,7 @@ class Ranks:
             dist.all_reduce(buffer, group=group)
             return buffer
 
-        buffer = self._collective(reduce)
+        buffer = self._collective(self._talk, reduce, f"the sum of {flat.numel()} {dtype}")
         self.weight_bytes += 2 * buffer.nbytes * (len(self.live) - 1)
         return buffer.to(flat)
 
@@ -168,21 +191,32 @@ class Ranks:
         if self._talk is not None:
             self._talk.final_result(result)
 
+    def fail(self, error: Exception) -> None:
+        """Tell the other ranks that this one ends by an error of its own, so that they end too."""
+        if self._talk is not None:
+            self._talk.fail(pack((None, error)))
+
+    def leave(self) -> None:
+        """Say goodbye to the other ranks, at the end of the work."""
+        if self._talk is not None:
+            self._talk.leave()
+
     def wait_for_result(self) -> bytes:
         """On an excluded rank: wait for the result of rank 0."""
         if self._talk is None:
             raise LostContact("a single rank has no result of another rank to wait for")
         return self._talk.final_result(None)
 
-    def _collective(self, call: Callable[[dist.ProcessGroup | None], Tensor]) -> Tensor:
+    def _collective(
+        self, talk: Conversation, call: Callable[[dist.ProcessGroup | None], Tensor], step: str
+    ) -> Tensor:
         """Exchange among the live ranks, which check before it that all are present.
 
         Where lost ranks are tolerated they check again afterwards, and repeat the exchange without
         ranks that were lost during it.
         """
-        assert self._talk is not None
         for _ in range(self.size):
-            self._talk.gather(b"", tolerate=self._tolerant)
+            talk.gather(b"", step, tolerate=self._tolerant)
             failure: RuntimeError | None = None
             try:
                 value = call(self._live_group())
@@ -191,17 +225,20 @@ class Ranks:
             if not self._tolerant:
                 break
             # A group in which an exchange failed is not used again.
-            words = self._talk.gather(b"failed" if failure else b"", tolerate=True)
+            words = talk.gather(b"failed" if failure else b"", f"after {step}", tolerate=True)
             if not any(words.values()):
                 break
             self._group_of = []
         if failure is None:
             return value
-        raise LostContact(
+        raise self._broken_off(failure) from failure
+
+    def _broken_off(self, error: RuntimeError) -> LostContact:
+        return LostContact(
             f"rank {self.rank}: an exchange of weights among ranks {self.live} broke off "
-            f"({str(failure).splitlines()[0]}): a rank died or the network is cut; run again (with "
+            f"({str(error).splitlines()[0]}): a rank died or the network is cut; run again (with "
             "work_dir the finished workers are kept)"
-        ) from failure
+        )
 
     def _live_group(self) -> dist.ProcessGroup | None:
         """The process group of the live ranks: the given one as long as no rank is lost."""
@@ -229,20 +266,6 @@ def _value(outcome: Outcome) -> Any:
     if error is not None:
         raise error
     return value
-
-
-def _pickled(outcome: Outcome) -> bytes:
-    value, error = outcome
-    return pickle.dumps((value, None if error is None else portable(error)))
-
-
-def portable(error: Exception) -> Exception:
-    """The error, or a RuntimeError with its message if it cannot be pickled."""
-    if type(error).__module__ == "builtins":
-        with suppress(Exception):  # what pickle raises depends on what the error holds
-            pickle.loads(pickle.dumps(error))
-            return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _by_itemsize(state: State) -> list[str]:

@@ -8,16 +8,21 @@ identifier, and rank 0 publishes a roster with the identifiers of the present ra
 from __future__ import annotations
 
 import hashlib
-import pickle
 import time
 import uuid
 
+from lipt_cords.base.messages import encode
 from lipt_cords.warmstart.ranks.conversation import (
     POLL_SECONDS,
     Conversation,
     LostContact,
+    foreign,
     rank_names,
+    read_as,
 )
+
+Roster = dict[int, tuple[str, str]]
+"""Identifier and description of every rank that is known."""
 
 
 def run_rendezvous(talk: Conversation, view: str) -> tuple[str, dict[int, str]]:
@@ -36,14 +41,15 @@ def run_rendezvous(talk: Conversation, view: str) -> tuple[str, dict[int, str]]:
 
     Raises:
         LostContact: a rank does not answer.
+        ValueError: what another rank should have written is not of this version of this package.
     """
     mine, written = (uuid.uuid4().hex, view), b""
-    talk.put(f"hello/{talk.rank}", pickle.dumps(mine))
+    talk.put(f"hello/{talk.rank}", encode(mine))
     deadline, (pause, longest) = time.monotonic() + talk.patience, POLL_SECONDS
     while True:
         talk.on_wait()
         written = _roster_of_main(talk, written) if talk.rank == 0 else talk.value_of("roster")
-        roster: dict[int, tuple[str, str]] = pickle.loads(written) if written else {}
+        roster = _read(written)
         name = hashlib.sha256(written).hexdigest()[:16]
         views = {rank: said for rank, (_, said) in roster.items()}
         here = {talk.rank}
@@ -68,7 +74,23 @@ def run_rendezvous(talk: Conversation, view: str) -> tuple[str, dict[int, str]]:
 def _roster_of_main(talk: Conversation, before: bytes) -> bytes:
     """Rank 0's roster of all ranks so far, written if it has changed."""
     hellos = {rank: talk.value_of(f"hello/{rank}") for rank in range(talk.size)}
-    now = pickle.dumps({rank: pickle.loads(hello) for rank, hello in hellos.items() if hello})
+    roster = {
+        rank: read_as(hello, (str, str), f"the presence of rank {rank}")
+        for rank, hello in hellos.items()
+        if hello
+    }
+    now = encode((roster,))
     if now != before:
         talk.put("roster", now)
     return now
+
+
+def _read(written: bytes) -> Roster:
+    if not written:
+        return {}
+    (roster,) = read_as(written, (dict,), "the roster")
+    for rank, known in roster.items():
+        of_strings = isinstance(known, tuple) and [type(each) for each in known] == [str, str]
+        if not isinstance(rank, int) or not of_strings:
+            raise foreign("the roster", f"{known!r:.80} for rank {rank!r:.20}")
+    return dict(roster)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lipt_cords.base.messages import travels
 from lipt_cords.base.randomness import generator, isolated_rng
 from lipt_cords.data.batches import Inputs
 from lipt_cords.data.source import BatchSource
@@ -41,6 +42,7 @@ FEWEST_DIGITS = 3
 _ONLY = ""
 
 
+@travels
 @dataclass(frozen=True)
 class Fingerprint:
     """The fingerprint that one rank computed.

@@ -67,7 +67,7 @@ class WorkDir(Watcher):
                 found["memory"] = [(name, tuple(v.shape), v.dtype) for name, v in memory]
             return found
 
-        found = self._ranks.on_main(look)
+        found = self._ranks.on_main(look, "the last stored merge")
         if found is None:
             return
         run.reports, run.summaries = found["reports"], found["summaries"]
@@ -92,7 +92,7 @@ class WorkDir(Watcher):
         if folder is None:
             return
         # If the folder is not shared, the other ranks have files of earlier rounds too.
-        written = self._ranks.on_main(lambda: self._store(folder, run))
+        written = self._ranks.on_main(lambda: self._store(folder, run), "storing a merge")
         if written:
             folder.remove_before(run.round - 1)
 

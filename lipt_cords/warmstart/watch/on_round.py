@@ -24,7 +24,7 @@ class RoundCallback(Watcher):
         self._ranks, self._call = ranks, call
 
     def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
-        self._ranks.on_main(lambda: self._announce(run))
+        self._ranks.on_main(lambda: self._announce(run), "on_round")
 
     def _announce(self, run: Run) -> None:
         if self._call is not None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from lipt_cords.base.messages import travels
 from lipt_cords.base.options import StrictModel
 from lipt_cords.base.randomness import generator
 from lipt_cords.data.source import SCAN_BATCH, BatchSource, require_finite
@@ -31,6 +32,7 @@ class ProbeOptions(StrictModel):
     """Rounds between two comparisons, the last round always included; None: an eighth of them."""
 
 
+@travels
 @dataclass(frozen=True)
 class Reading:
     """Losses and gradients of one model on the probe.

@@ -45,7 +45,9 @@ class ProbeReadings(Watcher):
         merged, probe = None, run.probe
         if probe is not None and self._config.rounds > 1:
             # A single merge is evaluated at the end; several are compared with each other.
-            merged = self._ranks.on_main(lambda: self._judge.read(run.start, probe))
+            merged = self._ranks.on_main(
+                lambda: self._judge.read(run.start, probe), "the reading of a merge"
+            )
             run.forward_passes += len(probe)
         if readings:
             report = run.reports[-1]

@@ -142,6 +142,13 @@ def test_errors_reach_every_rank(ranked, size):
             alike = "no error" if size == 1 else f"rank 1 differs from rank 0: {which} is '"
             assert told.startswith(alike)
         if size > 1:
+            assert "min_workers is 2 there and None here" in errors["min_workers"]
+            assert "keep_workers is False there and True here" in errors["keep_workers"]
+            assert "work_dir is 'a directory' there and None here" in errors["work_dir"]
+            assert "the trial of workers [1]" in errors["random trials"]
+            assert "the trial of workers [0]" in errors["random trials"]
+            assert "soup 'random soup' chose the weights {" in errors["random soup"]
+            assert errors["torn on one"].endswith("my codec is torn")
             assert "processes=7, but this run has" in errors["processes"]
             assert "inside of a process group" in errors["nested"]
 
@@ -185,6 +192,6 @@ def test_a_rank_alone_exchanges_nothing():
     ranks = Ranks(0, 1, torch.device("cpu"))
     flat = torch.ones(3, dtype=torch.int64)
     assert ranks.sum_integers(flat, torch.int32) is flat
-    assert ranks.everywhere(lambda: 5) == [5]
-    assert ranks.on_main(lambda: 6) == 6
+    assert ranks.everywhere(lambda: 5, "five") == [5]
+    assert ranks.on_main(lambda: 6, "six") == 6
     assert ranks.bytes_communicated == 0
