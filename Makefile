@@ -52,6 +52,7 @@ test: $(READY)
 test-device: export OMP_NUM_THREADS = 1
 test-device: $(READY)
 	$(BIN)/python -m pytest --emulated-device tests/devices/on_device
+	LIPT_CORDS_NO_FLOAT64=1 $(BIN)/python -m pytest --emulated-device tests/devices/on_device
 
 clean:
 	rm -rf $(VENV) runs docs/_build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

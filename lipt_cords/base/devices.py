@@ -251,6 +251,11 @@ def has_float64(kind: str) -> bool:
     return True
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, or float32 where the device has no float64."""
+    return torch.float64 if has_float64(device.type) else torch.float32
+
+
 def with_float64(device: torch.device) -> torch.device:
     """The device, or the CPU where the device has no float64."""
     return device if has_float64(device.type) else torch.device("cpu")

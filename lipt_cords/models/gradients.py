@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lipt_cords.base.devices import resolve_device
+from lipt_cords.base.devices import resolve_device, with_float64
 from lipt_cords.data.batches import Inputs, dataset_length, item_indices, to_device
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.copies import copy_model
@@ -129,17 +129,18 @@ class LastLayerGradients:
         # The squares of float32 numbers beyond these are zero or infinite.
         beyond_N = ~((norms_N > 1e-18) & (norms_N < 1e18))
         if bool(beyond_N.any()):
-            norms_N[beyond_N] = self._exact_norms(beyond_N, linear_layer).to(norms_N.dtype)
+            norms_N[beyond_N] = self._exact_norms(beyond_N, linear_layer).to(norms_N)
         return norms_N
 
     def _exact_norms(self, where: Tensor, linear_layer: bool) -> Tensor:
+        device = with_float64(self.logit_grads.device)
         norms: Tensor = torch.linalg.vector_norm(
-            self.logit_grads[where], dim=1, dtype=torch.float64
+            self.logit_grads[where].to(device), dim=1, dtype=torch.float64
         )
         if not linear_layer:
             return norms
         widths: Tensor = torch.linalg.vector_norm(
-            self.embeddings[where], dim=1, dtype=torch.float64
+            self.embeddings[where].to(device), dim=1, dtype=torch.float64
         )
         return norms * (1 + widths.square()).sqrt()
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lipt_cords.base.devices import with_float64
 from lipt_cords.models.gradients import LastLayerGradients
 
 LARGEST_NORM = 1e15
@@ -99,6 +100,8 @@ def check_gradients(
 ) -> LastLayerGradients:
     """The gradients as float32 tensors that selectors can square and add up.
 
+    They are on one device, that of the logit gradients, or on the CPU if that lacks float64.
+
     Args:
         gradients: of any floating-point precision, with any strides, as tensors or arrays. What
             is float32 already is not copied.
@@ -133,8 +136,13 @@ def check_gradients(
         indices = indices.to(torch.int64)
     if parts["labels"].is_floating_point():
         raise ValueError(f"expected integer labels of {name}, received {parts['labels'].dtype}")
-    floats = {part: parts[part].float() for part in ("logit_grads", "embeddings", "logits")}
-    ready = LastLayerGradients(**floats, labels=parts["labels"].to(torch.int64), indices=indices)
+    device = with_float64(parts["logit_grads"].device)  # in which selectors decide
+    floats = {
+        part: parts[part].to(device, torch.float32)
+        for part in ("logit_grads", "embeddings", "logits")
+    }
+    labels = parts["labels"].to(device, torch.int64)
+    ready = LastLayerGradients(**floats, labels=labels, indices=indices)
     _check_rows(ready, name, linear_layer)
     return ready
 

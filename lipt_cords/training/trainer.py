@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lipt_cords.base.devices import synchronize
+from lipt_cords.base.devices import synchronize, widest_float
 from lipt_cords.base.randomness import preserved_rng
 from lipt_cords.data.batches import Inputs, flat_labels, split_batch, to_device
 from lipt_cords.data.source import BatchSource
@@ -217,7 +217,7 @@ class Trainer:
         train_as_given(self.model)
         started = self._clock()
         opened = self.source.open(self.epoch)
-        total, passes = torch.zeros((), device=self.device, dtype=torch.float64), 0
+        total, passes = torch.zeros((), device=self.device, dtype=widest_float(self.device)), 0
         for batch in opened.batches:
             inputs, labels, weights = split_weighted(batch)
             loss = self._take_step(inputs, labels, weights)

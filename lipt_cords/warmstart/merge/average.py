@@ -72,7 +72,7 @@ def _mean(values: Sequence[tuple[Tensor, float]], total: float, origin: Tensor) 
         mean = torch.where(alike, first, mean)
     if not origin.is_floating_point():
         mean = mean.round_().to(torch.int64) + origin.to(where, torch.int64)
-    return mean.to(origin.device).to(origin.dtype)
+    return mean.to(origin.dtype).to(origin.device)
 
 
 def _require_match(

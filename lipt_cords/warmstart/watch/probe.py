@@ -102,7 +102,7 @@ class Probe:
             logger.warning("a model has no reading on the held-out samples: infinite losses")
             return None
         rows = class_mean_gradients(gradients.logit_grads, gradients.embeddings, gradients.labels)
-        right = float(gradients.correct().double().mean())
+        right = int(gradients.correct().sum()) / len(gradients)
         return Reading(losses.float().cpu(), right, rows.cpu())
 
 

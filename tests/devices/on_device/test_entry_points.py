@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -358,3 +359,22 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["select", config, "--output", str(tmp_path / "chosen")]) == 0
     assert main(["report", output]) == 0
     assert [check.name for check in device_checks()] == ["cpu", "emulated:0"]
+
+
+@pytest.fixture
+def without_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch.emulated, "has_float64", False)  # type: ignore[attr-defined]
+    devices.has_float64.cache_clear()
+    yield
+    devices.has_float64.cache_clear()
+
+
+def test_a_device_without_float64(without_float64: None) -> None:
+    """MPS has none: what decides in float64 is taken to the CPU."""
+    assert not devices.has_float64(THERE.type)
+    with pytest.raises(TypeError, match="no float64"):
+        torch.zeros(1, dtype=torch.float64, device=THERE)
+    test_fit_finds_what_the_cpu_finds("soup greedy")
+    test_gradients_and_every_selector_and_score()
+    test_training_on_a_subset_finds_what_the_cpu_finds()
+    test_averages_and_outer_steps_of_states_on_the_device()
