@@ -16,9 +16,11 @@ from lipt_cords.cords.config import RunConfig
 from lipt_cords.data import datasets as module
 from lipt_cords.data.contents import contents_of
 from lipt_cords.data.datasets import load_dataset
+from lipt_cords.data.images import ImageTensors
 from lipt_cords.experiments.compare import compare
 from lipt_cords.experiments.run import run
 from lipt_cords.training.subset import train_on_subset
+from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
 
 def photos(root: Path) -> Path:
@@ -100,3 +102,22 @@ def test_resuming_a_training_on_other_samples_is_refused(tmp_path):
     train_on_subset(nn.Linear(3, 2), TensorDataset(x, y), range(8), resume=True, **options)
     with pytest.raises(ValueError, match="contents of the chosen data"):
         train_on_subset(nn.Linear(3, 2), TensorDataset(x + 1, y), range(8), resume=True, **options)
+
+
+def test_a_work_dir_is_not_continued_with_one_image_replaced(tmp_path):
+    draws = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 255, (100, 1, 4, 4), dtype=torch.uint8, generator=draws)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    warm_start = LiPTWarmStart(
+        num_workers=2, epochs=1, common_steps=1, threads=1, launch="serial", work_dir=tmp_path
+    )
+
+    def data(images: torch.Tensor) -> ImageTensors:
+        return ImageTensors(images, torch.arange(100) % 2, torch.zeros(1), torch.ones(1))
+
+    warm_start.fit(net, data(images))
+    warm_start.fit(net, data(images.clone()))
+    images[1] = 7
+    with pytest.raises(ValueError, match="another run .contents of the training images is"):
+        warm_start.fit(net, data(images))

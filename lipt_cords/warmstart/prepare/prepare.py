@@ -16,6 +16,9 @@ from lipt_cords.base.differences import first_difference
 from lipt_cords.base.ownership import owned
 from lipt_cords.base.randomness import isolated_rng
 from lipt_cords.data.batches import to_device
+from lipt_cords.data.contents import contents_of
+from lipt_cords.data.folders import FolderImages
+from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.labels import labels_of
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.copies import copy_model
@@ -185,18 +188,16 @@ def prepare(
     found = ranks.everywhere(look, "fingerprints")
     require_alike(found)
     plan = replace(plan, unknown=found[0].unknown)
-    description = ranks.on_main(
-        lambda: complete_description(
-            _of_the_run(described[0], config),
-            found[0].weights,
-            labels,
-            plan.shards,
-            found[0].values,
-        ),
-        "the description of the run",
-    )
     if work_dir is None:
         return plan, labels, None
+
+    def describe() -> dict[str, Any]:
+        values = found[0].values | _whole_contents(dataset, val_dataset)
+        return complete_description(
+            _of_the_run(described[0], config), found[0].weights, labels, plan.shards, values
+        )
+
+    description = ranks.on_main(describe, "the description of the run")
     opened = partial(RunFolder, work_dir, hash_of(description), description)
     ranks.on_main(lambda: opened() and None, "work_dir")  # one writes: the disk may be shared
     folder: list[RunFolder] = []
@@ -230,6 +231,18 @@ def read_data(
 
     ranks.everywhere(read, "reading the data")
     return pool, validation, probe
+
+
+def _whole_contents(
+    dataset: Dataset[Any], val_dataset: Dataset[Any] | None
+) -> dict[str, str | None]:
+    """Digests of images, of which not only some can be compared, for runs that are stored."""
+    given = {"training": dataset, "held-out": val_dataset}
+    return {
+        f"contents of the {which} images": contents_of(data)
+        for which, data in given.items()
+        if isinstance(data, ImageTensors | FolderImages)
+    }
 
 
 def _talking(config: WarmStartConfig) -> dict[str, Any]:
