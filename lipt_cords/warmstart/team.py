@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -23,7 +23,7 @@ from lipt_cords.warmstart.worker_results import LOST, NOT_FINITE, FinishedWorker
 from lipt_cords.warmstart.workers.together import run_workers
 from lipt_cords.warmstart.workers.worker import WorkerResult
 
-FINEST = 2**20
+FINEST = 2**40
 """Soup weights that are not integers are rounded to 1 / FINEST of the largest."""
 
 
@@ -144,16 +144,16 @@ class Team:
             The average, and all workers; those of a rank that was lost during the merge are not
             kept.
         """
-        weights = _whole(chosen.weights)
+        weights = whole_weights(chosen.weights)
         mine = [
             Member(one.worker, weights[one.worker], self._reader(one.worker))
             for one in chosen.summaries
             if one.kept and one.rank == self.ranks.rank
         ]
         largest = [one.largest for one in workers if one.summary.worker in weights]
-        wire = Wire(
-            self.ranks, len(weights), max(weights.values()), torch.stack(largest).amax(0), mine
-        )
+        bounds, heaviest = torch.stack(largest).amax(0), max(weights.values())
+        wide = heaviest > min(weights.values())
+        wire = Wire(self.ranks, len(weights), heaviest, bounds, mine, wide=wide)
         average = merge_members(self._config.codec, self._results.start, mine, wire)
         after = [
             replace(one, kept=False, reason=LOST) if one.rank not in self.ranks.live else one
@@ -221,12 +221,16 @@ class Team:
             )
 
 
-def _whole(weights: dict[int, float]) -> dict[int, int]:
-    """Weights as whole numbers, which ranks can add in any order: as small as they can be."""
+def whole_weights(weights: Mapping[int, float]) -> dict[int, int]:
+    """Weights as whole numbers, which ranks can add in any order: as small as they can be.
+
+    >>> whole_weights({0: 12_000, 1: 6_000}), whole_weights({0: 1})
+    ({0: 2, 1: 1}, {0: 1})
+    """
     values = list(weights.values())
     if all(isinstance(value, int) for value in values):
         shared = math.gcd(*(int(value) for value in values))
-        if sum(values) / shared < 2**30:
+        if sum(values) / shared < 2**53:
             return {worker: int(weight) // shared for worker, weight in weights.items()}
-    most, finest = max(values), min(FINEST, 2**30 // len(values))
+    most, finest = max(values), min(FINEST, 2**53 // len(values))
     return {worker: max(1, round(weight / most * finest)) for worker, weight in weights.items()}

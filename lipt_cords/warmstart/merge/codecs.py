@@ -40,12 +40,20 @@ class Wire:
         heaviest: the largest weight of any.
         largest: for every slice of the state an exponent: 2 to its power bounds all changes.
         mine: the members on this rank.
+        wide: sums travel in 64 bits, since workers that differ in weight need more than 32.
     """
 
     def __init__(
-        self, ranks: Ranks, terms: int, heaviest: float, largest: Tensor, mine: Sequence[Member]
+        self,
+        ranks: Ranks,
+        terms: int,
+        heaviest: float,
+        largest: Tensor,
+        mine: Sequence[Member],
+        *,
+        wide: bool = False,
     ) -> None:
-        self._ranks = ranks
+        self._ranks, self.wide = ranks, wide
         self.terms, self.heaviest, self.largest = terms, heaviest, largest
         self._mine = len(mine), sum(member.weight for member in mine)
         self.merged, self.weight = 0, 0.0
@@ -99,8 +107,8 @@ class CodecOptions(StrictModel):
 
 @register_codec("exact")
 def exact(origin: State, members: Sequence[Member], wire: Wire) -> State:
-    """Changes in fixed point, 32 bits per weight in one all-reduce."""
-    total = FixedPointSum(origin, wire.terms, wire.largest, wire.heaviest)
+    """Changes in fixed point in one all-reduce: 32 bits per weight, 64 for a weighted soup."""
+    total = FixedPointSum(origin, wire.terms, wire.largest, wire.heaviest, wide=wire.wide)
     for member in members:
         total.add(member.state(), member.weight)
     summed = wire.sum(total.total, total.dtype)

@@ -35,7 +35,8 @@ class FixedPointSum:
         largest: for every slice of the state, an exponent that bounds the change that any of them
             has (the maximum of their :func:`largest_changes`).
         weight: the largest weight that any has.
-        wide: 61 bits, where nothing is sent; else as few as are enough, 30 for most states.
+        wide: 61 bits, where nothing is sent or workers differ in weight; else as few as are
+            enough, 30 for most states.
     """
 
     def __init__(

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lipt_cords.models.state import tensor_state
+from lipt_cords.warmstart.merge.average import average_weights
 from lipt_cords.warmstart.merge.fixed_point import NO_CHANGE, FixedPointSum, largest_changes
+from lipt_cords.warmstart.team import whole_weights
 
 VALUES = st.one_of(
     st.just(0.0),
@@ -45,15 +47,15 @@ def crews(draw, dtypes=(torch.float32, torch.float64, torch.bfloat16, torch.floa
     return {"w": values[0], "n": torch.tensor(0)}, states, weights
 
 
-def sum_of(origin, states, weights):
+def sum_of(origin, states, weights, wide=False):
     largest = torch.stack([largest_changes(state, origin) for state in states]).amax(0)
-    return FixedPointSum(origin, len(states), largest, max(weights))
+    return FixedPointSum(origin, len(states), largest, max(weights), wide=wide)
 
 
-def merge(origin, states, weights=None, order=None, ranks=1):
+def merge(origin, states, weights=None, order=None, ranks=1, wide=False):
     """Deal the workers to ranks in an order, and add their sums as they travel on the wire."""
     weights = weights or [1] * len(states)
-    parts = [sum_of(origin, states, weights) for _ in range(ranks)]
+    parts = [sum_of(origin, states, weights, wide) for _ in range(ranks)]
     for place, worker in enumerate(order or range(len(states))):
         parts[place % ranks].add(states[worker], weights[worker])
     total = torch.stack([part.total.to(part.dtype) for part in parts]).sum(0, dtype=parts[0].dtype)
@@ -105,6 +107,43 @@ def test_the_mean_is_off_by_half_a_step_at_most(crew):
         # What is at most half a step is taken for the zero that all workers may have had.
         zeroed = 1.0002 * halves[entry] if got == 0 else 0
         assert error <= halves[entry] * len(states) / total + zeroed + rounding
+
+
+@settings(max_examples=100)
+@given(
+    sizes=st.lists(st.integers(1, 10**7), min_size=1, max_size=16),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
+    change=st.sampled_from([1e-6, 0.01, 1.0, 1e3]),
+    seed=st.integers(0, 10**6),
+    ranks=st.integers(1, 3),
+)
+def test_a_weighted_soup_is_the_mean_in_float64_whatever_the_sizes(
+    sizes, dtype, change, seed, ranks
+):
+    draws = torch.Generator().manual_seed(seed)
+    shape = (5, 40)
+    start = torch.randn(shape, generator=draws) * 0.1
+    # Changes of a row differ by factors of a million, and some entries stay.
+    moves = [
+        change * torch.randn(shape, generator=draws) * torch.rand(shape, generator=draws) ** 6
+        * (torch.rand(shape, generator=draws) < 0.9)
+        for _ in sizes
+    ]  # fmt: skip
+    origin = {"w": start.to(dtype), "n": torch.tensor(7)}
+    states = [{"w": (start + move).to(dtype), "n": torch.tensor(9)} for move in moves]
+    weights = whole_weights(dict(enumerate(sizes)))
+    found = merge(origin, states, list(weights.values()), ranks=ranks, wide=True)
+    pairs = list(zip(sizes, states, strict=True))
+    exact = sum(size * state["w"].double() for size, state in pairs) / sum(sizes)
+    by_hand = average_weights([state for _, state in pairs], sizes)["w"]
+    for mean in (found["w"], by_hand):
+        assert mean.dtype == dtype
+        wanted = exact.to(dtype)
+        step = torch.nextafter(wanted.abs(), torch.tensor(torch.inf, dtype=dtype)) - wanted.abs()
+        # Where terms cancel, float64 itself is off by its rounding of the terms.
+        rounding = 2.0**-50 * max(float(state["w"].abs().max()) for state in states)
+        assert ((mean.double() - exact).abs() <= 2 * step.double() + rounding).all()
+    assert int(found["n"]) == 9
 
 
 @settings(max_examples=150)
