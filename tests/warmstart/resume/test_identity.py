@@ -193,6 +193,7 @@ def test_of_this_package_what_decides_bits_is_the_run_and_nothing_else():
         "warmstart/__init__.py", "warmstart/config.py", "warmstart/report.py",
         "warmstart/progress.py", "warmstart/watch/__init__.py", "warmstart/watch/watcher.py",
         # messages between ranks, which are of one version
+        "base/messages.py",
         *(
             f"warmstart/ranks/{path.name}"
             for path in (ROOT / "warmstart/ranks").glob("*.py")
