@@ -102,6 +102,15 @@ def resolve_device(name: str | torch.device) -> torch.device:
     return torch.device(known)
 
 
+def nearest(wanted: torch.device, actual: torch.device) -> torch.device:
+    """The device that is wanted; without a number the one of its kind where something is.
+
+    >>> nearest(torch.device("cuda"), torch.device("cuda:1"))
+    device(type='cuda', index=1)
+    """
+    return actual if str(wanted) == actual.type else wanted
+
+
 def numbered_device(number: int) -> str:
     """The name of the accelerator of a number, as CORDS names devices; it may not be here."""
     kind = accelerator()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from lipt_cords.base.devices import nearest
 from lipt_cords.base.randomness import generator, preserved_rng
 from lipt_cords.cords.checks import warn_user
 from lipt_cords.cords.own_selection import FastOptions, cords_weights, fast_selection
@@ -60,7 +61,7 @@ class FastSelector:
             Indices, one float32 weight an index on CORDS's scale, and the report.
         """
         options = self.options
-        device = _same_device(self.device, model_device(model))
+        device = nearest(self.device, model_device(model))
 
         def read(source: BatchSource) -> LastLayerGradients:
             return last_layer_gradients(
@@ -141,8 +142,3 @@ def with_dicts(loader: DataLoader[Any]) -> None:
     """Let a loader over CORDS's weighted subset give out dict samples, in place."""
     # A DataLoader refuses another data set once it is built; this one keeps its three attributes.
     loader.dataset.__class__ = WeightedDicts
-
-
-def _same_device(wanted: torch.device, actual: torch.device) -> torch.device:
-    """``cuda`` is the GPU that the model is on: no copy of the model is needed there."""
-    return actual if wanted.type == actual.type and wanted.index is None else wanted

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lipt_cords.base.devices import resolve_device, with_float64
+from lipt_cords.base.devices import nearest, resolve_device, with_float64
 from lipt_cords.data.batches import Inputs, dataset_length, item_indices, to_device
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.copies import copy_model
@@ -232,8 +232,9 @@ def last_layer_gradients(
     """
     require_weights(model)
     require_own_outputs(model)
-    where = model_device(model) if device is None else resolve_device(device)
-    if where != model_device(model):
+    at = model_device(model)
+    where = at if device is None else nearest(resolve_device(device), at)
+    if where != at:
         model = copy_model(model).to(where)
     if isinstance(dataset, BatchSource):
         source = dataset

@@ -125,3 +125,10 @@ def test_the_cpu_has_nothing_to_wait_for() -> None:
     assert devices.initialize(here) == here
     assert devices.peak_bytes(here) is None and devices.free_accelerator_bytes(here) is None
     assert not devices.pins_memory(here) and not devices.computes_bfloat16(here)
+
+
+def test_a_name_without_number_means_the_device_where_something_is() -> None:
+    one, kind, other = map(torch.device, ("cuda:1", "cuda", "cuda:0"))
+    assert devices.nearest(kind, one) == one
+    assert devices.nearest(other, one) == other
+    assert devices.nearest(torch.device("cpu"), one) == torch.device("cpu")

@@ -49,8 +49,14 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def fit(net: nn.Module | None = None, data: Any = TRAIN, **options: Any) -> WarmStartResult:
-    return LiPTWarmStart(**{**SMALL, **options}).fit(net or make_net(dropout=0.0), data, VAL)
+WEIGHTED = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2, 3, 4]), label_smoothing=0.1)
+
+
+def fit(
+    net: nn.Module | None = None, data: Any = TRAIN, loss: Any = None, **options: Any
+) -> WarmStartResult:
+    warm_start = LiPTWarmStart(**{**SMALL, **options})
+    return warm_start.fit(net or make_net(dropout=0.0), data, VAL, loss=loss)
 
 
 def close(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
@@ -72,6 +78,7 @@ def test_auto_is_the_accelerator() -> None:
 
 FITS: dict[str, dict[str, Any]] = {
     "plain": {},
+    "weighted loss": {"loss": WEIGHTED},
     "rounds": {"rounds": 2, "outer": "nesterov"},
     "together": {"together": 3},
     "averaged": {"ema": 0.9, "schedule": "wsd", "precision": "fp32"},
@@ -257,11 +264,10 @@ def test_training_on_a_subset_resumes_with_the_same_bits(
 
 def test_training_on_a_subset_finds_what_the_cpu_finds() -> None:
     nets = [make_net(dropout=0.0) for _ in range(2)]
-    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2, 3, 4]), label_smoothing=0.1)
     for net, where in zip(nets, ("cpu", "auto"), strict=True):
         train_on_subset(
             net, TRAIN, range(0, 72, 3), val_dataset=VAL, epochs=2, batch_size=8, device=where,
-            loss=loss, memory_format="contiguous",
+            loss=WEIGHTED, memory_format="contiguous",
         )  # fmt: skip
     assert close(nets[0].state_dict(), nets[1].state_dict())
 
