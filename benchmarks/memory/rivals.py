@@ -15,8 +15,9 @@ from torchvision.models.resnet import Bottleneck
 
 from benchmarks.memory.nets import Stage
 from lipt_cords.models.nets import ResidualBlock
-from lipt_cords.training.memory.link import PacedLink, Transfer
+from lipt_cords.training.memory.link import PacedLink
 from lipt_cords.training.memory.storages import Geometry
+from lipt_cords.training.memory.transfer import Transfer
 
 BLOCKS = (ResidualBlock, Bottleneck, nn.TransformerEncoderLayer, Stage)
 

@@ -19,7 +19,6 @@ from torch.utils._pytree import tree_flatten
 
 from lipt_cords.training.memory.handles import Handle, Kept, Packed, PackedHere, Recomputed, Swapped
 from lipt_cords.training.memory.holdings import Holdings
-from lipt_cords.training.memory.link import Arrival, Link
 from lipt_cords.training.memory.op_schemas import moved_statistics, written_tensors
 from lipt_cords.training.memory.plan import Plan
 from lipt_cords.training.memory.recipes import Recipe, TraceIndex
@@ -40,6 +39,7 @@ from lipt_cords.training.memory.storages import (
     whole_storage,
 )
 from lipt_cords.training.memory.trace import RECOMPUTE, SWAP
+from lipt_cords.training.memory.transfer import Arrival, Link
 
 
 class IndexedPlan:

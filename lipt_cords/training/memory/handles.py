@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipt_cords.training.memory.link import Transfer
 from lipt_cords.training.memory.storages import Geometry, Version, all_bytes, check_version
+from lipt_cords.training.memory.transfer import Transfer
 
 
 class Handle(ABC):

@@ -1,4 +1,4 @@
-"""Transfers to the host and back: streams of copies on a GPU, paced threads on a CPU.
+"""The link of a device to the host: on a CPU a simulated one, whose threads copy at its pace.
 
 On a CPU there is no second memory, so the device is simulated: data "on the host" is a copy in the
 same memory that is counted separately, and a transfer takes as long as on a link of the given
@@ -11,65 +11,17 @@ import threading
 import time
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lipt_cords.base.devices import pins_memory
+from lipt_cords.training.memory.stream_link import StreamLink, Streams, measured_bandwidth
+from lipt_cords.training.memory.transfer import Arrival, Link, Transfer
+
 DEFAULT_BANDWIDTH = 12e9
 """Bytes a second of the simulated link: that of a PCIe 3.0 x16 slot, as Capuchin had."""
-
-
-class Transfer(Protocol):
-    """A storage that is swapped out: on the way to the host, there, or on the way back."""
-
-    def fetch(self) -> None:
-        """Start to fetch it, if not started."""
-
-    def get(self) -> Tensor:
-        """All its bytes on the device; waits for them."""
-
-    def stay(self) -> None:
-        """It will not be fetched: its storage is kept, so it need not leave."""
-
-    def settle(self) -> None:
-        """Wait until it is on the host."""
-
-    @property
-    def arrival(self) -> Arrival:
-        """Its lateness; keeps none of its memory."""
-
-
-class Arrival:
-    """How late a storage came back."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
-
-    def between(self, wanted: torch.cuda.Event, came: torch.cuda.Event) -> None:
-        """Set it from two events of a GPU, to be read later."""
-        self._events = wanted, came
-
-    def late(self) -> float:
-        """Seconds that the step waited for it; call it after the step."""
-        if self._events is not None:
-            wanted, came = self._events
-            came.synchronize()
-            wanted.synchronize()
-            self.seconds = max(0.0, wanted.elapsed_time(came) / 1000)
-            self._events = None
-        return self.seconds
-
-
-class Link(Protocol):
-    """Transfers between the device and the host, one at a time in each direction."""
-
-    bandwidth: float
-    """Bytes a second, each way."""
-
-    def send(self, whole: Tensor) -> Transfer:
-        """Start to copy all bytes of a storage to the host, then free it."""
 
 
 class PacedLink:
@@ -203,104 +155,17 @@ class _PacedTransfer:
         self._left.result()
 
 
-class StreamLink:
-    """A GPU's link: pinned buffers, and one stream of copies in each direction.
-
-    Args:
-        device: the GPU.
-        bandwidth: bytes a second, each way; None measures it.
-    """
-
-    def __init__(self, device: torch.device, bandwidth: float | None = None) -> None:
-        self.device = device
-        self.out = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self.back = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self.bandwidth = bandwidth or measured_bandwidth(device)
-
-    def send(self, whole: Tensor) -> Transfer:
-        """Start to copy all bytes of a storage to the host, then free it."""
-        return _StreamTransfer(self, whole)
-
-
-class _StreamTransfer:
-    def __init__(self, link: StreamLink, whole: Tensor) -> None:
-        self._link, self.arrival = link, Arrival()
-        self._here: Tensor | None = None
-        self._host = torch.empty(whole.numel(), dtype=torch.uint8, pin_memory=True)
-        link.out.wait_stream(torch.cuda.current_stream(link.device))
-        with torch.cuda.stream(link.out):
-            self._host.copy_(whole, non_blocking=True)
-            self._left = link.out.record_event()
-        whole.record_stream(link.out)  # its memory is not reused before the copy is over
-        self._back: torch.cuda.Event | None = None
-        self._got = False
-
-    def fetch(self) -> None:
-        if self._here is not None:
-            return
-        self._here = torch.empty(self._host.numel(), dtype=torch.uint8, device=self._link.device)
-        # The stream of the step may still read the tensor in this memory.
-        self._link.back.wait_stream(torch.cuda.current_stream(self._link.device))
-        self._link.back.wait_event(self._left)
-        with torch.cuda.stream(self._link.back):
-            self._here.copy_(self._host, non_blocking=True)
-            self._back = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            self._back.record(self._link.back)
-        self._here.record_stream(self._link.back)
-
-    def get(self) -> Tensor:
-        self.fetch()
-        if self._here is None or self._back is None:
-            raise RuntimeError("an activation was lost on its way to the host")
-        current = torch.cuda.current_stream(self._link.device)
-        if not self._got:
-            self._got = True
-            wanted = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            wanted.record(current)
-            self.arrival.between(wanted, self._back)
-            current.wait_event(self._back)
-        return self._here
-
-    def stay(self) -> None:
-        pass
-
-    def settle(self) -> None:
-        self._left.synchronize()
-
-
-def measured_bandwidth(device: torch.device, size: int = 2**26) -> float:
-    """Bytes a second between a GPU and pinned memory, in the slower direction.
-
-    Args:
-        device: the GPU.
-        size: bytes of a trial copy.
-    """
-    host = torch.empty(size, dtype=torch.uint8, pin_memory=True)
-    there = torch.empty(size, dtype=torch.uint8, device=device)
-    rates = []
-    for target, source in ((host, there), (there, host)):
-        best = 0.0
-        for _ in range(4):
-            torch.cuda.synchronize(device)
-            started = time.perf_counter()
-            target.copy_(source, non_blocking=True)
-            torch.cuda.synchronize(device)
-            best = max(best, size / (time.perf_counter() - started))
-        rates.append(best)
-    return min(rates)
-
-
 def build_link(device: torch.device, bandwidth: float | None) -> Link:
     """The link of a device; on a CPU a simulated one.
 
     Raises:
         ValueError: a device without one.
     """
-    if device.type == "cuda":
-        return StreamLink(device, bandwidth)
     if device.type == "cpu":
         return PacedLink(bandwidth or DEFAULT_BANDWIDTH)
+    if pins_memory(device):
+        return StreamLink(Streams(device), bandwidth or measured_bandwidth(device))
     raise ValueError(
-        f"a memory budget needs a CUDA device or a CPU, received a model on {device}: leave the "
-        "budget out there"
+        "a memory budget needs a CPU, or an accelerator whose copies run beside its computation "
+        f"(CUDA, XPU); received a model on {device}: leave the budget out there"
     )

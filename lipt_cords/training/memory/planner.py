@@ -17,7 +17,7 @@ from lipt_cords.base.devices import synchronize
 from lipt_cords.base.sizes import check_bandwidth, parse_bytes
 from lipt_cords.training.memory.follower import GuidedStep, IndexedPlan, StepCosts
 from lipt_cords.training.memory.handles import Packed, PackedHere
-from lipt_cords.training.memory.link import Link, build_link
+from lipt_cords.training.memory.link import build_link
 from lipt_cords.training.memory.live_bytes import LiveBytes
 from lipt_cords.training.memory.model_checks import (
     RunningModule,
@@ -38,6 +38,7 @@ from lipt_cords.training.memory.step_kinds import (
     with_shorter_times,
 )
 from lipt_cords.training.memory.trace import Trace
+from lipt_cords.training.memory.transfer import Link
 
 MEASURED = 2
 """Steps of a kind that are measured: the first includes one-time setup."""

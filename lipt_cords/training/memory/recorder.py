@@ -17,7 +17,6 @@ from torch import Tensor
 
 from lipt_cords.training.memory.handles import Packed, PackedHere, Swapped
 from lipt_cords.training.memory.holdings import Holdings
-from lipt_cords.training.memory.link import Link
 from lipt_cords.training.memory.op_schemas import moved_statistics, written_tensors
 from lipt_cords.training.memory.storages import (
     ByStorage,
@@ -28,6 +27,7 @@ from lipt_cords.training.memory.storages import (
     whole_storage,
 )
 from lipt_cords.training.memory.trace import Op, Storage, Trace
+from lipt_cords.training.memory.transfer import Link
 
 
 @dataclass

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipt_cords.training.memory import link as link_module
-from lipt_cords.training.memory.link import DEFAULT_BANDWIDTH, Arrival, PacedLink, build_link
+from lipt_cords.training.memory.link import DEFAULT_BANDWIDTH, PacedLink, build_link
 from lipt_cords.training.memory.storages import whole_storage
+from lipt_cords.training.memory.transfer import Arrival
 
 FAST = 1e12
 
@@ -294,5 +295,5 @@ def test_links_of_devices():
     link = build_link(torch.device("cpu"), None)
     assert isinstance(link, PacedLink) and link.bandwidth == DEFAULT_BANDWIDTH
     assert build_link(torch.device("cpu"), 5e6).bandwidth == 5e6
-    with pytest.raises(ValueError, match="CUDA device or a CPU, received a model on meta"):
+    with pytest.raises(ValueError, match="received a model on meta"):
         build_link(torch.device("meta"), None)
