@@ -23,6 +23,7 @@ from lipt_cords.cli.display import (
     show_run,
     show_selection,
 )
+from lipt_cords.cli.interruption import interruptible
 from lipt_cords.cli.plan import plan
 from lipt_cords.cli.support import (
     TUTORIAL,
@@ -59,6 +60,7 @@ app = typer.Typer(
 
 
 @app.command()
+@interruptible
 @owns_output
 def demo(
     output: Output = Path("runs/demo"),
@@ -88,6 +90,7 @@ def demo(
 
 
 @app.command()
+@interruptible
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -123,6 +126,7 @@ def train(
 
 
 @app.command()
+@interruptible
 def compare(
     config: ConfigFile,
     seeds: Annotated[str, typer.Option(help="How many, or a list such as 0,1,5")] = "3",
@@ -208,6 +212,7 @@ def compare(
 
 
 @app.command()
+@interruptible
 @owns_output
 def warmstart(
     config: ConfigFile,
@@ -236,6 +241,7 @@ def warmstart(
 
 
 @app.command()
+@interruptible
 def select(
     config: ConfigFile,
     checkpoint: Annotated[
@@ -270,6 +276,7 @@ def select(
 
 
 @app.command()
+@interruptible
 def report(
     directories: Annotated[
         list[Path], typer.Argument(metavar="DIR...", help="With the results of one comparison")
@@ -303,10 +310,11 @@ def report(
         say(console, f"  {path}")
 
 
-app.command()(plan)
+app.command()(interruptible(plan))
 
 
 @app.command()
+@interruptible
 def doctor(
     data: Data = None,
     list_names: Annotated[
@@ -348,7 +356,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the command line without the program's name; None takes the process's.
 
     Returns:
-        0; 1 for a command that found something broken; 2 for a user's error; 130 after Ctrl-C.
+        0; 1 for a command that found something broken; 2 for a user's error; 130 after Ctrl-C, 143
+        after SIGTERM.
     """
     configure_logging()
     keep_freed_memory()
@@ -358,9 +367,6 @@ def main(arguments: list[str] | None = None) -> int:
         error.message = printable(error.message)
         error.show()
         return 2
-    except (KeyboardInterrupt, typer.Abort):
-        say_error("interrupted")
-        return 130
     except (ValueError, ImportError, OSError) as error:
         logging.getLogger(__name__).debug("the command failed", exc_info=True)
         say_error(str(error))

@@ -75,7 +75,7 @@ A .py configuration is a program, and imports name modules: both are executed. F
 --no-code reads .yaml without imports alone.
 Any key can be overridden, as in --set dss_args.fraction=0.1; --json prints for machines.
 Exit codes: 0 done, 1 something that was checked is broken, 2 wrong options, data or files,
-130 interrupted.
+130 interrupted by Ctrl-C, 143 by SIGTERM; what is kept is said.
 """
 
 

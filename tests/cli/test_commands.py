@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lipt_cords.base import ownership
 from lipt_cords.base.files import read_json, write_json
 from lipt_cords.cli import commands as cli
 from lipt_cords.cli.commands import main
+from lipt_cords.cli.interruption import kept_in
 from lipt_cords.cli.support import configure_logging
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.experiments import compare_runs, run
@@ -164,13 +166,9 @@ def test_user_errors_end_in_one_line(
 
 
 @contextmanager
-def step_ends_in(error: BaseException) -> Iterator[None]:
-    """Every step of torch's optimizers raises."""
-
-    def end(*_: object) -> None:
-        raise error
-
-    hook = register_optimizer_step_pre_hook(end)
+def step_does(work: Callable[..., None]) -> Iterator[None]:
+    """Something happens before every step of torch's optimizers."""
+    hook = register_optimizer_step_pre_hook(work)
     try:
         yield
     finally:
@@ -197,14 +195,44 @@ def test_every_command_refuses_a_directory_that_another_run_owns(
     assert [path.name for path in (tmp_path / "out").iterdir()] == [ownership.LOCK]
 
 
-def test_ctrl_c(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with step_ends_in(KeyboardInterrupt()):
-        assert main(["train", config]) == 130
-    assert "Traceback" not in capsys.readouterr().err
+def test_an_interrupted_command_says_what_is_kept(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(number: int) -> Callable[..., None]:
+        return lambda *_: signal.raise_signal(number)
+
+    def interrupted(words: list[str], code: int) -> str:
+        handler = signal.getsignal(signal.SIGTERM)
+        assert main(words) == code
+        assert signal.getsignal(signal.SIGTERM) == handler
+        left = [path.name for path in tmp_path.rglob(".lipt-cords*")]
+        assert left == []
+        shown = capsys.readouterr()
+        (line,) = [one for one in shown.err.splitlines() if "lipt-cords: interrupted" in one]
+        assert "Traceback" not in shown.err
+        return line.removeprefix("lipt-cords: interrupted; ")
+
+    output = tmp_path / "out"
+    train = ["train", config, "--output", str(output)]
+    with step_does(stop(signal.SIGTERM)):
+        assert interrupted(train, 143) == f"nothing new is kept in {output}"
+        warm = ["warmstart", config, "--output", str(tmp_path / "warm")]
+        assert interrupted(warm, 143).startswith("finished workers are kept in")
+    with step_does(stop(signal.SIGINT)):
+        assert "give --output" in interrupted(train[:2], 130)
+    (output / "checkpoint.pt").touch()
+    assert kept_in(output) == f"the last checkpoint is kept in {output}: add --resume to continue"
+    write_json(tmp_path / "results.json", comparison(runs_of("random", [0.5], 0, 0)))
+    assert kept_in(tmp_path).startswith("1 finished runs are kept in")
+    (tmp_path / "results.json").write_text("{")
+    assert kept_in(tmp_path) == f"nothing new is kept in {tmp_path}"
 
 
 def test_programming_errors_are_not_swallowed(config: str) -> None:
-    with step_ends_in(ZeroDivisionError()), pytest.raises(ZeroDivisionError):
+    def end(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with step_does(end), pytest.raises(ZeroDivisionError):
         main(["train", config])
 
 
