@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lipt_cords.base.errors import unknown_name
@@ -218,9 +219,16 @@ def _matched(
         "candidates": len(atoms),
         "budget": budget,
         "residual": rounds[0].residual if rounds else 0.0,
-        "residual_bound": float(sum(f.residual * s for f, s in zip(rounds, shares, strict=True))),
+        "residual_bound": _mixed_residual(rounds, shares),
         "rounds": [len(found.atoms) for found in rounds],
         "stopped": rounds[0].stopped if rounds else "zero target",
         "unmatched": budget - matched,
     }
     return torch.tensor(chosen), torch.from_numpy(np.concatenate(weights)), summary
+
+
+def _mixed_residual(rounds: list[Pursuit], shares: NDArray[np.float64]) -> float:
+    """A bound of the residual of mixed rounds; where all of them match nothing, so does the mix."""
+    if rounds and not shares.any():
+        return 1.0
+    return float(sum(f.residual * s for f, s in zip(rounds, shares, strict=True)))
