@@ -157,26 +157,48 @@ def _facts(op: Op) -> tuple[tuple[tuple[int, bool] | None, ...], int | None, boo
     return tuple(sources), place, draws, "device" in names
 
 
+Seen = dict[int, tuple[Tensor, Tensor]]
+"""Tensors of the device among the arguments of a call, each with what the CPU sees of it."""
+
+
+def _here(value: Any, seen: Seen) -> Any:
+    """An argument as the CPU's kernel takes it."""
+    # Not a function inside of the kernel: one that calls itself would keep every tensor alive until
+    # Python's collector comes, and memory is measured.
+    if isinstance(value, Tensor):
+        if value.device.type != NAME:
+            return value
+        if id(value) not in seen:
+            seen[id(value)] = value, on_cpu(value)
+        return seen[id(value)][1]
+    if isinstance(value, tuple | list):
+        return type(value)(_here(one, seen) for one in value)
+    return value
+
+
+def _there(result: Any, origin: Any, is_written: bool, seen: Seen) -> Any:
+    """A result of the CPU's kernel as the device's: a new tensor, an argument, or a view of one."""
+    if isinstance(result, tuple | list):
+        return type(result)(_there(one, origin, is_written, seen) for one in result)
+    if not isinstance(result, Tensor):
+        return result
+    if origin is None:
+        return on_device(result.detach() if result.requires_grad else result)
+    if is_written:
+        if isinstance(origin, Tensor):
+            return origin
+        return next(one for one, mirror in seen.values() if mirror is result)
+    view = aten.alias.default(origin)
+    return aten.as_strided_.default(view, result.shape, result.stride(), result.storage_offset())
+
+
 def _kernel(op: Op, *args: Any, **kwargs: Any) -> Any:
     """Any operation: the CPU's kernel on the same memory."""
     _check_one_device(op, args, kwargs)
     sources, place, draws, has_device = _facts(op)
-    seen: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def here(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if value.device.type != NAME:
-                return value
-            if id(value) not in seen:
-                seen[id(value)] = value, on_cpu(value)
-            return seen[id(value)][1]
-        if isinstance(value, tuple | list):
-            return type(value)(map(here, value))
-        return value
-
-    arguments = op._schema.arguments
-    values = [here(value) for value in args]
-    named = {name: here(value) for name, value in kwargs.items()}
+    seen: Seen = {}
+    values = [_here(value, seen) for value in args]
+    named = {name: _here(value, seen) for name, value in kwargs.items()}
     if has_device:
         named["device"] = torch.device("cpu")
         if "pin_memory" in named:
@@ -201,60 +223,29 @@ def _kernel(op: Op, *args: Any, **kwargs: Any) -> Any:
     for given, mirror in seen.values():
         if mirror.shape != given.shape:  # an out= argument that was too small
             given.data = on_device(mirror)
-
-    def there(result: Any, source: tuple[int, bool] | None) -> Any:
-        if isinstance(result, tuple | list):
-            return type(result)(there(one, source) for one in result)
-        if not isinstance(result, Tensor):
-            return result
-        if source is None:
-            return on_device(result.detach() if result.requires_grad else result)
-        position, is_written = source
-        name = arguments[position].name
-        origin = args[position] if position < len(args) else kwargs[name]
-        if is_written:
-            if isinstance(origin, Tensor):
-                return origin
-            return next(one for one, mirror in seen.values() if mirror is result)
-        view = aten.alias.default(origin)
-        return aten.as_strided_.default(
-            view, result.shape, result.stride(), result.storage_offset()
-        )
-
-    if len(sources) == 1:
-        return there(result, sources[0])
     if not sources:
         return None
-    return tuple(there(one, source) for one, source in zip(result, sources, strict=True))
+    found = []
+    for one, source in zip([result] if len(sources) == 1 else result, sources, strict=True):
+        origin, is_written = None, False
+        if source is not None:
+            position, is_written = source
+            name = op._schema.arguments[position].name
+            origin = args[position] if position < len(args) else kwargs[name]
+        found.append(_there(one, origin, is_written, seen))
+    return found[0] if len(sources) == 1 else tuple(found)
 
 
-def _as_strided(self: Tensor, size: Any, stride: Any, storage_offset: int | None = None) -> Tensor:
-    offset = self.storage_offset() if storage_offset is None else storage_offset
-    return aten.as_strided_.default(aten.alias.default(self), size, stride, offset)
+def _of_the_cpu(op: Op) -> Callable[..., Any]:
+    """The CPU's kernel of an operation that looks at sizes and storages, but at no memory."""
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    return lambda *args, **kwargs: op.redispatch(keys, *args, **kwargs)
 
 
 def _copy_from(self: Tensor, dst: Tensor, non_blocking: bool = False) -> Tensor:
     target = on_cpu(dst) if _is_there(dst) else dst
     target.copy_(on_cpu(self) if _is_there(self) else self)
     return dst
-
-
-def _set_storage(
-    self: Tensor, source: Any, storage_offset: int = 0, size: Any = None, stride: Any = None
-) -> Tensor:
-    storage = source if isinstance(source, torch.UntypedStorage) else source._untyped_storage
-    if storage.device.type != NAME:
-        raise RuntimeError(f"cannot set a tensor of {PLACE} to a storage on {storage.device}")
-    whole = _of_storage(storage).view(self.dtype)
-    size = (whole.numel(),) if size is None else size
-    stride = torch.empty(size, device="meta").stride() if stride is None else stride
-    self.data = aten.as_strided_.default(whole, size, stride, storage_offset)
-    return self
-
-
-def _set_tensor(self: Tensor, source: Tensor) -> Tensor:
-    self.data = source
-    return self
 
 
 def _resize(self: Tensor, size: Any, memory_format: Any = None) -> Tensor:
@@ -333,8 +324,9 @@ def _gru_cell_backward(grad_hy: Tensor, workspace: Tensor, has_bias: bool) -> tu
     return inputs, hiddens, grad_hy * z, *biases
 
 
-def _record_stream(self: Tensor, s: Any) -> None:
-    return None
+def _name(op: Op) -> str:
+    name: str = op._schema.name.removeprefix("aten::")
+    return name if op._overloadname == "default" else f"{name}.{op._overloadname}"
 
 
 def _register_kernels() -> None:
@@ -343,13 +335,8 @@ def _register_kernels() -> None:
     library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     own = torch.library.Library("aten", "IMPL")
     for name, kernel in {
-        "as_strided": _as_strided,
         "_copy_from": _copy_from,
-        "set_.source_Storage": _set_storage,
-        "set_.source_Storage_storage_offset": _set_storage,
-        "set_.source_Tensor": _set_tensor,
         "resize_": _resize,
-        "record_stream": _record_stream,
         "convolution_overrideable": _convolution,
         "convolution_backward_overrideable": _convolution_backward,
         "_thnn_fused_lstm_cell": _lstm_cell,
@@ -358,12 +345,17 @@ def _register_kernels() -> None:
         "_thnn_fused_gru_cell_backward": _gru_cell_backward,
     }.items():
         own.impl(name, kernel, "PrivateUse1")
+    for op in (
+        aten.as_strided.default, aten.view.default, aten._reshape_alias.default,
+        aten.unfold.default, aten.set_.source_Storage, aten.set_.source_Storage_storage_offset,
+        aten.set_.source_Tensor,
+    ):  # fmt: skip
+        own.impl(_name(op), _of_the_cpu(op), "PrivateUse1")
     for name in ("linear", "matmul", "mm", "addmm", "bmm", "baddbmm", "conv1d", "conv2d", "conv3d"):
         for overload in getattr(aten, name).overloads():
             if overload in ("default", "padding"):
                 op = getattr(getattr(aten, name), overload)
-                full = name if overload == "default" else f"{name}.{overload}"
-                own.impl(full, functools.partial(_half, op), "AutocastPrivateUse1")
+                own.impl(_name(op), functools.partial(_half, op), "AutocastPrivateUse1")
     KEPT.extend((library, own))
 
 
@@ -401,8 +393,46 @@ class Drawing:
         torch.set_rng_state(self.before)
 
 
+class Event:
+    """A mark in a stream, which is over at once: every kernel here is."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.recorded = False
+
+    def record(self, stream: Any = None) -> None:
+        self.recorded = True
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, other: Event) -> float:
+        return 0.0
+
+
+class Stream:
+    """A stream whose work is over at once; who waits for a mark that was not made is told."""
+
+    def __init__(self, device: Any = None) -> None:
+        pass
+
+    def wait_event(self, event: Event) -> None:
+        if not event.recorded:
+            raise RuntimeError("a stream waits for an event that was never recorded")
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
 class Backend:
     """``torch.emulated``."""
+
+    Event, Stream = Event, Stream
 
     def __init__(self) -> None:
         self.generators: set[int] = set()
@@ -410,6 +440,7 @@ class Backend:
         self.default_generator = DeviceGenerator()
         self.default_generator.register(self.generators)
         self.default_generator.manual_seed(0)
+        self._stream = Stream()
         self.has_float64 = True
         """MPS has none: a test may say so."""
         self.synchronized = 0
@@ -417,6 +448,12 @@ class Backend:
 
     def drawing(self) -> Drawing:
         return Drawing(self.default_generator)
+
+    def current_stream(self, device: Any = None) -> Stream:
+        return self._stream
+
+    def stream(self, stream: Stream) -> Stream:
+        return stream
 
     def is_initialized(self) -> bool:
         return True
@@ -606,4 +643,12 @@ def _patch_python() -> None:
             raise RuntimeError(f"cannot pin {PLACE} only dense CPU tensors can be pinned")
         return self.clone()
 
+    empty = torch.empty
+
+    def pinned_too(*args: Any, **kwargs: Any) -> Tensor:
+        kwargs.pop("pin_memory", None)
+        return empty(*args, **kwargs)
+
+    torch.empty = pinned_too  # type: ignore[assignment]
+    Tensor.record_stream = lambda self, stream: None  # type: ignore[assignment, method-assign]
     Tensor.pin_memory = pinned  # type: ignore[assignment, method-assign]

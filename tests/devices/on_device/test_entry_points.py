@@ -12,6 +12,7 @@ import pytest
 import torch
 from plugin_material import Problem, tiny_data, tiny_net
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 from warmstart_material import Dicts, Streamed, make_images, make_net
 
 import lipt_cords
@@ -33,13 +34,16 @@ from lipt_cords.cords.factory import cords_loader
 from lipt_cords.cords.importing import cords_version
 from lipt_cords.cords.patches import enabled
 from lipt_cords.data.datasets import load_dataset
+from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.source import BatchSource
 from lipt_cords.experiments.run import run
-from lipt_cords.selectors.difficulty import SCORES
+from lipt_cords.models.build import build_model
+from lipt_cords.selectors.base import SELECTORS, Choice, register_selector
+from lipt_cords.selectors.difficulty import SCORES, register_score
 from lipt_cords.warmstart.merge.outer import OUTER_STEPS
 from lipt_cords.warmstart.merge.soup import SOUPS
 from lipt_cords.warmstart.unlearning.deltagrad import DeltaGrad
-from lipt_cords.warmstart.workers.sparsity import SPARSITIES
+from lipt_cords.warmstart.workers.sparsity import SPARSITIES, register_sparsity
 
 THERE = torch.device("emulated")
 TRAIN, VAL = make_images(72), make_images(24, seed=1)
@@ -127,8 +131,6 @@ class OfDicts(nn.Module):
     ],
 )
 def test_cheaper_steps(options: dict[str, Any]) -> None:
-    from lipt_cords.models.build import build_model
-
     def net() -> nn.Module:
         return build_model("resnet8", 4, in_channels=1, image_size=8, seed=0)
 
@@ -136,6 +138,40 @@ def test_cheaper_steps(options: dict[str, Any]) -> None:
     assert close(result.state_dict, fit(net(), **options, device="cpu").state_dict)
     trained = train_on_subset(net(), TRAIN, range(32), epochs=2, batch_size=8, **options)
     assert trained.work <= 1 and (trained.ticket_net is None) == ("subnetwork" in options)
+
+
+def images() -> ImageTensors:
+    pixels, labels = TRAIN.tensors
+    return ImageTensors((pixels * 40 + 100).clamp(0, 255).to(torch.uint8), labels)
+
+
+def test_images_that_fit_on_the_device_as_bytes_alone() -> None:
+    data = images()
+    source = BatchSource(data, range(0, 72, 2), device=THERE, cache_bytes=3000)
+    assert source.nbytes == 36 * 64
+    here = BatchSource(data, range(0, 72, 2), device="cpu")
+    for order in (None, torch.tensor([3, 1, 30])):
+        away = list(source.batches(order, batch_size=16))
+        for one, two in zip(away, here.batches(order, batch_size=16), strict=True):
+            assert one[0].device.type == one[1].device.type == THERE.type
+            assert torch.equal(one[0].cpu(), two[0]) and torch.equal(one[1].cpu(), two[1])
+    options = {"augmentation": "randaugment"}
+    assert close(
+        fit(data=data, **options).state_dict, fit(data=data, **options, device="cpu").state_dict
+    )
+
+
+def test_a_memory_budget_has_the_bits_of_plain_training() -> None:
+    """Swapped through streams and page-locked memory, as on CUDA; here a copy is over at once."""
+    draws = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.randn(25, 3, 16, 16, generator=draws), torch.arange(25) % 10)
+    nets = [build_model("resnet8", 10, seed=0) for _ in range(2)]
+    options = {"memory_budget": "3.5MiB", "memory_bandwidth": 1e12}
+    for net, given in zip(nets, ({}, options), strict=True):
+        found = train_on_subset(net, data, range(25), epochs=4, batch_size=25, **given)
+    assert same(nets[0].state_dict(), nets[1].state_dict())
+    assert found.memory is not None and found.memory.plan is not None
+    assert "swap" in found.memory.plan.decisions.values() and found.memory.steps["guided"] == 2
 
 
 class Interrupt(Exception):
@@ -200,14 +236,56 @@ def test_gradients_and_every_selector_and_score() -> None:
         found = []
         for gradients, validation in ((here, val_here), (there, val_there)):
             found.append(
-                select(name, gradients, 12, val_gradients=validation, per=per, seed=1, **options)
+                select(
+                    name,
+                    gradients,
+                    12,
+                    val_gradients=validation,
+                    per=per,
+                    seed=1,
+                    batch_size=5,
+                    **options,
+                )
             )
         one, two = found
         assert two.indices.device.type == two.weights.device.type == "cpu"
         assert torch.equal(one.indices, two.indices), (name, per, options)
         torch.testing.assert_close(one.weights, two.weights, rtol=1e-3, atol=1e-4)
+    pursued = [select("gradmatch", one, 60, per="all") for one in (here, there)]  # takes some back
+    assert torch.equal(pursued[0].indices, pursued[1].indices)
     source = BatchSource(TRAIN, range(8), device=THERE)
     assert len(last_layer_gradients(net.to(THERE), source, indices=[1, 2])) == 2
+
+
+def test_registered_functions_work_on_the_device() -> None:
+    @register_selector("longest")
+    def longest(problem: Any) -> Choice:
+        """The largest gradients."""
+        order = problem.gradients.norms().argsort(descending=True)[: problem.budget]
+        return Choice(order, problem.gradients.norms()[order])
+
+    @register_score("doubt")
+    def doubt(gradients: Any) -> Tensor:
+        """One minus the largest probability."""
+        return 1 - gradients.logits.softmax(dim=1).amax(dim=1)
+
+    @register_sparsity("steep")
+    def steep(weights: Any, moment: Any) -> list[Tensor]:
+        """The largest gradients on one batch."""
+        pairs = zip(weights, moment.gradients(), strict=True)
+        return [torch.zeros_like(w) if g is None else g.abs() for w, g in pairs]
+
+    try:
+        gradients = last_layer_gradients(make_net(dropout=0.0).to(THERE), TRAIN)
+        chosen = select("longest", gradients, 9)
+        assert chosen.indices.device.type == chosen.weights.device.type == "cpu"
+        assert len(select("stratified", gradients, 9, score="doubt")) == 9
+        away, here = fit(sparsity="steep"), fit(sparsity="steep", device="cpu")
+        assert close(away.state_dict, here.state_dict)
+    finally:
+        SELECTORS.unregister("longest")
+        SCORES.unregister("doubt")
+        SPARSITIES.unregister("steep")
 
 
 PER = ("class", "batch", "all")
