@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import signal
 import threading
@@ -72,4 +73,6 @@ def stoppable(kept_in: object | None, *, log_place: bool = True) -> Iterator[Sto
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
         if stop_request.requested:
+            if before in (None, signal.SIG_DFL):  # dying of a signal, Python leaves these out
+                atexit._run_exitfuncs()  # multiprocessing removes its temporary folder in one
             signal.raise_signal(signal.SIGTERM)

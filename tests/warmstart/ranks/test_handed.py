@@ -6,6 +6,7 @@ import pickle
 import sys
 from collections.abc import Iterator
 from multiprocessing import context as contexts
+from multiprocessing import popen_spawn_posix
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ class Starting:
     def duplicate_for_child(self, descriptor: int) -> int:
         self.sent.append(descriptor)
         return descriptor
+
+    def DupFd(self, descriptor: int) -> Any:
+        return popen_spawn_posix._DupFd(descriptor)
 
 
 class Unmade:
