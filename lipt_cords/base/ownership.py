@@ -90,7 +90,8 @@ _opening = threading.RLock()
 def owned(directory: str | Path, token: str | None = None) -> Iterator[str]:
     """Inside, this process alone writes into a folder; it is made if it is not there.
 
-    What killed writes left in the folder is removed. The same thread may enter again. A forked
+    What killed writes left in the folder is removed. A folder that was made here and is empty at
+    the end is removed again. The same thread may enter again. A forked
     child owns nothing, and does not keep the folder for its parent.
 
     Args:
@@ -104,6 +105,7 @@ def owned(directory: str | Path, token: str | None = None) -> Iterator[str]:
         ValueError: another run owns the folder (it is named, with its process, host, start and
             command), or the folder cannot be written.
     """
+    new = _missing(Path(directory))
     where = output_directory(directory)
     status = where.stat()
     key = (status.st_dev, status.st_ino, threading.get_ident())
@@ -117,6 +119,14 @@ def owned(directory: str | Path, token: str | None = None) -> Iterator[str]:
         mine.times -= 1
         if mine.times == 0 and _held.pop(key, None) is mine:  # a forked child holds nothing
             _release(mine)
+        for folder in new:  # a refusal after this leaves nothing
+            with suppress(OSError):  # not empty, so it is used
+                folder.rmdir()
+
+
+def _missing(directory: Path) -> list[Path]:
+    """The folder and those above it that are not there yet, the deepest first."""
+    return [one for one in (directory, *directory.parents) if not one.exists()]
 
 
 def owns(

@@ -236,3 +236,17 @@ def test_every_call_that_writes_a_folder_refuses_one_that_another_run_owns(tmp_p
     result.save(tmp_path)
     train_on_subset(net, data, [0, 1], epochs=1, checkpoint_dir=tmp_path)
     assert not (tmp_path / LOCK).exists()
+
+
+def test_a_new_folder_that_stays_empty_is_removed_again(tmp_path: Path) -> None:
+    deep = tmp_path / "runs" / "one"
+    with pytest.raises(ValueError, match="refused"), owned(deep):
+        raise ValueError("refused")
+    assert not (tmp_path / "runs").exists()
+    with owned(deep):
+        (deep / "result").touch()
+    assert (deep / "result").exists()
+    (tmp_path / "mine").mkdir()
+    with owned(tmp_path / "mine"):
+        pass
+    assert (tmp_path / "mine").exists()

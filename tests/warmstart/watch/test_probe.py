@@ -76,7 +76,8 @@ class Labelled(Streamed):
 def test_it_is_balanced_follows_its_seed_and_reads_nothing_else():
     data = Labelled(make_images(200))
     source = BatchSource(data)
-    data.read.clear()  # the source looked at some to see whether they change
+    assert torch.equal(source.labels, data.targets)
+    data.read.clear()  # the source looked at some: whether they change, and at their labels
     one = Probe(source, 40, seed=0, head="6")
     positions = set(data.read)
     data.read.clear()
