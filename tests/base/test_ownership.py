@@ -238,7 +238,7 @@ def test_every_call_that_writes_a_folder_refuses_one_that_another_run_owns(tmp_p
     assert not (tmp_path / LOCK).exists()
 
 
-def test_a_new_folder_that_stays_empty_is_removed_again(tmp_path: Path) -> None:
+def test_a_new_folder_that_stays_empty_is_removed_again(tmp_path):
     deep = tmp_path / "runs" / "one"
     with pytest.raises(ValueError, match="refused"), owned(deep):
         raise ValueError("refused")
