@@ -63,8 +63,13 @@ def end_with_parent() -> None:
 
 
 def _end_after(sentinel: int, pid: int) -> None:
-    # A process that the parent forked keeps the pipe open, and its number tells then.
-    while not wait([sentinel], timeout=LOOK_SECONDS) and _exists(pid):
+    # A process that the parent forked keeps the pipe open. The parent's handle tells then, or its
+    # number, which another process may have later.
+    ends, watched = [sentinel], False
+    with suppress(AttributeError, OSError):  # only on Linux; or it has ended
+        ends.append(os.pidfd_open(pid))
+        watched = True
+    while not wait(ends, timeout=LOOK_SECONDS) and (watched or _exists(pid)):
         pass
     os.kill(os.getpid(), signal.SIGKILL)
 
