@@ -78,7 +78,7 @@ class TraceIndex:
         for number in ops:
             for made in self.trace.ops[number].writes:
                 live[made] = self.trace.storages[made].size
-            peak = max(peak, sum(live.values()))
+            peak = max(peak, sum(live.values()) + self.trace.ops[number].copied)
             # A source that is recomputed on the way is already there, and is dropped.
             live = {
                 one: size for one, size in live.items()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -135,9 +135,8 @@ class Recorder:
         fresh = tuple(
             one for one in dict.fromkeys(results) if one >= 0 and self._made[one].born == number
         )
-        statistics = tuple(
-            self._number(tensor, None) for tensor in moved_statistics(function, args, kwargs)
-        )
+        moved = moved_statistics(function, args, kwargs)
+        statistics = tuple(self._number(tensor, None) for tensor in moved)
         for one in (*written, *statistics):
             if one < 0:
                 self._changed.setdefault(one, number)
@@ -155,6 +154,7 @@ class Recorder:
             and torch.Tag.nondeterministic_seeded not in getattr(function, "tags", ())
             and not any(one < 0 for one in written),
             block=self._block(),
+            copied=sum(tensor.nbytes for tensor in moved),
         )
         self._functions.append(function)
         self._arguments.append(read)
@@ -217,7 +217,7 @@ class Recorder:
             and not (
                 _only_allocates(op.name) and any(last_write[one] == number for one in op.writes)
             )
-            else Op(op.name, op.seconds, op.reads, op.writes, False, op.block)
+            else replace(op, repeatable=False)
             for number, op in enumerate(self._ops)
         )  # fmt: skip
         end = len(ops)

@@ -29,6 +29,8 @@ class Op:
         repeatable: whether calling it again gives the same bits: it draws no random numbers, and
             the given storages that it reads or writes do not change.
         block: the module that called it, by name.
+        copied: bytes of given storages that it moves, such as BatchNorm's statistics: calling it
+            again gets copies of them.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Op:
     writes: tuple[int, ...] = ()
     repeatable: bool = True
     block: str = ""
+    copied: int = 0
 
 
 @dataclass(frozen=True)

@@ -302,3 +302,24 @@ def test_lazy_weights_and_steps_inside_steps_are_refused() -> None:
         loss.backward()
     with pytest.raises(ValueError, match="no backward pass asked for them"), planner:
         net(torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("batch", [2, 8])
+def test_copies_of_statistics_are_in_the_planned_peak(batch: int) -> None:
+    """Calling BatchNorm again takes memory for its statistics, which it must not move twice."""
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        layers: list[nn.Module] = [nn.Linear(16, 32)]
+        for _ in range(4):
+            layers += [nn.BatchNorm1d(32), nn.Tanh(), nn.BatchNorm1d(32), nn.Sigmoid()]
+        return nn.Sequential(*layers, nn.Linear(32, 10))
+
+    pair = Pair(build, (batch, 16))
+    low = least_budget(measured(pair), policy="recompute")
+    planner = pair.plan(low, policy="recompute")
+    for _ in range(3):
+        pair.step()
+    report = planner.report()
+    assert report.plan is not None and RECOMPUTE in report.plan.decisions.values()
+    assert report.measured_peak == report.plan.peak
