@@ -27,6 +27,7 @@ from benchmarks.tables.memory import MEMORY
 from benchmarks.tables.paper import PAPER
 from benchmarks.tables.parts import load, markdown, origin, spread
 from benchmarks.tables.question import QUESTIONS
+from benchmarks.tables.reliability import RELIABILITY
 from benchmarks.tables.search import SEARCHES
 from benchmarks.tables.unlearning import UNLEARNING
 
@@ -155,7 +156,7 @@ TABLES: dict[str, Callable[[], str]] = {
     for table in (
         end_to_end, end_to_end_reading, ablation, throughput, selection, selection_growth,
         selection_imagenet, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, *SEARCHES, *PAPER,
-        *CHEAPER, *UNLEARNING, *MEMORY, headline,
+        *CHEAPER, *UNLEARNING, *MEMORY, *RELIABILITY, headline,
     )
 }  # fmt: skip
 
