@@ -16,10 +16,19 @@ from typing import Any
 
 from benchmarks.faults.ranks import OPTIONS, Job, fit, summary_of
 from benchmarks.faults.runs import Run, forked, lost
+from lipt_cords.base.files import load_tensors, read_json
 from lipt_cords.warmstart.resume.identity import code_hash
 
 LIMIT = 45.0
 """Seconds after which a run counts as hung."""
+ORPHAN_SECONDS = 2.0
+"""Ranks that are left for so long after their parent's end are orphans."""
+MOMENTS = [
+    ("join", 0), ("workers", 1), ("soup", 0), ("save", 0), ("prepare", 0), ("workers", 0),
+    ("common", 0), ("soup", 1), ("refresh", 0), ("workers", 2), ("soup", 2),
+]  # fmt: skip
+"""Phases, and the round, in which the faults fall in turn."""
+STOPPED = "stopped by SIGTERM; finished workers are kept in [^:]*"
 CLEAR = ("LostContact", "ValueError", "Interrupted")
 """Errors that say in words what happened and what to do; any other from a rank is unclear."""
 PR_SET_CHILD_SUBREAPER = 36
@@ -37,6 +46,9 @@ class Verdict:
         resumed_equal: whether the same command gave the undisturbed bits afterwards.
         finished_lost: finished workers that were trained again.
         seconds_to_end: from the fault to the end of the last process.
+        orphans: ranks that outlived whoever started them.
+        files_left: temporary files after the last run.
+        wrong_bits: merges of other weights than an undisturbed run has.
     """
 
     moment: str = ""
@@ -46,6 +58,9 @@ class Verdict:
     resumed_equal: bool | None = None
     finished_lost: int = 0
     seconds_to_end: float = 0.0
+    orphans: int = 0
+    files_left: int = 0
+    wrong_bits: int = 0
 
     def expect(self, holds: bool, otherwise: str) -> None:
         """Note a promise that was not kept."""
@@ -56,6 +71,17 @@ class Verdict:
         """Note finished workers that were trained again."""
         self.finished_lost += workers
         self.expect(workers == 0, f"{workers} finished workers were trained again")
+
+    def look_back(self, job: Job, *runs: Run) -> None:
+        """Note what runs of one command left: processes and files."""
+        for run in runs:
+            if run.orphan_seconds > ORPHAN_SECONDS:
+                self.orphans += 1
+                self.broken.append(f"ranks outlived their parent by {run.orphan_seconds:.1f} s")
+        left = [path for where in job.work_dirs for path in where.rglob(".*")]
+        left += job.scratch.glob("*lipt-cords*")
+        self.files_left += len(left)
+        self.broken += [f"left behind: {path.parent.name}/{path.name}" for path in left]
 
 
 class Bench:
@@ -157,7 +183,14 @@ class Bench:
         run.struck = time.monotonic()
         return finished
 
-    def judge(self, run: Run, verdict: Verdict, expected: str | None, clear: str = "") -> bool:
+    def judge(
+        self,
+        run: Run,
+        verdict: Verdict,
+        expected: str | None,
+        clear: str = "",
+        without: int | None = None,
+    ) -> bool:
         """Say how a run ended; whether it merged everywhere.
 
         Args:
@@ -165,21 +198,31 @@ class Bench:
             verdict: to write into.
             expected: digest of the merged weights; None for one that is not known.
             clear: what in the agent's report is clear, where no rank could say anything.
+            without: a rank that was struck after it was needed may be silent.
         """
         ranks, codes = run.ranks(), [run.codes.get(pid) for pid in run.agents]
         if run.hung:
             verdict.ended = "hung"
             verdict.broken.append(f"hung; the log ends: {run.report()[-1500:]}")
             return False
-        everyone = len(ranks) == run.job.ranks * len(run.agents)
+        everyone = len(ranks) == run.job.speakers
         merged = everyone and all(one.get("ended") == "merged" for one in ranks.values())
+        if without is not None and not run.job.local and without not in ranks:
+            everyone = len(ranks) == run.job.speakers - 1
+            merged = everyone and all(one.get("ended") == "merged" for one in ranks.values())
+            codes = [0] * len(codes) if merged else codes
         # An agent that was killed when all was done could not say so.
         if merged and set(codes) <= {0, -signal.SIGKILL}:
             verdict.ended = "merged"
             digests = {one["digest"] for one in ranks.values()}
             verdict.expect(len(digests) == 1, "the ranks merged different weights")
             verdict.expect(expected in (None, *digests), "merged weights differ from undisturbed")
+            verdict.wrong_bits += len(digests) > 1 or expected not in (None, *digests)
             return True
+        if run.job.local and set(codes) == {-signal.SIGKILL}:
+            verdict.ended, said = "clear error", "the script was killed, and its ranks with it"
+            verdict.messages.append(said)
+            return False
         said = [f"{o['type']}: {o['text']}" for o in ranks.values() if o.get("ended") == "error"]
         unclear = [f"unclear: {one}" for one in said if not one.startswith(CLEAR)]
         found = re.search(clear, run.report()) if clear else None
@@ -194,7 +237,7 @@ class Bench:
         self,
         job: Job,
         verdict: Verdict,
-        expected: str,
+        expected: str | None,
         finished: set[tuple[str, str]],
         draw: random.Random,
     ) -> None:
@@ -203,13 +246,28 @@ class Bench:
         Args:
             job: what was run.
             verdict: to write into.
-            expected: digest of the weights that it must give.
+            expected: digest of the weights that it must give; None for one that is not known.
             finished: workers that it must not train.
             draw: of the number of ranks.
         """
-        run = self.ended(Run(self.again(job, restarts=0, ranks=draw.choice([1, 2, 3]))))
+        run = self.ended(Run(self.again(job, restarts=0, ranks=draw.choice([1, 2, 3, 4]))))
         after = Verdict()
         verdict.resumed_equal = self.judge(run, after, expected) and not after.broken
+        verdict.wrong_bits += after.wrong_bits
         verdict.broken += [f"resumed: {one}" for one in after.broken]
         verdict.expect(after.ended == "merged", f"resumed: {after.ended} {after.messages}")
         verdict.forget(lost(run, finished))
+
+
+def unsound(work_dir: Path) -> list[str]:
+    """Files that are not whole, and those that were left half-written."""
+    wrong = []
+    for path in work_dir.rglob("*"):
+        if path.name.startswith("."):
+            wrong.append(f"left behind: {path.name}")
+        elif path.is_file():
+            try:
+                (read_json if path.suffix == ".json" else load_tensors)(path)
+            except ValueError as error:
+                wrong.append(f"not whole: {error}")
+    return wrong

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
 import os
 import signal
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +33,8 @@ from lipt_cords import LiPTWarmStart
 from lipt_cords.base.randomness import isolated_rng
 from lipt_cords.warmstart import team
 from lipt_cords.warmstart.clock import Clock
+from lipt_cords.warmstart.ranks import attempt
+from lipt_cords.warmstart.ranks.handed import Handed
 from lipt_cords.warmstart.resume.folder import digest
 
 OPTIONS: dict[str, Any] = {
@@ -42,6 +46,8 @@ ADDRESSES = ("10.213.77.1", "10.213.77.2")
 """Of two nodes in namespaces of their own."""
 SAMPLES, CLASSES = 160, 4
 PR_SET_PDEATHSIG = 1
+LEAVE, HANG = signal.SIGRTMIN + 1, signal.SIGRTMIN + 2
+"""Signals by which a rank ends with exit code 0, or hangs, wherever it is."""
 
 
 class Images(Dataset[Any]):
@@ -101,6 +107,7 @@ class Job:
         namespaces: network namespace of every node; None for this process's own.
         huge: the worker whose shard cannot be trained on, or None.
         endpoint: where the nodes meet.
+        local: the ranks are local processes of a script, not those of an agent.
     """
 
     folder: Path
@@ -111,11 +118,24 @@ class Job:
     namespaces: tuple[str | None, ...] = (None,)
     huge: int | None = None
     endpoint: str = "localhost:0"
+    local: bool = False
+
+    @property
+    def scratch(self) -> Path:
+        """Where temporary files of the command go, also when it runs again."""
+        return self.work_dirs[0].parent / "tmp"
+
+    @property
+    def speakers(self) -> int:
+        """How many processes say how they ended: each rank, or the script."""
+        return 1 if self.local else self.ranks * len(self.namespaces)
 
 
 def fit(job: Job, launch: str, work_dir: Path | None) -> Any:
     """The warm start that every scenario runs, in this process or as one rank."""
     options = {**OPTIONS, **job.options, "launch": launch, "work_dir": work_dir}
+    if launch == "processes":
+        options |= {"processes": job.ranks, "max_restarts": job.restarts}
     shards = shards_of(options["num_workers"])
     huge = () if job.huge is None else shards[job.huge].tolist()
     train, held_out = Images(SAMPLES, huge=huge), Images(40, seed=1)
@@ -133,19 +153,19 @@ def summary_of(result: Any) -> dict[str, Any]:
     }
 
 
-def run_rank(job: Job, node: int) -> None:
-    """What each rank runs; its events and its end are written beside the work."""
-    rank = int(os.environ["RANK"])
-    agent = os.getppid()
-    # torchrun's ranks are programs of their own, which do not hear of its death.
-    prctl = ctypes.CDLL(None).prctl
-    prctl(PR_SET_PDEATHSIG, 0)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the agent's
-    events = os.open(job.folder / "events", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+def watched(folder: Path, rank: int) -> Callable[..., None]:
+    """In a rank: have its events written down, and let signals make it leave or hang.
+
+    Returns:
+        Notes an event.
+    """
+    events = os.open(folder / "events", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def note(*words: object) -> None:
         os.write(events, (" ".join(map(str, (time.monotonic(), rank, *words))) + "\n").encode())
 
+    signal.signal(LEAVE, lambda *_: os._exit(0))
+    signal.signal(HANG, lambda *_: time.sleep(100_000))
     note("pid", os.getpid())
     note("phase", "join")
     enter, run_workers = Clock.enter, team.run_workers
@@ -160,6 +180,18 @@ def run_rank(job: Job, node: int) -> None:
             yield from run_workers([task])
 
     Clock.enter, team.run_workers = noted_phase, noted_workers  # type: ignore[method-assign]
+    return note
+
+
+def run_rank(job: Job, node: int) -> None:
+    """What each rank of an agent runs; its events and its end are written beside the work."""
+    rank = int(os.environ["RANK"])
+    agent = os.getppid()
+    # torchrun's ranks are programs of their own, which do not hear of its death.
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_PDEATHSIG, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the agent's
+    note = watched(job.folder, rank)
     words: dict[str, Any] = {}
     try:
         words = summary_of(fit(job, "torchrun", job.work_dirs[node]))
@@ -173,6 +205,32 @@ def run_rank(job: Job, node: int) -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != agent:
             os._exit(int(words.get("ended") != "merged"))
+
+
+def run_script(job: Job) -> None:
+    """A script that fits in local processes; they are forked, to start in a moment."""
+    start = attempt._run
+
+    def run(work: Any, handed: Any, sender: Any, beats: Any, rank: int, *more: Any) -> None:
+        note = watched(job.folder, rank)
+        start(work, handed, sender, beats, rank, *more)
+        note("end", "said")
+
+    attempt._run = run  # type: ignore[assignment]
+    attempt.start_context = lambda *modules: multiprocessing.get_context("fork")
+    Handed.open = lambda handed: handed._values  # type: ignore[attr-defined]
+    tempfile.tempdir = str(job.scratch)
+    job.scratch.mkdir(exist_ok=True)
+    words: dict[str, Any] = {}
+    began = time.monotonic()
+    try:
+        words = summary_of(fit(job, "processes", job.work_dirs[0]))
+    except BaseException as error:
+        words = {"ended": "error", "type": type(error).__name__, "text": str(error)}
+        raise
+    finally:
+        words["seconds"] = time.monotonic() - began
+        (job.folder / "rank_0.json").write_text(json.dumps(words))
 
 
 def run_agent(job: Job, node: int) -> None:
@@ -201,5 +259,7 @@ def run_agent(job: Job, node: int) -> None:
         local_addr=None if nodes == 1 else ADDRESSES[node],
         logs_specs=DefaultLogsSpecs(log_dir=str(job.folder / "elastic")),
     )
-    launcher.LocalElasticAgent = partial(launcher.LocalElasticAgent, exit_barrier_timeout=1)
+    launcher.LocalElasticAgent = partial(
+        launcher.LocalElasticAgent, exit_barrier_timeout=1, shutdown_timeout=2
+    )
     launcher.elastic_launch(config, run_rank)(job, node)

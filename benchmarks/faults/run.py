@@ -3,9 +3,10 @@
     python benchmarks/faults/run.py --trials 20 --output benchmarks/results
 
 The promise: every run ends, merged or with an error that says what happened; what a fault stopped
-goes on under the same command to the same bits, whatever the number of ranks then; and no worker
-that was finished is trained again. What needs root (a disk of its own, network namespaces) is
-skipped by name where it is not permitted. Linux only.
+goes on under the same command to the same bits, whatever the number of ranks then; no worker that
+was finished is trained again; no process outlives its parent, and no temporary file the next run.
+Pairs of commands get twice as many trials. What needs root (a disk of its own, network namespaces)
+is skipped by name where it is not permitted. Linux only.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from benchmarks import RESULTS
 from benchmarks.faults.bench import LIMIT, Bench, Verdict
 from benchmarks.faults.ranks import OPTIONS
 from benchmarks.faults.rigs import Skipped
-from benchmarks.faults.scenarios import SCENARIOS
+from benchmarks.faults.scenarios import PAIRS, SCENARIOS
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.provenance import provenance
 
@@ -47,6 +48,9 @@ def summary(verdicts: list[Verdict], seconds: list[float]) -> dict[str, Any]:
         "resumed": len(resumed),
         "resumed_equal": sum(resumed),
         "finished_workers_lost": sum(one.finished_lost for one in verdicts),
+        "orphans": sum(one.orphans for one in verdicts),
+        "files_left": sum(one.files_left for one in verdicts),
+        "wrong_bits": sum(one.wrong_bits for one in verdicts),
         "broken_promises": [f"{one.moment}: {text}" for one in verdicts for text in one.broken],
         "seconds": sum(seconds),
         "longest_seconds": max(seconds),
@@ -86,7 +90,8 @@ def main() -> int:
         for name in [one for one in args.only if not (args.quick and "network" in one)]:
             verdicts, seconds = [], []
             try:
-                for trial in range(args.first, args.first + args.trials):
+                trials = args.trials * (2 if name in PAIRS else 1)
+                for trial in range(args.first, args.first + trials):
                     began = time.monotonic()
                     draw = random.Random(f"{args.seed}/{name}/{trial}")
                     verdicts.append(SCENARIOS[name](bench, draw, trial))
@@ -100,15 +105,19 @@ def main() -> int:
                 f"{name:28s} {one['trials']:3d} trials: {one['ended_merged']:3d} merged, "
                 f"{one['ended_with_clear_error']:3d} clear errors, {one['hung']} hung, resumed "
                 f"equal {one['resumed_equal']} of {one['resumed']}, {one['finished_workers_lost']} "
-                f"finished workers lost, {one['seconds']:.0f} s",
+                f"finished workers lost, {one['orphans']} orphans, {one['files_left']} files left, "
+                f"{one['wrong_bits']} wrong bits, {one['seconds']:.0f} s",
                 *(f"\n    BROKEN {text}" for text in one["broken_promises"]),
                 flush=True,
             )
     broken = sum(len(one.get("broken_promises", [])) for one in scenarios.values())
     payload = {
         "kind": "faults",
-        "command": f"python benchmarks/faults/run.py --trials {args.trials} --seed {args.seed}",
-        "settings": {"trials": args.trials, "seed": args.seed, "first": args.first} | OPTIONS,
+        "command": f"python benchmarks/faults/run.py --trials {args.trials} --seed {args.seed}"
+        + (f" --patience {args.patience:g}" if args.patience != 1 else ""),
+        "settings": {"trials": args.trials, "seed": args.seed, "first": args.first}
+        | {"patience": args.patience}
+        | OPTIONS,
         "scenarios": scenarios,
         "broken_promises": broken,
         "provenance": provenance(),

@@ -17,12 +17,13 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.faults.ranks import Job, run_agent
+from benchmarks.faults.ranks import Job, run_agent, run_script
 
 
 def forked(work: Callable[[], object], log: Path) -> int:
@@ -51,18 +52,28 @@ def forked(work: Callable[[], object], log: Path) -> int:
         os._exit(code)
 
 
+_CODES: dict[int, int] = {}
+"""How processes of all runs ended: one run may take note of another's."""
+
+
 class Run:
     """A job that was started: its agents, its ranks, and how they end."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         job.folder.mkdir(parents=True, exist_ok=True)
+        start = (lambda node: run_script(job)) if job.local else partial(run_agent, job)
         self.agents = [
-            forked(lambda node=node: run_agent(job, node), job.folder / f"log_{node}")
+            forked(partial(start, node), job.folder / f"log_{node}")
             for node in range(len(job.namespaces))
         ]
-        self.codes: dict[int, int] = {}
+        self.codes = _CODES
         self.hung, self.struck = False, 0.0
+        self.killed = False
+        """Whether a rank was killed."""
+        self.orphan_seconds = 0.0
+        """How long ranks have outlived all agents."""
+        self._agents_gone: float | None = None
 
     def events(self, kind: str | None = None) -> list[list[str]]:
         """What ranks noted: time, rank, kind and the rest."""
@@ -83,6 +94,12 @@ class Run:
         if ended and ended[-1] > began[-1]:
             raise ProcessLookupError
         os.kill(pid, signal.SIGKILL)
+        self.killed = True
+
+    def others_ended(self, rank: int) -> bool:
+        """Whether all other ranks have come to the end of their program."""
+        ended = {int(e[1]) for e in self.events("end")}
+        return ended >= set(range(self.job.ranks)) - {rank}
 
     def reap(self) -> None:
         """Take note of whatever has ended; orphans are this process's children then."""
@@ -98,9 +115,12 @@ class Run:
     def alive(self) -> list[int]:
         """Processes of this run that have not ended."""
         self.reap()
-        return [
-            p for p in (*self.agents, *map(int, {e[3] for e in self.events("pid")})) if exists(p)
-        ]
+        agents = [pid for pid in self.agents if exists(pid)]
+        ranks = [pid for pid in map(int, {e[3] for e in self.events("pid")}) if exists(pid)]
+        if not agents:
+            self._agents_gone = self._agents_gone or time.monotonic()
+            self.orphan_seconds = time.monotonic() - self._agents_gone if ranks else 0.0
+        return [*agents, *ranks]
 
     def wait(self, limit: float, until: Callable[[], bool] = lambda: False) -> float:
         """Wait for the end of all processes; after the limit they are killed and it has hung."""

@@ -14,24 +14,23 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.faults.bench import Bench, Verdict
+from benchmarks.faults.bench import MOMENTS, STOPPED, Bench, Verdict, unsound
+from benchmarks.faults.pairs import suspended, two_at_once
 from benchmarks.faults.ranks import ADDRESSES, OPTIONS
 from benchmarks.faults.rigs import small_disk, two_hosts
 from benchmarks.faults.runs import Run, lost
-from lipt_cords.base.files import load_tensors, read_json
+from benchmarks.faults.strikes import BLOWS, FILES, RANKS, leave, struck
+from lipt_cords.base.files import read_json
 
-MOMENTS = [
-    ("join", 0), ("workers", 1), ("soup", 0), ("save", 0), ("prepare", 0), ("workers", 0),
-    ("common", 0), ("soup", 1), ("refresh", 0), ("workers", 2), ("soup", 2),
-]  # fmt: skip
-"""Phases, and the round, in which the faults fall in turn."""
-STOPPED = "stopped by SIGTERM; finished workers are kept in [^:]*"
 WORKERS = OPTIONS["num_workers"]
 
 
-def kill_rank(bench: Bench, draw: random.Random, trial: int, restarts: int = 0) -> Verdict:
-    """Kill one rank, or where the agent may start them again, sometimes another one then."""
-    verdict, job = Verdict(), bench.job(restarts=restarts)
+def kill_rank(
+    bench: Bench, draw: random.Random, trial: int, restarts: int = 0, local: bool = False
+) -> Verdict:
+    """Kill one rank, or where they may be started again, sometimes another one then."""
+    verdict = Verdict()
+    job = bench.job(restarts=restarts, local=local, ranks=draw.choice(RANKS))
     run, strikes = Run(job), []
     for number in range(1 + (restarts > 0 and draw.random() < 0.5)):
         rank = draw.randrange(job.ranks)
@@ -48,28 +47,33 @@ def kill_rank(bench: Bench, draw: random.Random, trial: int, restarts: int = 0) 
         verdict.forget(sum(lost(run, finished, since) for finished, since in strikes))
     else:
         bench.resume(job, verdict, bench.expected(job), finished, draw)
+    verdict.look_back(job, run)
     return verdict
 
 
-def signal_agent(bench: Bench, draw: random.Random, trial: int, number: int) -> Verdict:
-    """Kill the agent, whose ranks must end too; or ask it to end, as a scheduler does."""
-    verdict, job = Verdict(), bench.job()
+def signal_agent(
+    bench: Bench, draw: random.Random, trial: int, number: int, local: bool = False
+) -> Verdict:
+    """Kill the agent or the script, whose ranks must end too; or ask it to, as a scheduler does."""
+    verdict, job = Verdict(), bench.job(local=local, ranks=draw.choice(RANKS))
     run, moment = Run(job), MOMENTS[trial % len(MOMENTS)]
     finished = bench.strike(
         run, verdict, draw, moment, draw.randrange(job.ranks),
         lambda: os.kill(run.agents[0], number),
     )  # fmt: skip
     verdict.seconds_to_end = run.wait(bench.limit)
-    clear = f"{STOPPED}|SignalException: .*" if number == signal.SIGTERM else ""
+    asked = rf"{STOPPED}|SignalException: .*|warm start written to \S+"
+    clear = asked if number == signal.SIGTERM else ""
     if not bench.judge(run, verdict, bench.expected(job), clear):
         verdict.expect(run.codes.get(run.agents[0]) != 0, "the exit code says that all is well")
     bench.resume(job, verdict, bench.expected(job), finished, draw)
+    verdict.look_back(job, *([run] if local else []))  # an agent's ranks end when they notice
     return verdict
 
 
-def full_disk(bench: Bench, draw: random.Random, trial: int) -> Verdict:
+def full_disk(bench: Bench, draw: random.Random, trial: int, local: bool = False) -> Verdict:
     """A work_dir on a disk whose size is around what the files need."""
-    verdict, job = Verdict(), bench.job()
+    verdict, job = Verdict(), bench.job(local=local, ranks=draw.choice(RANKS))
     where = job.work_dirs[0]
     need = sum(-(-p.stat().st_size // 4096) for p in bench.clean.rglob("*") if p.is_file())
     pages = draw.randrange(2, need + 8)
@@ -86,12 +90,13 @@ def full_disk(bench: Bench, draw: random.Random, trial: int) -> Verdict:
         finished = run.finished()
         subprocess.run(["mount", "-o", "remount,size=64m", str(where)], check=True)
         bench.resume(job, verdict, bench.expected(job), finished, draw)
+        verdict.look_back(job, run)
     return verdict
 
 
-def damaged_file(bench: Bench, draw: random.Random, trial: int) -> Verdict:
+def damaged_file(bench: Bench, draw: random.Random, trial: int, local: bool = False) -> Verdict:
     """A file of finished work that is truncated, changed in one bit, or another run's."""
-    verdict, job = Verdict(), bench.job()
+    verdict, job = Verdict(), bench.job(local=local, ranks=draw.choice(RANKS))
     run, kind = Run(job), ("truncated", "changed", "foreign")[trial % 3]
     run.wait(bench.limit, until=lambda: bool(run.finished()))
     time.sleep(draw.uniform(0, 0.4))
@@ -122,6 +127,7 @@ def damaged_file(bench: Bench, draw: random.Random, trial: int) -> Verdict:
         path.unlink()
     finished = run.finished() if record != merge else set()
     bench.resume(job, verdict, bench.expected(job), finished, draw)
+    verdict.look_back(job)
     return verdict
 
 
@@ -165,7 +171,9 @@ def late_rank(bench: Bench, draw: random.Random, trial: int) -> Verdict:
     # What rank 0 holds cannot be merged without it.
     may_end = rank == 0 and pause > bench.patience
     verdict.expect(verdict.ended == "merged" or may_end, f"did not merge: {verdict.messages}")
-    bench.resume(job, verdict, expected, finished, draw)
+    goes_on = None if lacking(run) else expected
+    bench.resume(job, verdict, goes_on, finished, draw)
+    verdict.look_back(job, run)
     return verdict
 
 
@@ -204,10 +212,12 @@ def cut_network(bench: Bench, draw: random.Random, trial: int, tolerant: bool) -
     elif tolerant and moment[0] != "join":  # before they have met nobody can go on
         verdict.broken.append(f"the side with the store did not merge: {here}")
     on_one = replace(job, namespaces=(None,), work_dirs=dirs[:1], endpoint="localhost:0")
-    bench.resume(on_one, verdict, expected, finished, draw)
+    bench.resume(on_one, verdict, None if lacking(run) else expected, finished, draw)
     return verdict
 
 
+LOCAL = "processes: "
+PAIRS = {"two commands at once": two_at_once, "suspended and woken": suspended}
 SCENARIOS: dict[str, Callable[[Bench, random.Random, int], Verdict]] = {
     "rank killed": kill_rank,
     "rank killed, restarts": partial(kill_rank, restarts=3),
@@ -219,6 +229,24 @@ SCENARIOS: dict[str, Callable[[Bench, random.Random, int], Verdict]] = {
     "late rank": late_rank,
     "network cut": partial(cut_network, tolerant=False),
     "network cut, min_workers": partial(cut_network, tolerant=True),
+    **{f"rank {name}": partial(struck, blow=blow, local=False) for name, blow in BLOWS.items()},
+    **{name: partial(struck, blow=blow, local=False, on_disk=True) for name, blow in FILES.items()},
+    LOCAL + "rank killed": partial(kill_rank, local=True),
+    LOCAL + "rank killed, restarts": partial(kill_rank, restarts=3, local=True),
+    LOCAL + "script killed": partial(signal_agent, number=signal.SIGKILL, local=True),
+    LOCAL + "script asked to stop": partial(signal_agent, number=signal.SIGTERM, local=True),
+    LOCAL + "full disk": partial(full_disk, local=True),
+    LOCAL + "damaged file": partial(damaged_file, local=True),
+    **{
+        f"{LOCAL}rank {name}": partial(struck, blow=blow, local=True)
+        for name, blow in BLOWS.items()
+    },
+    LOCAL + "rank leaves, restarts": partial(struck, blow=leave, local=True, restarts=2),
+    **{
+        LOCAL + name: partial(struck, blow=blow, local=True, on_disk=True)
+        for name, blow in FILES.items()
+    },
+    **PAIRS,
 }
 
 
@@ -245,15 +273,10 @@ def foreign(bench: Bench) -> Path:
     return bench.foreign  # type: ignore[attr-defined, no-any-return]
 
 
-def unsound(work_dir: Path) -> list[str]:
-    """Files that are not whole, and those that were left half-written."""
-    wrong = []
-    for path in work_dir.rglob("*"):
-        if path.name.startswith("."):
-            wrong.append(f"left behind: {path.name}")
-        elif path.is_file():
-            try:
-                (read_json if path.suffix == ".json" else load_tensors)(path)
-            except ValueError as error:
-                wrong.append(f"not whole: {error}")
-    return wrong
+def lacking(run: Run) -> bool:
+    """Whether a run that ended too early has stored a merge without some workers, as it may."""
+    if all(one.get("ended") == "merged" for one in run.ranks().values()):
+        return False
+    records = map(read_json, run.job.work_dirs[0].glob("progress/**/*.json"))
+    told = [one for record in records for one in record.get("details", {}).get("summaries", ())]
+    return not all(one["kept"] for one in told)

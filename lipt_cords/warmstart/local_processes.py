@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from lipt_cords.base.ownership import owned
+from lipt_cords.base.files import remove_left_over
+from lipt_cords.base.ownership import OURS, owned
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.base.registry import foreign_modules, import_modules
 from lipt_cords.base.scratch import scratch_directory
@@ -62,11 +63,12 @@ def fit_in_processes(config: WarmStartConfig, processes: int, request: Request) 
         scratch_directory("lipt-cords-fit-") as scratch,
     ):
         # Without a work_dir finished workers are kept until the processes end.
+        work_dir = config.work_dir or scratch / "work"
         inner = config.model_copy(
             update={
                 "launch": "torchrun",
                 "processes": None,
-                "work_dir": config.work_dir or scratch / "work",
+                "work_dir": work_dir,
                 "progress": False if config.progress is None else config.progress,
             }
         )
@@ -74,7 +76,10 @@ def fit_in_processes(config: WarmStartConfig, processes: int, request: Request) 
         for restarts in range(config.max_restarts + 1):
             last = restarts == config.max_restarts
             attempt = Attempt(inner, processes, _fit_as_rank, handed, (__name__,))
-            verdict = attempt.run(stop_request.check, last=last)
+            try:
+                verdict = attempt.run(stop_request.check, last=last)
+            finally:
+                remove_left_over(work_dir, *OURS)  # no rank is there to write
             if last or not verdict.crash:
                 break
             logger.warning(

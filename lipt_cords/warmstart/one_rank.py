@@ -82,8 +82,13 @@ def fit_on_this_rank(
     ):
         try:
             result = _fit(config, ranks, request, held, owners)
-        except Excluded as gone:
-            logger.warning("%s: it waits for their result", gone)
+        except Exception as error:
+            # What a late rank finds may be strange: the others remove files that they have merged.
+            if not isinstance(error, Excluded) and not ranks.left_out():
+                raise
+            logger.warning(
+                "rank %d is late, and waits for the result of the others: %s", ranks.rank, error
+            )
             return WarmStartResult.from_bytes(ranks.wait_for_result(), request.model)
         if ranks.is_main and len(ranks.live) < ranks.size:
             ranks.publish_result(result.to_bytes())

@@ -15,7 +15,6 @@ disturb a run, but execute nothing.
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 import time
@@ -76,7 +75,7 @@ class Conversation:
         self.bytes_sent = 0
         """Payload bytes that this rank has sent, counted once per reader."""
         self._store: Any = store  # its type stubs do not allow bytes
-        self._numbers = itertools.count()
+        self._number = 0
         self._read_by_all: list[str] = []
         self._progress, self.on_wait = 0, on_wait
         self._waits_for, self._failed, self._told = "", failed, False
@@ -104,7 +103,7 @@ class Conversation:
             ValueError: another rank is at another step, or its message is not of this package.
             Exception: another rank has failed; its error.
         """
-        number = next(self._numbers)
+        number = self._next()
         if self.rank != 0:
             self._tell(f"{number}/{self.rank}", step, payload)
             return self._judged(self._from_main(number, step))
@@ -140,7 +139,7 @@ class Conversation:
             ValueError: rank 0 is at another step, or its message is not of this package.
             Exception: another rank has failed; its error.
         """
-        number = next(self._numbers)
+        number = self._next()
         if payload is None:
             return _payload(self._from_main(number, step), 0)
         self._tell(f"{number}/main", step, payload, readers=len(self.live) - 1)
@@ -153,6 +152,15 @@ class Conversation:
             return _payload(self._said_by_main("result", step, f"result {step}"), 0)
         self._tell("result", step, payload)
         return payload
+
+    def left_out(self) -> bool:
+        """Whether the others have said, in the step that is next here, that this rank is lost."""
+        with suppress(LostContact):
+            said = self.value_of(f"{self._number}/main")
+            if said:
+                verdict = read_as(said, (str, object), "what rank 0 said")[1]
+                return isinstance(verdict, dict) and self.rank not in verdict
+        return False
 
     def fail(self, reason: bytes) -> None:
         """Tell the others that this rank ends by an error, and why, as far as that is possible.
@@ -174,6 +182,10 @@ class Conversation:
             while waiting and time.monotonic() < deadline:
                 waiting = [rank for rank in waiting if not self._has(f"left/{rank}")]
                 time.sleep(POLL_SECONDS[0] if waiting else 0)
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number - 1
 
     def _tell(self, key: str, step: str, said: Any, readers: int = 1) -> None:
         self.put(key, encode((step, said)), readers)

@@ -191,6 +191,10 @@ class Ranks:
         if self._talk is not None:
             self._talk.final_result(result)
 
+    def left_out(self) -> bool:
+        """Whether the others, who tolerate lost ranks, have gone on without this one."""
+        return self._tolerant and self._talk is not None and self._talk.left_out()
+
     def fail(self, error: Exception) -> None:
         """Tell the other ranks that this one ends by an error of its own, so that they end too."""
         if self._talk is not None:

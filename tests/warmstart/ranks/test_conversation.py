@@ -11,7 +11,7 @@ import torch
 from torch.distributed import HashStore
 
 from lipt_cords.warmstart.ranks import conversation
-from lipt_cords.warmstart.ranks.conversation import Conversation, LostContact
+from lipt_cords.warmstart.ranks.conversation import Conversation, Excluded, LostContact
 from lipt_cords.warmstart.ranks.outcome import failed_elsewhere, pack, unpack
 from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.ranks.rendezvous import run_rendezvous
@@ -188,3 +188,18 @@ def test_only_errors_of_python_are_rebuilt(values):
     with pytest.raises(ValueError, match=r"no |expected the outcome"):
         unpack(encode(values))
     assert isinstance(unpack(pack((None, LostContact("gone"))))[1], LostContact)
+
+
+def test_a_rank_that_fails_alone_knows_whether_the_others_have_left_it_out():
+    store = new_store()
+    early, late = talk(store, 0, patience=0.05), talk(store, 1)
+    ranks = Ranks(1, 2, torch.device("cpu"), conversation=late, tolerant=True)
+    try:
+        assert not ranks.left_out()  # nobody has said anything yet
+        assert early.gather(b"mine", "the merge", tolerate=True) == {0: b"mine"}
+        assert ranks.left_out()
+        with pytest.raises(Excluded):
+            late.gather(b"mine", "the merge", tolerate=True)
+    finally:
+        early.close()
+        late.close()
