@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lipt_cords.models.gradients import HeadGradient, LastLayerGradients
 from lipt_cords.selectors.grouping import batch_means, batch_sizes
-from lipt_cords.selectors.memory import chunk_of
+from lipt_cords.selectors.memory import chunk_of, refuse
 
 
 class Atoms(Protocol):
@@ -61,8 +61,9 @@ class FactoredAtoms:
         width = logit_grads.shape[1] + (0 if embeddings is None else embeddings.shape[1])
         size = len(logit_grads)
         self.linear_layer = embeddings is not None
-        self._chunk = chunk_of(size, 8 * width, limit)
-        self.resident = self._chunk == size
+        self.resident = 8 * width * size <= limit
+        # What is converted is multiplied too, and the products are as wide.
+        self._chunk = size if self.resident else chunk_of(size, 24 * width, limit)
         dtype = torch.float64 if self.resident else logit_grads.dtype
         self._logit_grads = logit_grads.to(dtype)
         self._embeddings = None if embeddings is None else embeddings.to(dtype)
@@ -185,21 +186,32 @@ class BatchAtoms:
         gradients: the pool.
         batch_size: samples a batch; the last one may be short.
         linear_layer: whether the weight part counts.
-        limit: bytes for one block.
+        limit: bytes for the Gram matrix and one block.
+
+    Raises:
+        ValueError: the Gram matrix alone is over the limit.
     """
 
     def __init__(
         self, gradients: LastLayerGradients, batch_size: int, linear_layer: bool, limit: int
     ) -> None:
         self.linear_layer = linear_layer
+        batches = -(-len(gradients) // batch_size)
+        if 8 * batches**2 > limit:
+            raise refuse(
+                f"choosing among {batches} batches", 8 * batches**2, limit,
+                "choose larger batches, select per='class', or raise memory_limit=",
+            )  # fmt: skip
+        limit -= 8 * batches**2
         self._samples = FactoredAtoms(
-            gradients.logit_grads, gradients.embeddings if linear_layer else None, limit
+            gradients.logit_grads, gradients.embeddings if linear_layer else None, limit // 4
         )
         self._sizes = batch_sizes(len(gradients.labels), batch_size).to(self._samples.device)
         self._batch_size = batch_size
         count, classes = len(self._sizes), gradients.logit_grads.shape[1]
         width = 1 + (gradients.embeddings.shape[1] if linear_layer else 0)
-        self.block = chunk_of(classes, 8 * count * width, limit)
+        # The means of a block are made one by one, and put together.
+        self.block = chunk_of(classes, 16 * count * width, limit - limit // 4)
         self._gram = torch.zeros(count, count, dtype=torch.float64, device=self._samples.device)
         for start in range(0, classes, self.block):
             means = self._means(gradients, linear_layer, slice(start, start + self.block))

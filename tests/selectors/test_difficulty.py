@@ -91,6 +91,23 @@ def test_scores_of_a_function_that_sees_the_pool_are_not_cut_into_chunks() -> No
         SCORES.unregister("rank")
 
 
+@pytest.mark.parametrize("name", ["stratified", "curriculum"])
+def test_a_memory_limit_is_honoured_by_scores(name: str) -> None:
+    sizes = []
+
+    @register_score("counted", by_sample=True)
+    def counted(gradients: LastLayerGradients) -> Tensor:
+        sizes.append(len(gradients))
+        return gradients.norms()
+
+    try:
+        select(name, pool(60, 4, 5), 9, score="counted", memory_limit=2000)
+        # 32 bytes a logit, 8 a number of the embedding.
+        assert sum(sizes) == 60 and max(sizes) <= 2000 // (32 * 4 + 8 * 5)
+    finally:
+        SCORES.unregister("counted")
+
+
 def test_scores_that_cannot_order_samples_are_refused() -> None:
     gradients = pool(9)
     gradients.logits[[2, 5], 1] = torch.inf

@@ -65,11 +65,11 @@ class ValidationStep:
         self.labels_M = part.labels
         self._eta, self._loss = eta, per_sample_loss(loss, part.logits.device)
         # Samples run along the rows of memory: a softmax over few classes is then far faster.
-        self._start_CM = part.logits.double().T.contiguous()
-        self._logits_CM = self._start_CM.clone()
-        classes = part.logits.shape[1]
-        self._onehot_CM = nn.functional.one_hot(part.labels, classes).double().T.contiguous()
+        logits_CM = torch.empty(part.logits.T.shape, dtype=torch.float64, device=part.logits.device)
+        self._logits_CM = logits_CM.copy_(part.logits.T)
+        self._each_M = torch.arange(len(part), device=part.logits.device)
         self.embeddings_ME = part.embeddings.double() if linear_layer else None
+        self._loss_before = self._mean_loss()
 
     def __len__(self) -> int:
         return len(self.labels_M)
@@ -77,7 +77,9 @@ class ValidationStep:
     def gradients(self) -> Tensor:
         """Mean-loss gradients in the moved logits, (C, M) float64."""
         if self._loss is None:
-            return self._logits_CM.softmax(dim=0).sub_(self._onehot_CM).div_(len(self))
+            grads_CM = self._logits_CM.softmax(dim=0)
+            grads_CM[self.labels_M, self._each_M] -= 1
+            return grads_CM.div_(len(self))
         logits_MC = self._logits_CM.T.float().contiguous()
         grads_MC = logit_gradients(logits_MC, self.labels_M, self._loss)
         return grads_MC.T.double().div_(len(self))
@@ -98,9 +100,16 @@ class ValidationStep:
 
     def losses(self) -> tuple[float, float]:
         """Mean validation loss at the start and now."""
-        return self._mean_loss(self._start_CM.T), self._mean_loss(self._logits_CM.T)
+        return self._loss_before, self._mean_loss()
 
-    def _mean_loss(self, logits_MC: Tensor) -> float:
+    @property
+    def nbytes(self) -> int:
+        """Bytes held for the validation samples, and for two copies of their gradient."""
+        held = 0 if self.embeddings_ME is None else self.embeddings_ME.nbytes
+        return 3 * self._logits_CM.nbytes + held + held // 2
+
+    def _mean_loss(self) -> float:
+        logits_MC = self._logits_CM.T
         if self._loss is None:
             return float(nn.functional.cross_entropy(logits_MC, self.labels_M))
         with torch.no_grad():
@@ -115,8 +124,9 @@ class TaylorGains:
         members: the samples that compete, or None for all.
         linear_layer: whether the weight part of the gradients counts.
         step: the moving validation gradient.
-        limit: bytes for copies and products. Beyond it the factors are used where they lie, and
-            products are taken in chunks of samples; the choices are the same.
+        limit: bytes for what is held of the validation samples, copies and products. Beyond it the
+            factors are used where they lie, and products are taken in chunks of samples; the
+            choices are the same.
         batch_size: candidates are the means of that many consecutive samples; None: the samples.
     """
 
@@ -135,7 +145,7 @@ class TaylorGains:
         self._members = None if whole or members is None else members.to(self._device)
         self._size = len(pool.labels) if self._members is None else len(self._members)
         self._linear_layer = linear_layer
-        self._plan(limit)
+        self._plan(limit - step.nbytes)
         self._prepare()
 
     def _plan(self, limit: int) -> None:
@@ -150,20 +160,23 @@ class TaylorGains:
             self.products, sample = "gram", 4 * min(held, classes)
             copies += kernel
         self._copied = self._members is not None or copies <= limit
-        self._chunk = chunk_of(n, sample, limit - (copies if self._copied else 0))
+        left = limit - (copies if self._copied else 0)
+        self._chunk = chunk_of(n, sample, left)
+        self._wide_chunk = chunk_of(n, 4 * max(classes, width), left)
+        self._exact_chunk = chunk_of(n, 8 * (2 * classes + width + 2 * held), left)
         self.knob = "none" if self._chunk == n else f"chunks of {self._chunk} samples"
 
     def _prepare(self) -> None:
         # Samples run along the rows of memory: the products below are then fastest.
         self._g_CN = self._laid_out(self._pool.logit_grads)
-        squares_N = self._g_CN.square().sum(dim=0)
+        squares_N = self._squares_of(self._g_CN)
         widths_N = torch.ones_like(squares_N)
         lengths_M = torch.ones(len(self.step), dtype=torch.float64, device=self._device)
         self._e_EN = self._kernel_MN = None
         held_ME = self.step.embeddings_ME
         if held_ME is not None:
             self._e_EN = self._laid_out(self._pool.embeddings)
-            widths_N = self._e_EN.square().sum(dim=0).add_(1)
+            widths_N = self._squares_of(self._e_EN).add_(1)
             lengths_M = (held_ME.square().sum(dim=1) + 1).sqrt()
             self._held_ME = held_ME.float()
             if self.products == "gram":
@@ -177,6 +190,11 @@ class TaylorGains:
             count = len(batch_sizes(self._size, self._batch_size))
         self._taken = torch.zeros(count, device=self._device)
         self._refresh()
+
+    def _squares_of(self, factors: Tensor) -> Tensor:
+        """Squared lengths of the columns."""
+        parts = torch.split(factors, self._wide_chunk, dim=1)
+        return torch.cat([part.square().sum(dim=0) for part in parts])
 
     def _laid_out(self, factors: Tensor) -> Tensor:
         rows = factors if self._members is None else factors[self._members]
@@ -246,10 +264,10 @@ class TaylorGains:
             chosen = torch.arange(len(self)) if candidates is None else candidates
             means = [self._exact_samples(self._samples_of(c)).mean() for c in chosen.tolist()]
             return torch.stack(means)
-        if candidates is not None:
-            return self._exact_samples(candidates.to(self._device))
-        every = torch.arange(self._size, device=self._device)
-        return torch.cat([self._exact_samples(part) for part in torch.split(every, self._chunk)])
+        if candidates is None:
+            candidates = torch.arange(self._size, device=self._device)
+        parts = torch.split(candidates.to(self._device), self._exact_chunk)
+        return torch.cat([self._exact_samples(part) for part in parts])
 
     def _samples_of(self, candidate: int) -> Tensor:
         """The samples of a candidate: itself, or its batch."""

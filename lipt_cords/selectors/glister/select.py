@@ -104,9 +104,12 @@ def glister(
         answers = _side_by_side(pool, val_gradients, shares, eta, limit)
     for i, share in enumerate(shares):
         if i not in answers:
-            class_step = ValidationStep(val_gradients, share.held, linear, eta, loss)
+            everything = len(share.held) == len(val_gradients)
+            held = None if everything else share.held
+            class_step = ValidationStep(val_gradients, held, linear, eta, loss)
             class_gains = TaylorGains(pool, share.members, linear, class_step, limit)
             answers[i] = (*run(class_gains, share.budget), _summary(class_gains, share.label))
+            del class_step, class_gains  # before the next class takes as much
     found = [answers[i] for i in range(len(shares))]
     chosen = [share.members[answer[0]] for share, answer in zip(shares, found, strict=True)]
     return Choice(

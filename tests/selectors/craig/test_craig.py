@@ -96,7 +96,7 @@ def test_batches_in_blocks_of_classes_have_the_gram_matrix_of_their_means() -> N
     gradients = pool(23, 5, 4, 7)
     means = torch.stack([part.mean(dim=0) for part in dense(gradients).split(4)])
     whole = BatchAtoms(gradients, 4, True, 1 << 20)
-    blocks = BatchAtoms(gradients, 4, True, 8 * 6 * 5 * 2)
+    blocks = BatchAtoms(gradients, 4, True, 8 * 6 * 6 + 1300)
     assert whole.block == 5 and blocks.block == 2
     every = torch.arange(6)
     torch.testing.assert_close(whole.inner(every), means @ means.T)
@@ -120,5 +120,7 @@ def test_the_value_is_at_least_that_of_any_random_subset() -> None:
 def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match="Did you mean 'torch'"):
         select("craig", pool(9), 2, engine="torhc")
+    with pytest.raises(ValueError, match="90 batches needs about .*larger batches"):
+        select("craig", pool(90), 9, per="batch", batch_size=1, memory_limit=8 * 90 * 90 - 1)
     with pytest.raises(ValueError, match="engine='torch'"):
         select("craig", pool(90), 9, per="all", engine="submodlib", memory_limit=10_000)

@@ -78,8 +78,8 @@ def test_naive_greedy_is_the_brute_force_greedy(
 
 @pytest.mark.parametrize(
     ("held", "limit", "knob"),
-    [(3, None, "none"), (3, 3688, "chunks of 7 samples"),
-     (40, None, "none"), (40, 2992, "chunks of 7 samples")],
+    [(3, None, "none"), (3, 4264, "chunks of 7 samples"),
+     (40, None, "none"), (40, 10672, "chunks of 7 samples")],
 )  # fmt: skip
 def test_both_products_and_chunks_choose_the_same(held: int, limit: int | None, knob: str) -> None:
     gradients, held_out = pool(60, 4, 8, 3), pool(held, 4, 8, 4)
