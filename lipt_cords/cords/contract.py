@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import inspect
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lipt_cords.models.heads import find_head, head_input, logits_of
+from lipt_cords.models.eager import uncompiled
+from lipt_cords.models.heads import find_head, head_input
+from lipt_cords.models.outputs import Place, are_clear, logits_of, place_of, tensor_at
 
 _ATTRIBUTE = "_cords_contract"
 _LABEL_KEYS = ("labels", "label")
@@ -66,8 +70,12 @@ def make_cords_compatible(model: nn.Module, head: str | None = None) -> nn.Modul
     contract.handles = [
         model.register_forward_pre_hook(contract.enter, with_kwargs=True, prepend=True),
         found.module.register_forward_pre_hook(contract.reach_head, with_kwargs=True),
+        found.module.register_forward_hook(contract.leave_head),
         model.register_forward_hook(contract.leave, always_call=True),
     ]
+    if model._compiled_call_impl is not None:
+        contract.compiled = model._compiled_call_impl
+        model._compiled_call_impl = partial(_call_eagerly_if_asked, model, contract)
     model.__dict__[_ATTRIBUTE] = contract
     model.__dict__["get_embedding_dim"] = contract.get_embedding_dim
     return model
@@ -78,6 +86,8 @@ def remove_cords_contract(model: nn.Module) -> nn.Module:
     contract = model.__dict__.pop(_ATTRIBUTE, None)
     if contract is not None:
         model.__dict__.pop("get_embedding_dim", None)
+        if model._compiled_call_impl is not None:
+            model._compiled_call_impl = contract.compiled
         for handle in contract.handles:
             handle.remove()
     return model
@@ -90,7 +100,9 @@ class _Call:
     last: bool
     freeze: bool
     grad_enabled: bool
+    eager: ExitStack
     embeddings: Tensor | None = None
+    made: Tensor | None = None
 
 
 class _Contract:
@@ -101,13 +113,20 @@ class _Contract:
         self.embedding_dim = embedding_dim
         self.unwanted_keys = unwanted_keys
         self.handles: list[RemovableHandle] = []
+        self.compiled: Any = None
+        """The call that ``model.compile()`` made."""
+        self.place: Place | None = None
+        """Where the logits are in the output; None before the first call, which is not compiled."""
         self._local = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_local"}
+        return {
+            key: value for key, value in self.__dict__.items() if key not in ("_local", "compiled")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self.compiled = None  # as in copies of a compiled network
         self._local = threading.local()
 
     def get_embedding_dim(self) -> int:
@@ -127,27 +146,43 @@ class _Contract:
         """Take CORDS's own arguments away; switch autograd off if the features are frozen."""
         kept = {key: value for key, value in kwargs.items() if key not in self.unwanted_keys}
         last, freeze = bool(kept.pop("last", False)), bool(kept.pop("freeze", False))
-        self._calls.append(_Call(last, freeze, torch.is_grad_enabled()))
+        if torch.compiler.is_compiling():  # a plain call, see _call_eagerly_if_asked
+            return args, kept
+        eager = ExitStack()
+        if last or freeze or self.place is None:  # a compiled network may not call the head's hooks
+            eager.enter_context(uncompiled())
+        self._calls.append(_Call(last, freeze, torch.is_grad_enabled(), eager))
         if freeze:
             torch.set_grad_enabled(False)
         return args, kept
 
     def reach_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the embeddings; autograd is on again from the head on."""
-        if not self._calls:
+        if torch.compiler.is_compiling() or not self._calls:
             return  # the head called by itself, outside of the network
         call = self._calls[-1]
         call.embeddings = head_input(args, kwargs)
         if call.freeze:
             torch.set_grad_enabled(call.grad_enabled)
 
+    def leave_head(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        """Note what the head made."""
+        if not torch.compiler.is_compiling() and self._calls:
+            self._calls[-1].made = output
+
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Restore autograd and return what CORDS expects; also runs when the network raised."""
+        if torch.compiler.is_compiling():
+            return tensor_at(output, self.place or ())
         call = self._calls.pop()
         torch.set_grad_enabled(call.grad_enabled)
+        call.eager.close()
         if output is None:
             return None
-        logits = logits_of(output)
+        if self.place is None:
+            found = None if call.made is None else place_of(output, call.made)
+            self.place = () if are_clear(output) or found is None else found
+        logits = logits_of(output) if are_clear(output) else tensor_at(output, self.place)
         if not call.last:
             return logits
         if call.embeddings is None:
@@ -156,6 +191,13 @@ class _Contract:
                 "make_cords_compatible(model, head=...) with the layer that makes the logits"
             )
         return logits, call.embeddings
+
+
+def _call_eagerly_if_asked(model: nn.Module, contract: _Contract, *args: Any, **kwargs: Any) -> Any:
+    """Call a network of ``model.compile()``, uncompiled where CORDS asks for what hooks see."""
+    if kwargs.get("last") or kwargs.get("freeze") or contract.place is None:
+        return model._call_impl(*args, **kwargs)
+    return contract.compiled(*args, **kwargs)
 
 
 def _unwanted_keys(model: nn.Module) -> tuple[str, ...]:

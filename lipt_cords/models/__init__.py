@@ -6,10 +6,10 @@ from lipt_cords.models.heads import (
     Head,
     call_model,
     find_head,
-    logits_of,
     model_device,
     undisturbed,
 )
+from lipt_cords.models.outputs import logits_of
 
 __all__ = [
     "MODEL_NAMES",

@@ -18,15 +18,16 @@ from torch.utils.data import Dataset
 from lipt_cords.base.devices import nearest, resolve_device, with_float64
 from lipt_cords.data.batches import Inputs, dataset_length, item_indices, to_device
 from lipt_cords.data.source import BatchSource
-from lipt_cords.models.copies import copy_model
+from lipt_cords.models.copies import bare, copy_model
 from lipt_cords.models.heads import (
     EmbeddingRecorder,
-    call_model,
     find_head,
     model_device,
+    run_model,
     undisturbed,
 )
 from lipt_cords.models.losses import PerSampleLoss, logit_gradients, per_sample_loss
+from lipt_cords.models.outputs import tensor_at
 from lipt_cords.models.usable import require_own_outputs, require_weights
 
 __all__ = [
@@ -208,7 +209,9 @@ def last_layer_gradients(
     the global random state are as before afterwards.
 
     Args:
-        model: a network that ends with a linear layer.
+        model: a network that ends with a linear layer. It returns that layer's output, alone, under
+            the name ``logits``, or among other tensors. Of one made by torch.compile, DataParallel
+            or DistributedDataParallel the network inside is run, uncompiled.
         dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels, or a BatchSource.
         loss: None for cross-entropy; a torch loss, whose reduction is removed (class weights
             then multiply each sample's loss; MSE and other dense losses get one-hot targets and
@@ -232,6 +235,8 @@ def last_layer_gradients(
     """
     require_weights(model)
     require_own_outputs(model)
+    while (inside := bare(model)) is not model:
+        model, head = inside, head and head.removeprefix("_orig_mod.").removeprefix("module.")
     at = model_device(model)
     where = at if device is None else nearest(resolve_device(device), at)
     if where != at:
@@ -280,9 +285,11 @@ def _forward(
                 embeddings_NE = torch.empty(count, width, device=device)
                 logits_NC = torch.empty(count, classes, device=device)
             with EmbeddingRecorder(found) as recorder:
-                logits = call_model(model, inputs)
+                output = run_model(model, inputs)
             if start == 0:
-                recorder.check(logits)
+                place = recorder.place_in(output)
+                recorder.check(tensor_at(output, place))
+            logits = tensor_at(output, place)
             stop = start + len(labels)
             embeddings_NE[start:stop] = recorder.embeddings
             logits_NC[start:stop] = logits

@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import preserved_rng
 from lipt_cords.data.batches import Inputs, to_device
+from lipt_cords.models.eager import uncompiled
+from lipt_cords.models.made import MadeByLayers, heads_in, last_ones
 from lipt_cords.models.modes import modes_restored
+from lipt_cords.models.outputs import Place, are_clear, logits_of, nearly_equal, place_of
 
 
 @dataclass(frozen=True)
@@ -37,33 +40,14 @@ def model_device(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def logits_of(output: Any) -> Tensor:
-    """The logits in a network's output: a tensor, an object or mapping with ``logits``, a tuple.
-
-    Raises:
-        ValueError: none of these.
-
-    >>> logits_of((torch.zeros(2, 3), "attention")).shape
-    torch.Size([2, 3])
-    """
-    if isinstance(output, Tensor):
-        return output
-    found = output.get("logits") if isinstance(output, Mapping) else None
-    if found is None:
-        found = getattr(output, "logits", None)
-    if found is None and isinstance(output, tuple | list) and output:
-        found = output[0]
-    if not isinstance(found, Tensor):
-        raise ValueError(
-            "expected a network whose output is logits, (logits, ...), or has .logits; it returned "
-            f"{type(output).__name__}: return the logits from forward()"
-        )
-    return found
+def run_model(model: nn.Module, inputs: Inputs) -> Any:
+    """Call a network on a tensor, or on a dict of keyword arguments."""
+    return model(inputs) if isinstance(inputs, Tensor) else model(**inputs)
 
 
 def call_model(model: nn.Module, inputs: Inputs) -> Tensor:
     """Call a network on a tensor, or on a dict of keyword arguments, and unwrap its logits."""
-    return logits_of(model(inputs) if isinstance(inputs, Tensor) else model(**inputs))
+    return logits_of(run_model(model, inputs))
 
 
 @contextmanager
@@ -93,6 +77,9 @@ def find_head(
     sample: Inputs | None = None,
 ) -> Head:
     """Find the linear layer whose output is the network's output.
+
+    Of a network that returns several tensors, such as (features, logits), every linear layer is a
+    candidate whose output is among them, unless the output of another one depends on it.
 
     Args:
         head: its name in ``model.named_modules()``; given, nothing is searched.
@@ -172,6 +159,8 @@ class EmbeddingRecorder:
         self._outputs: Tensor | None = None
 
     def __enter__(self) -> EmbeddingRecorder:
+        self._eager = uncompiled()
+        self._eager.__enter__()
         self._handle = self._module.register_forward_hook(self._record, with_kwargs=True)
         return self
 
@@ -182,11 +171,17 @@ class EmbeddingRecorder:
         trace: TracebackType | None,
     ) -> None:
         self._handle.remove()
+        self._eager.__exit__(kind, error, trace)
 
     def _record(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         self._embeddings, self._outputs = head_input(args, kwargs), output
+        self._versions = self._versions_now()
+
+    def _versions_now(self) -> list[int]:
+        read = (self._embeddings, self._outputs)
+        return [-1 if one is None or one.is_inference() else one._version for one in read]
 
     @property
     def embeddings(self) -> Tensor:
@@ -197,6 +192,22 @@ class EmbeddingRecorder:
     def outputs(self) -> Tensor:
         """Output of the head at the latest call, shape (B, C)."""
         return self._recorded(self._outputs)
+
+    def place_in(self, output: Any) -> Place:
+        """Where the head's output of the latest call is in what the network returned.
+
+        Raises:
+            ValueError: it was not called, or the network returns several tensors without it.
+        """
+        if are_clear(output):
+            return ()
+        place = place_of(output, self.outputs)
+        if place is None:
+            raise ValueError(
+                f"the network returns several tensors, and none is the output of the head "
+                f"{self._name!r}: return the head's output, alone, in a tuple or as .logits"
+            )
+        return place
 
     def check(self, logits: Tensor) -> None:
         """Make sure that the head made the network's logits in the latest call.
@@ -210,7 +221,7 @@ class EmbeddingRecorder:
                 f"expected the head {self._name!r} to make logits of shape (batch, classes); the "
                 f"network returns {tuple(logits.shape)}, the head {tuple(made.shape)}"
             )
-        if not torch.allclose(made.float(), logits.float(), rtol=1e-3, atol=1e-5, equal_nan=True):
+        if self._versions_now() != self._versions or not nearly_equal(made, logits):
             raise ValueError(
                 f"the network changes the output of the head {self._name!r} (a softmax or a scale "
                 "after it?): let forward() return the head's output itself"
@@ -227,23 +238,16 @@ class EmbeddingRecorder:
 
 def _watched(model: nn.Module, linears: dict[str, nn.Linear], sample: Inputs) -> list[str]:
     """Names of the linear layers whose output is, by memory or else by value, the model's."""
-    outputs: list[tuple[str, Any]] = []
-    names = {module: name for name, module in linears.items()}
-    handles = [
-        module.register_forward_hook(lambda m, _, out: outputs.append((names[m], out)))
-        for module in linears.values()
-    ]
-    try:
-        with undisturbed(model):
-            logits = call_model(model, to_device(sample, model_device(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    candidates = [(n, out) for n, out in outputs if out.numel() == logits.numel()]
-    same = {n for n, out in candidates if out.data_ptr() == logits.data_ptr()}
-    if not same:
-        same = {n for n, out in candidates if torch.equal(out.flatten(), logits.flatten())}
-    return [name for name in linears if name in same]
+    sample = to_device(sample, model_device(model))
+    with undisturbed(model):
+        with MadeByLayers(linears) as watch, uncompiled():
+            output = run_model(model, sample)
+        names = list(heads_in(output, watch.made))
+        if len(names) > 1 and not are_clear(output):
+            with torch.enable_grad(), MadeByLayers(linears) as watch, uncompiled():
+                run_model(model, sample)
+            names = last_ones({name: dict(watch.made)[name] for name in names})
+    return [name for name in linears if name in names]
 
 
 def _names(linears: Mapping[str, nn.Linear]) -> str:

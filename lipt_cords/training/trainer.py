@@ -24,6 +24,7 @@ from lipt_cords.base.randomness import preserved_rng
 from lipt_cords.data.batches import Inputs, flat_labels, split_batch, to_device
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.heads import model_device
+from lipt_cords.models.logits_alone import return_everything, return_logits_alone
 from lipt_cords.models.losses import PerSampleLoss
 from lipt_cords.models.modes import train_as_given
 from lipt_cords.training.cheaper.steps import CheaperSteps
@@ -155,7 +156,26 @@ class Trainer:
         plan: CheckpointPlan | None = None,
         on_point: Callable[[CurvePoint], None] | None = None,
     ) -> TrainingResult:
-        """Train up to ``epochs`` in total; call it inside ``isolated_rng``."""
+        """Train up to ``epochs`` in total; call it inside ``isolated_rng``.
+
+        Raises:
+            ValueError: training diverges, or the net returns several tensors and it is not clear
+                which are the logits.
+        """
+        given = self.model
+        return_logits_alone(given)
+        try:
+            return self._run(epochs, plan, on_point)
+        finally:
+            for net in (given, self.model):  # a ticket's net is a copy
+                return_everything(net)
+
+    def _run(
+        self,
+        epochs: int,
+        plan: CheckpointPlan | None,
+        on_point: Callable[[CurvePoint], None] | None,
+    ) -> TrainingResult:
         if self.epoch == 0:
             self._add_point("start", None, on_point)
         while self.epoch < epochs:

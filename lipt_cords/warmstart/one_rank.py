@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from torch.utils.data import Dataset
 from lipt_cords.base.randomness import isolated_rng, preserved_rng
 from lipt_cords.data.open_files import nothing_left_open
 from lipt_cords.models.copies import copy_model, with_dense_gradients
+from lipt_cords.models.eager import uncompiled
 from lipt_cords.models.flops import few_samples, flops_per_sample
+from lipt_cords.models.logits_alone import return_logits_alone
 from lipt_cords.models.losses import LossFunction, mean_loss
 from lipt_cords.models.state import on_cpu
 from lipt_cords.training.cheaper.path_schedule import PathSchedule
@@ -79,6 +81,7 @@ def fit_on_this_rank(
         preserved_rng(),
         torch.enable_grad(),
         nothing_left_open(request.dataset, request.val_dataset),
+        nullcontext() if config.compile else uncompiled(),
     ):
         try:
             result = _fit(config, ranks, request, held, owners)
@@ -170,6 +173,8 @@ def _prepared(
     plan, labels, folder = prepare(config, ranks, request, held, owners)
     loss = mean_loss(request.loss, ranks.device)
     model = with_dense_gradients(copy_model(request.model)).to(ranks.device)
+    if not config.compile:
+        return_logits_alone(model, plan.head)
     (flops, forward_flops), shares = ranks.on_main(
         partial(_flops, config, model, request.dataset, loss), "counting operations"
     )

@@ -17,12 +17,13 @@ from lipt_cords.models.copies import bare, copy_model
 from lipt_cords.models.heads import (
     EmbeddingRecorder,
     Head,
-    call_model,
     find_head,
     model_device,
+    run_model,
     undisturbed,
 )
 from lipt_cords.models.losses import LossFunction
+from lipt_cords.models.outputs import are_clear, tensor_at
 from lipt_cords.models.state import all_finite, tensor_state
 from lipt_cords.models.usable import require_clear_modes, require_own_outputs, require_weights
 from lipt_cords.warmstart.config import WarmStartConfig
@@ -127,7 +128,13 @@ def head_of(
     with _explained(model, sample, "training"):
         head = find_head(model, head=config.head, num_classes=num_classes, sample=sample)
         with undisturbed(model), EmbeddingRecorder(head) as recorder:
-            recorder.check(call_model(model, to_device(sample, model_device(model))))
+            output = run_model(model, to_device(sample, model_device(model)))
+            recorder.check(tensor_at(output, recorder.place_in(output)))
+    if config.compile and not are_clear(output):
+        raise ValueError(
+            "compile=True needs a model whose forward() returns the logits alone, or as 'logits', "
+            f"and this one returns a {type(output).__name__}: leave compile out"
+        )
     return head
 
 

@@ -23,8 +23,8 @@ from lipt_cords.data.labels import labels_of
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.copies import copy_model
 from lipt_cords.models.heads import (
-    call_model,
     model_device,
+    run_model,
     undisturbed,
 )
 from lipt_cords.training.schedules import steps_per_epoch
@@ -102,7 +102,7 @@ def make_plan(
     if val_dataset is not None:
         held_out = first_inputs(val_dataset)
         with _explained(model, held_out, "validation"), undisturbed(model):
-            call_model(model, to_device(held_out, model_device(model)))
+            run_model(model, to_device(held_out, model_device(model)))
         _check_labels(labels_of(val_dataset, of_held_out), classes, "validation")
     if shards is None:
         dealt = make_shards(labels, config.num_workers, config.shard_fraction, config.seed)

@@ -23,8 +23,9 @@ from lipt_cords.data.batches import Inputs
 from lipt_cords.data.source import BatchSource
 from lipt_cords.data.steadiness import spread
 from lipt_cords.models.copies import copy_model
-from lipt_cords.models.heads import call_model, undisturbed
+from lipt_cords.models.heads import run_model, undisturbed
 from lipt_cords.models.losses import LossFunction, mean_loss
+from lipt_cords.models.outputs import tensors_in
 from lipt_cords.models.state import tensor_state
 from lipt_cords.warmstart.resume.folder import digest
 
@@ -168,7 +169,8 @@ def _outputs(model: nn.Module, columns: dict[str, Tensor]) -> str:
             scratch = scratch.double()
             given = {name: _widened(value) for name, value in columns.items()}
         with undisturbed(scratch):
-            return _rounded(call_model(scratch, given.get(_ONLY, given)))
+            output = run_model(scratch, given.get(_ONLY, given))
+            return _rounded(torch.cat([one.flatten() for _, one in tensors_in(output)]))
 
     return _first_that_works([lambda: outputs(True), lambda: outputs(False)])
 

@@ -21,6 +21,7 @@ from lipt_cords.data.labels import labels_of
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.copies import copy_model, with_dense_gradients
 from lipt_cords.models.flops import few_samples, flops_per_sample
+from lipt_cords.models.logits_alone import return_logits_alone
 from lipt_cords.models.losses import mean_loss
 from lipt_cords.models.state import State, on_cpu
 from lipt_cords.training.cheaper.paths import block_shares
@@ -187,6 +188,8 @@ class _Retraining:
         config, origins, device = self.config, self.origins, self.ranks.device
         head = head_of(config, self.model, first_inputs(origins.dataset)).name
         lacking = missing_classes(self.labels, self.shards)
+        for net in {self.given, self.model} if not config.compile else ():
+            return_logits_alone(net, head)
         with isolated_rng(config.seed, "flops"):
             batch = (*few_samples(origins.dataset, device), self.loss)
             flops, _ = flops_per_sample(self.given.to(device), *batch)

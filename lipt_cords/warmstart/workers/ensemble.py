@@ -24,9 +24,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lipt_cords.base.devices import synchronize
 from lipt_cords.data.batches import Inputs
 from lipt_cords.models.copies import copy_model
-from lipt_cords.models.heads import logits_of
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.modes import train_as_given
+from lipt_cords.models.outputs import logits_of
 from lipt_cords.training.step import autocast_dtype
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.workers.local_training import train_locally
