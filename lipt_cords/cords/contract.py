@@ -196,7 +196,7 @@ class _Contract:
 def _call_eagerly_if_asked(model: nn.Module, contract: _Contract, *args: Any, **kwargs: Any) -> Any:
     """Call a network of ``model.compile()``, uncompiled where CORDS asks for what hooks see."""
     if kwargs.get("last") or kwargs.get("freeze") or contract.place is None:
-        return model._call_impl(*args, **kwargs)
+        return model._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
     return contract.compiled(*args, **kwargs)
 
 
