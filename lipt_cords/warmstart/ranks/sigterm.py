@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
+import multiprocessing.util
 import signal
 import threading
 from collections.abc import Iterator
@@ -73,6 +73,8 @@ def stoppable(kept_in: object | None, *, log_place: bool = True) -> Iterator[Sto
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
         if stop_request.requested:
-            if before in (None, signal.SIG_DFL):  # dying of a signal, Python leaves these out
-                atexit._run_exitfuncs()  # multiprocessing removes its temporary folder in one
+            if before in (None, signal.SIG_DFL):
+                # Dying of a signal, Python leaves them out. Other functions of atexit may be those
+                # of a process that has forked this one.
+                multiprocessing.util._run_finalizers()  # type: ignore[attr-defined]
             signal.raise_signal(signal.SIGTERM)

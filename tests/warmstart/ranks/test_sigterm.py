@@ -48,6 +48,26 @@ def test_the_process_finishes_its_step_and_dies_of_the_signal():
     assert done.stderr.splitlines() == [MESSAGE.format("a folder")]
 
 
+def test_a_forked_process_leaves_what_belongs_to_the_one_that_forked_it():
+    script = f"""
+        import os, signal, sys, tempfile
+        sys.path.insert(0, {str(Path(interrupt.__file__).parent)!r})
+        from sigterm import stoppable
+        with tempfile.TemporaryDirectory() as folder:
+            pid = os.fork()
+            if pid == 0:
+                with stoppable("a folder") as stop_request:
+                    signal.raise_signal(signal.SIGTERM)
+                    stop_request.check()
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            print(code, os.path.isdir(folder))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True
+    )
+    assert done.stdout.split() == [str(-signal.SIGTERM), "True"]
+
+
 def test_the_callers_handler_is_put_back_and_hears_of_it(heard, caplog):
     handler = signal.getsignal(signal.SIGTERM)
     with (
