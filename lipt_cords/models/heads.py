@@ -257,6 +257,11 @@ def _names(linears: Mapping[str, nn.Linear]) -> str:
 
 
 def _no_head(model: nn.Module) -> ValueError:
+    if isinstance(model, torch.jit.ScriptModule):
+        return ValueError(
+            "the layers of a ScriptModule cannot be watched, so its linear head is not known: "
+            "pass the network from which it was scripted or traced"
+        )
     return ValueError(
         f"{type(model).__name__} has no linear head (no torch.nn.Linear): last-layer gradients "
         "need one; end the network with nn.Linear(embedding_dim, num_classes)"

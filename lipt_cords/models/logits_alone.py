@@ -23,9 +23,12 @@ def return_logits_alone(model: nn.Module, head: str | None = None) -> None:
     """Make a network return its logits, in place, until :func:`return_everything`.
 
     Args:
-        model: any network; copies of it return them too.
+        model: any network; copies of it return them too. A ScriptModule takes no hooks, and has to
+            return its logits alone or first.
         head: name of the linear layer that makes them; None: it is found at the first call.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        return
     linears: dict[str, nn.Module] = {}
     # A compiled network does not call hooks in it.
     if bare(model) is model and model._compiled_call_impl is None:
@@ -41,7 +44,7 @@ def return_logits_alone(model: nn.Module, head: str | None = None) -> None:
 
 def return_everything(model: nn.Module) -> None:
     """Undo :func:`return_logits_alone`."""
-    for module in model.modules():
+    for module in model.modules() if not isinstance(model, torch.jit.ScriptModule) else ():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for number, hook in list(hooks.items()):
                 function = hook.func if isinstance(hook, partial) else hook

@@ -20,6 +20,7 @@ from lipt_cords.models.logits_alone import return_everything, return_logits_alon
 
 X = torch.randn(48, 8, generator=torch.Generator().manual_seed(0))
 DATA = TensorDataset(X, torch.arange(48) % 3)
+WARM = LiPTWarmStart(num_workers=2, common_steps=3, epochs=1, keep_workers=True)
 Pair = namedtuple("Pair", "features scores")
 
 
@@ -86,8 +87,7 @@ def test_every_form_trains_as_the_logits_alone(form: str, only_in_training: bool
     plain, model = Net("logits"), Net(form, only_in_training)
     ours, theirs = last_layer_gradients(plain, DATA), last_layer_gradients(model, DATA)
     assert torch.equal(ours.logit_grads, theirs.logit_grads)
-    warm = LiPTWarmStart(num_workers=2, common_steps=3, epochs=1, keep_workers=True)
-    results = [warm.fit(one, DATA, DATA) for one in (plain, model)]
+    results = [WARM.fit(one, DATA, DATA) for one in (plain, model)]
     results += [one.forget([3]) for one in results]
     for one, other in (results[:2], results[2:]):
         for name, value in one.state_dict.items():
@@ -158,3 +158,12 @@ def test_logits_that_are_changed_in_place() -> None:
 
     with pytest.raises(ValueError, match="changes the output of the head 'fc'"):
         last_layer_gradients(Scaled("logits"), DATA)
+
+
+def test_script_modules_take_no_hooks_and_have_no_known_head() -> None:
+    model = torch.jit.script(nn.Sequential(nn.Linear(8, 3)))
+    return_logits_alone(model)
+    assert model(X).shape == (48, 3)
+    return_everything(model)
+    with pytest.raises(ValueError, match="layers of a ScriptModule cannot be watched"):
+        find_head(model, sample=X)
