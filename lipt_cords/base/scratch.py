@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lipt_cords.base.locks import SHARES, NoLocks, try_lock
+from lipt_cords.base.locks import SHARES, try_lock
 
 
 @contextmanager
@@ -50,7 +50,8 @@ def _lock(directory: Path) -> int | None:
     if not SHARES:  # Windows opens no directories
         return None
     descriptor: int | None = None
-    with suppress(NoLocks, FileNotFoundError):
+    # Network file systems lock no directory, or none that is open for reading alone.
+    with suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         if try_lock(descriptor):
             return descriptor

@@ -51,7 +51,8 @@ def contents_of(dataset: Dataset[Any]) -> str | None:
         root = os.path.commonpath(dataset.paths)
         for path in dataset.paths:
             name = Path(path).relative_to(root).as_posix() if path != root else Path(path).name
-            total.update(f"{name} {os.stat(path).st_size}\n".encode())  # noqa: PTH116
+            # Names of old file systems may be no UTF-8.
+            total.update(os.fsencode(f"{name} {os.stat(path).st_size}\n"))  # noqa: PTH116
         _add(total, dataset.labels)
     digests = []
     for _ in range(2):

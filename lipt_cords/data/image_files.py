@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 SIXTEEN_BITS = ("PNG", "PPM")
@@ -38,6 +38,8 @@ def decoded(path: str) -> Tensor:
         raise ValueError(f"{path} is too large ({error}): make it smaller or remove it") from error
     except Exception as error:  # a damaged file makes Pillow raise almost anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, UnidentifiedImageError):  # it names an object in memory
+            reason = "it has no format that Pillow knows"
         raise ValueError(f"{path} is not a whole image ({reason}): delete or replace it") from error
     raise ValueError(
         f"{path} has pixels of 32 bits, whose range is not known: convert it to 8 or 16 bits"

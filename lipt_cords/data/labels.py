@@ -31,6 +31,8 @@ COMPARED_ITEMS = 16
 COMPARED_KINDS = 48
 """Classes, in each part of data sets put together, of which the first item is compared too; of more
 of them these are spread."""
+COMPARED_OF_PARTS = 480
+"""Such items of all parts together; each of up to so many parts has one."""
 
 
 def labels_of(dataset: Dataset[Any], notes: list[str] | None = None) -> Tensor:
@@ -128,7 +130,11 @@ def _compared(dataset: Dataset[Any], known: Tensor) -> list[int]:
     first = torch.full((count,), len(known)).scatter_reduce(
         0, kind_of, torch.arange(len(known)), "amin"
     )
-    some = first[spread(count, COMPARED_KINDS)]
+    parts = torch.unique_consecutive(kinds[0], return_counts=True)[1]
+    each = max(1, min(COMPARED_KINDS, COMPARED_OF_PARTS // len(parts)))
+    begins = (parts.cumsum(0) - parts).tolist()
+    chosen = torch.cat([at + spread(n, each) for at, n in zip(begins, parts.tolist(), strict=True)])
+    some = first[chosen[spread(len(chosen), COMPARED_OF_PARTS)]]
     return sorted({*spread(len(known), COMPARED_ITEMS).tolist(), *some.tolist()})
 
 

@@ -62,6 +62,7 @@ class _Reading:
         self._held = [_Held(one) for one in _containers(datasets, self.seen)]
         self._descriptors = _descriptors()
         self.thread = threading.get_ident()
+        self.users = 0
 
     def holds(self, datasets: Iterable[Any]) -> bool:
         """Whether this read is of some data sets too, or of what holds them."""
@@ -89,7 +90,8 @@ def nothing_left_open(*datasets: Any) -> Iterator[None]:
 
     Files are closed unless something else holds them. A data set that opens its file when it has
     none opens it again at the next read. Within a block around it on the same data sets, or on what
-    holds them, a block does nothing, so that a long work opens files once.
+    holds them, a block does nothing, so that a long work opens files once. Of blocks that overlap,
+    such as two loaders that take turns, the last one puts back.
 
     Args:
         *datasets: what is read in the block; data sets, lists and helpers inside are seen too.
@@ -107,17 +109,19 @@ def nothing_left_open(*datasets: Any) -> Iterator[None]:
     (True, 2)
     """
     datasets = tuple(one for one in datasets if one is not None)
-    if any(one.holds(datasets) for one in _UNDER_WAY):
-        yield
-        return
-    reading = _Reading(datasets)
-    _UNDER_WAY.append(reading)
+    reading = next((one for one in _UNDER_WAY if one.holds(datasets)), None)
+    if reading is None:
+        reading = _Reading(datasets)
+        _UNDER_WAY.append(reading)
+    reading.users += 1
     try:
         yield
     finally:
-        reading.put_back()
-        _UNDER_WAY.remove(reading)
-        _LEFT.update(reading.left())
+        reading.users -= 1
+        if reading.users == 0:
+            reading.put_back()
+            _UNDER_WAY.remove(reading)
+            _LEFT.update(reading.left())
 
 
 def own_file_positions(worker: int = 0) -> None:
@@ -176,7 +180,7 @@ class _Held:
             container.difference_update(opened)
         elif len(now) == len(before):
             for place, value in enumerate(now):
-                if id(value) in gone:
+                if id(value) in gone and not _is_open(before[place]):
                     container[place] = before[place]
         else:
             container.clear()
@@ -187,12 +191,16 @@ class _Held:
 def _put_back_entries(container: dict[Any, Any], before: dict[Any, Any]) -> list[Any]:
     absent = object()
     changed = [key for key, value in container.items() if before.get(key, absent) is not value]
-    opened = {key for key in changed if _is_open(container[key])}
+    # Where the caller's reads had opened a file, the newer one stays: numbers kept beside it, such
+    # as that of a shard, are of it, and the earlier one may be closed.
+    opened = {key for key in changed if _is_open(container[key]) and not _is_open(before.get(key))}
     dropped = []
     for key in changed if opened else ():
         old = before.get(key, absent)
         # What was set together with the file, such as `self.opened = True`, goes back with it.
-        if key in opened or old is None or old is False:
+        value = container[key]
+        of_process = type(value) is int and value == os.getpid()
+        if key in opened or old is None or old is False or of_process:
             dropped.append(container[key])
             if old is absent:
                 del container[key]
@@ -272,10 +280,10 @@ def _descriptors() -> set[int]:
 
 def _is_read_only_file(number: int) -> bool:
     """Whether a descriptor is of a regular file that is open for reading alone."""
-    import fcntl
-
     try:
+        import fcntl  # refused when the interpreter ends, which may drop an iterator
+
         regular = stat.S_ISREG(os.fstat(number).st_mode)
         return regular and fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
-    except OSError:  # closed, as that of the listing is
+    except (OSError, ImportError):  # closed, as that of the listing is
         return False

@@ -300,7 +300,8 @@ class SubsetLoader(DataLoader[Any]):
     def state_dict(self) -> dict[str, Any]:
         """The selection, the epoch, and how many of its samples this rank has taken."""
         epoch, taken = self._current
-        if taken >= len(self._order):
+        left = len(self._order) - taken
+        if left <= 0 or (self.drop_last and left < cast(int, self.batch_size)):
             epoch, taken = epoch + 1, 0
         return {
             "indices": self.selection.indices.clone(),

@@ -19,7 +19,9 @@ from lipt_cords.base.sizes import parse_memory
 from lipt_cords.data.batches import dataset_length, different_indices
 from lipt_cords.data.contents import contents_of
 from lipt_cords.data.source import BatchSource
+from lipt_cords.models.copies import bare
 from lipt_cords.models.losses import PerSampleLoss, per_sample_loss
+from lipt_cords.models.modes import kept_in_eval
 from lipt_cords.models.usable import require_clear_modes, require_weights
 from lipt_cords.selectors.base import Selection
 from lipt_cords.training.cheaper.path_schedule import SubnetworkConfig
@@ -123,8 +125,8 @@ def train_on_subset(
     Raises:
         ValueError: a wrong option; a model without weights yet, without trainable ones, or with
             sparse gradients that the optimizer does not take; samples outside of the data, or named
-            twice; a missing, truncated or foreign checkpoint; another run in ``checkpoint_dir``; a
-            loss that is not finite.
+            twice; a missing, truncated or foreign checkpoint, or one of another model; another run
+            in ``checkpoint_dir``; a loss that is not finite.
     """
     require_weights(model)
     require_clear_modes(model)
@@ -166,6 +168,11 @@ def train_on_subset(
             "seed": seed,
             "subset": _fingerprint(selection),
             "contents of the chosen data": contents_of(chosen_items),
+            "weights": {
+                name: f"{'trained' if weight.requires_grad else 'frozen'}, {tuple(weight.shape)}"
+                for name, weight in bare(model).named_parameters()
+            },
+            "modules in eval mode": kept_in_eval(bare(model)),
             "subnetwork": paths and paths.model_dump(mode="json"),
             "early_bird": ticket and ticket.model_dump(mode="json"),
         }

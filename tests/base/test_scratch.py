@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,3 +49,15 @@ def test_one_that_is_swept_before_it_is_locked_is_made_anew(
     monkeypatch.setattr(scratch, "_lock", late)
     with scratch_directory("ours-") as here:
         assert here == made[1] and here.is_dir()
+
+
+def test_file_systems_that_lock_no_directory_do_no_harm(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(descriptor: int) -> bool:
+        raise OSError(errno.EBADF, "as NFS answers")
+
+    monkeypatch.setattr(scratch, "try_lock", refused)
+    with scratch_directory("ours-") as one, scratch_directory("ours-") as two:
+        assert one.is_dir() and two.is_dir()
+    assert list(place.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lipt_cords.cords.config import RunConfig
 from lipt_cords.data import datasets as module
 from lipt_cords.data.contents import contents_of
 from lipt_cords.data.datasets import load_dataset
+from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.experiments.compare import compare
 from lipt_cords.experiments.run import run
@@ -51,6 +53,16 @@ def test_one_replaced_image_is_noticed_wherever_the_folder_lies(tmp_path, monkey
     assert contents(root) == contents(moved) is not None
     replace(moved, "test/cat/3.png")
     assert contents(root) != contents(moved)
+
+
+def test_names_that_are_no_text_have_a_digest(tmp_path):
+    root = photos(tmp_path / "photos")
+    image = root / "train" / "cat" / "3.png"
+    try:
+        image.rename(os.fsdecode(os.fsencode(image.parent) + b"/caf\xe9.png"))
+    except OSError:
+        pytest.skip("the file system takes no such names")
+    assert contents_of(FolderImages.found_in(root / "train", ["cat", "dog"])) is not None
 
 
 def test_items_that_draw_at_random_without_end_have_no_digest():

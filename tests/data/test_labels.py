@@ -107,6 +107,16 @@ def test_labels_are_those_of_the_items(fine, group):
     assert labels_of(Grouped(fine, group)).tolist() == [group.get(one, one) for one in fine]
 
 
+@pytest.mark.parametrize("place", range(6))
+def test_a_small_part_among_large_ones_is_compared_too(place):
+    parts: list[Dataset[Any]] = [Grouped(list(range(100)) * 5, {}) for _ in range(5)]
+    parts.insert(place, Grouped([1] * 6, {1: 0}))
+    labels = labels_of(ConcatDataset(parts))
+    assert labels[500 * place :][:6].tolist() == [0] * 6
+    others = torch.cat([labels[: 500 * place], labels[500 * place + 6 :]])
+    assert torch.equal(others, torch.arange(100).repeat(25))
+
+
 def test_an_item_that_cannot_be_read_is_no_contradiction():
     class Torn(Items):
         def __getitem__(self, index: int) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +212,69 @@ def test_a_forked_process_moves_no_position_of_this_one(folder):
         os._exit(0)
     os.waitpid(child, 0)
     assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == place == SEEK
+
+
+def test_of_loaders_that_take_turns_the_last_one_closes_the_file(folder):
+    dataset = Plain(folder)
+    few = Selection(EVERYTHING.indices[:16], EVERYTHING.weights[:16])
+    one, two = (SubsetLoader(dataset, some, batch_size=8) for some in (few, EVERYTHING))
+    numbers = [
+        int(number)
+        for pair in itertools.zip_longest(one, two)
+        for batch in pair
+        if batch is not None
+        for number in batch[0][:, 0]
+    ]
+    assert sorted(numbers) == sorted([*range(16), *range(RECORDS)])
+    assert dataset.file is None
+
+
+def test_an_iterator_that_lives_until_the_interpreter_ends_says_nothing(tmp_path):
+    script = """
+import torch
+from torch.utils.data import TensorDataset
+from lipt_cords.selectors import Selection, SubsetLoader
+data = TensorDataset(torch.arange(4.0))
+iterator = iter(SubsetLoader(data, Selection(torch.arange(4), torch.ones(4)), batch_size=2))
+next(iterator)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stderr == ""
+
+
+def test_a_file_that_the_caller_opened_is_not_mixed_with_another_shard(tmp_path):
+    for shard in range(2):
+        (tmp_path / str(shard)).write_bytes(bytes([shard]))
+
+    class Shards(Dataset[int]):
+        file: Any = None
+        shard: int | None = None
+
+        def __getitem__(self, index: int) -> int:
+            if self.shard != index:
+                self.file = (tmp_path / str(index)).open("rb", buffering=0)
+                self.shard = index
+            self.file.seek(0)
+            return int(self.file.read(1)[0])
+
+    dataset = Shards()
+    assert dataset[0] == 0
+    with nothing_left_open(dataset):
+        assert (dataset[0], dataset[1]) == (0, 1)
+    assert (dataset[1], dataset[0]) == (1, 0)
+
+
+def test_a_file_of_this_process_is_opened_again(folder):
+    class ByProcess(Plain):
+        process = 0
+
+        def raw(self, index: int) -> bytes:
+            if self.process != os.getpid():
+                self.file, self.process = (self.folder / "all.bin").open("rb"), os.getpid()
+            return super().raw(index)
+
+    dataset = ByProcess(folder)
+    dataset.process = 0
+    assert torch.equal(labels_of(dataset), labels_of(dataset))
+    assert (dataset.file, dataset.process) == (None, 0)

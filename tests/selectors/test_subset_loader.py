@@ -119,6 +119,17 @@ def test_every_iter_is_a_fresh_order_also_after_an_epoch_that_is_broken_off() ->
     assert epoch_of(again) == whole[0]
 
 
+def test_after_the_last_whole_batch_the_next_epoch_follows() -> None:
+    def made() -> SubsetLoader:
+        return SubsetLoader(DATA, chosen(*range(10)), batch_size=4, seed=4, drop_last=True)
+
+    loader, resumed = made(), made()
+    iterator = iter(loader)
+    next(iterator), next(iterator)
+    resumed.load_state_dict(loader.state_dict())
+    assert epoch_of(resumed) == epoch_of(loader) != []
+
+
 @settings(max_examples=60)
 @given(
     size=st.integers(1, 20), before=st.integers(1, 7), after=st.integers(1, 7),

@@ -289,3 +289,14 @@ def test_sparse_embeddings_train_as_dense_ones() -> None:
         train_on_subset(model, data, range(8), epochs=2, weight_decay=0.0)
         trained.append(model.weight.detach())
     torch.testing.assert_close(*trained)
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
+    _train(_net(), checkpoint_dir=tmp_path)
+    frozen = _net()
+    name, weight = next(iter(frozen.named_parameters()))
+    weight.requires_grad_(False)
+    with pytest.raises(ValueError, match=rf"weights\.{name} is .trained, .* and .frozen, "):
+        _train(frozen, checkpoint_dir=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="belongs to a run with other settings"):
+        _train(nn.Sequential(_net(), nn.Linear(3, 3)), checkpoint_dir=tmp_path, resume=True)
