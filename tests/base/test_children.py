@@ -22,7 +22,7 @@ SCRIPT = f"""
 
     def stay(sender, stop):
         end_with_parent()
-        sender.send(os.getpid())
+        sender.send((stop, os.getpid()))
         if stop:
             os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(1000)
@@ -34,7 +34,8 @@ SCRIPT = f"""
             context.Process(target=stay, args=(sender, stop)).start()
         if os.fork() == 0:  # a copy of the parent, which holds its pipes open
             time.sleep(1000)
-        print(receiver.recv(), receiver.recv(), flush=True)
+        said = sorted([receiver.recv(), receiver.recv()])  # the stopped one last
+        print(*(pid for stop, pid in said), flush=True)
         time.sleep(1000)
 """
 

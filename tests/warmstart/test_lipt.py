@@ -6,9 +6,11 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -223,8 +225,7 @@ def test_folders_that_are_no_rounds_are_left_alone(serial, interrupted):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="signals are Linux's")
 def test_processes_that_are_stopped_say_nothing_of_their_temporary_folder(tmp_path):
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
+    temporary = Path(tempfile.mkdtemp(prefix="t"))  # short: a socket's path is limited
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, str(SCRIPT), str(tmp_path)],
@@ -241,3 +242,4 @@ def test_processes_that_are_stopped_say_nothing_of_their_temporary_folder(tmp_pa
     assert code == -signal.SIGTERM, said
     assert "finished workers are kept" not in said
     assert not [one for one in temporary.iterdir() if "torchinductor" not in one.name]
+    shutil.rmtree(temporary)
