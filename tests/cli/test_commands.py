@@ -220,6 +220,8 @@ def test_an_interrupted_command_says_what_is_kept(
         assert interrupted(warm, 143).startswith("finished workers are kept in")
     with step_does(stop(signal.SIGINT)):
         assert "give --output" in interrupted(train[:2], 130)
+    assert not output.exists()
+    output.mkdir()
     (output / "checkpoint.pt").touch()
     assert kept_in(output) == f"the last checkpoint is kept in {output}: add --resume to continue"
     write_json(tmp_path / "results.json", comparison(runs_of("random", [0.5], 0, 0)))
