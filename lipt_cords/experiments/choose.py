@@ -56,7 +56,7 @@ def strategy_options(config: RunConfig) -> dict[str, Any]:
         "selection_type": dss.selection_type,
         "greedy": dss.greedy,
         "r": dss.r,
-        "eta": dss.eta or config.optimizer.lr,
+        "eta": dss.eta or config.optimizer.head_lr,
         "valid": dss.valid,
         "v1": dss.v1,
         "lam": dss.lam,

@@ -138,7 +138,7 @@ class MemoryBench:
         order = torch.arange(samples) % len(self._source)
         with isolated_rng(config.train_args.seed, "memory", "data"):
             inputs, labels = next(self._source.batches(order, batch_size=samples))
-        optimizer = build_optimizer(net.parameters(), config.optimizer)
+        optimizer = build_optimizer(net, config.optimizer)
         train = config.train_args
         step = Step(net, optimizer, precision=train.precision, memory_format=train.memory_format)
         weights = torch.ones(len(labels), device=labels.device)

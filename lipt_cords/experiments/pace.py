@@ -15,7 +15,7 @@ from lipt_cords.experiments.assemble import pick_device
 from lipt_cords.experiments.choose import per_sample_loss
 from lipt_cords.experiments.run import build_net
 from lipt_cords.training.optimizers import build_optimizer
-from lipt_cords.training.step import Step, weighted_loss
+from lipt_cords.training.step import Step, autocast_dtype, weighted_loss
 
 STEPS, UNTIMED = 8, 3
 
@@ -35,7 +35,8 @@ def training_pace(config: RunConfig, splits: DataSplits) -> float:
     given, weights = config.train_args, torch.ones(size, device=device)
     with isolated_rng(0, "pace"):
         model = build_net(config, splits).to(device).train()
-        optimizer = build_optimizer(model.parameters(), config.optimizer)
+        half = autocast_dtype(given.precision, device)
+        optimizer = build_optimizer(model, config.optimizer, precision=half)
         loss = weighted_loss(per_sample_loss(config), labels, weights)
         step = Step(model, optimizer, precision=given.precision, memory_format=given.memory_format)
         began = 0.0

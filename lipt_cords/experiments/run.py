@@ -37,6 +37,7 @@ from lipt_cords.experiments.tracking import Tracker
 from lipt_cords.models.build import build_model
 from lipt_cords.training.ledger import CurvePoint
 from lipt_cords.training.optimizers import build_optimizer, build_scheduler
+from lipt_cords.training.step import autocast_dtype
 from lipt_cords.training.subset import CHECKPOINT
 from lipt_cords.training.trainer import CheckpointPlan, Trainer
 from lipt_cords.warmstart.result import WarmStartResult
@@ -154,7 +155,8 @@ def run(
         if uses_cords(config, []):
             make_cords_compatible(model)
         # Before the loader, as CORDS's scripts do: a warm start loads its weights in place.
-        optimizer = build_optimizer(model.parameters(), config.optimizer)
+        precision = autocast_dtype(config.train_args.precision, device)
+        optimizer = build_optimizer(model, config.optimizer, precision=precision)
         assembled = assemble(config, splits, model, resumed=resume, fitted=warm)
         if not is_main_process():
             return None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import (
@@ -21,6 +21,8 @@ from torch.optim.lr_scheduler import (
 from lipt_cords.base.devices import has_fused_steps
 from lipt_cords.base.options import ConfigSection
 from lipt_cords.base.registry import Registry, is_foreign
+from lipt_cords.models.matrices import hidden_matrices
+from lipt_cords.training.muon import Muon, Rest
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,12 @@ class OptimizerOptions:
         nesterov: use Nesterov momentum.
         fused: one kernel per step where torch has one; it rounds differently.
         partial_gradients: some steps leave some parameters without a gradient (``subnetwork``).
+        matrices: those of the parameters that are hidden weight matrices
+            (:func:`~lipt_cords.models.matrices.hidden_matrices`).
+        stacked: every parameter holds those of several nets, along its first dimension.
+        precision: dtype of the training's forward pass; None: that of the weights.
+        rest: for ``muon``: the optimizer of all that is no hidden weight matrix.
+        rest_lr: its peak learning rate; None: 0.05 for SGD and 1e-3 for AdamW.
     """
 
     lr: float
@@ -42,17 +50,26 @@ class OptimizerOptions:
     nesterov: bool = False
     fused: bool = False
     partial_gradients: bool = False
+    matrices: tuple[nn.Parameter, ...] = ()
+    stacked: bool = False
+    precision: torch.dtype | None = None
+    rest: Rest = "sgd"
+    rest_lr: float | None = None
 
+
+REST_LR: dict[Rest, float] = {"sgd": 0.05, "adamw": 1e-3}
+"""Default rates of what Muon does not train."""
 
 OptimizerFunction = Callable[[list[nn.Parameter], OptimizerOptions], Optimizer]
 OPTIMIZERS: Registry[OptimizerFunction] = Registry(
-    "optimizer", takes=("parameters", "options"), trains_workers=True
+    "optimizer", takes=("parameters", "options"), trains_workers=True, defaults={}
 )
-"""``trains_workers``: whether workers of a warm start can train with it."""
+"""``trains_workers``: whether workers of a warm start can train with it; ``defaults``: of its
+``lr``, ``momentum`` and ``weight_decay``, where they are not those of SGD."""
 
 
 def register_optimizer(
-    name: str, *, trains_workers: bool = True
+    name: str, *, trains_workers: bool = True, defaults: Mapping[str, float] | None = None
 ) -> Callable[[OptimizerFunction], OptimizerFunction]:
     """Register an optimizer under a name, for warm starts and trainings.
 
@@ -62,11 +79,25 @@ def register_optimizer(
     Args:
         name: must be free.
         trains_workers: whether workers of a warm start can train with it.
+        defaults: of ``lr``, ``momentum`` and ``weight_decay``, where they are not SGD's.
 
     Raises:
         ValueError: the name is taken, or the function cannot be called so.
     """
-    return OPTIMIZERS.register(name, trains_workers=trains_workers)
+    known = {"lr", "momentum", "weight_decay"}
+    if unknown := sorted(set(defaults or {}) - known):
+        raise ValueError(f"defaults of an optimizer are {sorted(known)}, received {unknown}")
+    return OPTIMIZERS.register(name, trains_workers=trains_workers, defaults=dict(defaults or {}))
+
+
+def with_defaults(name: object, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options, with the defaults of an optimizer where they are not given.
+
+    >>> with_defaults("adamw", {"weight_decay": 0.0})
+    {'lr': 0.001, 'weight_decay': 0.0}
+    """
+    known = OPTIMIZERS.entry(name).facts["defaults"] if name in OPTIMIZERS else {}
+    return {**known, **values}
 
 
 @register_optimizer("sgd")
@@ -90,32 +121,63 @@ def sgd(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
     return optimizer
 
 
-@register_optimizer("adam", trains_workers=False)
+@register_optimizer("muon", defaults={"lr": 0.03, "momentum": 0.6, "weight_decay": 0.0})
+def muon(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
+    """Muon on hidden weight matrices, and SGD or AdamW on everything else."""
+    hidden = set(options.matrices)
+    return Muon(
+        [one for one in parameters if one in hidden],
+        [one for one in parameters if one not in hidden],
+        lr=options.lr,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        rest=options.rest,
+        rest_lr=REST_LR[options.rest] if options.rest_lr is None else options.rest_lr,
+        rest_weight_decay=options.weight_decay,
+        precision=options.precision,
+        stacked=options.stacked,
+    )
+
+
+@register_optimizer("adam", defaults={"lr": 1e-3, "weight_decay": 0.0})
 def adam(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
     """Adam, with the weight decay added to the gradient."""
     return Adam(parameters, lr=options.lr, weight_decay=options.weight_decay)
 
 
-@register_optimizer("adamw", trains_workers=False)
+@register_optimizer("adamw", defaults={"lr": 1e-3})
 def adamw(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
     """Adam with decoupled weight decay."""
     return AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay)
 
 
-@register_optimizer("rmsprop", trains_workers=False)
+@register_optimizer("rmsprop", defaults={"lr": 1e-3, "weight_decay": 0.0})
 def rmsprop(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
     """RMSprop without momentum."""
     return RMSprop(parameters, lr=options.lr, weight_decay=options.weight_decay)
 
 
-def build(name: str, parameters: Iterable[nn.Parameter], options: OptimizerOptions) -> Optimizer:
+def refuse_rest(name: object, values: Mapping[str, Any]) -> None:
+    """Refuse options of Muon with another optimizer.
+
+    Raises:
+        ValueError: one is given.
+    """
+    given = [one for one in ("rest", "rest_lr") if values.get(one) is not None]
+    if given and name != "muon":
+        raise ValueError(
+            f"{given[0]} is an option of optimizer 'muon', and the optimizer is {name!r}: leave it "
+            "out, or set the optimizer to 'muon'"
+        )
+
+
+def build(name: str, parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
     """An optimizer by name.
 
     Raises:
         ValueError: an unknown name, or a registered function that returns something else.
     """
-    given = list(parameters)
-    made = OPTIMIZERS[name](given, options)
+    made = OPTIMIZERS[name](list(parameters), options)
     if not isinstance(made, Optimizer):
         raise ValueError(
             f"optimizer {name!r} returned a {type(made).__name__}: expected a "
@@ -124,11 +186,11 @@ def build(name: str, parameters: Iterable[nn.Parameter], options: OptimizerOptio
     if isinstance(made, torch.optim.LBFGS):
         raise ValueError(f"optimizer {name!r} is LBFGS, whose steps need a closure: take another")
     held = {id(one) for group in made.param_groups for one in group["params"]}
-    if missing := [one for one in given if id(one) not in held]:
+    if missing := [one for one in parameters if id(one) not in held]:
         raise ValueError(
-            f"optimizer {name!r} leaves out {len(missing)} of {len(given)} parameters, the first "
-            f"of shape {tuple(missing[0].shape)}, which would keep their values: put all of them "
-            "into its groups"
+            f"optimizer {name!r} leaves out {len(missing)} of {len(parameters)} parameters, the "
+            f"first of shape {tuple(missing[0].shape)}, which would keep their values: put all "
+            "of them into its groups"
         )
     return made
 
@@ -139,15 +201,38 @@ class OptimizerConfig(ConfigSection):
     section: ClassVar[str] = "optimizer"
 
     type: str = "sgd"
-    """A registered optimizer: ``sgd``, ``adam``, ``adamw``, ``rmsprop``, or one of your own."""
+    """A registered optimizer: ``sgd``, ``muon``, ``adam``, ``adamw``, ``rmsprop``, or one of your
+    own."""
     lr: float = Field(0.05, gt=0)
-    """Peak learning rate; also GLISTER's eta unless ``dss_args.eta`` is given, as in CORDS."""
+    """Peak learning rate, with ``muon`` of the hidden weight matrices; also GLISTER's eta unless
+    ``dss_args.eta`` is given, as in CORDS. Left out: 0.05 for ``sgd``, 0.03 for ``muon``, 1e-3 for
+    the others."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of SGD."""
+    """Momentum of SGD (0.9) or Muon (0.6)."""
     weight_decay: float = Field(5e-4, ge=0)
-    """L2 decay."""
+    """L2 decay; decoupled for ``adamw`` and ``muon``, whose default is 0."""
     nesterov: bool = False
-    """Nesterov momentum."""
+    """Nesterov momentum; Muon has it always."""
+    rest: Rest = "sgd"
+    """With ``muon``: the optimizer of all that is no hidden weight matrix, ``sgd`` or ``adamw``."""
+    rest_lr: float | None = Field(None, gt=0)
+    """Its peak learning rate; None: 0.05 for ``sgd`` and 1e-3 for ``adamw``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _optimizers_own_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        name = values.get("type", "sgd")
+        refuse_rest(name, values)
+        return with_defaults(name, values)
+
+    @property
+    def head_lr(self) -> float:
+        """Peak learning rate of the head."""
+        if self.type != "muon":
+            return self.lr
+        return REST_LR[self.rest] if self.rest_lr is None else self.rest_lr
 
     @field_validator("type")
     @classmethod
@@ -186,19 +271,36 @@ class SchedulerConfig(ConfigSection):
         return "none" if value is None else value
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
-    """The optimizer of a configuration over those of some parameters that are trainable.
+def build_optimizer(
+    model: nn.Module,
+    config: OptimizerConfig,
+    *,
+    head: str | None = None,
+    precision: torch.dtype | None = None,
+) -> Optimizer:
+    """The optimizer of a configuration over a model's trainable parameters.
+
+    Args:
+        model: on its device.
+        config: the optimizer and its options.
+        head: name of the linear head, which Muon leaves to its other optimizer; None: the last
+            linear layer.
+        precision: of the training's forward pass; None: that of the weights.
 
     Raises:
-        ValueError: none is.
+        ValueError: no parameter is trainable, or the optimizer finds none that it can train.
     """
     options = OptimizerOptions(
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         nesterov=config.nesterov,
+        matrices=tuple(hidden_matrices(model, head)),
+        precision=precision,
+        rest=config.rest,
+        rest_lr=config.rest_lr,
     )
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise ValueError("the model has no trainable parameter: set requires_grad on some")
     return build(config.type, trained, options)

@@ -37,7 +37,12 @@ from lipt_cords.training.optimizers import (
 )
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.training.sources import SelectionSchedule, SelectorSource
-from lipt_cords.training.step import MemoryFormat, Precision, refuse_with_memory
+from lipt_cords.training.step import (
+    MemoryFormat,
+    Precision,
+    autocast_dtype,
+    refuse_with_memory,
+)
 from lipt_cords.training.trainer import CheckpointPlan, Trainer, TrainingResult
 
 CHECKPOINT = "checkpoint.pt"
@@ -52,11 +57,11 @@ def train_on_subset(
     val_dataset: Dataset[Any] | None = None,
     epochs: int = 20,
     batch_size: int = 32,
-    lr: float = 0.05,
-    optimizer: str = "sgd",
-    momentum: float = 0.9,
+    lr: float | None = None,
+    optimizer: str | Mapping[str, Any] = "sgd",
+    momentum: float | None = None,
     nesterov: bool = True,
-    weight_decay: float = 5e-4,
+    weight_decay: float | None = None,
     schedule: str = "cosine_annealing",
     loss: nn.Module | PerSampleLoss | None = None,
     eval_every: int = 1,
@@ -87,11 +92,13 @@ def train_on_subset(
         val_dataset: held-out data on which accuracy is measured, or None.
         epochs: epochs over the subset.
         batch_size: samples in a step.
-        lr: peak learning rate.
-        optimizer: ``sgd``, ``adam``, ``adamw`` or ``rmsprop``.
-        momentum: of SGD.
-        nesterov: use Nesterov momentum.
-        weight_decay: L2 decay.
+        lr: peak learning rate; None: 0.05 for ``sgd``, 0.03 for ``muon``, 1e-3 for the others.
+        optimizer: ``sgd``, ``muon``, ``adam``, ``adamw``, ``rmsprop`` or a registered one of your
+            own; or the options of :class:`~lipt_cords.training.optimizers.OptimizerConfig`, such as
+            ``{"type": "muon", "rest": "adamw"}``.
+        momentum: of SGD (None: 0.9) or Muon (None: 0.6).
+        nesterov: use Nesterov momentum in SGD.
+        weight_decay: L2 decay; None: 5e-4, or the optimizer's own default.
         schedule: ``cosine_annealing`` over all epochs, or ``none``.
         loss: what a warm start takes: a torch loss, whose reduction is taken over, or a callable of
             (logits, labels); None is cross-entropy.
@@ -150,9 +157,10 @@ def train_on_subset(
     if memory is not None:
         refuse_with_memory(subnetwork=paths is not None)
     target = resolve_device(device)
-    optimizer_config = OptimizerConfig(
-        type=optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
-    )
+    named = {"type": optimizer} if isinstance(optimizer, str) else dict(optimizer)
+    given = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+    given = {name: value for name, value in given.items() if value is not None}
+    optimizer_config = OptimizerConfig(**{"nesterov": nesterov, **given, **named})
     scheduler_config = SchedulerConfig(type=schedule)
     plan = None
     if checkpoint_dir is not None:
@@ -200,7 +208,9 @@ def train_on_subset(
                     early_bird=ticket,
                 )
         require_dense_gradients(model, optimizer_config)
-        steps = build_optimizer(model.parameters(), optimizer_config)
+        steps = build_optimizer(
+            model, optimizer_config, precision=autocast_dtype(precision, target)
+        )
         source = SelectorSource(
             train_dataset,
             lambda epoch: selection,

@@ -45,6 +45,7 @@ def common_start(
                 inputs.labels,
                 config=config,
                 loss=inputs.loss,
+                head=inputs.plan.head,
                 pool=inputs.pool,
                 hook=watchers.step_hook(),
                 tick=team.tick,
@@ -70,6 +71,7 @@ def train_common_start(
     *,
     config: WarmStartConfig,
     loss: LossFunction,
+    head: str | None = None,
     pool: Pool | None = None,
     hook: StepHook | None = None,
     tick: Callable[[], None] = lambda: None,
@@ -85,6 +87,7 @@ def train_common_start(
         labels: its labels, shape (N,).
         config: ``common_steps``, ``batch_size`` and the options of the optimizer.
         loss: mean loss of (logits, labels).
+        head: name of the linear head; None: the last linear layer.
         pool: samples that are already in memory.
         hook: called in the steps, or None.
         tick: called after every step.
@@ -126,6 +129,7 @@ def train_common_start(
                 schedule="constant",
                 config=config,
                 loss=loss,
+                head=head,
                 single_samples=min(needed, batch_size) == 1,
                 after_step=tick,
                 after_backward=None if watched is None else watched.after_backward,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,8 @@ from lipt_cords.base.options import by_name, one_of
 from lipt_cords.base.sizes import parse_bytes, parse_memory
 from lipt_cords.training.cheaper.path_schedule import SubnetworkConfig
 from lipt_cords.training.cheaper.tickets import EarlyBirdConfig
-from lipt_cords.training.optimizers import OPTIMIZERS
+from lipt_cords.training.muon import Rest
+from lipt_cords.training.optimizers import OPTIMIZERS, refuse_rest, with_defaults
 from lipt_cords.training.schedules import Schedule
 from lipt_cords.training.step import MemoryFormat, Precision, refuse_with_memory
 from lipt_cords.warmstart.merge.batchnorm import RefreshOptions
@@ -70,14 +72,19 @@ class WarmStartConfig(
     optimizer: str = "sgd"
     """Optimizer of the common start and of every worker, by its registered name."""
     lr: float = Field(0.05, gt=0)
-    """Peak learning rate."""
+    """Peak learning rate, with ``muon`` of the hidden weight matrices. Left out: 0.05 for ``sgd``,
+    0.03 for ``muon``, 1e-3 for the others."""
     schedule: Schedule = "constant"
     """Learning rate over a worker's steps of all rounds; ``wsd`` holds it for three quarters, then
     falls linearly to zero. One merge already acts like a decay; many rounds gain by one."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Nesterov momentum of SGD; 0 turns it off."""
+    """Nesterov momentum of SGD (0.9) or Muon (0.6); 0 turns it off."""
     weight_decay: float = Field(5e-4, ge=0)
-    """L2 decay of SGD."""
+    """L2 decay; decoupled for ``adamw`` and ``muon``, whose default is 0."""
+    rest: Rest = "sgd"
+    """With ``muon``: the optimizer of all that is no hidden weight matrix, ``sgd`` or ``adamw``."""
+    rest_lr: float | None = Field(None, gt=0)
+    """Its peak learning rate; None: 0.05 for ``sgd`` and 1e-3 for ``adamw``."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay per step of an exponential moving average of a worker's weights, which then goes into
     the soup instead of the last weights."""
@@ -191,6 +198,15 @@ class WarmStartConfig(
     @classmethod
     def _early_bird_by_name(cls, value: Any) -> Any:
         return by_name(value, EarlyBirdConfig, "options", "{'ratio': 0.3}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _optimizers_own_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        name = values.get("optimizer", "sgd")
+        refuse_rest(name, values)
+        return with_defaults(name, values)
 
     @model_validator(mode="after")
     def _options_agree(self) -> WarmStartConfig:

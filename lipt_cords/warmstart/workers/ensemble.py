@@ -25,6 +25,7 @@ from lipt_cords.base.devices import synchronize
 from lipt_cords.data.batches import Inputs
 from lipt_cords.models.copies import copy_model
 from lipt_cords.models.losses import LossFunction
+from lipt_cords.models.matrices import hidden_matrices
 from lipt_cords.models.modes import train_as_given
 from lipt_cords.models.outputs import logits_of
 from lipt_cords.training.step import autocast_dtype
@@ -74,16 +75,21 @@ class Ensemble(nn.Module):
     Args:
         models: the nets, which are copied.
         loss: mean loss of (logits, labels).
+        head: name of the linear head; None: the last linear layer.
 
     Attributes:
         nets: copies of the given nets; their tensors are views into the stacks.
         stacked: their parameters, stacked along a first dimension; those of this module.
+        matrices: those that are hidden weight matrices.
     """
 
-    def __init__(self, models: Sequence[nn.Module], loss: LossFunction) -> None:
+    def __init__(
+        self, models: Sequence[nn.Module], loss: LossFunction, head: str | None = None
+    ) -> None:
         super().__init__()
         self._loss = loss
         self.nets = [copy_model(model) for model in models]
+        hidden = set(hidden_matrices(self.nets[0], head))
         self.stacked = nn.ParameterList()
         self._state: dict[str, Tensor] = {}
         stacks: dict[Tensor, Tensor] = {}  # of a tensor of the first net; it may have two names
@@ -93,6 +99,11 @@ class Ensemble(nn.Module):
                 stacks[parameter] = nn.Parameter(values, requires_grad=parameter.requires_grad)
                 self.stacked.append(stacks[parameter])
             self._state[name] = stacks[parameter]
+        self.matrices = [
+            stack
+            for one, stack in stacks.items()
+            if one in hidden and isinstance(stack, nn.Parameter)
+        ]
         for name, buffer in self.nets[0].named_buffers(remove_duplicate=False):
             if buffer not in stacks:
                 stacks[buffer] = _share([net.get_buffer(name) for net in self.nets])
@@ -193,6 +204,7 @@ def train_ensemble(
         first_step=first_step,
         all_steps=all_steps,
         decay=decay,
+        stacked=ensemble.matrices,
         before_step=before,
         after_step=after_step,
     )

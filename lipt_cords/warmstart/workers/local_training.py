@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lipt_cords.data.batches import Inputs
 from lipt_cords.models.losses import LossFunction
+from lipt_cords.models.matrices import hidden_matrices
 from lipt_cords.models.modes import modes_restored, train_as_given
 from lipt_cords.training.memory.step_kinds import Plans
 from lipt_cords.training.optimizers import OptimizerOptions, build
 from lipt_cords.training.schedules import Schedule, rate_factor
-from lipt_cords.training.step import Step, laid_out
+from lipt_cords.training.step import Step, autocast_dtype, laid_out
 from lipt_cords.warmstart.config import WarmStartConfig
 
 Batches = Iterator[tuple[Inputs, Tensor]]
@@ -50,6 +51,8 @@ def train_locally(
     first_step: int = 0,
     all_steps: int | None = None,
     decay: tuple[int, int] | None = None,
+    head: str | None = None,
+    stacked: Sequence[nn.Parameter] | None = None,
     single_samples: bool = False,
     augment: Callable[[Tensor], Tensor] | None = None,
     before_step: Callable[[int, Inputs, Tensor], int] | None = None,
@@ -72,6 +75,9 @@ def train_locally(
         first_step: position of the first step in the schedule.
         all_steps: how many steps the schedule spans; None: only these.
         decay: between which steps of the schedule ``wsd`` falls; None: over its last quarter.
+        head: name of the linear head, which Muon leaves to its other optimizer; None: the last
+            linear layer.
+        stacked: hidden weight matrices of a model that stacks several nets; None: it is one net.
         single_samples: batches hold one sample each, on which BatchNorm cannot train; its layers
             then normalise with their running statistics.
         augment: changes the inputs of a batch.
@@ -83,7 +89,9 @@ def train_locally(
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = parameters[0].device
-    optimizer = build(config.optimizer, parameters, optimizer_options(config))
+    matrices = hidden_matrices(model, head) if stacked is None else stacked
+    options = optimizer_options(config, tuple(matrices), device, stacked=stacked is not None)
+    optimizer = build(config.optimizer, parameters, options)
     peaks = [group["lr"] for group in optimizer.param_groups]
     memory = None
     if config.memory_budget is not None:
@@ -136,7 +144,13 @@ def _train_mode(model: nn.Module, single_samples: bool) -> Iterator[None]:
         yield
 
 
-def optimizer_options(config: WarmStartConfig) -> OptimizerOptions:
+def optimizer_options(
+    config: WarmStartConfig,
+    matrices: tuple[nn.Parameter, ...],
+    device: torch.device,
+    *,
+    stacked: bool = False,
+) -> OptimizerOptions:
     """How the optimizer of common starts and workers is built."""
     return OptimizerOptions(
         lr=config.lr,
@@ -145,6 +159,11 @@ def optimizer_options(config: WarmStartConfig) -> OptimizerOptions:
         nesterov=True,
         fused=True,
         partial_gradients=config.subnetwork is not None,
+        matrices=matrices,
+        stacked=stacked,
+        precision=autocast_dtype(config.precision, device),
+        rest=config.rest,
+        rest_lr=config.rest_lr,
     )
 
 

@@ -146,7 +146,7 @@ def train_at_once(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
         isolated_rng(config.seed, "together", *numbers, "round", first.round),
         deterministic_convolutions(),
     ):
-        ensemble = Ensemble([task.model for task in tasks], first.loss)
+        ensemble = Ensemble([task.model for task in tasks], first.loss, first.head)
         workers = [StackedWorker(task, net) for task, net in zip(tasks, ensemble.nets, strict=True)]
         average = None if config.ema is None else WeightAverage(ensemble, config.ema)
         pruned: list[Tensor] = []

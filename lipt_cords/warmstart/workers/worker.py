@@ -216,6 +216,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
                 first_step=task.first_step,
                 all_steps=task.all_steps,
                 decay=task.decay_steps,
+                head=task.head,
                 single_samples=min(len(worker_batches), config.batch_size) == 1,
                 augment=augmentation(worker_batches, config),
                 before_step=before_step,
