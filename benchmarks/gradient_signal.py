@@ -20,7 +20,7 @@ from lipt_cords.base.randomness import generator
 from lipt_cords.data import BatchSource, load_dataset
 from lipt_cords.models import build_model
 from lipt_cords.models.gradients import last_layer_gradients
-from lipt_cords.warmstart.merge.soup import refresh_batchnorm
+from lipt_cords.warmstart.merge.batchnorm import refresh_batchnorm
 from lipt_cords.warmstart.watch.probe import class_mean_gradients
 from lipt_cords.warmstart.watch.stability import spearman
 

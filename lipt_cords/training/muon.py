@@ -166,9 +166,12 @@ def orthogonalised(matrices: Tensor, precision: torch.dtype | None = None) -> Te
     Source: Newton-Schulz iteration with the coefficients of Jordan et al., Muon, 2024.
     """
     a, b, c = NEWTON_SCHULZ
-    norms = torch.linalg.vector_norm(matrices, dim=(-2, -1), keepdim=True)
     tiny = torch.finfo(matrices.dtype).tiny
-    values = (matrices / norms.clamp_min(tiny)).to(precision or matrices.dtype)
+    # First by the largest entry: squares of very small or large ones are not representable.
+    largest = matrices.abs().amax(dim=(-2, -1), keepdim=True)
+    scaled = matrices / largest.clamp_min(tiny)
+    norms = torch.linalg.vector_norm(scaled, dim=(-2, -1), keepdim=True)
+    values = (scaled / norms.clamp_min(tiny)).to(precision or matrices.dtype)
     tall = values.shape[-2] > values.shape[-1]
     values = values.mT if tall else values
     for _ in range(ITERATIONS):

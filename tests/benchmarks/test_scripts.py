@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -27,6 +28,13 @@ def test_a_script_puts_the_repository_in_place_of_its_folder(path):
     command = f"python {path.relative_to(ROOT)}"
     assert command in before, "its docstring says how to run it"
     assert '"command"' not in after or command in after, "its results say how to run it"
+
+
+def test_every_module_of_the_benchmarks_can_be_imported(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    for path in sorted((ROOT / "benchmarks").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        importlib.import_module(".".join(parts).removesuffix(".__init__"))
 
 
 @pytest.mark.parametrize(

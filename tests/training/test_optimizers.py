@@ -37,7 +37,7 @@ def _rates(config: SchedulerConfig, epochs: int) -> list[float]:
 )
 def test_optimizers(kind: str, cls: type) -> None:
     config = OptimizerConfig(type=kind, lr=0.3, weight_decay=0.1)
-    optimizer = build_optimizer([nn.Parameter(torch.zeros(1))], config)
+    optimizer = build_optimizer(nn.Linear(1, 1), config)
     assert type(optimizer) is cls
     assert optimizer.param_groups[0]["lr"] == 0.3
     assert optimizer.param_groups[0]["weight_decay"] == 0.1
@@ -45,10 +45,10 @@ def test_optimizers(kind: str, cls: type) -> None:
 
 def test_sgd_takes_momentum_and_nesterov() -> None:
     config = OptimizerConfig(momentum=0.8, nesterov=True)
-    group = build_optimizer([nn.Parameter(torch.zeros(1))], config).param_groups[0]
+    group = build_optimizer(nn.Linear(1, 1), config).param_groups[0]
     assert group["momentum"] == 0.8 and group["nesterov"]
     plain = OptimizerConfig(momentum=0.0, nesterov=True)
-    assert not build_optimizer([nn.Parameter(torch.zeros(1))], plain).param_groups[0]["nesterov"]
+    assert not build_optimizer(nn.Linear(1, 1), plain).param_groups[0]["nesterov"]
 
 
 def test_schedules() -> None:

@@ -60,7 +60,7 @@ class _Once:
 def _one_step(batch: Any, net: nn.Module) -> None:
     config = OptimizerConfig(lr=0.5, momentum=0.0, weight_decay=0.0)
     loss = nn.CrossEntropyLoss(reduction="none")
-    Trainer(net, _Once(batch), build_optimizer(net.parameters(), config), None, loss=loss).run(1)
+    Trainer(net, _Once(batch), build_optimizer(net, config), None, loss=loss).run(1)
 
 
 @pytest.mark.parametrize("as_dict", [False, True])
