@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
 from typing import Literal
 
 Schedule = Literal["constant", "linear", "cosine", "wsd"]
+MergeSchedule = Literal["even", "qsr"]
 
 
 def rate_factor(
@@ -39,3 +43,38 @@ def steps_per_epoch(samples: int, batch_size: int) -> int:
     """Batches in one epoch; a single sample left over joins the batch before it."""
     whole, rest = divmod(samples, batch_size)
     return whole if rest == 0 or (rest == 1 and whole > 0) else whole + 1
+
+
+@lru_cache(maxsize=64)
+def merge_steps(
+    spacing: MergeSchedule, schedule: Schedule, steps: int, merges: int
+) -> Sequence[int]:
+    """Steps after which workers are merged, with 0 before the first.
+
+    Args:
+        spacing: ``even``; or ``qsr``, the quadratic synchronization rule: intervals grow as one
+            over the squared learning rate, here scaled so that the number of merges stays.
+        schedule: of the learning rate.
+        steps: of a worker over all rounds.
+        merges: at most as many as steps.
+
+    Returns:
+        ``merges + 1`` ascending numbers, the last of which is ``steps``.
+
+    Source: Gu et al., A quadratic synchronization rule, ICLR 2024 (its interval (a / lr)^2).
+
+    >>> merge_steps("even", "linear", 12, 4)
+    (0, 3, 6, 9, 12)
+    >>> merge_steps("qsr", "linear", 12, 4)
+    (0, 1, 3, 5, 12)
+    """
+    if spacing == "even" or schedule == "constant":
+        return tuple(number * steps // merges for number in range(merges + 1))
+    done = [0.0, *accumulate(rate_factor(schedule, step, steps) ** 2 for step in range(steps))]
+    found, place = [0], 0
+    for number in range(1, merges):
+        while done[place + 1] <= done[-1] * number / merges:
+            place += 1
+        least, most = found[-1] + 1, steps - merges + number
+        found.append(min(max(least, place), most))
+    return (*found, steps)

@@ -15,7 +15,7 @@ from lipt_cords.training.cheaper.path_schedule import SubnetworkConfig
 from lipt_cords.training.cheaper.tickets import EarlyBirdConfig
 from lipt_cords.training.muon import Rest
 from lipt_cords.training.optimizers import OPTIMIZERS, refuse_rest, with_defaults
-from lipt_cords.training.schedules import Schedule
+from lipt_cords.training.schedules import MergeSchedule, Schedule
 from lipt_cords.training.step import MemoryFormat, Precision, refuse_with_memory
 from lipt_cords.warmstart.merge.batchnorm import RefreshOptions
 from lipt_cords.warmstart.merge.codecs import CodecOptions
@@ -89,9 +89,12 @@ class WarmStartConfig(
     """Decay per step of an exponential moving average of a worker's weights, which then goes into
     the soup instead of the last weights."""
     rounds: int = Field(1, ge=1)
-    """Merges: a worker's steps are split evenly over them, and after each merge all workers
-    continue from the merged weights. 1 is LiPT; more rounds come closer to data-parallel
+    """Merges: a worker's steps are split over them (``merge_schedule``), and after each merge all
+    workers continue from the merged weights. 1 is LiPT; more rounds come closer to data-parallel
     training."""
+    merge_schedule: MergeSchedule = "even"
+    """How a worker's steps are split over the merges: ``even``, or ``qsr``: the interval grows as
+    one over the squared learning rate, so that most merges come before the rate falls."""
     subnetwork: SubnetworkConfig | None = None
     """Progressive subnetworks (RaPTr): a worker's steps train random paths of residual blocks,
     which grow to the whole net. ``{}`` takes its defaults; None trains the whole net."""
@@ -153,7 +156,14 @@ class WarmStartConfig(
     """The one seed from which every draw of the warm start is derived."""
 
     @field_validator(
-        "schedule", "launch", "precision", "memory_format", "start_from", "type", mode="before"
+        "schedule",
+        "merge_schedule",
+        "launch",
+        "precision",
+        "memory_format",
+        "start_from",
+        "type",
+        mode="before",
     )
     @classmethod
     def _known_name(cls, value: Any, info: Any) -> Any:

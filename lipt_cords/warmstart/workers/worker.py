@@ -23,7 +23,7 @@ from lipt_cords.training.cheaper.channels import scaled_batchnorms
 from lipt_cords.training.cheaper.paths import Paths
 from lipt_cords.training.cheaper.tickets import penalise_scales
 from lipt_cords.training.evaluation import accuracy
-from lipt_cords.training.schedules import steps_per_epoch
+from lipt_cords.training.schedules import merge_steps, steps_per_epoch
 from lipt_cords.training.step import deterministic_convolutions, lay_out, memory_layout
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.watch.probe import Probe, Reading
@@ -102,7 +102,9 @@ class WorkerTask:
         return self.steps * self.config.batch_size if self.config.rounds > 1 else None
 
     def _steps_before(self, number: int) -> int:
-        return number * self.all_steps // self.config.rounds
+        config = self.config
+        steps = merge_steps(config.merge_schedule, config.schedule, self.all_steps, config.rounds)
+        return steps[number]
 
     @property
     def names(self) -> tuple[str | int, ...]:
