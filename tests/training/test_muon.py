@@ -203,6 +203,17 @@ def test_a_subset_trains_with_it() -> None:
     assert [len(group["params"]) for group in built.param_groups] == [2, 6]
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_ticket_keeps_the_momentum_of_each_group(optimizer: str) -> None:
+    net = _net()
+    result = train_on_subset(
+        net, _data(), range(48), optimizer=optimizer, epochs=4, batch_size=8,
+        early_bird={"ratio": 0.34},
+    )  # fmt: skip
+    first, last = result.curve[1].train_loss, result.curve[-1].train_loss
+    assert first is not None and last is not None and last < first
+
+
 FIT = {
     "num_workers": 2, "common_steps": 2, "local_steps": 6, "rounds": 2, "batch_size": 8,
     "sparsity": "none", "progress": False, "threads": 1, "launch": "serial", "device": "cpu",

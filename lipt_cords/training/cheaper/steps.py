@@ -172,8 +172,8 @@ class CheaperSteps:
             optimizer: over the parameters of the net before.
             before: that net.
         """
-        if self.ticket is None or len(optimizer.param_groups) != 1:
-            raise ValueError("expected a drawn ticket and an optimizer with one group of weights")
+        if self.ticket is None:
+            raise ValueError("expected a drawn ticket")
         known = {}
         old = dict(before.named_parameters())
         for name, parameter in self.net.named_parameters():
@@ -184,7 +184,10 @@ class CheaperSteps:
                 else value
                 for key, value in optimizer.state.get(old[name], {}).items()
             }
-        optimizer.param_groups[0]["params"] = [p for p in self.net.parameters() if p.requires_grad]
+        names = {parameter: name for name, parameter in old.items()}
+        new = dict(self.net.named_parameters())
+        for group in optimizer.param_groups:
+            group["params"] = [new[names[parameter]] for parameter in group["params"]]
         optimizer.state.clear()
         optimizer.state.update({parameter: some for parameter, some in known.items() if some})
 

@@ -40,7 +40,7 @@ UNRELATED = {
 """Options that do not change the weights of a run."""
 DECIDES_BITS = (
     "base/devices.py", "base/randomness.py", "data", "models", "training/cheaper",
-    "training/evaluation.py",
+    "training/evaluation.py", "training/muon.py",
     "training/optimizers.py", "training/schedules.py", "training/step.py",
     "warmstart/common_start.py", "warmstart/early_bird.py", "warmstart/lipt.py",
     "warmstart/merge", "warmstart/one_rank.py", "warmstart/plan.py", "warmstart/prepare",

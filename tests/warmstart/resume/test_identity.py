@@ -34,6 +34,7 @@ LABELS = torch.arange(60) % 4
 SHARDS = [torch.arange(0, 30), torch.arange(30, 60)]
 START = {"rounds": 2, "local_steps": 8}
 RELATED = {
+    "merge_schedule": "qsr", "rest": "adamw", "rest_lr": 0.2,
     "optimizer": "another optimizer", "codec": "another codec",
     "num_workers": 3, "epochs": 2.0, "local_steps": 9, "shard_fraction": 0.5, "common_steps": 7,
     "batch_size": 32, "lr": 0.1, "schedule": "cosine", "momentum": 0.5, "weight_decay": 0.0,
@@ -109,6 +110,7 @@ def test_the_same_run_has_the_same_hash_and_survives_json():
 @pytest.mark.parametrize("option", RELATED)
 def test_options_that_change_the_weights_change_the_hash_and_are_named(option):
     base = {"outer": "nesterov"} if option.startswith("outer_") else {}
+    base |= {"optimizer": "muon"} if option.startswith("rest") else {}
     one, other = described(**base), described(**base, **{option: RELATED[option]})
     assert [name for name in one if one[name] != other[name]] == [option]
     assert hash_of(one) != hash_of(other)
