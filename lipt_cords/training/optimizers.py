@@ -163,7 +163,8 @@ def refuse_rest(name: object, values: Mapping[str, Any]) -> None:
     Raises:
         ValueError: one is given.
     """
-    given = [one for one in ("rest", "rest_lr") if values.get(one) is not None]
+    defaults = {"rest": "sgd", "rest_lr": None}  # which a dumped record holds too
+    given = [one for one, default in defaults.items() if values.get(one, default) != default]
     if given and name != "muon":
         raise ValueError(
             f"{given[0]} is an option of optimizer 'muon', and the optimizer is {name!r}: leave it "

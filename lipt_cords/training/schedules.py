@@ -66,7 +66,7 @@ def merge_steps(
     >>> merge_steps("even", "linear", 12, 4)
     (0, 3, 6, 9, 12)
     >>> merge_steps("qsr", "linear", 12, 4)
-    (0, 1, 3, 5, 12)
+    (0, 1, 2, 4, 12)
     """
     if spacing == "even" or schedule == "constant":
         return tuple(number * steps // merges for number in range(merges + 1))
