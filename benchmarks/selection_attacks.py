@@ -33,11 +33,16 @@ from benchmarks import RESULTS
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.provenance import provenance
 from lipt_cords.base.randomness import generator
+from lipt_cords.base.registry import is_foreign
 from lipt_cords.models.gradients import LastLayerGradients
 from lipt_cords.selectors import Selection, select, selector_names
+from lipt_cords.selectors.base import SELECTORS
 
 LOOSE = 1e-6
 """How much worse than the best a greedy choice may be, of the scale of its gains."""
+
+OURS = [name for name in selector_names() if not is_foreign(SELECTORS.entry(name).module)]
+"""The selectors of this package."""
 
 
 @dataclass
@@ -147,7 +152,7 @@ def problem_of(seed: int) -> Problem:
     traits.append(one_of(forms))
     pool, plain = _form(plain, traits[-1])
     held = _pool(whole(1, 9), classes, width, None, draws)
-    name = one_of(selector_names())
+    name = one_of(OURS)
     arguments: dict[str, Any] = {
         "per": one_of(["class", "all", "batch"]), "linear_layer": one_of([True, True, False]),
         "batch_size": whole(1, 9), "seed": seed,

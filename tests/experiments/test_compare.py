@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lipt_cords.experiments import demo as demo_module
 from lipt_cords.experiments.compare import compare
 from lipt_cords.experiments.demo import demo, demo_config
 from lipt_cords.experiments.record import RunRecord
+from lipt_cords.selectors.base import SELECTORS
 from lipt_cords.training.ledger import CurvePoint
 
 WARM = {"num_workers": 2, "common_steps": 2, "local_steps": 3, "batch_size": 16}
@@ -170,7 +172,11 @@ def test_a_death_takes_its_own_run_along_and_the_others_go_on(one_thread: None) 
     deadly = RunConfig.parse({**CONFIG.given(), "imports": ["outside_deadly"]})
     # All but the first share a warm start, so they are made by one process.
     methods = ["random", "lipt", "lipt+deadly", "lipt+random"]
-    runs = compare(deadly, methods=methods, seeds=[0], jobs=2)["runs"]
+    try:
+        runs = compare(deadly, methods=methods, seeds=[0], jobs=2)["runs"]
+    finally:
+        SELECTORS.unregister("deadly")
+        sys.modules.pop("outside_deadly", None)
     assert [one["status"] for one in runs] == ["ok", "ok", "failed", "ok"]
     killed = r"its process \(pid \d+\) was killed by SIGKILL \(often by too little memory\)"
     assert re.fullmatch(killed, runs[2]["error"])
