@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,19 @@ def tensor_state(model: nn.Module, *, clone: bool = True) -> State:
         value = value.detach()
         state[name] = value.clone(memory_format=torch.contiguous_format) if clone else value
     return state
+
+
+@contextmanager
+def other_buffers_restored(model: nn.Module) -> Iterator[None]:
+    """Afterwards the buffers that are not in the state dict are as before; no merge has them."""
+    state = model.state_dict()
+    others = {n: b.detach().clone() for n, b in model.named_buffers() if n not in state}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, before in others.items():
+                model.get_buffer(name).copy_(before)
 
 
 def all_finite(state: Mapping[str, Tensor]) -> bool:

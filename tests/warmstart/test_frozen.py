@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -217,3 +218,38 @@ def test_a_net_in_eval_mode_trains_as_a_whole() -> None:
     assert all(module.training for module in model.modules())
     same = [fit(one, common_steps=2).state_dict for one in (Net(), Net().eval())]
     assert all(torch.equal(value, same[1][name]) for name, value in same[0].items())
+
+
+class WithOwnBuffer(nn.Module):
+    """Centres its inputs by a running mean that is not in its state dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 4)
+        self.register_buffer("mean", torch.zeros(64), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean += 0.5 * (x.flatten(1).mean(0).detach() - self.mean)
+        return self.fc(x.flatten(1) - self.mean)
+
+
+def test_buffers_outside_of_the_state_do_not_depend_on_who_trained_the_start(
+    tmp_path: Path,
+) -> None:
+    """A run that resumes has not trained the common start, and neither have other ranks."""
+    model = WithOwnBuffer()
+    whole = fit(model, rounds=2)
+
+    def stop(report: object, state: object) -> None:
+        raise KeyError("stopped")
+
+    warm = LiPTWarmStart(
+        num_workers=3, common_steps=3, epochs=1, batch_size=8, lr=0.05, rounds=2,
+        work_dir=tmp_path, launch="serial",
+    )  # fmt: skip
+    with pytest.raises(KeyError, match="stopped"):
+        warm.fit(model, DATA, HELD_OUT, on_round=stop)
+    resumed = warm.fit(model, DATA, HELD_OUT)
+    for name, value in whole.state_dict.items():
+        assert torch.equal(value, resumed.state_dict[name])

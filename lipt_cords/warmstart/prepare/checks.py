@@ -103,7 +103,6 @@ def check_model(model: nn.Module) -> None:
             on no device; they are named.
     """
     require_weights(model)
-    require_clear_modes(model)
     require_own_outputs(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("the model has no trainable parameter: set requires_grad on some")
@@ -113,6 +112,7 @@ def check_model(model: nn.Module) -> None:
             "each other: build it with BatchNorm layers"
         )
     state = tensor_state(model)
+    require_clear_modes(model)
     if not all_finite(state):
         broken = next(name for name, value in state.items() if not all_finite({name: value}))
         raise ValueError(
