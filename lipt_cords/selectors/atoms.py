@@ -206,9 +206,9 @@ class BatchAtoms:
         self._samples = FactoredAtoms(
             gradients.logit_grads, gradients.embeddings if linear_layer else None, limit // 4
         )
-        self._sizes = batch_sizes(len(gradients.labels), batch_size).to(self._samples.device)
         self._batch_size = batch_size
-        count, classes = len(self._sizes), gradients.logit_grads.shape[1]
+        count = len(batch_sizes(len(gradients.labels), batch_size))
+        classes = gradients.logit_grads.shape[1]
         width = 1 + (gradients.embeddings.shape[1] if linear_layer else 0)
         # The means of a block are made one by one, and put together.
         self.block = chunk_of(classes, 16 * count * width, limit - limit // 4)

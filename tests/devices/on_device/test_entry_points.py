@@ -12,6 +12,7 @@ import pytest
 import torch
 from plugin_material import Problem, tiny_data, tiny_net
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import TensorDataset
 from warmstart_material import Dicts, Streamed, make_images, make_net
 
@@ -27,12 +28,14 @@ from lipt_cords import (
     worker_difficulty,
 )
 from lipt_cords.base import devices
+from lipt_cords.base.files import load_plain
 from lipt_cords.cli.commands import main
 from lipt_cords.cli.doctor import device_checks
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.factory import cords_loader
 from lipt_cords.cords.importing import cords_version
 from lipt_cords.cords.patches import enabled
+from lipt_cords.data.batches import item_indices
 from lipt_cords.data.datasets import load_dataset
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.source import BatchSource
@@ -43,6 +46,7 @@ from lipt_cords.selectors.difficulty import SCORES, register_score
 from lipt_cords.warmstart.merge.outer import OUTER_STEPS
 from lipt_cords.warmstart.merge.soup import SOUPS
 from lipt_cords.warmstart.unlearning.deltagrad import DeltaGrad
+from lipt_cords.warmstart.workers.augment import AUGMENTATIONS, register_augmentation
 from lipt_cords.warmstart.workers.sparsity import SPARSITIES, register_sparsity
 
 THERE = torch.device("emulated")
@@ -257,6 +261,19 @@ def test_gradients_and_every_selector_and_score() -> None:
     assert len(last_layer_gradients(net.to(THERE), source, indices=[1, 2])) == 2
 
 
+def test_workers_trained_at_once_draw_on_the_device_as_alone() -> None:
+    @register_augmentation("noise")
+    def noise(options: Any, low: Tensor, high: Tensor) -> Any:
+        """Noise from the global random state of the device."""
+        return lambda images: images + 0.3 * torch.rand_like(images)
+
+    try:
+        alone, at_once = fit(augmentation="noise"), fit(augmentation="noise", together=3)
+        assert close(at_once.state_dict, alone.state_dict)
+    finally:
+        AUGMENTATIONS.unregister("noise")
+
+
 def test_registered_functions_work_on_the_device() -> None:
     @register_selector("longest")
     def longest(problem: Any) -> Choice:
@@ -291,6 +308,24 @@ def test_registered_functions_work_on_the_device() -> None:
 PER = ("class", "batch", "all")
 
 
+def test_indices_may_be_on_the_device() -> None:
+    net = make_net(dropout=0.0).to(THERE)
+    places, mask = torch.tensor([5, 2, 40], device=THERE), torch.zeros(72, dtype=torch.bool)
+    mask[[2, 5, 40]] = True
+    assert item_indices(places, 72).device.type == "cpu"
+    gradients = last_layer_gradients(net, TRAIN, indices=places)
+    assert gradients.indices is not None and gradients.indices.tolist() == [5, 2, 40]
+    marked = last_layer_gradients(net, TRAIN, indices=mask.to(THERE))
+    assert torch.equal(marked.logits[[1, 0, 2]], gradients.logits)
+    assert torch.equal(gradients.subset(places[:0] + 1).logits, gradients.logits[:0])
+    chosen = select("craig", marked, 2)
+    assert set(chosen.indices.tolist()) <= {2, 5, 40}
+    trained = train_on_subset(net, TRAIN, places, epochs=1, batch_size=2)
+    assert trained.costs.training_passes == 3
+    result = fit(common_steps=0, epochs=1, local_steps=None, keep_workers=True)
+    assert sorted(result.forget(places).forgotten) == [2, 5, 40]
+
+
 def test_gradients_with_losses_of_the_device() -> None:
     net = make_net(dropout=0.0).to(THERE)
     weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2, 3, 4]))
@@ -317,6 +352,11 @@ def test_a_subset_loader_and_a_loop_of_ones_own() -> None:
     assert sum(len(x) for x, _, _ in SubsetLoader(TRAIN, moved, batch_size=8)) == 24
 
 
+def places_of(value: Any) -> set[str]:
+    """Where the tensors of a checkpoint are."""
+    return {one.device.type for one in tree_leaves(value) if isinstance(one, Tensor)}
+
+
 @pytest.mark.parametrize("options", [{}, {"optimizer": "adamw", "lr": 1e-3}, {"precision": "bf16"}])
 def test_training_on_a_subset_resumes_with_the_same_bits(
     tmp_path: Path, options: dict[str, Any]
@@ -325,7 +365,12 @@ def test_training_on_a_subset_resumes_with_the_same_bits(
     common = {"val_dataset": VAL, "batch_size": 8, "checkpoint_dir": tmp_path, **options}
     whole, part = make_net(dropout=0.3), make_net(dropout=0.3)
     train_on_subset(whole, TRAIN, selection, epochs=3, **common)
-    (tmp_path / "checkpoint.pt").unlink()
+    stored = tmp_path / "checkpoint.pt"
+    assert THERE.type in places_of(
+        torch.load(stored, weights_only=True)
+    )
+    assert places_of(load_plain(stored, what="it", expected="it", remedy="it")) == {"cpu"}
+    stored.unlink()
 
     def stop(point: Any) -> None:
         if point.epoch == 2:
