@@ -366,9 +366,7 @@ def test_training_on_a_subset_resumes_with_the_same_bits(
     whole, part = make_net(dropout=0.3), make_net(dropout=0.3)
     train_on_subset(whole, TRAIN, selection, epochs=3, **common)
     stored = tmp_path / "checkpoint.pt"
-    assert THERE.type in places_of(
-        torch.load(stored, weights_only=True)
-    )
+    assert THERE.type in places_of(torch.load(stored, weights_only=True))
     assert places_of(load_plain(stored, what="it", expected="it", remedy="it")) == {"cpu"}
     stored.unlink()
 
