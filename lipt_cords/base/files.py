@@ -22,7 +22,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from lipt_cords.base.locks import NoLocks, try_lock
-from lipt_cords.base.seal import BLANK, KEY, check_seal, comment, looks_damaged, sealed
+from lipt_cords.base.seal import (
+    BLANK,
+    KEY,
+    check_seal,
+    comment,
+    looks_damaged,
+    seal_in_place,
+    sealed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +64,7 @@ def output_directory(path: str | Path) -> Path:
     return directory
 
 
-def write_atomic(path: str | Path, data: bytes | str) -> Path:
+def write_atomic(path: str | Path, data: bytes | memoryview | str) -> Path:
     """Write a complete file or none: a temporary file beside it is renamed to ``path``.
 
     The file gets the permissions that the umask leaves. When this returns it is on disk, with its
@@ -106,7 +114,7 @@ def remove_left_over(directory: Path, *below: str) -> list[Path]:
 
 
 def _removed(path: Path) -> bool:
-    """Remove a temporary file unless somebody writes it."""
+    """Remove a temporary file unless a process is writing it."""
     try:
         descriptor = os.open(path, os.O_RDWR | FLAGS | getattr(os, "O_NOFOLLOW", 0))
     except OSError:  # of another user, or gone already
@@ -279,8 +287,12 @@ def save_plain(path: str | Path, payload: Any) -> Path:
     """
     buffer = io.BytesIO()
     torch.save(payload, buffer)
-    data, end = buffer.getvalue(), comment()
-    return write_atomic(path, sealed(data[:-2] + len(end).to_bytes(2, "little") + end))
+    end = comment()
+    buffer.seek(-2, io.SEEK_END)  # the length of the comment, which ends the archive
+    buffer.write(len(end).to_bytes(2, "little") + end)
+    with buffer.getbuffer() as data:  # no copy of it: states may be large
+        seal_in_place(data)
+        return write_atomic(path, data)
 
 
 def load_plain(path: Path, *, what: str, expected: str, remedy: str) -> tuple[Any, bool]:

@@ -25,10 +25,17 @@ def comment() -> bytes:
 
 def sealed(data: bytes) -> bytes:
     """A file's bytes with the checksum in its place, which :data:`BLANK` holds."""
+    whole = bytearray(data)
+    seal_in_place(memoryview(whole))
+    return bytes(whole)
+
+
+def seal_in_place(data: memoryview) -> None:
+    """Write the checksum of a file's bytes into its place, which :data:`BLANK` holds."""
     place = _place(data)
     if place is None:
         raise TypeError("these bytes have no place for a checksum")
-    return data[:place] + _digest(data, place) + data[place + len(BLANK) :]
+    data[place : place + len(BLANK)] = _digest(data, place)
 
 
 def check_seal(data: bytes, path: Path) -> bool:
@@ -58,7 +65,7 @@ def looks_damaged(names: object) -> bool:
     )
 
 
-def _place(data: bytes) -> int | None:
+def _place(data: bytes | memoryview) -> int | None:
     """Where the digits begin."""
     begin = max(0, len(data) - _TAIL)
     found = _MARK.search(data, begin)
@@ -67,7 +74,7 @@ def _place(data: bytes) -> int | None:
     return None if found is None else found.start(1)
 
 
-def _digest(data: bytes, place: int) -> bytes:
+def _digest(data: bytes | memoryview, place: int) -> bytes:
     view, total = memoryview(data), hashlib.sha256()
     for part in (view[:place], BLANK.encode(), view[place + len(BLANK) :]):
         total.update(part)
