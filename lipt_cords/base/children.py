@@ -69,12 +69,15 @@ def _end_after(sentinel: int, pid: int) -> None:
     with suppress(AttributeError, OSError):  # only on Linux; or it has ended
         ends.append(os.pidfd_open(pid))
         watched = True
-    while not wait(ends, timeout=LOOK_SECONDS) and (watched or _exists(pid)):
+    while not wait(ends, timeout=LOOK_SECONDS) and (watched or process_exists(pid)):
         pass
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _exists(pid: int) -> bool:
+def process_exists(pid: int) -> bool:
+    """Whether a process of this number exists, of any user; True where that cannot be asked."""
+    if sys.platform == "win32":  # there this signal would end it
+        return True
     with suppress(PermissionError):
         try:
             os.kill(pid, 0)

@@ -25,6 +25,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from lipt_cords.base.children import process_exists
 from lipt_cords.base.files import FLAGS, output_directory, remove_left_over
 from lipt_cords.base.locks import SHARES, NoLocks, try_lock
 from lipt_cords.base.printable import one_line
@@ -57,15 +58,7 @@ class Holder:
     @property
     def may_live(self) -> bool:
         """False where it is known that the process has ended."""
-        if self.host != socket.gethostname() or sys.platform == "win32":
-            return True
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:  # of another user
-            return True
-        return True
+        return self.host != socket.gethostname() or process_exists(self.pid)
 
 
 @dataclass
@@ -91,8 +84,8 @@ def owned(directory: str | Path, token: str | None = None) -> Iterator[str]:
     """Inside, this process alone writes into a folder; it is made if it is not there.
 
     What killed writes left in the folder is removed. A folder that was made here and is empty at
-    the end is removed again. The same thread may enter again. A forked
-    child owns nothing, and does not keep the folder for its parent.
+    the end is removed again. The same thread may enter again. A forked child owns nothing, and does
+    not keep the folder for its parent.
 
     Args:
         directory: the folder.
@@ -105,7 +98,7 @@ def owned(directory: str | Path, token: str | None = None) -> Iterator[str]:
         ValueError: another run owns the folder (it is named, with its process, host, start and
             command), or the folder cannot be written.
     """
-    new = _missing(Path(directory))
+    new = _missing(Path(directory).expanduser())
     where = output_directory(directory)
     status = where.stat()
     key = (status.st_dev, status.st_ino, threading.get_ident())
