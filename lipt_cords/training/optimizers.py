@@ -57,9 +57,6 @@ class OptimizerOptions:
     rest_lr: float | None = None
 
 
-REST_LR: dict[Rest, float] = {"sgd": 0.05, "adamw": 1e-3}
-"""Default rates of what Muon does not train."""
-
 OptimizerFunction = Callable[[list[nn.Parameter], OptimizerOptions], Optimizer]
 OPTIMIZERS: Registry[OptimizerFunction] = Registry(
     "optimizer", takes=("parameters", "options"), trains_workers=True, defaults={}
@@ -90,14 +87,36 @@ def register_optimizer(
     return OPTIMIZERS.register(name, trains_workers=trains_workers, defaults=dict(defaults or {}))
 
 
-def with_defaults(name: object, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options, with the defaults of an optimizer where they are not given.
+def with_defaults(values: Any, named_by: str) -> Any:
+    """Given options with the optimizer's own defaults, before they are validated.
 
-    >>> with_defaults("adamw", {"weight_decay": 0.0})
-    {'lr': 0.001, 'weight_decay': 0.0}
+    Args:
+        values: options by name; anything else is returned as it is.
+        named_by: the option that names the optimizer.
+
+    Raises:
+        ValueError: an option of Muon is given with another optimizer.
+
+    >>> with_defaults({"type": "adamw", "weight_decay": 0.0}, "type")
+    {'lr': 0.001, 'type': 'adamw', 'weight_decay': 0.0}
     """
+    if not isinstance(values, Mapping):
+        return values
+    name = values.get(named_by, "sgd")
+    unused = {"rest": "sgd", "rest_lr": None}  # which a dumped record holds too
+    given = [one for one, default in unused.items() if values.get(one, default) != default]
+    if given and name != "muon":
+        raise ValueError(
+            f"{given[0]} is an option of optimizer 'muon', and the optimizer is {name!r}: leave it "
+            "out, or set the optimizer to 'muon'"
+        )
     known = OPTIMIZERS.entry(name).facts["defaults"] if name in OPTIMIZERS else {}
     return {**known, **values}
+
+
+def rate_of_rest(rest: Rest, lr: float | None) -> float:
+    """The peak learning rate of what Muon does not train: the given one, or the default."""
+    return {"sgd": 0.05, "adamw": 1e-3}[rest] if lr is None else lr
 
 
 @register_optimizer("sgd")
@@ -132,7 +151,7 @@ def muon(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer
         momentum=options.momentum,
         weight_decay=options.weight_decay,
         rest=options.rest,
-        rest_lr=REST_LR[options.rest] if options.rest_lr is None else options.rest_lr,
+        rest_lr=rate_of_rest(options.rest, options.rest_lr),
         rest_weight_decay=options.weight_decay,
         precision=options.precision,
         stacked=options.stacked,
@@ -155,21 +174,6 @@ def adamw(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimize
 def rmsprop(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
     """RMSprop without momentum."""
     return RMSprop(parameters, lr=options.lr, weight_decay=options.weight_decay)
-
-
-def refuse_rest(name: object, values: Mapping[str, Any]) -> None:
-    """Refuse options of Muon with another optimizer.
-
-    Raises:
-        ValueError: one is given.
-    """
-    defaults = {"rest": "sgd", "rest_lr": None}  # which a dumped record holds too
-    given = [one for one, default in defaults.items() if values.get(one, default) != default]
-    if given and name != "muon":
-        raise ValueError(
-            f"{given[0]} is an option of optimizer 'muon', and the optimizer is {name!r}: leave it "
-            "out, or set the optimizer to 'muon'"
-        )
 
 
 def build(name: str, parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
@@ -222,18 +226,14 @@ class OptimizerConfig(ConfigSection):
     @model_validator(mode="before")
     @classmethod
     def _optimizers_own_defaults(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        name = values.get("type", "sgd")
-        refuse_rest(name, values)
-        return with_defaults(name, values)
+        return with_defaults(values, "type")
 
     @property
     def head_lr(self) -> float:
         """Peak learning rate of the head."""
         if self.type != "muon":
             return self.lr
-        return REST_LR[self.rest] if self.rest_lr is None else self.rest_lr
+        return rate_of_rest(self.rest, self.rest_lr)
 
     @field_validator("type")
     @classmethod

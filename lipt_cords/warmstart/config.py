@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from lipt_cords.base.sizes import parse_bytes, parse_memory
 from lipt_cords.training.cheaper.path_schedule import SubnetworkConfig
 from lipt_cords.training.cheaper.tickets import EarlyBirdConfig
 from lipt_cords.training.muon import Rest
-from lipt_cords.training.optimizers import OPTIMIZERS, refuse_rest, with_defaults
+from lipt_cords.training.optimizers import OPTIMIZERS, with_defaults
 from lipt_cords.training.schedules import MergeSchedule, Schedule
 from lipt_cords.training.step import MemoryFormat, Precision, refuse_with_memory
 from lipt_cords.warmstart.merge.batchnorm import RefreshOptions
@@ -212,11 +211,7 @@ class WarmStartConfig(
     @model_validator(mode="before")
     @classmethod
     def _optimizers_own_defaults(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        name = values.get("optimizer", "sgd")
-        refuse_rest(name, values)
-        return with_defaults(name, values)
+        return with_defaults(values, "optimizer")
 
     @model_validator(mode="after")
     def _options_agree(self) -> WarmStartConfig:
