@@ -16,8 +16,8 @@ from lipt_cords.base.locks import SHARES, try_lock
 def scratch_directory(prefix: str) -> Iterator[Path]:
     """A temporary directory, removed at the end.
 
-    It is locked while it is used. Others of the same prefix that nobody holds any more were left by
-    processes that were killed, and are removed first.
+    It is locked while it is used. Others of the same prefix without a lock were left by processes
+    that were killed, and are removed first.
 
     Args:
         prefix: of its name, which no one else uses.

@@ -4,29 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from items import Items
 from torch.utils.data import (
     DataLoader,
-    Dataset,
     IterableDataset,
 )
 
 from lipt_cords.data.batches import item_indices, split_batch
 from lipt_cords.data.labels import labels_of
-
-
-class Items(Dataset[Any]):
-    """A list of items, and which of them were read."""
-
-    def __init__(self, items: list[Any]) -> None:
-        self.items = items
-        self.read: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Any:
-        self.read.append(index)
-        return self.items[index]
 
 
 def test_split_batch_keeps_the_first_two_of_a_tuple():

@@ -10,26 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from items import Items
 from torch import nn
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lipt_cords.data.labels import labels_of
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
-
-
-class Items(Dataset[Any]):
-    """A list of items, and which of them were read."""
-
-    def __init__(self, items: list[Any]) -> None:
-        self.items = items
-        self.read: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Any:
-        self.read.append(index)
-        return self.items[index]
 
 
 def test_targets_stand_for_items_that_agree():

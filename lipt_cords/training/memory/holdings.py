@@ -67,7 +67,7 @@ class Holdings:
         return bool(waiting or handles)
 
     def close(self) -> None:
-        """Prepare for all writes after the step, which nobody shows."""
+        """Prepare for the writes after the step, which are not seen."""
         for handle in list(self._all):
             handle.hold()
 

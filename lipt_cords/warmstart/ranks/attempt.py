@@ -141,7 +141,7 @@ class Attempt:
 
 
 def _store_on_this_machine(patience: float) -> tuple[TCPStore, int]:
-    """The store of the ranks' messages, which nobody outside of this machine can reach."""
+    """The store of the ranks' messages, which only this machine can reach."""
     with socket.socket() as listening:
         listening.bind((HERE, 0))
         listening.listen(socket.SOMAXCONN)
