@@ -42,7 +42,7 @@ def lipt(
         workers = team.train(run, inputs)  # each alone on its own shard
         watchers.after_training(run)
         chosen = team.choose(workers)  # the soup
-        average, workers = team.merge(workers, chosen)  # by the codec
+        average, workers = team.merge(run.net, workers, chosen)  # by the codec
         run.start = next_start(
             run.start, average, run.outer_state,
             trained=inputs.trained, frozen=inputs.frozen, config=config,

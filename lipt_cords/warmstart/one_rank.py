@@ -147,7 +147,7 @@ def _fit(
             planned_rounds=config.rounds,
             evaluation_seconds=team.evaluation_seconds,
             ticket=None if ticket is None else ticket.summary(),
-            notes=[*watchers.notes(), *found],
+            notes=[*watchers.notes(), *team.notes, *found],
         ),
         "the report",
     )

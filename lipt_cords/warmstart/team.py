@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from lipt_cords.models.state import State
 from lipt_cords.warmstart.config import WarmStartConfig
@@ -50,6 +51,10 @@ class Team:
         self._config, self._results, self._judge = config, results, judge
         self._progress = progress
         self.evaluation_seconds = 0.0
+        self.residuals: dict[int, State] = {}
+        """What the codec did not send in the last merge, of this rank's workers."""
+        self.notes: list[str] = []
+        """What the codec says in the report."""
         self._found: list[int] = []
         self._resumed = False
 
@@ -136,25 +141,39 @@ class Team:
         return chosen
 
     def merge(
-        self, workers: Sequence[FinishedWorker], chosen: Chosen
+        self, net: nn.Module, workers: Sequence[FinishedWorker], chosen: Chosen
     ) -> tuple[State, list[FinishedWorker]]:
         """Average the workers in the soup by the codec.
+
+        Args:
+            net: whose states they are.
+            workers: of all ranks.
+            chosen: those in the soup.
 
         Returns:
             The average, and all workers; those of a rank that was lost during the merge are not
             kept.
         """
         weights = whole_weights(chosen.weights)
+        owners = {one.worker: one.rank for one in chosen.summaries if one.kept}
         mine = [
-            Member(one.worker, weights[one.worker], self._reader(one.worker))
-            for one in chosen.summaries
-            if one.kept and one.rank == self.ranks.rank
+            Member(worker, weights[worker], self._reader(worker))
+            for worker, rank in owners.items()
+            if rank == self.ranks.rank
         ]
         largest = [one.largest for one in workers if one.summary.worker in weights]
-        bounds, heaviest = torch.stack(largest).amax(0), max(weights.values())
-        wide = heaviest > min(weights.values())
-        wire = Wire(self.ranks, len(weights), heaviest, bounds, mine, wide=wide)
+        wire = Wire(
+            self.ranks,
+            weights,
+            owners,
+            torch.stack(largest).amax(0),
+            parameters=[name for name, _ in net.named_parameters(remove_duplicate=False)],
+            residuals=self.residuals,
+            wide=max(weights.values()) > min(weights.values()),
+        )
         average = merge_members(self._config.codec, self._results.start, mine, wire)
+        self.residuals = dict(wire.kept)
+        self.notes += [one for one in wire.notes if one not in self.notes]
         after = [
             replace(one, kept=False, reason=LOST) if one.rank not in self.ranks.live else one
             for one in chosen.summaries
@@ -164,9 +183,9 @@ class Team:
             replace(one, summary=summary) for one, summary in zip(workers, after, strict=True)
         ]
 
-    def resume_after(self, start: State, number: int) -> None:
+    def resume_after(self, start: State, number: int, residuals: dict[int, State]) -> None:
         """Resume after the stored merge of a round; its workers are stored with it."""
-        self._resumed = True
+        self._resumed, self.residuals = True, residuals
         self._results.begin_round(start, number)
 
     def found(self) -> list[int]:

@@ -33,6 +33,8 @@ FITS = {
     "greedy": {"soup": "greedy"},
     "weighted": {"soup": "weighted", "sparsity": "snip", "densities": "erk"},
     "rounds": {"rounds": 3, "outer": "nesterov", "schedule": "cosine", "ema": 0.9},
+    "int8": {"rounds": 3, "codec": "int8", "outer": "nesterov"},
+    "int4": {"rounds": 2, "codec": "int4", "soup": "weighted"},
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from pydantic import field_validator
@@ -13,7 +14,10 @@ from lipt_cords.base.options import StrictModel
 from lipt_cords.base.registry import Registry, is_foreign
 from lipt_cords.models.state import State, all_finite, copied_state, require_alike_state
 from lipt_cords.warmstart.merge.fixed_point import FixedPointSum
+from lipt_cords.warmstart.ranks.exchange import Exchange
 from lipt_cords.warmstart.ranks.ranks import Ranks
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,32 +36,57 @@ class Member:
 
 
 class Wire:
-    """Communication between the ranks in a merge: exact sums of integers.
+    """Communication between the ranks in a merge, of integers alone: they add up exactly.
 
     Args:
         ranks: the processes.
-        terms: workers in the soup, on all ranks.
-        heaviest: the largest weight of any.
+        weights: of every worker in the soup, on all ranks, by its number.
+        owners: the rank that holds each of them.
         largest: for every slice of the state an exponent: 2 to its power bounds all changes.
-        mine: the members on this rank.
+        parameters: names of the entries that are parameters; the others are buffers.
+        residuals: what earlier merges did not send of this rank's workers (:meth:`residual`).
         wide: sums travel in 64 bits, since workers that differ in weight need more than 32.
     """
 
     def __init__(
         self,
         ranks: Ranks,
-        terms: int,
-        heaviest: float,
+        weights: Mapping[int, float],
+        owners: Mapping[int, int],
         largest: Tensor,
-        mine: Sequence[Member],
         *,
+        parameters: Collection[str] = (),
+        residuals: Mapping[int, State] | None = None,
         wide: bool = False,
     ) -> None:
-        self._ranks, self.wide = ranks, wide
-        self.terms, self.heaviest, self.largest = terms, heaviest, largest
-        self._mine = len(mine), sum(member.weight for member in mine)
+        self._ranks, self.largest, self.wide = ranks, largest, wide
+        self.weights, self.owners = dict(weights), dict(owners)
+        self.parameters = frozenset(parameters)
+        self.terms, self.heaviest = len(weights), max(weights.values())
         self.merged, self.weight = 0, 0.0
-        """After a sum: the number of workers in it, and their weight; fewer if a rank was lost."""
+        """After an exchange: the number of workers in it, and their weight; fewer if a rank was
+        lost."""
+        self.kept: dict[int, State] = {}
+        """Residuals that the codec keeps for the next merge, of this rank's workers."""
+        self.notes: list[str] = []
+        """For the report; each is shown once."""
+        self._residuals = residuals or {}
+
+    def exchange(self, work: Callable[[Exchange], T], what: str) -> T:
+        """Exchange integers with the other ranks; see :class:`Exchange`.
+
+        Args:
+            work: calls the collectives, the same ones on every rank. It is called again without
+                ranks that are lost in it, so it changes nothing but what it returns.
+            what: is sent, in words, equal on all ranks.
+        """
+
+        def counted(exchange: Exchange) -> tuple[T, list[int]]:
+            return work(exchange), self.workers_on(exchange.live)
+
+        value, workers = self._ranks.exchange(counted, what)
+        self.merged, self.weight = len(workers), float(sum(self.weights[one] for one in workers))
+        return value
 
     def sum(self, flat: Tensor, dtype: torch.dtype) -> Tensor:
         """Add a vector of integers over all ranks; the same bits in any order.
@@ -66,10 +95,25 @@ class Wire:
             flat: this rank's part, int64, on the CPU.
             dtype: int32 or int64, of the exchange; the sums must fit.
         """
-        tail = torch.tensor(self._mine)  # same exchange: correct even if a rank is lost in it
-        summed = self._ranks.sum_integers(torch.cat([flat, tail]), dtype)
-        self.merged, self.weight = int(summed[-2]), float(summed[-1])
-        return summed[:-2]
+        step = f"the sum of {flat.numel()} {dtype}"
+        return self.exchange(lambda exchange: exchange.sum(flat, dtype), step)
+
+    def workers_on(self, ranks: Collection[int]) -> list[int]:
+        """The workers in the soup that some ranks hold, ascending."""
+        return sorted(worker for worker in self.weights if self.owners[worker] in ranks)
+
+    def residual(self, worker: int, like: State) -> State | None:
+        """What earlier merges did not send of a worker's changes, in float32.
+
+        None in the first merge, for a worker that was not in the last one, and where the net was
+        cut to another shape since.
+        """
+        found = self._residuals.get(worker)
+        if found is None or {n: v.shape for n, v in found.items()} != {
+            name: value.shape for name, value in like.items()
+        }:
+            return None
+        return found
 
 
 CodecFunction = Callable[[State, Sequence[Member], Wire], State]
@@ -81,8 +125,9 @@ def register_codec(name: str) -> Callable[[CodecFunction], CodecFunction]:
 
     The function takes the weights that all workers started from, this rank's :class:`Member` list
     and the :class:`Wire`, and returns the average of all members on all ranks. Every rank must end
-    with the same bits, whatever their number: exchange only by ``wire.sum``, or by calling
-    :func:`exact`.
+    with the same bits, whatever their number: exchange only by ``wire.sum`` and
+    ``wire.exchange``, or by calling :func:`exact`. What it leaves in ``wire.kept`` for a worker,
+    ``wire.residual`` returns in the next merge; it is stored in ``work_dir``.
 
     Args:
         name: must be free.
@@ -97,7 +142,8 @@ class CodecOptions(StrictModel):
     """How changes are sent."""
 
     codec: str = "exact"
-    """How workers' changes are sent in a merge: ``exact``, or a registered codec of your own."""
+    """How workers' changes are sent in a merge: ``exact`` in 32 bits, ``int8`` or ``int4`` in so
+    many, with error feedback; or a registered codec of your own."""
 
     @field_validator("codec")
     @classmethod

@@ -13,7 +13,7 @@ their size.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -148,6 +148,13 @@ def largest_changes(state: Mapping[str, Tensor], origin: Mapping[str, Tensor]) -
     mantissa, exponent = torch.frexp(torch.cat(largest))
     exponent = exponent - (mantissa == 0.5).int()
     return torch.where(mantissa == 0, NO_CHANGE, exponent).to(torch.int16)
+
+
+def bounds_of(largest: Tensor, origin: Mapping[str, Tensor], names: Collection[str]) -> Tensor:
+    """The exponents of some entries only, of those that :func:`largest_changes` gives for all."""
+    parts = torch.split(largest, [_slices(value) for value in origin.values()])
+    kept = [part for name, part in zip(origin, parts, strict=True) if name in names]
+    return torch.cat(kept) if kept else largest[:0]
 
 
 def _slices(value: Tensor) -> int:

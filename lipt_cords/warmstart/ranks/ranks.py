@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lipt_cords.models.state import State
 from lipt_cords.warmstart.ranks.conversation import Conversation, LostContact
+from lipt_cords.warmstart.ranks.exchange import Exchange
 from lipt_cords.warmstart.ranks.outcome import Outcome, outcome_of, pack
 
 T = TypeVar("T")
@@ -167,24 +168,28 @@ class Ranks:
             raise self._broken_off(error) from error
         return None
 
-    def sum_integers(self, flat: Tensor, dtype: torch.dtype) -> Tensor:
-        """Add a vector of integers over all live ranks in one all-reduce; exact in any order.
+    def exchange(self, work: Callable[[Exchange], T], step: str) -> T:
+        """Exchange integers among the live ranks; repeated without ranks that are lost in it.
 
         Args:
-            flat: this rank's part, int64, on the CPU.
-            dtype: int32 or int64, of the exchange; the sums must fit.
+            work: calls the collectives of :class:`Exchange`, the same ones on every rank. It may be
+                called again, with fewer ranks, so it changes nothing but what it returns.
+            step: as in :meth:`everywhere`.
+
+        Raises:
+            LostContact: a rank or the network is lost, and the others may not continue.
         """
         if self._talk is None:
-            return flat
+            return work(Exchange(self.rank, [self.rank], self._channel))
+        made: list[Exchange] = []
 
-        def reduce(group: dist.ProcessGroup | None) -> Tensor:
-            buffer = flat.to(dtype).to(self._channel)
-            dist.all_reduce(buffer, group=group)
-            return buffer
+        def call(group: dist.ProcessGroup | None) -> T:
+            made.append(Exchange(self.rank, self.live, self._channel, group))
+            return work(made[-1])
 
-        buffer = self._collective(self._talk, reduce, f"the sum of {flat.numel()} {dtype}")
-        self.weight_bytes += 2 * buffer.nbytes * (len(self.live) - 1)
-        return buffer.to(flat)
+        value = self._collective(self._talk, call, step)
+        self.weight_bytes += made[-1].sent_bytes
+        return value
 
     def publish_result(self, result: bytes) -> None:
         """On rank 0: store the result for ranks that were excluded but still run."""
@@ -212,8 +217,8 @@ class Ranks:
         return self._talk.final_result(None)
 
     def _collective(
-        self, talk: Conversation, call: Callable[[dist.ProcessGroup | None], Tensor], step: str
-    ) -> Tensor:
+        self, talk: Conversation, call: Callable[[dist.ProcessGroup | None], T], step: str
+    ) -> T:
         """Exchange among the live ranks, which check before it that all are present.
 
         Where lost ranks are tolerated they check again afterwards, and repeat the exchange without

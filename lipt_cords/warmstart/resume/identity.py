@@ -44,7 +44,7 @@ DECIDES_BITS = (
     "training/optimizers.py", "training/schedules.py", "training/step.py",
     "warmstart/common_start.py", "warmstart/early_bird.py", "warmstart/lipt.py",
     "warmstart/merge", "warmstart/one_rank.py", "warmstart/plan.py", "warmstart/prepare",
-    "warmstart/ranks/ranks.py",
+    "warmstart/ranks/exchange.py", "warmstart/ranks/ranks.py",
     "warmstart/resume", "warmstart/round_inputs.py", "warmstart/run.py", "warmstart/team.py",
     "warmstart/watch/probe.py", "warmstart/watch/readings.py", "warmstart/watch/stability.py",
     "warmstart/watch/stop.py",

@@ -85,14 +85,24 @@ class WorkDir(Watcher):
             run.start, memory = states
         run.start = self._ranks.broadcast(run.start)
         run.outer_state = self._ranks.broadcast(memory) if memory else {}
-        self._team.resume_after(run.start, run.round - 1)
+        residuals = self._find_residuals(run.round - 1, found["values"]["residuals"])
+        self._team.resume_after(run.start, run.round - 1, residuals)
 
     def after_merge(self, run: Run, workers: Sequence[FinishedWorker]) -> None:
         folder = self._folder
         if folder is None:
             return
         # If the folder is not shared, the other ranks have files of earlier rounds too.
-        written = self._ranks.on_main(lambda: self._store(folder, run), "storing a merge")
+        kept = self._ranks.everywhere(
+            lambda: self._keep_residuals(folder, run.round - 1), "storing residuals"
+        )
+        written = self._ranks.on_main(
+            lambda: (
+                all(all(part.values()) for part in kept)
+                and self._store(folder, run, sorted(worker for part in kept for worker in part))
+            ),
+            "storing a merge",
+        )
         if written:
             folder.remove_before(run.round - 1)
 
@@ -105,7 +115,44 @@ class WorkDir(Watcher):
             notes.append(f"could not be written to work_dir: {named}")
         return notes
 
-    def _store(self, folder: RunFolder, run: Run) -> bool:
+    def _keep_residuals(self, folder: RunFolder, number: int) -> dict[int, bool]:
+        """Write the residuals of this rank's workers: for each whether it was written."""
+        return {
+            worker: folder.keep(_residual(number, worker), {"residual": residual}, {})
+            for worker, residual in self._team.residuals.items()
+        }
+
+    def _find_residuals(self, number: int, workers: Sequence[int]) -> dict[int, State]:
+        """Read the residuals of this rank's workers, of those that have one.
+
+        Raises:
+            ValueError: one is not there, or was changed.
+        """
+        folder, ranks = self._folder, self._ranks
+        if folder is None:
+            return {}
+
+        def look() -> dict[int, State]:
+            found = {}
+            for worker in workers:
+                if worker % ranks.size != ranks.rank:
+                    continue
+                stored = folder.find(_residual(number, worker))
+                if stored is None:
+                    raise ValueError(
+                        f"{folder.root / _residual(number, worker)}.json is missing: it holds what "
+                        f"the codec has not sent yet of worker {worker}. Resume with the number of "
+                        f"processes that wrote work_dir, or share it between machines; else delete "
+                        f"{folder.root} and run again"
+                    )
+                found[worker] = stored.groups["residual"]
+            return found
+
+        found: dict[int, State] = {}
+        ranks.everywhere(lambda: found.update(look()), "residuals of the last merge")
+        return found
+
+    def _store(self, folder: RunFolder, run: Run, residuals: list[int]) -> bool:
         """Write the records of the rounds, then the merge; whether all were written."""
         while self._recorded < len(run.reports):
             number = self._recorded
@@ -117,7 +164,7 @@ class WorkDir(Watcher):
                 return False  # tried again at the next merge
             self._recorded += 1
         groups = {"start": run.start, "memory": run.outer_state}
-        values: dict[str, Any] = {"forward_passes": run.forward_passes}
+        values: dict[str, Any] = {"forward_passes": run.forward_passes, "residuals": residuals}
         for one in self._watchers:
             if one.name:
                 tensors, values[one.name] = one.state()
@@ -166,6 +213,10 @@ def _other_version(folder: RunFolder | None, error: Exception) -> ValueError:
 
 def _merge(number: int) -> str:
     return f"round_{number:05d}/merge"
+
+
+def _residual(number: int, worker: int) -> str:
+    return f"round_{number:05d}/residual_{worker:05d}"
 
 
 def _record(number: int) -> str:

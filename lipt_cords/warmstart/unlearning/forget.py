@@ -155,7 +155,7 @@ class _Retraining:
             )
             workers = self._all_workers(team, results, trained, net_work)
             bill.after_training(run)
-            average, workers = team.merge(workers, team.choose(workers))
+            average, workers = team.merge(run.net, workers, team.choose(workers))
             run.start = next_start(
                 run.start, average, run.outer_state,
                 trained=inputs.trained, frozen=inputs.frozen, config=config,

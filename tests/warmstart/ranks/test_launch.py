@@ -16,6 +16,7 @@ from warmstart_material import make_images, make_net
 from lipt_cords.data.source import BatchSource
 from lipt_cords.data.steadiness import spread
 from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.merge.quantised import BLOCK
 from lipt_cords.warmstart.ranks.launch import open_ranks
 from lipt_cords.warmstart.ranks.ranks import Ranks, _from_bytes, _to_bytes
 from lipt_cords.warmstart.result import WarmStartResult
@@ -24,6 +25,7 @@ from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
 SCRIPT = Path(__file__).parents[2] / "support" / "ranks_script.py"
 SIZES = (1, 2, 3, 4)
+PARAMETERS = [name for name, _ in make_net().named_parameters()]
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +115,27 @@ def test_the_weights_cross_the_wire_as_promised(ranked, size):
     entries = sum(tensor.numel() for tensor in state.values())
     floats = sum(tensor.nbytes for tensor in state.values() if tensor.is_floating_point())
     bits = sum(tensor.nbytes for tensor in state.values())
-    one_round = 2 * 4 * (entries + 2) * (size - 1)
+    one_round = 2 * 4 * entries * (size - 1)
     workers = 4 * bits * (size - 1)  # keep_workers
     assert report.weight_bytes == bits * (size - 1) + one_round + workers
     assert [one.weight_bytes for one in report.rounds] == [one_round]
     assert one_round <= 2 * size * floats + 100 * size  # two buffers of the state for each rank
     messages = report.bytes_communicated - report.weight_bytes
     assert 0 < messages < 40_000 * size  # plans, summaries, readings of the probe
+
+
+def test_small_messages_are_small_on_the_wire(ranked):
+    state = ranked[4][0][0]["int8"][0].state_dict
+    weights = [value for name, value in state.items() if name in PARAMETERS]
+    entries, blocks = sum(v.numel() for v in weights), sum(-(-v.numel() // BLOCK) for v in weights)
+    in_full = sum(value.numel() for value in state.values()) - entries
+    for codec, bits, slack in (("int8", 8, 0), ("int4", 4, 2 * 4 * 3)):  # the half bytes
+        report = ranked[4][0][0][codec][0].report  # a worker on each rank
+        expected = 3 * (2 * 4 * in_full + 2 * 4 * blocks + 2 * blocks + 2 * entries * bits // 8)
+        for one in report.rounds:
+            assert expected <= one.weight_bytes <= expected + slack
+        said = f"the {in_full} entries of buffers and integers are sent in full"
+        assert said in str(report.notes)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
@@ -191,7 +207,7 @@ def test_states_survive_the_byte_buffer():
 def test_a_rank_alone_exchanges_nothing():
     ranks = Ranks(0, 1, torch.device("cpu"))
     flat = torch.ones(3, dtype=torch.int64)
-    assert ranks.sum_integers(flat, torch.int32) is flat
+    assert ranks.exchange(lambda exchange: exchange.sum(flat, torch.int32), "sum") is flat
     assert ranks.everywhere(lambda: 5, "five") == [5]
     assert ranks.on_main(lambda: 6, "six") == 6
     assert ranks.bytes_communicated == 0

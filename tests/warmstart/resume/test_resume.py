@@ -11,6 +11,7 @@ from crashes import Killed, Trainings
 from torch.utils.data import Dataset
 from warmstart_material import make_images, make_net
 
+from lipt_cords.warmstart.resume.folder import RunFolder
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
 SMALL = {
@@ -58,6 +59,41 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(whole, tmp_path, fin
     ]
     found = [note for note in resumed.report.notes if "not trained again" in note]
     assert bool(found) == (finished % 4 != 0)
+
+
+@pytest.mark.parametrize("finished", [4, 6, 8])
+def test_what_a_codec_has_not_sent_yet_is_part_of_a_worker_on_disk(tmp_path, finished):
+    undisturbed = fit(codec="int4")
+    crash(tmp_path, finished, codec="int4")
+    resumed = fit(tmp_path, codec="int4")
+    assert same(resumed.state_dict, undisturbed.state_dict)
+    assert not same(undisturbed.state_dict, fit().state_dict)
+
+
+def test_a_missing_residual_is_refused_by_name(tmp_path):
+    crash(tmp_path, 6, codec="int4")
+    (place,) = (tmp_path / "progress").glob("round_*/residual_00002.json")
+    place.unlink()
+    with pytest.raises(
+        ValueError, match=r"residual_00002.json is missing.*not sent yet of worker 2"
+    ):
+        fit(tmp_path, codec="int4")
+
+
+def test_a_merge_whose_residuals_found_no_room_is_not_resumed_from(tmp_path, monkeypatch):
+    undisturbed = fit(codec="int4")
+    write = RunFolder.keep
+
+    def full(self, name, *args):
+        return False if name == "round_00001/residual_00003" else write(self, name, *args)
+
+    monkeypatch.setattr(RunFolder, "keep", full)
+    crash(tmp_path, 9, codec="int4")
+    monkeypatch.undo()
+    with Trainings() as trained:
+        resumed = fit(tmp_path, codec="int4")
+    assert trained.begun == 3  # the second merge is made again, from its stored workers
+    assert same(resumed.state_dict, undisturbed.state_dict)
 
 
 def test_a_finished_run_is_read_again(whole, tmp_path):
