@@ -35,7 +35,16 @@ def flops_per_sample(
     Raises:
         ValueError: a gradient that is sparse.
     """
-    model = copy_model(model)
+    return flops_of_a_step(copy_model(model), inputs, labels, loss)
+
+
+def flops_of_a_step(
+    model: nn.Module, inputs: Inputs, labels: Tensor, loss: LossFunction
+) -> tuple[int, int]:
+    """The same for a model that may be changed: its mode, gradients and statistics are then others.
+
+    For many counts of one copy, each of which :func:`flops_per_sample` would copy.
+    """
     if len(labels) > 1:
         train_as_given(model)
     else:

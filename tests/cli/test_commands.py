@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 
 import pytest
 from holder import Other
+from programs import run_program
 from report_material import comparison, runs_of
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -241,15 +239,8 @@ def test_programming_errors_are_not_swallowed(config: str) -> None:
 def test_ranks_other_than_the_first_are_silent(
     config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "lipt_cords", "train", config]
     output = tmp_path / "out"
-    done = subprocess.run(
-        [*command, "--output", str(output)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = run_program("-m", "lipt_cords", "train", config, "--output", output, ranks=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("GLISTER:") == 1
     results = read_json(output / "results.json")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 import torch
 import typer
 import yaml
+from programs import run_program
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -219,23 +218,15 @@ def test_every_public_name_has_an_entry_with_all_that_a_user_asks() -> None:
     ],
 )
 def test_examples_run(script: str, words: str) -> None:
-    assert words in ran([sys.executable, str(ROOT / "examples" / script)])
+    assert words in ran(ROOT / "examples" / script)
 
 
 def test_accelerate_in_two_processes_loses_and_doubles_nothing() -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    script = str(ROOT / "examples/accelerate_subset.py")
-    told = ran([*torchrun, "--nproc_per_node", "2", script])
+    told = ran(ROOT / "examples/accelerate_subset.py", ranks=2)
     assert told.count("121 samples in 2 processes, each of the subset once") == 2
 
 
-def ran(command: list[str]) -> str:
-
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def ran(script: Path, ranks: int | None = None) -> str:
+    done = run_program(script, ranks=ranks)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 import torch
 from crashes import Trainings
 from plugin_material import Problem
+from programs import run_program
 from synthetic import pool
 
 from lipt_cords.base.registry import import_modules
@@ -112,10 +111,9 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(source.read_text())
     path = tmp_path / "config.yaml"
     path.write_text(json.dumps(_mapping(selector="fast") | {"imports": []}))
-    command = [sys.executable, "-m", "lipt_cords", "select", str(path), "--import", "mine"]
-    made = subprocess.run(
-        [*command, "--json", "--output", str(tmp_path / "out")],
-        cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ),
+    made = run_program(
+        "-m", "lipt_cords", "select", path, "--import", "mine", "--json",
+        "--output", tmp_path / "out", cwd=tmp_path,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     shown = json.loads(made.stdout)

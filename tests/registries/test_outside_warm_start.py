@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from programs import run_program
 from warmstart_material import make_images, make_net
 
 from lipt_cords import LiPTWarmStart, average_weights, train_on_subset
@@ -136,13 +135,7 @@ def test_processes_import_what_the_options_name(processes, tmp_path):
         "        **options).fit(make_net(), make_images(160), make_images(80, seed=1))\n"
     )
     root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": f"{root}:{SUPPORT}:{tmp_path}"},
-        timeout=600,
-    )
+    done = run_program(script, PYTHONPATH=f"{root}:{SUPPORT}:{tmp_path}")
     assert "same bits 2" in done.stdout, done.stderr
 
 

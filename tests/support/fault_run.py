@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+from programs import run_program
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults" / "run.py"
 FAULTS = {
@@ -23,12 +22,11 @@ NETWORK = "network cut, min_workers"
 def run_benchmark():
     """Run the benchmark once for all tests; its figures, and what it printed."""
     with tempfile.TemporaryDirectory() as directory:
-        command = [sys.executable, str(SCRIPT), "--trials", "1", "--first", "1"]
         # On a busy machine nothing has hung: a run may take as long as pytest waits for a test.
-        command += ["--limit", "800", "--patience", "2"]
-        command += ["--output", directory, "--only", *FAULTS, NETWORK]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = run_program(
+            SCRIPT, "--trials", 1, "--first", 1, "--limit", 800, "--patience", 2,
+            "--output", directory, "--only", *FAULTS, NETWORK,
+        )  # fmt: skip
         written = Path(directory) / "faults.json"
         assert written.exists(), done.stderr
         return json.loads(written.read_text()), done

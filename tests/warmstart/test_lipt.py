@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from crashes import writing
+from programs import run_program
 from rounds_script import fit, give_a_lock, meddle
 from torch import nn
 from warmstart_material import make_images
@@ -25,10 +26,7 @@ from lipt_cords.warmstart.ranks.outcome import pack, unpack
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
 SCRIPT = Path(__file__).parents[1] / "support" / "rounds_script.py"
-ENVIRONMENT = {
-    **os.environ, "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[2]), str(SCRIPT.parent)]),
-}  # fmt: skip
+PATHS = os.pathsep.join([str(SCRIPT.parents[2]), str(SCRIPT.parent)])
 
 
 class Crash(Exception):
@@ -57,13 +55,8 @@ def serial():
 @pytest.fixture(scope="module")
 def ranked(tmp_path_factory):
     directory = tmp_path_factory.mktemp("rounds")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", str(SCRIPT), str(directory)]
-    with (directory / "log").open("w") as log:
-        done = subprocess.run(
-            command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-    assert done.returncode == 0, (directory / "log").read_text()
+    done = run_program(SCRIPT, directory, ranks=2, PYTHONPATH=PATHS)
+    assert done.returncode == 0, done.stdout + done.stderr
     return [pickle.loads((directory / f"rank_{r}.pickle").read_bytes()) for r in range(2)]
 
 
@@ -151,8 +144,8 @@ def test_what_is_written_in_a_round_does_not_grow_with_their_number(tmp_path):
         files += [*root.glob(f"history/round_{report.round:05d}.*")]
         sizes.append(sum(path.stat().st_size for path in files))
 
-    fit(weigh, launch="serial", work_dir=tmp_path, rounds=24, epochs=24)
-    assert len(sizes) == 24
+    fit(weigh, launch="serial", work_dir=tmp_path, rounds=12, epochs=12)
+    assert len(sizes) == 12
     assert sizes[-1] < sizes[2] + 200  # numbers with more digits
 
 
@@ -227,9 +220,10 @@ def test_folders_that_are_no_rounds_are_left_alone(serial, interrupted):
 def test_processes_that_are_stopped_say_nothing_of_their_temporary_folder(tmp_path):
     temporary = Path(tempfile.mkdtemp(prefix="t"))  # short: a socket's path is limited
     with (tmp_path / "log").open("w") as log:
+        variables = {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS, "TMPDIR": str(temporary)}
         process = subprocess.Popen(
             [sys.executable, str(SCRIPT), str(tmp_path)],
-            env={**ENVIRONMENT, "TMPDIR": str(temporary)}, stdin=subprocess.DEVNULL,
+            env={**os.environ, **variables}, stdin=subprocess.DEVNULL,
             stdout=log, stderr=log,
         )  # fmt: skip
         while not (tmp_path / "first round").exists():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from programs import run_program
 
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.ranks import launch
@@ -24,12 +24,7 @@ def outcome(tmp_path_factory):
     directory = tmp_path_factory.mktemp("processes")
     (directory / "tmp").mkdir()
     paths = os.pathsep.join([str(SCRIPT.parents[2]), str(SCRIPT.parent)])
-    given = {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "TMPDIR": str(directory / "tmp")}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(directory)],
-        env={**os.environ, **given},
-        capture_output=True, text=True,
-    )  # fmt: skip
+    done = run_program(SCRIPT, directory, PYTHONPATH=paths, TMPDIR=str(directory / "tmp"))
     assert done.returncode == 0, done.stderr
     return pickle.loads((directory / "outcome.pickle").read_bytes())
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lipt_cords.data.batches import Inputs
 from lipt_cords.models.copies import copy_model
-from lipt_cords.models.flops import flops_per_sample
+from lipt_cords.models.flops import flops_of_a_step
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.nets import ResidualBlock, WideBlock
 from lipt_cords.training.cheaper.path_schedule import PathSchedule, Stage, SubnetworkConfig
@@ -232,13 +232,13 @@ def block_shares(
     """
     copied = copy_model(model)
     blocks = residual_blocks(copied, config.blocks)
-    whole, _ = flops_per_sample(copied, inputs, labels, loss)
+    whole, _ = flops_of_a_step(copied, inputs, labels, loss)
     shares = []
     for block in blocks:
         own = block.module.__dict__.get("forward")
         block.module.__dict__["forward"] = lambda x, *others, **more: x
         try:
-            without, _ = flops_per_sample(copied, inputs, labels, loss)
+            without, _ = flops_of_a_step(copied, inputs, labels, loss)
         except (RuntimeError, TypeError) as error:
             raise ValueError(
                 f"block {block.name!r} cannot be left out: the net does not run without it. It "

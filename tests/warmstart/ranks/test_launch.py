@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from programs import run_program
 from ranks_script import FITS, Rare, fit
 from warmstart_material import make_images, make_net
 
@@ -45,13 +44,8 @@ def ranked(tmp_path_factory):
     """Start all process groups at once, and read what each rank wrote."""
     root = tmp_path_factory.mktemp("ranks")
     paths = os.pathsep.join([str(SCRIPT.parents[2]), str(SCRIPT.parent)])
-    with (root / "log").open("w") as log:
-        done = subprocess.run(
-            [sys.executable, str(SCRIPT), str(root), *map(str, SIZES)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
-    assert done.returncode == 0, (root / "log").read_text()
+    done = run_program(SCRIPT, root, *SIZES, PYTHONPATH=paths)
+    assert done.returncode == 0, done.stdout + done.stderr
     outcomes = {}
     for size in SIZES:
         parts = [root / str(size) / f"rank_{rank}.pickle" for rank in range(size)]
