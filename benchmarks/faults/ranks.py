@@ -31,11 +31,11 @@ from torch.utils.data import Dataset
 
 from lipt_cords import LiPTWarmStart
 from lipt_cords.base.randomness import isolated_rng
+from lipt_cords.models.state import digest
 from lipt_cords.warmstart import team
 from lipt_cords.warmstart.clock import Clock
 from lipt_cords.warmstart.ranks import attempt
 from lipt_cords.warmstart.ranks.handed import Handed
-from lipt_cords.warmstart.resume.folder import digest
 
 OPTIONS: dict[str, Any] = {
     "num_workers": 6, "local_steps": 12, "rounds": 3, "common_steps": 6, "batch_size": 16,

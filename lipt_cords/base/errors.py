@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def unknown_name(kind: str, received: object, valid: Iterable[str]) -> ValueError:
@@ -36,3 +37,19 @@ def missing_extra(package: str, extra: str, purpose: str) -> ImportError:
     ImportError("matplotlib is needed to draw plots: pip install 'lipt-cords[report]'")
     """
     return ImportError(f"{package} is needed {purpose}: pip install 'lipt-cords[{extra}]'")
+
+
+def already_made(
+    path: Path, *, resume: str = "--resume", directory: str = "--output"
+) -> ValueError:
+    """The error for a directory with an earlier run, over which a new one would write.
+
+    Args:
+        path: the file that says so.
+        resume: how the earlier run is continued.
+        directory: what names the directory.
+    """
+    return ValueError(
+        f"{path} holds results already: resume ({resume}) to continue with them, or choose another "
+        f"{directory}"
+    )

@@ -25,6 +25,7 @@ from lipt_cords.base.locks import NoLocks, try_lock
 from lipt_cords.base.seal import (
     BLANK,
     KEY,
+    REMEDY,
     check_seal,
     comment,
     looks_damaged,
@@ -179,12 +180,15 @@ def write_json(path: str | Path, payload: Mapping[str, Any], *, seal: bool = Fal
     return write_atomic(path, sealed(data) if seal else data)
 
 
-def read_json(path: str | Path, *, must_be_sealed: bool = False) -> dict[str, Any]:
+def read_json(
+    path: str | Path, *, must_be_sealed: bool = False, remedy: str = REMEDY
+) -> dict[str, Any]:
     """Read a JSON object.
 
     Args:
         path: the file.
         must_be_sealed: refuse a file without checksum.
+        remedy: what to do about a damaged one.
 
     Raises:
         ValueError: the file is missing, truncated, changed after it was written, or holds something
@@ -193,7 +197,7 @@ def read_json(path: str | Path, *, must_be_sealed: bool = False) -> dict[str, An
     """
     path = Path(path)
     data = _read(path)
-    has_seal = check_seal(data, path)
+    has_seal = check_seal(data, path, remedy)
     try:
         payload = json.loads(
             data.decode(),
@@ -203,13 +207,14 @@ def read_json(path: str | Path, *, must_be_sealed: bool = False) -> dict[str, An
             object_pairs_hook=_different_keys,
         )
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): it may be truncated") from error
+        raise ValueError(
+            f"{path} is not valid JSON ({error}): it may be truncated; {remedy}"
+        ) from error
     if not isinstance(payload, dict):
         raise ValueError(f"expected a JSON object in {path}, found {type(payload).__name__}")
     if not has_seal and (must_be_sealed or looks_damaged(payload)):
         raise ValueError(
-            f"{path} has no whole checksum: it is damaged, or an earlier version wrote it. Delete "
-            "it and make it again"
+            f"{path} has no whole checksum: it is damaged, or an earlier version wrote it; {remedy}"
         )
     payload.pop(KEY, None)
     return payload
@@ -259,23 +264,26 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], **metadata: st
     return write_atomic(path, sealed(save(owned, metadata={**metadata, KEY: BLANK})))
 
 
-def load_tensors(path: str | Path) -> dict[str, Tensor]:
+def load_tensors(path: str | Path, *, remedy: str = REMEDY) -> dict[str, Tensor]:
     """Read named tensors from a safetensors file onto the CPU.
 
     A file without checksum, as others write them, is read as it is.
+
+    Args:
+        path: the file.
+        remedy: what to do about a damaged one.
 
     Raises:
         ValueError: the file is missing, truncated, changed or of another format; it is named.
     """
     path = Path(path)
     data = _read(path)
-    check_seal(data, path)
+    check_seal(data, path, remedy)
     try:
         tensors: dict[str, Tensor] = load(data)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({error}): "
-            "it may be truncated; delete it and run again"
+            f"{path} is not a whole safetensors file ({error}): it may be truncated; {remedy}"
         ) from error
     return tensors
 
@@ -302,7 +310,7 @@ def load_plain(path: Path, *, what: str, expected: str, remedy: str) -> tuple[An
         path: the file.
         what: its name in the error if it cannot be read.
         expected: the kind of file that was expected.
-        remedy: a likely cause, and what to do.
+        remedy: what to do about a damaged one.
 
     Returns:
         The contents, and whether a checksum says that they are as they were written.
@@ -314,9 +322,12 @@ def load_plain(path: Path, *, what: str, expected: str, remedy: str) -> tuple[An
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot read {what}: {error.strerror}") from error
-    has_seal = check_seal(data, path)
+    has_seal = check_seal(data, path, remedy)
     try:
         payload = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive or pickle may raise anything
-        raise ValueError(f"{path} is not {expected} ({type(error).__name__}): {remedy}") from error
+        raise ValueError(
+            f"{path} is not {expected} ({type(error).__name__}), it may be truncated, or hold "
+            f"objects: {remedy}"
+        ) from error
     return payload, has_seal

@@ -7,6 +7,7 @@ by ``imports: [my_module]`` in a configuration, or by ``--import my_module``.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import sys
@@ -153,6 +154,20 @@ class Registry(Generic[T]):
         keyword_only = (p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
         return tuple(name for name in keyword_only if name not in self.takes)
 
+    def foreign_code(self, name: object) -> dict[str, str]:
+        """A hash of a user's code behind a name: of its module, or of a script's function.
+
+        Returns:
+            One entry, by what it is of; none for what this package registered.
+        """
+        entry = self.entry(name)
+        if not is_foreign(entry.module):
+            return {}
+        script = entry.module in ("__main__", "__mp_main__")
+        what = f"{self.kind} {entry.name!r}" if script else f"module {entry.module!r}"
+        module = None if script else sys.modules.get(entry.module)
+        return {f"code of {what}": _hash_of_code(entry.make if module is None else module)}
+
     def _check_call(self, name: str, function: T) -> None:
         if not callable(function):
             raise ValueError(
@@ -220,6 +235,20 @@ def import_modules(names: Iterable[str]) -> None:
                 f"{str(error).partition(chr(10))[0]}{'' if absent else _place(error)}."
                 + (where + "installed" if absent else "")
             ) from error
+
+
+def code_of(modules: Iterable[str]) -> dict[str, str]:
+    """A hash of the source of each imported module, by name."""
+    return {name: _hash_of_code(sys.modules.get(name)) for name in modules}
+
+
+def _hash_of_code(code: Any) -> str:
+    """A hash of the source of a module or a function; of its bytecode where there is none."""
+    try:
+        source = inspect.getsource(code)
+    except (OSError, TypeError):  # defined at a prompt
+        source = repr(getattr(code, "__code__", code))
+    return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 def _place(error: BaseException) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 KEY = "lipt_cords_sha256"
 BLANK = "0" * 64
+REMEDY = "delete it and run again, or take a copy"
+"""What helps where nothing else is said."""
 _MARK = re.compile(rb'"lipt_cords_sha256": ?"([0-9a-f]{64})"')
 _TAIL = 2 * len(KEY) + 64
 """Bytes at the end of JSON and of archives in which it stands."""
@@ -38,8 +40,13 @@ def seal_in_place(data: memoryview) -> None:
     data[place : place + len(BLANK)] = _digest(data, place)
 
 
-def check_seal(data: bytes, path: Path) -> bool:
+def check_seal(data: bytes, path: Path, remedy: str = REMEDY) -> bool:
     """Compare a file's bytes with the checksum in it.
+
+    Args:
+        data: all of the file.
+        path: of the file, for the error.
+        remedy: what to do about a damaged one.
 
     Returns:
         Whether there is one: files of others and of earlier versions have none.
@@ -53,7 +60,7 @@ def check_seal(data: bytes, path: Path) -> bool:
     if data[place : place + len(BLANK)] != _digest(data, place):
         raise ValueError(
             f"{path} is truncated, damaged or changed since it was written (its checksum differs): "
-            "delete it and run again, or take a copy"
+            f"{remedy}"
         )
     return True
 

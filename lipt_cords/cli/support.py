@@ -20,7 +20,7 @@ ConfigFile = Annotated[Path, typer.Argument(help="A .yaml; or a CORDS .py, whose
 
 NoCode = Annotated[
     bool,
-    typer.Option("--no-code", help="Read .yaml without imports alone: execute no code"),
+    typer.Option("--no-code", help="Execute no code: refuse .py files, imports and --import"),
 ]
 
 

@@ -72,6 +72,7 @@ class RunConfig(BaseModel):
         overrides: Iterable[str] = (),
         *,
         imports: Iterable[str] = (),
+        code: bool = True,
     ) -> RunConfig:
         """Check a configuration, section by section.
 
@@ -79,6 +80,7 @@ class RunConfig(BaseModel):
             mapping: sections as CORDS writes them; missing ones take their defaults.
             overrides: ``section.key=value`` each; the value is read as YAML.
             imports: modules to import besides those of the mapping; they join its ``imports``.
+            code: whether modules may be imported; False refuses them.
 
         Raises:
             ValueError: an unknown key (named with its path and the nearest valid one), a wrong
@@ -89,6 +91,11 @@ class RunConfig(BaseModel):
         for override in overrides:
             apply_override(raw, override)
         modules = tuple(dict.fromkeys([*_module_names(raw.pop("imports", None)), *imports]))
+        if modules and not code:
+            raise ValueError(
+                f"imports (or --import, --set imports=) names {', '.join(map(repr, modules))}, "
+                "whose code would be executed: leave it out, or leave out --no-code (code=False)"
+            )
         import_modules(modules)  # before the checks: they know what these modules register
         for name in raw:
             if name not in cls.model_fields:
@@ -187,8 +194,8 @@ def load_config(
         overrides: ``section.key=value`` each, applied before the checks.
         imports: modules of your own to import besides those that the file names under
             ``imports``; they become part of the configuration.
-        code: whether the file may bring code to execute. False refuses ``.py`` files, and
-            ``imports`` in ``.yaml`` files.
+        code: whether code may be executed. False refuses ``.py`` files, and ``imports`` wherever
+            they are given.
 
     Raises:
         ValueError: the file cannot be read, or its content is wrong; the file is named.
@@ -210,13 +217,8 @@ def load_config(
         raise ValueError(
             f"expected sections such as dataset, model and dss_args in {path}, found {found}"
         )
-    if not code and raw.get("imports"):
-        raise ValueError(
-            f"{path} names modules at imports, whose code would be executed: remove them, or leave "
-            "out --no-code (code=False)"
-        )
     try:
-        return RunConfig.parse(raw, overrides, imports=imports)
+        return RunConfig.parse(raw, overrides, imports=imports, code=code)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lipt_cords.base.differences import first_difference
+from lipt_cords.base.errors import already_made
 from lipt_cords.base.files import read_json, write_json
 from lipt_cords.base.provenance import machine_name, provenance
 from lipt_cords.cords.config import RunConfig
@@ -161,10 +162,7 @@ def _kept(
     if not path.exists():
         return {}
     if not resume:
-        raise ValueError(
-            f"{path} holds results already: resume (--resume) to continue with them, or choose "
-            "another --output"
-        )
+        raise already_made(path)
     read_results(path)  # whole, or refused
     before = read_json(path)
     same = ("kind", "terms", "config", "data", "python", "versions")

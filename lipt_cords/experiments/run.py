@@ -9,13 +9,16 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from lipt_cords.base.errors import already_made
 from lipt_cords.base.files import write_json
 from lipt_cords.base.ownership import owns
 from lipt_cords.base.process_memory import PeakMemory
 from lipt_cords.base.provenance import provenance
 from lipt_cords.base.randomness import isolated_rng, preserved_rng
+from lipt_cords.base.registry import code_of
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.contract import make_cords_compatible
 from lipt_cords.data.contents import contents_of
@@ -127,7 +130,7 @@ def run(
 
     Raises:
         ValueError: whatever is wrong with the options, the data or a checkpoint; another run that
-            uses ``output``.
+            uses ``output``; or ``output`` holds an earlier one and ``resume`` is not set.
     """
     if seed is not None:
         config = config.updated(train_args={"seed": seed})
@@ -135,6 +138,8 @@ def run(
     if resume and output is None:
         raise ValueError("resuming needs the --output directory of the interrupted run")
     directory = None if output is None or not is_main_process() else Path(output).expanduser()
+    if directory is not None and not resume:
+        _refuse_earlier(directory)
     tensorboard = config.train_args.tensorboard
     if tensorboard and output is None:
         raise ValueError("train_args.tensorboard writes its logs into --output: give a directory")
@@ -148,7 +153,7 @@ def run(
     device = pick_device(config.train_args.device, record.notes)
     memory = PeakMemory(device)
     splits = load_splits(config) if splits is None else splits
-    plan = _checkpoints(config, directory, splits)
+    plan = _checkpoints(config, directory, splits, device)
     state = plan.load() if resume and plan is not None else None
     with isolated_rng(config.train_args.seed, "run"), _without_cords_warnings():
         model = build_net(config, splits).to(device)
@@ -271,8 +276,19 @@ def contents_of_splits(splits: DataSplits) -> dict[str, str | None]:
     }  # fmt: skip
 
 
+def _refuse_earlier(directory: Path) -> None:
+    """Refuse a directory that holds an earlier run."""
+    if (directory / CHECKPOINT).exists():
+        raise already_made(directory / CHECKPOINT)
+    if (directory / RESULTS).exists():
+        raise ValueError(
+            f"{directory / RESULTS} holds results already, of a run that saved no checkpoint: "
+            "delete it, or choose another --output"
+        )
+
+
 def _checkpoints(
-    config: RunConfig, directory: Path | None, splits: DataSplits
+    config: RunConfig, directory: Path | None, splits: DataSplits, device: torch.device
 ) -> CheckpointPlan | None:
     if directory is None:
         return None
@@ -283,7 +299,13 @@ def _checkpoints(
     for elsewhere in ("datadir", "download"):
         identity["dataset"].pop(elsewhere)
     identity["data"] = contents_of_splits(splits)
-    return CheckpointPlan(directory / CHECKPOINT, identity, every=config.ckpt.save_every)
+    identity["kind of device"] = device.type
+    identity["code"] = code_of(config.imports)
+    made = f" and {RESULTS}" if (directory / RESULTS).exists() else ""
+    afresh = f"delete it{made} and run again without --resume"
+    return CheckpointPlan(
+        directory / CHECKPOINT, identity, every=config.ckpt.save_every, afresh=afresh
+    )
 
 
 def _stepped_epochs(config: RunConfig, record: RunRecord) -> int:

@@ -8,6 +8,7 @@ between them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ from lipt_cords.models.heads import (
 )
 from lipt_cords.models.losses import PerSampleLoss, logit_gradients, per_sample_loss
 from lipt_cords.models.outputs import tensor_at
-from lipt_cords.models.usable import require_own_outputs, require_weights
+from lipt_cords.models.usable import explained, require_own_outputs, require_weights
 
 __all__ = [
     "HeadGradient",
@@ -224,9 +225,10 @@ def last_layer_gradients(
             all.
 
     Raises:
-        ValueError: a network without weights yet, or with BatchNorm layers without running
-            statistics; an empty data set, no single linear head, labels outside the head's range,
-            or samples whose logits, embeddings or gradients are NaN or infinite; these are named.
+        ValueError: a network without weights yet, with BatchNorm layers without running statistics,
+            or that cannot read the samples (shape or dtype); an empty data set, no single linear
+            head, labels outside the head's range, or samples whose logits, embeddings or gradients
+            are NaN or infinite; these are named.
 
     >>> data = torch.utils.data.TensorDataset(torch.eye(3), torch.arange(3))
     >>> gradients = last_layer_gradients(nn.Linear(3, 3), data)
@@ -280,11 +282,13 @@ def _forward(
         for inputs, labels in source.batches(order, batch_size=batch_size):
             inputs = to_device(inputs, device)
             if found is None:
-                found = find_head(model, head=head, sample=_few(inputs))
+                with explained(model, inputs, "the first samples"):
+                    found = find_head(model, head=head, sample=_few(inputs))
                 width, classes = found.module.in_features, found.module.out_features
                 embeddings_NE = torch.empty(count, width, device=device)
                 logits_NC = torch.empty(count, classes, device=device)
-            with EmbeddingRecorder(found) as recorder:
+            first = explained(model, inputs, "the first samples") if start == 0 else nullcontext()
+            with first, EmbeddingRecorder(found) as recorder:
                 output = run_model(model, inputs)
             if start == 0:
                 place = recorder.place_in(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -46,6 +47,16 @@ def other_buffers_restored(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for name, before in others.items():
                 model.get_buffer(name).copy_(before)
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a state dict: names, shapes, dtypes and every bit."""
+    total = hashlib.sha256()
+    for name, value in state.items():
+        total.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
+        flat = value.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
+        total.update(flat.view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def all_finite(state: Mapping[str, Tensor]) -> bool:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+
+from lipt_cords.data.batches import Inputs
 
 
 def require_weights(model: Any) -> None:
@@ -47,6 +52,23 @@ def require_clear_modes(model: nn.Module) -> None:
             )
 
 
+def require_trainable(model: nn.Module) -> None:
+    """Refuse a network without a trainable weight.
+
+    Raises:
+        ValueError: it is frozen as a whole, or quantised; the first quantised layer is named.
+    """
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        return
+    for name, module in model.named_modules():
+        if ".quantized" in type(module).__module__:
+            raise ValueError(
+                f"the layer {name!r} is quantised ({type(module).__name__}), and no weight is left "
+                "that can be trained: train the network, and quantise it afterwards"
+            )
+    raise ValueError("the model has no trainable parameter: set requires_grad on some")
+
+
 def require_own_outputs(model: nn.Module) -> None:
     """Refuse BatchNorm without running statistics: a sample's output depends on its batch.
 
@@ -60,3 +82,37 @@ def require_own_outputs(model: nn.Module) -> None:
                 "a sample depends on the others in its batch, and a sample has no gradient of its "
                 "own: build it with track_running_stats=True"
             )
+
+
+@contextmanager
+def explained(model: nn.Module, inputs: Inputs, what: str) -> Iterator[None]:
+    """Turn torch's complaints about inputs into an error that shows them.
+
+    Args:
+        model: that reads them.
+        inputs: of some samples.
+        what: they are, such as ``"the first training sample"``.
+
+    Raises:
+        ValueError: the shapes and dtypes that the model does not read; with what to do where its
+            weights have another floating-point dtype.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, IndexError) as error:
+        named = {"inputs": inputs} if isinstance(inputs, Tensor) else inputs
+        given = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in named.items())
+        floats = {str(x.dtype) for x in named.values() if x.is_floating_point()}
+        weights = {str(w.dtype) for w in model.parameters() if w.is_floating_point()}
+        remedy = ""
+        if floats and weights and not floats & weights:
+            remedy = (
+                f". Its weights are {' and '.join(sorted(weights))}: call model.float(), or give "
+                "inputs of that dtype"
+            )
+        raise ValueError(
+            f"{type(model).__name__} cannot read {what} ({given}): "
+            f"{type(error).__name__}: {error}{remedy}"
+        ) from error

@@ -42,8 +42,15 @@ def save_checkpoint(
     return save_plain(path, payload)
 
 
-def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[str, Any]:
+def load_checkpoint(
+    path: str | Path, *, identity: Mapping[str, Any], remedy: str = "delete it and run again"
+) -> dict[str, Any]:
     """Read a checkpoint back onto the CPU.
+
+    Args:
+        path: the file.
+        identity: the settings of the run.
+        remedy: what to do about a damaged one.
 
     Raises:
         ValueError: the file is missing, truncated, damaged, of another program or version, or of
@@ -54,7 +61,7 @@ def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[st
         path,
         what=f"the checkpoint {path}",
         expected="a whole checkpoint",
-        remedy="it may be truncated; delete it and run again without --resume",
+        remedy=remedy,
     )
     ours = isinstance(payload, dict) and {"version", "identity", "state"} <= payload.keys()
     if not ours or payload.get("format") != FORMAT:
@@ -64,7 +71,7 @@ def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[st
             f"{path} has checkpoint version {payload['version']}, expected {VERSION}: "
             "resume it with the lipt_cords that wrote it"
         )
-    require_seal(path, payload, has_seal)
+    require_seal(path, payload, has_seal, remedy)
     different = list(differences(identity, payload["identity"]))
     if different:
         raise ValueError(
@@ -75,7 +82,7 @@ def load_checkpoint(path: str | Path, *, identity: Mapping[str, Any]) -> dict[st
     return state
 
 
-def require_seal(path: Path, payload: Mapping[str, Any], has_seal: bool) -> None:
+def require_seal(path: Path, payload: Mapping[str, Any], has_seal: bool, remedy: str) -> None:
     """Check that a checkpoint has the checksum that it was written with.
 
     One of an earlier version has none; a warning says so.
@@ -88,7 +95,7 @@ def require_seal(path: Path, payload: Mapping[str, Any], has_seal: bool) -> None
     if payload.get("version") in (1, 2):
         logger.warning("%s was written by an earlier version, without a checksum", path)
         return
-    raise ValueError(f"{path} has no whole checksum: it is damaged; delete it and run again")
+    raise ValueError(f"{path} has no whole checksum: it is damaged; {remedy}")
 
 
 def random_states() -> dict[str, Any]:

@@ -22,6 +22,7 @@ from lipt_cords.base.devices import has_fused_steps
 from lipt_cords.base.options import ConfigSection
 from lipt_cords.base.registry import Registry, is_foreign
 from lipt_cords.models.matrices import hidden_matrices
+from lipt_cords.models.usable import require_trainable
 from lipt_cords.training.muon import Muon, Rest
 
 
@@ -301,9 +302,8 @@ def build_optimizer(
         rest=config.rest,
         rest_lr=config.rest_lr,
     )
+    require_trainable(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained:
-        raise ValueError("the model has no trainable parameter: set requires_grad on some")
     return build(config.type, trained, options)
 
 

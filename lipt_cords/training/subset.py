@@ -12,23 +12,42 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from lipt_cords.base.devices import resolve_device
-from lipt_cords.base.errors import unknown_name
+from lipt_cords.base.errors import already_made, unknown_name
 from lipt_cords.base.ownership import owns
 from lipt_cords.base.randomness import isolated_rng, preserved_rng
 from lipt_cords.base.sizes import parse_memory
-from lipt_cords.data.batches import dataset_length, different_indices
+from lipt_cords.data.batches import (
+    collate,
+    dataset_length,
+    different_indices,
+    split_batch,
+    to_device,
+)
 from lipt_cords.data.contents import contents_of
+from lipt_cords.data.open_files import nothing_left_open
+from lipt_cords.data.reads import NotedItems
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.copies import bare
+from lipt_cords.models.described import describe_layers, describe_loss, loss_value, steady
+from lipt_cords.models.eager import uncompiled
+from lipt_cords.models.heads import call_model, undisturbed
+from lipt_cords.models.logits_alone import return_everything, return_logits_alone
 from lipt_cords.models.losses import PerSampleLoss, per_sample_loss
 from lipt_cords.models.modes import kept_in_eval
-from lipt_cords.models.usable import require_clear_modes, require_weights
+from lipt_cords.models.state import digest
+from lipt_cords.models.usable import (
+    explained,
+    require_clear_modes,
+    require_trainable,
+    require_weights,
+)
 from lipt_cords.selectors.base import Selection
 from lipt_cords.training.cheaper.path_schedule import SubnetworkConfig
 from lipt_cords.training.cheaper.steps import CheaperSteps, parse_cheaper
 from lipt_cords.training.cheaper.tickets import EarlyBirdConfig
 from lipt_cords.training.ledger import CurvePoint
 from lipt_cords.training.optimizers import (
+    OPTIMIZERS,
     OptimizerConfig,
     SchedulerConfig,
     build_optimizer,
@@ -121,9 +140,11 @@ def train_on_subset(
             12e9 on a CPU, where the device is simulated.
         seed: of the shuffling, of the paths, and of dropout and random transforms.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:0``, ``xpu`` or ``mps``.
-        checkpoint_dir: directory for ``checkpoint.pt``; None writes nothing.
+        checkpoint_dir: directory for ``checkpoint.pt``; None writes nothing. One that holds a
+            checkpoint is refused unless ``resume`` is set.
         save_every: epochs between two checkpoints.
-        resume: continue from the checkpoint; bit for bit the uninterrupted run.
+        resume: continue from the checkpoint; bit for bit the uninterrupted run. What decides bits
+            must be as it was then.
         on_point: called with every point of the curve, for a progress display.
 
     Returns:
@@ -133,12 +154,14 @@ def train_on_subset(
         ValueError: a wrong option; a model without weights yet, without trainable ones, or with
             sparse gradients that the optimizer does not take; samples outside of the data, or named
             twice; a missing, truncated or foreign checkpoint, or one of another model; another run
-            in ``checkpoint_dir``; a loss that is not finite.
+            in ``checkpoint_dir``; samples that the model cannot read; a loss that is not finite.
     """
     require_weights(model)
     require_clear_modes(model)
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, received {epochs}")
+    require_trainable(model)
+    for option, number in (("epochs", epochs), ("batch_size", batch_size)):
+        if number is None or isinstance(number, bool) or number < 1:
+            raise ValueError(f"{option} must be at least 1, received {number!r}")
     for name, value, known in (
         ("precision", precision, get_args(Precision)),
         ("memory_format", memory_format, get_args(MemoryFormat)),
@@ -152,6 +175,9 @@ def train_on_subset(
         selection = Selection(chosen, torch.ones(len(chosen)))
     if resume and checkpoint_dir is None:
         raise ValueError("resume=True needs the checkpoint_dir of the interrupted run")
+    path = None if checkpoint_dir is None else Path(checkpoint_dir).expanduser() / CHECKPOINT
+    if path is not None and path.exists() and not resume:
+        raise already_made(path, resume="resume=True", directory="checkpoint_dir")
     paths, ticket = parse_cheaper(subnetwork, early_bird)
     memory = parse_memory(memory_budget, memory_bandwidth)
     if memory is not None:
@@ -163,29 +189,42 @@ def train_on_subset(
     optimizer_config = OptimizerConfig(**{"nesterov": nesterov, **given, **named})
     scheduler_config = SchedulerConfig(type=schedule)
     plan = None
-    if checkpoint_dir is not None:
-        path = Path(checkpoint_dir).expanduser() / CHECKPOINT
+    model.to(target)
+    half = autocast_dtype(precision, target)
+    few = Subset(train_dataset, selection.indices[: min(2, batch_size)].tolist())
+    logits = _try(model, few, "the first of the chosen samples", target, half)
+    if val_dataset is not None:
+        few = Subset(val_dataset, range(min(2, dataset_length(val_dataset))))
+        _try(model, few, "the first of the held-out samples", target)
+    if path is not None:
         chosen_items = Subset(train_dataset, selection.indices.tolist())
+        tried = steady(lambda: loss_value(loss, logits.shape[-1], seed, target), seed)
         identity = {
             "epochs": epochs,
             "batch_size": batch_size,
             "optimizer": optimizer_config.model_dump(),
+            **OPTIMIZERS.foreign_code(optimizer_config.type),
             "schedule": schedule,
+            "loss": describe_loss(loss),
+            "value of the loss": None if isinstance(tried, Exception) else tried,
+            "kind of device": target.type,
             "precision": precision,
             "memory_format": memory_format,
             "seed": seed,
             "subset": _fingerprint(selection),
             "contents of the chosen data": contents_of(chosen_items),
             "weights": {
-                name: f"{'trained' if weight.requires_grad else 'frozen'}, {tuple(weight.shape)}"
+                name: f"{'trained' if weight.requires_grad else 'frozen'}, {tuple(weight.shape)}, "
+                f"{weight.dtype}"
                 for name, weight in bare(model).named_parameters()
             },
+            "layers": describe_layers(bare(model)),
             "modules in eval mode": kept_in_eval(bare(model)),
             "subnetwork": paths and paths.model_dump(mode="json"),
             "early_bird": ticket and ticket.model_dump(mode="json"),
         }
         plan = CheckpointPlan(path, identity, every=save_every)
-    model.to(target)
+    state = plan.load() if resume and plan is not None else None
     evaluation = {}
     if val_dataset is not None:
         evaluation["val"] = BatchSource(val_dataset, device=target)
@@ -193,7 +232,7 @@ def train_on_subset(
         per_sample = per_sample_loss(loss, target) or nn.CrossEntropyLoss(reduction="none")
         cheaper = None
         if paths is not None or (ticket is not None and ticket.ratio > 0):
-            epoch_steps = steps_per_epoch(len(selection.indices), max(1, batch_size))
+            epoch_steps = steps_per_epoch(len(selection.indices), batch_size)
             # Trial passes do not use the training's random numbers.
             with preserved_rng():
                 some = BatchSource(train_dataset, selection.indices[:2].tolist(), device=target)
@@ -208,9 +247,7 @@ def train_on_subset(
                     early_bird=ticket,
                 )
         require_dense_gradients(model, optimizer_config)
-        steps = build_optimizer(
-            model, optimizer_config, precision=autocast_dtype(precision, target)
-        )
+        steps = build_optimizer(model, optimizer_config, precision=half)
         source = SelectorSource(
             train_dataset,
             lambda epoch: selection,
@@ -232,13 +269,41 @@ def train_on_subset(
             memory=memory,
         )
         with nullcontext() if cheaper is None else cheaper.applied():
-            if resume and plan is not None:
-                trainer.load_state_dict(plan.load())
+            if state is not None:
+                trainer.load_state_dict(state)
             return trainer.run(epochs, plan=plan, on_point=on_point)
 
 
-def _fingerprint(selection: Selection) -> list[float]:
-    """A few numbers that identify a selection."""
-    positions = torch.arange(1, len(selection.indices) + 1, dtype=torch.float64)
-    moments: list[Tensor] = [selection.indices * positions, selection.weights * positions]
-    return [float(len(selection.indices)), *(float(moment.double().sum()) for moment in moments)]
+def _fingerprint(selection: Selection) -> dict[str, Any]:
+    """The size of a selection, and a digest of its samples and weights."""
+    parts = {"indices": selection.indices, "weights": selection.weights}
+    return {"samples": len(selection.indices), "digest": digest(parts)[:16]}
+
+
+def _try(
+    model: nn.Module,
+    samples: Subset[Any],
+    what: str,
+    device: torch.device,
+    half: torch.dtype | None = None,
+) -> Tensor:
+    """The logits of some samples; nothing is changed by them.
+
+    Raises:
+        ValueError: the model cannot read them; shapes and dtypes are named.
+    """
+    with preserved_rng(), nothing_left_open(samples):
+        items = NotedItems(samples)
+        inputs, _ = split_batch(collate([items[place] for place in range(len(samples))]))
+    inputs = to_device(inputs, device)
+    return_logits_alone(model)
+    try:
+        with (
+            explained(model, inputs, what),
+            uncompiled(),
+            undisturbed(model),
+            torch.autocast(device.type, dtype=half, enabled=half is not None),
+        ):
+            return call_model(model, inputs)
+    finally:
+        return_everything(model)

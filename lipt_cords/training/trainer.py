@@ -52,6 +52,8 @@ class CheckpointPlan:
     """Settings that a resumed run must share."""
     every: int = 1
     """Epochs between two checkpoints; the last epoch is always saved."""
+    afresh: str = "delete it and run again without resume=True"
+    """What to do about a damaged checkpoint."""
 
     def load(self) -> dict[str, Any]:
         """Read the checkpoint back; a ValueError names its fault."""
@@ -60,7 +62,7 @@ class CheckpointPlan:
                 f"there is no checkpoint to resume in {self.path.parent}: leave resume "
                 "(--resume) out to start a new run"
             )
-        return load_checkpoint(self.path, identity=self.identity)
+        return load_checkpoint(self.path, identity=self.identity, remedy=self.afresh)
 
 
 @dataclass

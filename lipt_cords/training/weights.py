@@ -16,6 +16,8 @@ RECORD = "warm_start.json"
 MERGED = "merged.safetensors"
 NAMES = (MERGED, "checkpoint.pt")
 """Files that are looked for in a directory: a warm start's, then a run's."""
+_AGAIN = "delete it and run the warm start again"
+_COPY = "give a whole copy of it, or make it again"
 
 
 def load_weights(model: nn.Module, path: str | Path) -> Path:
@@ -38,7 +40,11 @@ def load_weights(model: nn.Module, path: str | Path) -> Path:
     if file.name == MERGED and file.parent == Path(path).expanduser():
         tensors = recorded_tensors(file)
     else:
-        tensors = load_tensors(file) if file.suffix == ".safetensors" else _pickled_tensors(file)
+        tensors = (
+            load_tensors(file, remedy=_COPY)
+            if file.suffix == ".safetensors"
+            else _pickled_tensors(file)
+        )
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -82,14 +88,13 @@ def recorded_tensors(file: Path, record: Mapping[str, Any] | None = None) -> dic
     """
     where = file.with_name(RECORD)
     if record is None:
-        record = read_json(where) if where.is_file() else {}
+        record = read_json(where, remedy=_AGAIN) if where.is_file() else {}
     sums = record.get("sha256")
     if isinstance(sums, Mapping) and sums.get(file.stem) != checksum(file):
         raise ValueError(
-            f"{file} does not belong to {where}: it was changed or is from another run; delete the "
-            "directory and run again"
+            f"{file} does not belong to {where}: it was damaged or is from another run; {_AGAIN}"
         )
-    return load_tensors(file)
+    return load_tensors(file, remedy=_AGAIN)
 
 
 def _pickled_tensors(file: Path) -> dict[str, Tensor]:
@@ -97,10 +102,10 @@ def _pickled_tensors(file: Path) -> dict[str, Tensor]:
         file,
         what=str(file),
         expected="a file of plain tensors",
-        remedy="it may be truncated, or hold objects; save the model's state_dict() as safetensors",
+        remedy="give a whole copy of it, or the model's state_dict() as safetensors",
     )
     if isinstance(payload, Mapping) and payload.get("format") == FORMAT:
-        require_seal(file, payload, has_seal)
+        require_seal(file, payload, has_seal, _COPY)
         payload = payload["state"]["model"]
     for key in ("state_dict", "model"):
         if isinstance(payload, Mapping) and isinstance(payload.get(key), Mapping):

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from lipt_cords.base.messages import travels
-from lipt_cords.models.state import State
+from lipt_cords.models.state import State, digest
 from lipt_cords.warmstart.merge.fixed_point import largest_changes
 from lipt_cords.warmstart.plan import FitPlan
 from lipt_cords.warmstart.report import WorkerSummary, finite_or_none
-from lipt_cords.warmstart.resume.folder import RunFolder, digest
+from lipt_cords.warmstart.resume.folder import RunFolder
 from lipt_cords.warmstart.watch.probe import Reading
 from lipt_cords.warmstart.workers.worker import WorkerResult
 

@@ -258,7 +258,13 @@ def test_a_configuration_that_is_code_is_announced_or_refused(
     assert main(["train", str(path)]) == 2
     said = capsys.readouterr().err.splitlines()
     assert said[0] == f"note: {path} is Python and is executed; --no-code reads .yaml alone"
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("dataset: {name: digits}")
     for command in ("train", "compare", "warmstart", "select", "plan"):
+        executing = ["--import", "json.tool"], ["--set", "imports=[json.tool]"]
+        for words in executing:
+            assert main([command, str(plain), "--no-code", *words]) == 2
+            assert "names 'json.tool', whose code would be executed" in capsys.readouterr().err
         assert main([command, "--help"]) == 0
         shown = " ".join(capsys.readouterr().out.split())
         assert "--no-code" in shown and "whose code is executed" in shown.replace(" │ │ ", " ")

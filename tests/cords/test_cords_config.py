@@ -260,6 +260,11 @@ def test_without_code_only_plain_yaml_is_read(tmp_path: Path) -> None:
     assert mark.exists()
     path = _short(tmp_path)
     assert load_config(path, code=False) == load_config(path)
+    with pytest.raises(ValueError, match="names 'mine', whose code would be executed: leave it"):
+        load_config(path, code=False, imports=["mine"])
+    with pytest.raises(ValueError, match="names 'mine', whose code would be executed"):
+        load_config(path, ["imports=[mine]"], code=False)
     path.write_text("imports: [mine]")
-    with pytest.raises(ValueError, match="names modules at imports, whose code would be executed"):
+    with pytest.raises(ValueError, match="names 'mine', whose code would be executed"):
         load_config(path, code=False)
+    assert load_config(path, ["imports=[]"], code=False).imports == ()

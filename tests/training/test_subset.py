@@ -10,12 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
+from lipt_cords.base import registry
+from lipt_cords.models.gradients import last_layer_gradients
 from lipt_cords.selectors.base import Selection
 from lipt_cords.training.ledger import CurvePoint
-from lipt_cords.training.optimizers import OptimizerConfig, build_optimizer
+from lipt_cords.training.optimizers import (
+    OPTIMIZERS,
+    OptimizerConfig,
+    build_optimizer,
+    register_optimizer,
+)
 from lipt_cords.training.sources import Epoch
 from lipt_cords.training.subset import train_on_subset
 from lipt_cords.training.trainer import Trainer, split_weighted
@@ -167,10 +175,105 @@ def test_resume_asks_for_the_same_run(tmp_path: Path) -> None:
         _train(_net(), checkpoint_dir=tmp_path / "file")
 
 
+def _smoothed(amount: float) -> Any:
+    return lambda logits, labels: F.cross_entropy(logits, labels, label_smoothing=amount)
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "differing"),
+    [
+        (
+            {},
+            {"loss": nn.CrossEntropyLoss(label_smoothing=0.1)},
+            r"loss is 'cross-entropy' there and .*; value of the loss is",
+        ),
+        (
+            {"loss": _smoothed(0.0)},
+            {"loss": _smoothed(0.1)},
+            r"\(value of the loss is '[0-9.]+' there and '[0-9.]+' here\)",
+        ),
+        ({"optimizer": "muon"}, {"optimizer": {"type": "muon", "rest": "adamw"}}, "rest is 'sgd'"),
+        ({"weight_decay": 0.0}, {}, r"optimizer\.weight_decay is 0\.0 there and 0\.0005 here"),
+        ({"schedule": "none"}, {}, "schedule is 'none' there and 'cosine_annealing' here"),
+        ({}, {"precision": "bf16"}, "precision is 'fp32' there and 'bf16' here"),
+        ({}, {"early_bird": {"ratio": 0.0}}, "early_bird is None there"),
+        ({}, {"subnetwork": {}}, "subnetwork is None there"),
+    ],
+)
+def test_what_decides_bits_must_be_as_it_was(
+    tmp_path: Path, there: dict[str, Any], here: dict[str, Any], differing: str
+) -> None:
+    _train(_net(), epochs=1, checkpoint_dir=tmp_path, **there)
+    with pytest.raises(ValueError, match=f"run with other settings.*{differing}"):
+        _train(_net(), epochs=1, checkpoint_dir=tmp_path, resume=True, **here)
+    _train(_net(), epochs=1, checkpoint_dir=tmp_path, resume=True, **there)
+
+
+def test_other_layers_and_other_weights_of_samples_are_another_run(tmp_path: Path) -> None:
+    _train(_net(), epochs=1, checkpoint_dir=tmp_path)
+    other = _net()
+    other[2].p = 0.5  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"layers\.2 is 'Dropout\(p=0\.3.* and 'Dropout\(p=0\.5"):
+        _train(other, epochs=1, checkpoint_dir=tmp_path, resume=True)
+    swapped = Selection(SUBSET.indices, SUBSET.weights.flip(0))
+    with pytest.raises(ValueError, match=r"subset\.digest is"):
+        train_on_subset(
+            _net(), DATA, swapped, epochs=1, batch_size=8, lr=0.1, device="cpu",
+            checkpoint_dir=tmp_path, resume=True,
+        )  # fmt: skip
+
+
+def test_a_changed_optimizer_of_ones_own_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "changed between runs"
+
+    @register_optimizer(name)
+    def made(parameters: list[nn.Parameter], options: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=options.lr)
+
+    try:
+        _train(_net(), epochs=1, checkpoint_dir=tmp_path, optimizer=name)
+        (what,) = OPTIMIZERS.foreign_code(name)
+        assert not OPTIMIZERS.foreign_code("sgd")
+        monkeypatch.setattr(registry.inspect, "getsource", lambda code: "of another version")
+        with pytest.raises(ValueError, match=f"{what} is '[0-9a-f]+' there and '"):
+            _train(_net(), epochs=1, checkpoint_dir=tmp_path, resume=True, optimizer=name)
+    finally:
+        OPTIMIZERS.unregister(name)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        (nn.Linear(5, 3).bfloat16(), DATA, r"weights are torch\.bfloat16: call model\.float\(\)"),
+        (nn.Linear(4, 3), DATA, r"first of the chosen samples \(inputs \(2, 5\) torch\.float32\)"),
+    ],
+)
+def test_samples_that_the_model_cannot_read_are_refused_before_work(
+    tmp_path: Path, model: nn.Module, given: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_on_subset(model, given, SUBSET, device="cpu", checkpoint_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"cannot read the first samples \(inputs \(60, 5\)"):
+        last_layer_gradients(model, given)
+
+
+def test_a_bf16_net_learns_from_float32_items_under_autocast() -> None:
+    net = _net().bfloat16()
+    before = _weights(net)
+    with pytest.raises(ValueError, match=r"first of the held-out samples .*call model\.float"):
+        _train(net, epochs=1, precision="bf16")
+    _train(net, epochs=1, precision="bf16", val_dataset=None)
+    assert not all(map(torch.equal, before, _weights(net)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"epochs": 0}, "epochs must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, received 0"),
         ({"lr": 0.0}, r"optimizer\.lr: .*greater than 0"),
         ({"optimizer": "lion"}, r"optimizer\.type"),
         ({"schedule": "warm"}, r"scheduler\.type"),
@@ -279,6 +382,15 @@ def test_models_that_cannot_be_trained(
     data = TensorDataset(torch.arange(4) % 4, torch.arange(4) % 2)
     with pytest.raises(ValueError, match=match):
         train_on_subset(model, data, range(4), epochs=1, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize.*")
+def test_a_quantised_network_is_refused_with_the_reason() -> None:
+    net = nn.Sequential(torch.ao.nn.quantized.dynamic.Linear(5, 3))
+    with pytest.raises(
+        ValueError, match=r"layer '0' is quantised \(Linear\), and no weight is left"
+    ):
+        _train(net)
 
 
 def test_sparse_embeddings_train_as_dense_ones() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,13 @@ from lipt_cords.models.heads import (
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.outputs import are_clear, tensor_at
 from lipt_cords.models.state import all_finite, tensor_state
-from lipt_cords.models.usable import require_clear_modes, require_own_outputs, require_weights
+from lipt_cords.models.usable import (
+    explained,
+    require_clear_modes,
+    require_own_outputs,
+    require_trainable,
+    require_weights,
+)
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.report import OnRound
 
@@ -104,8 +109,7 @@ def check_model(model: nn.Module) -> None:
     """
     require_weights(model)
     require_own_outputs(model)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("the model has no trainable parameter: set requires_grad on some")
+    require_trainable(model)
     if any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
         raise ValueError(
             "the model has SyncBatchNorm layers, which would make independent workers wait for "
@@ -125,7 +129,7 @@ def head_of(
     config: WarmStartConfig, model: nn.Module, sample: Inputs, num_classes: int | None = None
 ) -> Head:
     """The linear head; one that the user named is checked too."""
-    with _explained(model, sample, "training"):
+    with explained(model, sample, "the first training sample"):
         head = find_head(model, head=config.head, num_classes=num_classes, sample=sample)
         with undisturbed(model), EmbeddingRecorder(head) as recorder:
             output = run_model(model, to_device(sample, model_device(model)))
@@ -136,20 +140,6 @@ def head_of(
             f"and this one returns a {type(output).__name__}: leave compile out"
         )
     return head
-
-
-@contextmanager
-def _explained(model: nn.Module, sample: Inputs, which: str) -> Iterator[None]:
-    """Turn torch's complaints about a sample into an error that shows the sample."""
-    try:
-        yield
-    except (RuntimeError, TypeError, IndexError) as error:
-        inputs = {"inputs": sample} if isinstance(sample, Tensor) else sample
-        given = ", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in inputs.items())
-        raise ValueError(
-            f"{type(model).__name__} cannot read the first {which} sample ({given}): "
-            f"{type(error).__name__}: {error}"
-        ) from error
 
 
 def first_inputs(dataset: Dataset[Any]) -> Inputs:

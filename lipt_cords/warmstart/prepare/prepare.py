@@ -22,11 +22,13 @@ from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.labels import labels_of
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.copies import copy_model
+from lipt_cords.models.described import describe_loss
 from lipt_cords.models.heads import (
     model_device,
     run_model,
     undisturbed,
 )
+from lipt_cords.models.usable import explained
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.merge.soup import SOUPS
@@ -34,7 +36,6 @@ from lipt_cords.warmstart.plan import FitPlan
 from lipt_cords.warmstart.prepare.checks import (
     Request,
     _check_labels,
-    _explained,
     check_model,
     data_length,
     first_inputs,
@@ -47,7 +48,6 @@ from lipt_cords.warmstart.resume.folder import RunFolder
 from lipt_cords.warmstart.resume.identity import (
     code_hash,
     complete_description,
-    describe_loss,
     describe_run,
     hash_of,
 )
@@ -101,7 +101,7 @@ def make_plan(
     _check_labels(labels, classes, "training")
     if val_dataset is not None:
         held_out = first_inputs(val_dataset)
-        with _explained(model, held_out, "validation"), undisturbed(model):
+        with explained(model, held_out, "the first validation sample"), undisturbed(model):
             run_model(model, to_device(held_out, model_device(model)))
         _check_labels(labels_of(val_dataset, of_held_out), classes, "validation")
     if shards is None:

@@ -7,8 +7,6 @@ is what gives different values at every try.
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,16 +16,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lipt_cords.base.messages import travels
-from lipt_cords.base.randomness import generator, isolated_rng
 from lipt_cords.data.batches import Inputs
 from lipt_cords.data.source import BatchSource
 from lipt_cords.data.steadiness import spread
 from lipt_cords.models.copies import copy_model
+from lipt_cords.models.described import first_that_works, loss_value, rounded, steady
 from lipt_cords.models.heads import run_model, undisturbed
-from lipt_cords.models.losses import LossFunction, mean_loss
+from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.outputs import tensors_in
-from lipt_cords.models.state import tensor_state
-from lipt_cords.warmstart.resume.folder import digest
+from lipt_cords.models.state import digest, tensor_state
 
 INPUTS, HELD_OUT = "some of the training inputs", "some of the held-out data"
 LOSS, OUTPUTS = "value of the loss", "value of the model's outputs"
@@ -35,11 +32,6 @@ SAMPLES = 16
 """Samples that are compared; they are spread evenly over a data set."""
 TRIED = 4
 """Samples on which the model is tried, on the CPU."""
-MOST_CLASSES = 256
-"""Labels on which the loss is tried."""
-DIGITS = {torch.float64: 6}
-"""Digits that do not depend on threads, vector units and machines; other dtypes keep the fewest."""
-FEWEST_DIGITS = 3
 _ONLY = ""
 
 
@@ -92,7 +84,7 @@ def fingerprint(
     found = Fingerprint(digest(tensor_state(model))[:16])
 
     def note(name: str, compute: Callable[[], str]) -> None:
-        value = _twice(compute, seed)
+        value = steady(compute, seed)
         if isinstance(value, Exception):
             reason = str(value).partition("\n")[0][:200]
             found.unknown.append(f"{name} ({type(value).__name__}: {reason})")
@@ -114,7 +106,7 @@ def fingerprint(
     if val_dataset is not None:
         held_out = val_dataset
         note(HELD_OUT, lambda: sample_of(held_out))
-    note(LOSS, lambda: _loss_value(loss, classes, seed, device))
+    note(LOSS, lambda: loss_value(loss, classes, seed, device))
     return found
 
 
@@ -132,31 +124,8 @@ def require_alike(found: list[Fingerprint]) -> None:
             )
 
 
-def _twice(compute: Callable[[], str], seed: int) -> str | Exception:
-    """The value of a computation; an error if it gives two values."""
-    values: list[str] = []
-    for _ in range(2):
-        try:
-            with isolated_rng(seed, "fingerprint"):
-                values.append(compute())
-        except Exception as error:  # any error of a user's code: the run itself will report it
-            return error
-    if values[0] != values[1]:
-        return ValueError("it differs from one try to the next under the same seed")
-    return values[0]
-
-
 def _columns(inputs: Inputs) -> dict[str, Tensor]:
     return {_ONLY: inputs} if isinstance(inputs, Tensor) else inputs
-
-
-def _first_that_works(tries: list[Callable[[], str]]) -> str:
-    for attempt in tries[:-1]:
-        try:
-            return attempt()
-        except Exception:  # such as a layer that insists on float32
-            continue
-    return tries[-1]()
 
 
 def _outputs(model: nn.Module, columns: dict[str, Tensor]) -> str:
@@ -170,43 +139,10 @@ def _outputs(model: nn.Module, columns: dict[str, Tensor]) -> str:
             given = {name: _widened(value) for name, value in columns.items()}
         with undisturbed(scratch):
             output = run_model(scratch, given.get(_ONLY, given))
-            return _rounded(torch.cat([one.flatten() for _, one in tensors_in(output)]))
+            return rounded(torch.cat([one.flatten() for _, one in tensors_in(output)]))
 
-    return _first_that_works([lambda: outputs(True), lambda: outputs(False)])
-
-
-def _loss_value(loss: LossFunction | None, classes: int, seed: int, device: torch.device) -> str:
-    """The loss of drawn logits and labels, which do not depend on model or data."""
-    labels = torch.arange(max(TRIED, min(classes, MOST_CLASSES))) % classes
-    draws = generator(seed, "fingerprint", "logits")
-    logits = 2 * torch.randn(len(labels), classes, dtype=torch.float64, generator=draws)
-
-    def value(wide: bool, where: torch.device | str) -> str:
-        mine = copy.deepcopy(loss)
-        if wide and isinstance(mine, nn.Module):
-            mine = mine.double()
-        given = (logits if wide else logits.float()).to(where)
-        with torch.no_grad():
-            return _rounded(mean_loss(mine, where)(given, labels.to(where)))
-
-    return _first_that_works(
-        [lambda: value(True, "cpu"), lambda: value(False, "cpu"), lambda: value(False, device)]
-    )
+    return first_that_works([lambda: outputs(True), lambda: outputs(False)])
 
 
 def _widened(value: Tensor) -> Tensor:
     return value.double() if value.is_floating_point() else value
-
-
-def _rounded(values: Tensor) -> str:
-    """Size and three weighted means of some numbers, in the reliable digits."""
-    digits = DIGITS.get(values.dtype, FEWEST_DIGITS)
-    flat = values.detach().double().cpu().flatten()
-    size = float(flat.abs().max())
-    draws = torch.Generator().manual_seed(0)
-    weights = torch.rand(3, len(flat), dtype=torch.float64, generator=draws)
-    means = (weights @ flat / len(flat) / (size or 1.0)).tolist()
-    words = [f"{size:.{digits}g}", *(f"{mean + 0.0:.{digits}f}" for mean in means)]
-    if len(flat) == 1:
-        return words[0] if flat.item() >= 0 else f"-{words[0]}"
-    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:16]

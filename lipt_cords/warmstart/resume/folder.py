@@ -7,7 +7,6 @@ its tensors; the record has its own. What does not match is refused by name and 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import shutil
@@ -15,9 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from lipt_cords.base.differences import first_difference
 from lipt_cords.base.files import (
@@ -28,6 +24,7 @@ from lipt_cords.base.files import (
     save_tensors,
     write_json,
 )
+from lipt_cords.base.seal import REMEDY
 from lipt_cords.models.state import State
 
 logger = logging.getLogger(__name__)
@@ -35,6 +32,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 4
 SUBFOLDER = "progress"
 RUN = "run.json"
+RESULT = "warm_start.json"
 OPTIONAL_FILES = "the warm start continues, but an interrupted run would have to train it again"
 
 
@@ -63,13 +61,13 @@ class RunFolder:
         self.root = output_directory(output_directory(work_dir) / SUBFOLDER)
         self.unwritten: list[str] = []
         """Names of files that could not be written, for the report."""
-        record = self.root / RUN
+        record, result = self.root / RUN, self.root.parent / RESULT
         if record.exists():
-            found = read_json(record)
+            found = read_json(record, remedy=f"delete {self.all_of_it} and run again")
             if found.get("format") != FORMAT:
                 raise ValueError(
                     f"work_dir {work_dir} holds a run of another version of lipt-cords: choose "
-                    f"another directory, or delete {self.root}"
+                    f"another directory, or delete {self.all_of_it}"
                 )
             if found.get("run") != run:
                 there = found.get("description")
@@ -79,12 +77,13 @@ class RunFolder:
                 raise ValueError(
                     f"work_dir {work_dir} belongs to another run ({differing}): "
                     f"{seed if 'initial weights' in str(differing) else ''}"
-                    f"choose another directory, or delete {self.root}"
+                    f"choose another directory, or delete {self.all_of_it}"
                 )
         else:
-            if (self.root.parent / "warm_start.json").exists():
+            if result.exists():
                 raise ValueError(
-                    f"work_dir {work_dir} holds the result of another run: choose another directory"
+                    f"work_dir {work_dir} holds the result of another run: choose another "
+                    f"directory, or delete {result}"
                 )
             try:
                 write_json(
@@ -97,6 +96,12 @@ class RunFolder:
                     f"cannot write {record} ({error.strerror}): make room, or choose another "
                     "work_dir"
                 ) from error
+
+    @property
+    def all_of_it(self) -> str:
+        """What to delete to begin anew, in words: a result without its run is refused."""
+        result = self.root.parent / RESULT
+        return f"{self.root} and {result}" if result.exists() else str(self.root)
 
     def keep(self, name: str, groups: Mapping[str, State], details: Mapping[str, Any]) -> bool:
         """Write tensors and their record; on a full disk the run continues without the file.
@@ -141,8 +146,12 @@ class RunFolder:
             self.unwritten.remove(name)
         return True
 
-    def find(self, name: str) -> Stored | None:
+    def find(self, name: str, *, remedy: str = REMEDY) -> Stored | None:
         """Read what :meth:`keep` wrote; None if it is absent or incomplete.
+
+        Args:
+            name: path below the folder, without an ending.
+            remedy: what to do about a damaged record.
 
         Raises:
             ValueError: the file is truncated, changed, or of another run; it is named.
@@ -151,7 +160,7 @@ class RunFolder:
         record_path, tensors = path.with_suffix(".json"), path.with_suffix(".safetensors")
         if not record_path.exists():
             return None
-        record = read_json(record_path, must_be_sealed=True)
+        record = read_json(record_path, must_be_sealed=True, remedy=remedy)
         if record.get("format") != FORMAT or record.get("run") != self.run:
             raise ValueError(
                 f"{record_path} is of another run or version: delete it, or choose another work_dir"
@@ -187,13 +196,3 @@ class RunFolder:
         for earlier in self.rounds():
             if earlier < number:
                 shutil.rmtree(self.place(earlier), ignore_errors=True)
-
-
-def digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a state dict: names, shapes, dtypes and every bit."""
-    total = hashlib.sha256()
-    for name, value in state.items():
-        total.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
-        flat = value.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
-        total.update(flat.view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import json
-import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,16 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lipt_cords.base.registry import Registry, is_foreign
-from lipt_cords.models.losses import LossFunction
+from lipt_cords.base.registry import Registry
+from lipt_cords.models.described import without_addresses
 from lipt_cords.models.modes import kept_in_eval
-from lipt_cords.models.state import tensor_state
+from lipt_cords.models.state import digest, tensor_state
 from lipt_cords.training.optimizers import OPTIMIZERS
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.merge.codecs import CODECS
 from lipt_cords.warmstart.merge.outer import OUTER_STEPS
 from lipt_cords.warmstart.merge.soup import SOUPS
-from lipt_cords.warmstart.resume.folder import digest
 from lipt_cords.warmstart.workers.augment import AUGMENTATIONS
 from lipt_cords.warmstart.workers.sparsity import SPARSITIES
 
@@ -69,17 +65,19 @@ def describe_run(
     options = config.model_dump(mode="json", exclude=UNRELATED)
     shapes = [(name, tuple(t.shape), str(t.dtype)) for name, t in tensor_state(model).items()]
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    layers = re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # strides, activations, dropout
+    layers = without_addresses(repr(model))  # strides, activations, dropout
     net = (shapes, trained, layers, kept_in_eval(model))
-    return {
+    description = {
         **options,
         "architecture": hashlib.sha256(repr(net).encode()).hexdigest()[:16],
         "size of the data": samples,
         "kind of device": device.type,
         "torch": torch.__version__,
         "code of the warm start": code_hash(DECIDES_BITS),
-        **_code_of_others(config),
     }
+    for option, registry in KINDS.items():
+        description |= registry.foreign_code(getattr(config, option))
+    return description
 
 
 def complete_description(
@@ -98,17 +96,6 @@ def complete_description(
         "shards": digest(named)[:16],
         **(behaviour or {}),
     }
-
-
-def describe_loss(loss: LossFunction | None) -> str:
-    """The description of a loss: its name, and its options and weights if it is a module."""
-    if loss is None:
-        return "cross-entropy"
-    if not isinstance(loss, nn.Module):
-        return str(getattr(loss, "__qualname__", type(loss).__qualname__))
-    plain = {k: v for k, v in vars(loss).items() if isinstance(v, bool | int | float | str)}
-    plain.pop("training", None)
-    return f"{type(loss).__qualname__} {sorted(plain.items())} {digest(loss.state_dict())[:16]}"
 
 
 def hash_of(description: Mapping[str, Any]) -> str:
@@ -133,20 +120,3 @@ def code_hash(parts: tuple[str, ...] = (".",)) -> str:
 
 def _sources(place: Path) -> list[Path]:
     return list(place.rglob("*.py")) if place.is_dir() else [place]
-
-
-def _code_of_others(config: WarmStartConfig) -> dict[str, str]:
-    """Hashes of the user's code that the options name: of its module, or of a script's function."""
-    found = {}
-    for option, registry in KINDS.items():
-        entry = registry.entry(getattr(config, option))
-        if not is_foreign(entry.module):
-            continue
-        script = entry.module in ("__main__", "__mp_main__")
-        try:
-            source = inspect.getsource(entry.make if script else sys.modules[entry.module])
-        except (OSError, TypeError, KeyError):  # defined at a prompt
-            source = repr(getattr(entry.make, "__code__", entry.make))
-        what = f"{option} {entry.name!r}" if script else f"module {entry.module!r}"
-        found[f"code of {what}"] = hashlib.sha256(source.encode()).hexdigest()[:16]
-    return found

@@ -180,11 +180,12 @@ class WorkDir(Watcher):
         reports: list[RoundReport] = []
         summaries: list[list[WorkerSummary]] = []
         for number in range(merged[-1] + 1):
-            record = folder.find(_record(number))
+            anew = f"delete {folder.all_of_it} and run again"
+            record = folder.find(_record(number), remedy=anew)
             if record is None:
                 raise ValueError(
                     f"{folder.root / _record(number)}.json is missing, which the merge of round "
-                    f"{merged[-1] + 1} needs: delete {folder.root} and run again"
+                    f"{merged[-1] + 1} needs: {anew}"
                 )
             try:
                 reports.append(RoundReport(**record.details["round"]))
@@ -205,9 +206,10 @@ class WorkDir(Watcher):
 
 def _other_version(folder: RunFolder | None, error: Exception) -> ValueError:
     where = "work_dir" if folder is None else str(folder.root)
+    what = where if folder is None else folder.all_of_it
     return ValueError(
         f"{where} was written by another version of lipt-cords ({type(error).__name__}: {error}): "
-        "delete it and run again"
+        f"delete {what} and run again"
     )
 
 

@@ -13,7 +13,8 @@ import torch
 from warmstart_material import make_net
 
 from lipt_cords.base.files import checksum, read_json, write_json
-from lipt_cords.warmstart.resume.folder import RunFolder, digest, first_difference
+from lipt_cords.models.state import digest
+from lipt_cords.warmstart.resume.folder import RunFolder, first_difference
 
 NAME = "round_00000/worker_00003"
 
@@ -193,7 +194,8 @@ def test_a_result_of_another_run_in_the_directory_is_refused(tmp_path):
     with pytest.raises(ValueError) as refusal:
         folder_in(tmp_path)
     assert str(refusal.value) == (
-        f"work_dir {tmp_path} holds the result of another run: choose another directory"
+        f"work_dir {tmp_path} holds the result of another run: choose another directory, or "
+        f"delete {tmp_path / 'warm_start.json'}"
     )
 
 

@@ -17,13 +17,12 @@ from torch import nn
 from warmstart_material import make_images, make_net
 
 import lipt_cords
-from lipt_cords.models.state import tensor_state
+from lipt_cords.models.state import digest, tensor_state
 from lipt_cords.training.optimizers import OPTIMIZERS, register_optimizer
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.merge.codecs import CODECS, register_codec
 from lipt_cords.warmstart.merge.soup import SOUPS
 from lipt_cords.warmstart.resume import identity
-from lipt_cords.warmstart.resume.folder import digest
 from lipt_cords.warmstart.resume.identity import complete_description, describe_run, hash_of
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
 from lipt_cords.warmstart.watch.stop_rule import StopRule
