@@ -1,5 +1,10 @@
 """LiPT warm starts and exact selectors for training on subsets, with CORDS or without it."""
 
+# ruff: noqa: E402
+from lipt_cords.base.command import end_in_one_line
+
+end_in_one_line()  # before torch is imported
+
 from lipt_cords.cords.config import RunConfig, load_config
 from lipt_cords.cords.patches import disable, enable, enabled
 from lipt_cords.experiments.report.page import Report

@@ -28,7 +28,7 @@ MOMENTS = [
     ("common", 0), ("soup", 1), ("refresh", 0), ("workers", 2), ("soup", 2),
 ]  # fmt: skip
 """Phases, and the round, in which the faults fall in turn."""
-STOPPED = "stopped by SIGTERM; finished workers are kept in [^:]*"
+STOPPED = "stopped by SIGTERM; what had finished is kept in [^:]*"
 CLEAR = ("LostContact", "ValueError", "Interrupted")
 """Errors that say in words what happened and what to do; any other from a rank is unclear."""
 PR_SET_CHILD_SUBREAPER = 36

@@ -20,7 +20,8 @@ from lipt_cords.cli.support import say_error
 from lipt_cords.experiments.report.results import RESULTS
 from lipt_cords.training.subset import CHECKPOINT
 from lipt_cords.warmstart.ranks.sigterm import Interrupted
-from lipt_cords.warmstart.resume.folder import RUN, SUBFOLDER
+from lipt_cords.warmstart.resume.folder import SUBFOLDER
+from lipt_cords.warmstart.resume.work_dir import START
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -87,8 +88,13 @@ def kept_in(output: Path | None) -> str:
         return "nothing is kept: give --output to be able to resume"
     if (output / CHECKPOINT).is_file():
         return f"the last checkpoint is kept in {output}: add --resume to continue"
-    if (output / SUBFOLDER / RUN).is_file():
-        return f"finished workers are kept in {output}: the same command continues"
+    of_warm_start = output / SUBFOLDER
+    for what, files in (
+        ("finished workers are", ("round_*/worker_*.json", "round_*/merge.json")),
+        ("the common start is", (f"{START}.json",)),
+    ):
+        if any(next(of_warm_start.glob(pattern), None) for pattern in files):
+            return f"{what} kept in {output}: the same command continues"
     if (output / RESULTS).is_file():
         try:
             runs = read_json(output / RESULTS).get("runs")

@@ -136,9 +136,10 @@ def _fit_as_rank(handed: Any, progress: Callable[[], None]) -> str | None:
 def _last_word(verdict: Verdict, config: WarmStartConfig) -> Exception:
     """What to raise; a loss also says what was tried and what is kept."""
     error = verdict.error
-    assert error is not None
+    if error is None:
+        return LostContact("the ranks ended without a result and without an error: run again")
     if not isinstance(error, LostContact):
         return error
     tried = f" on {config.max_restarts + 1} attempts (max_restarts)" if verdict.crash else ""
-    kept = f"; finished workers are kept in {config.work_dir}" if config.work_dir else ""
+    kept = f"; what had finished is kept in {config.work_dir}" if config.work_dir else ""
     return LostContact(f"{error}{tried}{kept}")

@@ -215,9 +215,19 @@ def test_an_interrupted_command_says_what_is_kept(
     with step_does(stop(signal.SIGTERM)):
         assert interrupted(train, 143) == f"nothing new is kept in {output}"
         warm = ["warmstart", config, "--output", str(tmp_path / "warm")]
-        assert interrupted(warm, 143).startswith("finished workers are kept in")
+        assert interrupted(warm, 143) == f"nothing new is kept in {tmp_path / 'warm'}"
     with step_does(stop(signal.SIGINT)):
         assert "give --output" in interrupted(train[:2], 130)
+    finished: list[Any] = []
+
+    def stop_in_the_second_worker(*_: Any) -> None:
+        finished.extend((tmp_path / "warm").rglob("worker_*.json"))
+        if finished:
+            signal.raise_signal(signal.SIGINT)
+
+    with step_does(stop_in_the_second_worker):
+        one_by_one = ["--set", "dss_args.warm_start.together=1"]
+        assert interrupted([*warm, *one_by_one], 130).startswith("finished workers are kept in")
     assert not output.exists()
     output.mkdir()
     (output / "checkpoint.pt").touch()
@@ -263,7 +273,8 @@ def test_a_configuration_that_is_code_is_announced_or_refused(
     for command in ("train", "compare", "warmstart", "select", "plan"):
         executing = ["--import", "json.tool"], ["--set", "imports=[json.tool]"]
         for words in executing:
-            assert main([command, str(plain), "--no-code", *words]) == 2
+            budget = ["--budget", "1GiB"] if command == "plan" else []
+            assert main([command, str(plain), "--no-code", *words, *budget]) == 2
             assert "names 'json.tool', whose code would be executed" in capsys.readouterr().err
         assert main([command, "--help"]) == 0
         shown = " ".join(capsys.readouterr().out.split())

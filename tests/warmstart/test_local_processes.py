@@ -56,7 +56,7 @@ def test_what_cannot_be_handed_over_is_explained(outcome):
 def test_too_many_deaths_are_told_with_what_to_do(outcome):
     message = outcome["killed too often"]
     assert re.match(r"LostContact: rank 1 \(pid \d+\) was killed by SIGKILL", message)
-    assert "on 1 attempts (max_restarts); finished workers are kept in" in message
+    assert "on 1 attempts (max_restarts); what had finished is kept in" in message
 
 
 def test_a_process_that_stands_still_ends_the_fit_within_the_timeout(outcome):

@@ -65,7 +65,7 @@ def stoppable(kept_in: object | None, *, log_place: bool = True) -> Iterator[Sto
     except Interrupted:
         if log_place:
             logger.warning(
-                "stopped by SIGTERM; finished workers are kept in %s: run the same command to "
+                "stopped by SIGTERM; what had finished is kept in %s: run the same command to "
                 "resume",
                 kept_in,
             )

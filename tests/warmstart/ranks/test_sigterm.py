@@ -14,7 +14,7 @@ import pytest
 from lipt_cords.warmstart.ranks import sigterm as interrupt
 from lipt_cords.warmstart.ranks.sigterm import Interrupted, stoppable
 
-MESSAGE = "stopped by SIGTERM; finished workers are kept in {}: run the same command to resume"
+MESSAGE = "stopped by SIGTERM; what had finished is kept in {}: run the same command to resume"
 
 
 @pytest.fixture
