@@ -44,6 +44,10 @@ lint: $(READY)
 
 # One thread: the tests' nets are so small that a second one only waits, and on a busy machine long.
 test: export OMP_NUM_THREADS = 1
+# What CORDS's CRAIG compiles runs for a moment: compile it quickly.
+test: export NUMBA_OPT = 0
+# Compile the package once, not in every process that the tests start.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(READY)
 	@$(MAKE) --no-print-directory -j2 lint docs
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder

@@ -15,10 +15,11 @@ collect_ignore = ["support"]
 """These are read by tests; whoever looks into them for doctests would register what they add."""
 
 LONGEST = (
-    "pages/test_docs.py", "ranks/test_faults.py", "memory/test_planner.py",
-    "ranks/test_launch.py", "cheaper/test_cheaper_steps.py", "warmstart/test_lipt.py",
-    "warmstart/test_ticket.py", "experiments/test_compare.py", "test_local_processes.py",
-    "unlearning/test_forget.py", "cheaper/test_paths.py", "cords/test_importing.py",
+    "pages/test_docs.py", "ranks/test_faults.py", "devices/test_emulated.py",
+    "ranks/test_launch.py", "memory/test_planner.py", "cheaper/test_cheaper_steps.py",
+    "test_local_processes.py", "cords/test_importing.py", "warmstart/test_ticket.py",
+    "warmstart/test_lipt.py", "experiments/test_compare.py", "unlearning/test_forget.py",
+    "cheaper/test_paths.py",
 )  # fmt: skip
 """Files that begin first, so that none is left alone at the end when processes share them out."""
 

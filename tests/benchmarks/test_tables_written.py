@@ -37,18 +37,6 @@ def test_links_between_pages_lead_somewhere(page):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/warm-start.md"])
-def test_the_examples_of_the_page_run(page):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-    whole = [block for block in blocks if ".fit(" in block]
-    assert whole
-    for block in whole:
-        names: dict[str, object] = {}
-        exec(compile(block, page, "exec"), names)
-        report = (names.get("warm") or names["result"]).report
-        assert report.critical_path_passes < report.passes
-
-
 def test_the_methods_of_the_page_on_comparisons_are_known():
     text = (ROOT / "docs/evidence.md").read_text()
     (names,) = re.findall(r"--methods (\S+)", text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from plugin_material import FakeWarmStart, Problem
+from plugin_material import FakeWarmStart, Problem, compile_once
 
 from lipt_cords.cords.patches import disable, enable
 
@@ -36,6 +36,7 @@ def adaptive():
     from lipt_cords.cords.importing import import_cords
 
     import_cords()
+    compile_once()
     return importlib.import_module("cords.utils.data.dataloader.SL.adaptive")
 
 

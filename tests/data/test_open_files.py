@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from lazy_files import (
     opened_once,
     write_records,
 )
+from programs import run_program
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
@@ -238,9 +237,9 @@ data = TensorDataset(torch.arange(4.0))
 iterator = iter(SubsetLoader(data, Selection(torch.arange(4), torch.ones(4)), batch_size=2))
 next(iterator)
 """
-    command = [sys.executable, "-W", "ignore", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stderr == ""
+    (tmp_path / "script.py").write_text(script)
+    done = run_program(tmp_path / "script.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_file_that_the_caller_opened_is_not_mixed_with_another_shard(tmp_path):

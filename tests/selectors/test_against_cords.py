@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from plugin_material import compile_once
 from synthetic import dense
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
@@ -57,6 +58,7 @@ def data(samples: int, seed: int) -> TensorDataset:
 def quiet() -> Iterator[None]:
     """CORDS draws from global state and makes numpy raise: both stay inside the test."""
     import_cords()
+    compile_once()
     with isolated_rng(0), np.errstate(all="ignore"):
         yield
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import subprocess
@@ -64,21 +65,26 @@ class FakeWarmStart:
         return SimpleNamespace(report=report, apply_to=lambda m: m.load_state_dict(state))
 
 
-def run_python(*arguments, **environment):
-    """Run Python in a new process; its exit status, and all that it said."""
+def compile_once():
+    """Have apricot, with which CORDS's CRAIG searches, not compile anew for every class."""
+    from apricot.functions import facilityLocation as search
+
+    for name in ("calculate_gains", "calculate_gains_sparse", "calculate_gains_sieve"):
+        compiled = getattr(search, name)
+        if not hasattr(compiled, "cache_info"):
+            setattr(search, name, functools.cache(compiled))
+
+
+def in_fresh_process(code, **environment):
+    """Run some lines of Python in a new interpreter; what they printed."""
     done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
-    return done.returncode, done.stdout + done.stderr
-
-
-def in_fresh_process(code, **environment):
-    """Run some lines of Python in a new process; what they printed."""
-    status, said = run_python("-W", "ignore", "-c", textwrap.dedent(code), **environment)
-    assert status == 0, said
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
     return said
 
 
