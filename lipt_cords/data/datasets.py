@@ -19,7 +19,12 @@ from torch.utils.data import Dataset
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import generator
 from lipt_cords.base.registry import FOREIGN_NAME, Registry
-from lipt_cords.data.folder_layout import class_folders, empty_folders, part_folders
+from lipt_cords.data.folder_layout import (
+    class_folders,
+    empty_folders,
+    inner_folders,
+    part_folders,
+)
 from lipt_cords.data.folders import FolderImages, UnreadableImages
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.splits import balanced_sample, stratified_split
@@ -276,9 +281,10 @@ def _folder(name: str, datadir: str | Path | None, image_size: int | None) -> _P
     folder = find_data(name, datadir)
     if folder is None:
         given = name[len(FOLDER_PREFIX) :]
+        tried = dict.fromkeys([Path(given), data_directory(datadir) / given])
         raise ValueError(
-            f"no folder {given}, nor {data_directory(datadir) / given}: "
-            "give the path of a folder of class folders as imagefolder:DIR"
+            f"no folder {', nor '.join(map(str, tried))}: give the path of a folder of class "
+            "folders, or of one that holds train/ and test/, as imagefolder:DIR"
         )
     where = part_folders(folder)
     classes = class_folders(where["train"])
@@ -286,6 +292,7 @@ def _folder(name: str, datadir: str | Path | None, image_size: int | None) -> _P
         raise ValueError(
             f"expected at least two class folders with images in {where['train']}, found "
             f"{len(classes)}: put the images of each class into a folder of its own"
+            + "".join(f", or give imagefolder:{inner}" for inner in inner_folders(where["train"]))
         )
     if empty := empty_folders(where["train"]):
         raise ValueError(

@@ -63,7 +63,7 @@ def part_folders(folder: Path) -> dict[str, Path]:
     if "test" not in parts:
         raise ValueError(
             f"{folder} has {parts['train'].name}/ but neither test/ nor val/: add a test/ folder, "
-            "or give class folders directly to have them split"
+            f"or give imagefolder:{parts['train']} to have its images split"
         )
     return {part: parts[part] for part in ("train", "val", "test") if part in parts}
 
@@ -100,6 +100,13 @@ def _images_below(folder: str, above: frozenset[str]) -> list[str]:
         elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
             found.append(entry.path)
     return found
+
+
+def inner_folders(folder: Path) -> list[Path]:
+    """The only folder in a folder, as an archive may leave one, if it holds folders itself."""
+    names = _folders(folder)
+    inner = folder / names[0] if len(names) == 1 else None
+    return [inner] if inner is not None and _folders(inner) else []
 
 
 def _folders(folder: Path) -> list[str]:

@@ -44,7 +44,8 @@ def labels_of(dataset: Dataset[Any], notes: list[str] | None = None) -> Tensor:
 
     Args:
         dataset: with items ``(x, y, ...)`` or dicts with labels.
-        notes: gets a sentence if items differ from ``targets`` or ``labels``; it is logged too.
+        notes: gets a sentence if items differ from ``targets`` or ``labels``, and one if some that
+            are compared cannot be read; both are logged too.
 
     Raises:
         ValueError: labels that are not one integer a sample.
@@ -58,7 +59,12 @@ def labels_of(dataset: Dataset[Any], notes: list[str] | None = None) -> Tensor:
         return known
     with preserved_rng(), nothing_left_open(dataset):
         if known is not None:
-            found = _first_difference(dataset, known)
+            found, unread = _compare(dataset, known)
+            if unread is not None:
+                note = f"labels are the listed ones where items cannot be read: {unread}"
+                logger.warning("%s (%s)", note, type(dataset).__name__)
+                if notes is not None:
+                    notes.append(note)
             if found is None:
                 return known
             sample, label = found
@@ -109,17 +115,23 @@ def _held_in_memory(dataset: Dataset[Any]) -> bool:
     return type(dataset) in (TensorDataset, ImageTensors, FolderImages)
 
 
-def _first_difference(dataset: Dataset[Any], known: Tensor) -> tuple[int, int] | None:
-    """A compared item whose label is not the listed one, and its label; None if all agree."""
+def _compare(dataset: Dataset[Any], known: Tensor) -> tuple[tuple[int, int] | None, str | None]:
+    """A compared item whose label is not the listed one, and its label; None if all agree.
+
+    Second, the first item that cannot be read, and why; None if all can.
+    """
+    unread = None
     for sample in _compared(dataset, known):
         try:
             label = _item_label(dataset[sample])
             note_read()
-        except Exception:
+        except Exception as error:  # of a user's code: it is said, and whoever needs the item fails
+            reason = str(error).partition("\n")[0]
+            unread = unread or f"sample {sample} ({type(error).__name__}: {reason})"
             continue
         if label != int(known[sample]):
-            return sample, label
-    return None
+            return (sample, label), unread
+    return None, unread
 
 
 def _compared(dataset: Dataset[Any], known: Tensor) -> list[int]:

@@ -138,9 +138,11 @@ def own_file_positions(worker: int = 0) -> None:
             # A file that may not be opened again stays as it is.
             with contextlib.suppress(OSError):
                 own = os.open(f"{_DESCRIPTORS}/{number}", os.O_RDONLY)
-                os.lseek(own, os.lseek(number, 0, os.SEEK_CUR), os.SEEK_SET)
-                os.dup2(own, number, inheritable=os.get_inheritable(number))
-                os.close(own)
+                try:
+                    os.lseek(own, os.lseek(number, 0, os.SEEK_CUR), os.SEEK_SET)
+                    os.dup2(own, number, inheritable=os.get_inheritable(number))
+                finally:
+                    os.close(own)
 
 
 def _before_fork() -> None:

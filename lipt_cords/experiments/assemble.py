@@ -102,10 +102,13 @@ class Assembled:
 def pick_device(name: str, notes: list[str]) -> torch.device:
     """The device of a run. ``cuda`` on a machine without it becomes the CPU, and says so.
 
-    CORDS's examples all ask for ``cuda``; they should run anywhere. Under ``torchrun`` every
-    process of a machine takes a GPU of its own.
+    CORDS's examples all ask for ``cuda``; they should run anywhere. Whoever gives a number means
+    that device. Under ``torchrun`` every process of a machine takes a GPU of its own.
+
+    Raises:
+        ValueError: a device with a number, or of another kind, that is not here.
     """
-    if name.partition(":")[0] == "cuda" and "cuda" not in kinds_here():
+    if name == "cuda" and "cuda" not in kinds_here():
         note = f"train_args.device is {name!r} but torch sees no GPU: this run uses the CPU"
         logger.warning(note)
         notes.append(note)

@@ -23,6 +23,7 @@ from lipt_cords.models.eager import uncompiled
 from lipt_cords.models.made import MadeByLayers, heads_in, last_ones
 from lipt_cords.models.modes import modes_restored
 from lipt_cords.models.outputs import Place, are_clear, logits_of, nearly_equal, place_of
+from lipt_cords.models.state import buffers_restored
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
     Buffers are restored too, because some layers write them even in eval mode.
     """
-    saved = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
-    try:
-        with modes_restored(model), preserved_rng(), torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, version, value in saved:
-                if buffer._version != version:
-                    buffer.copy_(value)
+    with buffers_restored(model), modes_restored(model), preserved_rng(), torch.no_grad():
+        model.eval()
+        yield
 
 
 def find_head(

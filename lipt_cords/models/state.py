@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -37,16 +37,29 @@ def tensor_state(model: nn.Module, *, clone: bool = True) -> State:
 
 
 @contextmanager
-def other_buffers_restored(model: nn.Module) -> Iterator[None]:
-    """Afterwards the buffers that are not in the state dict are as before; no merge has them."""
-    state = model.state_dict()
-    others = {n: b.detach().clone() for n, b in model.named_buffers() if n not in state}
+def buffers_restored(model: nn.Module, *, but: Container[str] = ()) -> Iterator[None]:
+    """Afterwards every buffer is the tensor that it was before, with the values that it had.
+
+    Args:
+        model: whose buffers may be written to, or replaced, inside.
+        but: names of those that are left as they are then.
+    """
+    saved = [
+        (module, key, buffer, buffer._version, buffer.detach().clone())
+        for name, module in model.named_modules()
+        for key, buffer in module._buffers.items()
+        if buffer is not None and (f"{name}.{key}" if name else key) not in but
+    ]
     try:
         yield
     finally:
         with torch.no_grad():
-            for name, before in others.items():
-                model.get_buffer(name).copy_(before)
+            for module, key, buffer, version, before in saved:
+                if not isinstance(module, torch.jit.ScriptModule):  # which cannot replace one
+                    module._buffers[key] = buffer
+                # Some write past the count of versions, as `buffer.data.add_` does.
+                if buffer._version != version or not torch.equal(buffer, before):
+                    buffer.copy_(before)
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

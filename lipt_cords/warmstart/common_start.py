@@ -14,7 +14,7 @@ from lipt_cords.base.randomness import generator, isolated_rng
 from lipt_cords.data.batches import Inputs
 from lipt_cords.data.splits import balanced_order
 from lipt_cords.models.losses import LossFunction
-from lipt_cords.models.state import State, all_finite, other_buffers_restored, tensor_state
+from lipt_cords.models.state import State, all_finite, buffers_restored, tensor_state
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.training.step import deterministic_convolutions
 from lipt_cords.warmstart.config import WarmStartConfig
@@ -39,7 +39,8 @@ def common_start(
     def on_rank_0() -> CommonStart:
         done = watchers.stored_start()
         if done is None:
-            with other_buffers_restored(inputs.model):
+            # No merge has the buffers that are not in the state dict.
+            with buffers_restored(inputs.model, but=inputs.model.state_dict()):
                 done = train_common_start(
                     inputs.model,
                     inputs.dataset,

@@ -23,6 +23,7 @@ class FitPlan:
             whole set, once for all ranks, because training depends on it.
         unknown: what could not be compared between ranks and runs, and why.
         relabelled: where the data sets list other labels than their items have.
+        in_eval: the modules that stay in eval mode while workers train.
     """
 
     head: str
@@ -31,11 +32,12 @@ class FitPlan:
     changing: bool | None = None
     unknown: list[str] = field(default_factory=list)
     relabelled: list[str] = field(default_factory=list)
+    in_eval: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
-        """What the report says about labels, shards and comparisons."""
+        """What the report says about modes, labels, shards and comparisons."""
         uncompared = [f"not compared with other ranks and runs: {one}" for one in self.unknown]
-        other = [*self.relabelled, *uncompared]
+        other = [*self._kept(), *self.relabelled, *uncompared]
         lacking = [worker for worker, classes in enumerate(self.classes_missing) if classes]
         if not lacking:
             return other
@@ -45,6 +47,14 @@ class FitPlan:
         more = f", and {len(lacking) - 5} more workers" if len(lacking) > 5 else ""
         return [f"shards without samples of some classes ({named}{more})", *other]
 
+    def _kept(self) -> list[str]:
+        """The outermost of the modules that stay in eval mode, in words."""
+        kept = set(self.in_eval)
+        outermost = [name for name in self.in_eval if name.rpartition(".")[0] not in kept]
+        if not outermost:
+            return []
+        return [f"in eval mode, as given or since they are frozen, stayed: {_shortened(outermost)}"]
 
-def _shortened(classes: Sequence[int]) -> str:
-    return ", ".join(map(str, classes[:5])) + (", ..." if len(classes) > 5 else "")
+
+def _shortened(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")

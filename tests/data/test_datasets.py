@@ -275,6 +275,19 @@ def test_wrong_folders_are_named(tmp_path):
         load_dataset(f"imagefolder:{tmp_path / 'empty'}")
 
 
+def test_the_folder_that_an_error_advises_is_read(tmp_path):
+    with pytest.raises(ValueError) as missing:
+        load_dataset(f"imagefolder:{tmp_path / 'gone'}", tmp_path)
+    assert str(missing.value).count("gone") == 1
+    fake_folder(tmp_path / "data", {"train": 10})
+    for where, advised in (
+        (tmp_path, tmp_path / "data"), (tmp_path / "data", tmp_path / "data/train")
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"or give imagefolder:{advised}"):
+            load_dataset(f"imagefolder:{where}")
+    assert load_dataset(f"imagefolder:{advised}").class_names == ("a", "b", "c")
+
+
 @pytest.mark.parametrize(
     ("train", "test"),
     [("Training", "Testing"), ("TRAIN", "val"), ("train_set", "TestSet"), ("train2017", "val2017"),

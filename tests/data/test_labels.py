@@ -110,7 +110,10 @@ def test_an_item_that_cannot_be_read_is_no_contradiction():
 
     dataset = Torn([None] * 3)
     dataset.labels = [2, 0, 1]  # type: ignore[attr-defined]
-    assert labels_of(dataset).tolist() == [2, 0, 1]
+    notes: list[str] = []
+    assert labels_of(dataset, notes).tolist() == [2, 0, 1]
+    (note,) = notes
+    assert note.endswith("where items cannot be read: sample 0 (OSError: no such file)")
 
 
 def test_the_report_of_a_warm_start_says_whose_labels_it_took():

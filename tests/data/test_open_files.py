@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from lipt_cords.data.labels import labels_of
-from lipt_cords.data.open_files import nothing_left_open
+from lipt_cords.data.open_files import nothing_left_open, own_file_positions
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.gradients import last_layer_gradients
 from lipt_cords.selectors.base import Selection
@@ -211,6 +211,17 @@ def test_a_forked_process_moves_no_position_of_this_one(folder):
         os._exit(0)
     os.waitpid(child, 0)
     assert os.lseek(file.fileno(), 0, os.SEEK_CUR) == place == SEEK
+
+
+def test_a_file_that_cannot_be_positioned_costs_no_descriptor(folder, monkeypatch):
+    def refused(*_):
+        raise OSError("no positions here")
+
+    with (folder / "all.bin").open("rb"):
+        before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+        monkeypatch.setattr(os, "lseek", refused)
+        own_file_positions()
+        assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
 
 
 def test_of_loaders_that_take_turns_the_last_one_closes_the_file(folder):

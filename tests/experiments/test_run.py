@@ -256,6 +256,8 @@ def test_cuda_without_a_gpu_becomes_the_cpu(
     record = _run(_config(type="RS2", train={"device": "cuda"}), digits)
     assert "this run uses the CPU" in record.notes[0]
     assert "this run uses the CPU" in caplog.text
+    with pytest.raises(ValueError, match="device cuda:3 is not here: this machine has cpu"):
+        _run(_config(type="RS2", train={"device": "cuda:3"}), digits)
 
 
 def test_net_and_data_must_agree(digits: DataSplits) -> None:

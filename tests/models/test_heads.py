@@ -145,16 +145,20 @@ def test_undisturbed_restores_flags_buffers_and_random_states():
             self.drop = nn.Dropout(0.5)
             self.head = nn.Linear(4, 3)
             self.register_buffer("count", torch.zeros(()))
+            self.register_buffer("replaced", torch.zeros(()))
+            self.register_buffer("unseen", torch.zeros(()), persistent=False)
 
         def forward(self, x: Tensor) -> Tensor:
             self.count += 1  # written even in eval mode
+            self.replaced = self.replaced + 1
+            self.unseen.data.add_(1)
             torch.rand(1)
             return self.head(self.drop(self.norm(x)))
 
     model = Restless()
     model.drop.eval()
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    rng = torch.get_rng_state()
+    rng, replaced = torch.get_rng_state(), model.replaced
     with pytest.raises(KeyError), undisturbed(model):
         assert not model.training and not torch.is_grad_enabled()
         model(torch.rand(5, 4))
@@ -162,6 +166,7 @@ def test_undisturbed_restores_flags_buffers_and_random_states():
     assert find_head(model, sample=torch.ones(2, 4)).name == "head"
     assert model.training and model.norm.training and not model.drop.training
     assert torch.equal(rng, torch.get_rng_state())
+    assert model.replaced is replaced and model.unseen.item() == 0
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
     assert torch.is_grad_enabled()
 

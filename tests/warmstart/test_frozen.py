@@ -203,6 +203,8 @@ def test_a_frozen_backbone_is_a_fixed_map() -> None:
     by_hand = LiPTWarmStart(**options).fit(model[2], features)
     for name in ("weight", "bias"):
         torch.testing.assert_close(whole.state_dict[f"2.{name}"], by_hand.state_dict[name])
+    (note,) = [note for note in whole.report.notes if "in eval mode" in note]
+    assert note.endswith("stayed: 0") and "in eval mode" not in str(by_hand.report.notes)
 
 
 def test_equal_weights_average_to_their_bits() -> None:

@@ -28,6 +28,7 @@ from lipt_cords.models.heads import (
     run_model,
     undisturbed,
 )
+from lipt_cords.models.modes import kept_in_eval
 from lipt_cords.models.usable import explained
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.warmstart.config import WarmStartConfig
@@ -123,7 +124,9 @@ def make_plan(
         for which, notes in (("training", of_training), ("held-out", of_held_out))
         for note in notes
     ]
-    return FitPlan(head.name, dealt, missing, changing, relabelled=relabelled), labels
+    return FitPlan(
+        head.name, dealt, missing, changing, relabelled=relabelled, in_eval=kept_in_eval(model)
+    ), labels
 
 
 def prepare(

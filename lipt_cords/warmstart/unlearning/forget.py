@@ -23,6 +23,7 @@ from lipt_cords.models.copies import copy_model, with_dense_gradients
 from lipt_cords.models.flops import few_samples, flops_per_sample
 from lipt_cords.models.logits_alone import return_logits_alone
 from lipt_cords.models.losses import mean_loss
+from lipt_cords.models.modes import kept_in_eval
 from lipt_cords.models.state import State, on_cpu
 from lipt_cords.training.cheaper.paths import block_shares
 from lipt_cords.warmstart.bill import Bill
@@ -207,7 +208,7 @@ class _Retraining:
             model=self.model,
             dataset=origins.dataset,
             labels=self.labels,
-            plan=FitPlan(head, self.shards, lacking),
+            plan=FitPlan(head, self.shards, lacking, in_eval=kept_in_eval(self.model)),
             loss=self.loss,
             pool=None,
             validation=validation,

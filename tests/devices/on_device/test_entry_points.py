@@ -216,6 +216,9 @@ def test_a_result_is_stored_and_forgets(tmp_path: Path) -> None:
     left = result.forget([0, 5])
     assert 5 not in {int(i) for shard in left.shards for i in shard}
     assert same(left.add([0, 5]).state_dict, result.state_dict)
+    net = build_model("resnet8", 4, in_channels=1, image_size=8, seed=0)
+    ticket = fit(net, **options | {"common_steps": 4}, early_bird={"ratio": 0.3, "window": 2})
+    assert same(ticket.forget([0, 5]).add([0, 5]).state_dict, ticket.state_dict)
     hard = worker_difficulty(result, TRAIN)
     assert hard.scores.device.type == "cpu" and hard.scores.shape == (72,)
 
