@@ -8,6 +8,7 @@ import textwrap
 
 import pytest
 from plugin_material import in_fresh_process
+from programs import run_program
 
 from lipt_cords.cords.importing import (
     CordsImports,
@@ -103,8 +104,9 @@ def test_a_package_with_the_imports_of_cords_main(tmp_path):
         "cords/broken.py": "import no_such_package_at_all",
     }
     make_package(tmp_path, files)
-    out = in_fresh_process(
-        """
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
         import sys
         import numpy as np
         before = np.geterr()
@@ -128,9 +130,11 @@ def test_a_package_with_the_imports_of_cords_main(tmp_path):
             except ImportError as error:
                 print(error)
         assert not {"h5py", "datasets", "torchtext", "transformers"} & set(sys.modules)
-        """,
-        PYTHONPATH=str(tmp_path),
+        """)
     )
+    done = run_program(script, PYTHONPATH=str(tmp_path))
+    out = done.stdout
+    assert done.returncode == 0, done.stderr
     assert out.splitlines()[0] == "main"
     assert "no_such_package_at_all is needed to import CORDS" in out
     for package, name in (
