@@ -65,19 +65,26 @@ def _asked(request: dict[str, Any]) -> int:
         return int(server.stdout.readline())
     except BaseException:  # a time-out: the program may still run
         _server.cache_clear()
-        os.killpg(server.pid, signal.SIGKILL)
+        _end(server)
         raise
 
 
 @functools.cache
 def _server() -> subprocess.Popen[str]:
-    """The server of this process, which ends with it."""
+    """The server of this process, which is ended with it."""
     server = subprocess.Popen(
         [sys.executable, __file__], env={**os.environ, **ONE_THREAD}, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
-    atexit.register(server.communicate)
+    atexit.register(_end, server)
     return server
+
+
+def _end(server: subprocess.Popen[str]) -> None:
+    """End the server and its programs, however many processes hold its pipes open."""
+    if server.poll() is None:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def serve() -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from warmstart_material import make_images
 
 from lipt_cords import LiPTWarmStart
 from lipt_cords.models.build import build_model
+from lipt_cords.models.nets import CifarResNet
 from lipt_cords.warmstart.result import WarmStartResult
 
 SMALL = {
@@ -182,8 +183,9 @@ def test_a_stop_before_the_draw_leaves_no_ticket_and_says_so() -> None:
 
 def test_snip_asks_every_block() -> None:
     options = {"sparsity": "snip", "density": 0.5, "local_steps": 16, "keep_workers": True}
-    warm_start = LiPTWarmStart(**{**SMALL, **options}, subnetwork={"lengths": [3, 7]})
-    net = build_model("resnet20", 4, in_channels=1, image_size=8, seed=0)
+    warm_start = LiPTWarmStart(**{**SMALL, **options}, subnetwork={"lengths": [2, 4]})
+    torch.manual_seed(0)
+    net = CifarResNet(2, 4, in_channels=1)
     result = warm_start.fit(net, make_images(160), make_images(80, seed=1))
     for state in result.worker_states:
         dead = [n for n, v in state.items() if v.ndim == 4 and (v == 0).float().mean() > 0.99]
