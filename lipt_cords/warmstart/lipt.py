@@ -43,10 +43,11 @@ def lipt(
         watchers.after_training(run)
         chosen = team.choose(workers)  # the soup
         average, workers = team.merge(run.net, workers, chosen)  # by the codec
-        run.start = next_start(
+        start = next_start(
             run.start, average, run.outer_state,
             trained=inputs.trained, frozen=inputs.frozen, config=config,
         )  # fmt: skip
+        run.start = team.agreed(start, run.outer_state)  # between the ranks
         run.round += 1
         watchers.after_merge(run, workers)
     return run, theta_star

@@ -9,10 +9,12 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from lipt_cords.models.state import State
+from lipt_cords.base.registry import is_foreign
+from lipt_cords.models.state import State, digest
 from lipt_cords.warmstart.config import WarmStartConfig
-from lipt_cords.warmstart.merge.codecs import Member, Wire, merge_members
+from lipt_cords.warmstart.merge.codecs import CODECS, Member, Wire, merge_members
 from lipt_cords.warmstart.merge.judge import Judge
+from lipt_cords.warmstart.merge.outer import OUTER_STEPS
 from lipt_cords.warmstart.merge.soup import Chosen, choose
 from lipt_cords.warmstart.merge.trials import Trials
 from lipt_cords.warmstart.progress import StepProgress
@@ -182,6 +184,39 @@ class Team:
         return average, [
             replace(one, summary=summary) for one, summary in zip(workers, after, strict=True)
         ]
+
+    def agreed(self, start: State, memory: State) -> State:
+        """The start of the next round; compared between the ranks where a user's code made it.
+
+        Args:
+            start: what the codec and the outer step made.
+            memory: of the outer step.
+
+        Raises:
+            ValueError: ranks have other bits; they are named, and whose code it was.
+        """
+        makers = (
+            ("codec", CODECS, self._config.codec),
+            ("outer step", OUTER_STEPS, self._config.outer),
+        )
+        foreign = [
+            f"{kind} {name!r}"
+            for kind, found, name in makers
+            if is_foreign(found.entry(name).module)
+        ]
+        if foreign and self.ranks.size > 1:
+            whole = {**start, **{f"memory of {name}": value for name, value in memory.items()}}
+            bits = self.ranks.everywhere(
+                lambda: digest(dict(sorted(whole.items()))), "the merged weights"
+            )
+            for rank, theirs in zip(self.ranks.live, bits, strict=True):
+                if theirs != bits[0]:
+                    raise ValueError(
+                        f"rank {rank} has other merged weights than rank {self.ranks.live[0]}: "
+                        f"{' and '.join(foreign)} must give the same bits on every rank, so let "
+                        "nothing depend on the rank, the time or draws without a seed"
+                    )
+        return start
 
     def resume_after(self, start: State, number: int, residuals: dict[int, State]) -> None:
         """Resume after the stored merge of a round; its workers are stored with it."""

@@ -23,6 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from warmstart_material import Streamed, make_images, make_net
 
 from lipt_cords.warmstart.merge.codecs import exact, register_codec
+from lipt_cords.warmstart.merge.outer import register_outer
 from lipt_cords.warmstart.merge.soup import register_soup
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
@@ -113,6 +114,23 @@ def torn_on_one(rank):
     LiPTWarmStart(**COMMON, codec="torn on one").fit(make_net(), make_images(160))
 
 
+def other_merge(rank, kind):
+    """A codec or an outer step that gives other weights on every rank."""
+
+    def moved(state):
+        return {n: v + rank if v.is_floating_point() else v for n, v in state.items()}
+
+    @register_codec(f"other {kind}")
+    def codec(origin, members, wire):
+        return moved(exact(origin, members, wire))
+
+    @register_outer(f"other {kind}")
+    def outer(start, average, memory, *, trained, config):
+        return moved(average)
+
+    LiPTWarmStart(**COMMON, **{kind: f"other {kind}"}).fit(make_net(), make_images(160))
+
+
 def random_soup():
     """A soup of other workers on every rank."""
 
@@ -153,6 +171,8 @@ def run_rank(directory: Path) -> None:
         "random trials": message_of(random_trials_of_workers),
         "random soup": message_of(random_soup),
         "torn on one": message_of(lambda: torn_on_one(rank)),
+        "other codec": message_of(lambda: other_merge(rank, "codec")),
+        "other outer": message_of(lambda: other_merge(rank, "outer")),
         "other inputs": message_of(lambda: other_inputs(rank)),
         "other loss": message_of(lambda: other_loss(rank)),
         "greedy": message_of(lambda: LiPTWarmStart(soup="greedy").fit(make_net(), make_images(40))),

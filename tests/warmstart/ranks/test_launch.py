@@ -159,6 +159,9 @@ def test_errors_reach_every_rank(ranked, size):
             assert "the trial of workers [0]" in errors["random trials"]
             assert "soup 'random soup' chose the weights {" in errors["random soup"]
             assert errors["torn on one"].endswith("my codec is torn")
+            alike = "rank 1 has other merged weights than rank 0: "
+            assert errors["other codec"].startswith(f"{alike}codec 'other codec' must give the")
+            assert errors["other outer"].startswith(f"{alike}outer step 'other outer' must give")
             assert "processes=7, but this run has" in errors["processes"]
             assert "inside of a process group" in errors["nested"]
 
