@@ -16,6 +16,7 @@ from lipt_cords.base.differences import first_difference
 from lipt_cords.base.errors import already_made
 from lipt_cords.base.files import read_json, write_json
 from lipt_cords.base.provenance import machine_name, provenance
+from lipt_cords.base.registry import code_of
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.experiments.compare_plan import ComparisonPlan, PlannedRun, plan_comparison
@@ -104,6 +105,8 @@ def compare(
     results = _blank(config, plan, contenders, shared) | {"command": command}
     if directory is not None:
         results["data"] = contents_of_splits(splits)
+        if config.imports:
+            results["code"] = code_of(config.imports)
     records: dict[tuple[str, float, int], RunRecord] = {}
     if directory is not None:
         records = _kept(directory / RESULTS, results, plan, resume)
@@ -165,7 +168,7 @@ def _kept(
         raise already_made(path)
     read_results(path)  # whole, or refused
     before = read_json(path)
-    same = ("kind", "terms", "config", "data", "python", "versions")
+    same = ("kind", "terms", "config", "data", "code", "python", "versions")
     asked, stored = ({part: one.get(part) for part in same} for one in (blank, before))
     changed = first_difference(asked, stored, ignore=PLACES)
     if changed is not None:

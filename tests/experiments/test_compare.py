@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import math
 import re
 import sys
@@ -19,6 +20,7 @@ from lipt_cords.experiments import demo as demo_module
 from lipt_cords.experiments.compare import compare
 from lipt_cords.experiments.demo import demo, demo_config
 from lipt_cords.experiments.record import RunRecord
+from lipt_cords.experiments.run import run
 from lipt_cords.selectors.base import SELECTORS
 from lipt_cords.training.ledger import CurvePoint
 
@@ -147,6 +149,27 @@ def test_another_configuration_does_not_go_on_from_these_results(
             CONFIG.updated(**change), methods=["random"], seeds=[0], output=tmp_path, resume=True,
             **options,
         )  # fmt: skip
+
+
+def test_other_code_of_an_imported_module_does_not_go_on_from_these_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = tmp_path / "module_of_the_comparison.py"
+    module.write_text("one = 1\n")
+    config = RunConfig.parse({**CONFIG.given(), "imports": [module.stem]})
+    config = config.updated(train_args={"num_epochs": 1})
+    runs, alone = tmp_path / "runs", tmp_path / "alone"
+    compare(config, methods=["random"], seeds=[0], output=runs)
+    run(config, output=alone)
+    compare(config, methods=["random"], seeds=[0], output=runs, resume=True)
+    run(config, output=alone, resume=True)
+    module.write_text("one = 2\n")
+    linecache.clearcache()
+    with pytest.raises(ValueError, match=f"code.{module.stem} is "):
+        compare(config, methods=["random"], seeds=[0], output=runs, resume=True)
+    with pytest.raises(ValueError, match=f"code.{module.stem} is "):
+        run(config, output=alone, resume=True)
 
 
 def test_processes_give_the_same_results_and_a_shared_warm_start_is_billed_to_all(
