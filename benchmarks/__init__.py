@@ -9,3 +9,9 @@ from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
 """Where what was found is kept."""
+EARLIER = {
+    "optimizer": "sgd", "schedule": "constant", "sparsity": "magnitude", "rounds": 1,
+    "outer": "average",
+}  # fmt: skip
+"""Options of a warm start in experiments that were made before `lipt` was a preset of many merges
+with Muon: their commands make the same files again."""

@@ -22,7 +22,7 @@ if __name__ == "__main__":  # in place of this folder, the repository
 
 import torch
 
-from benchmarks import RESULTS
+from benchmarks import EARLIER, RESULTS
 from lipt_cords import LiPTWarmStart
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.provenance import provenance
@@ -36,6 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "options": {"common_steps": 60, "epochs": 4, "batch_size": 32},
     },
 }
+DILOCO = {"outer": "nesterov", "outer_lr": 0.7, "outer_momentum": 0.9}
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "no pruning": {"sparsity": "none"},
@@ -55,8 +56,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no common start": {"common_steps": 0},
     "no BatchNorm refresh": {"batchnorm_refresh": "never"},
     "4 rounds, average": {"rounds": 4},
-    "4 rounds, Nesterov": {"rounds": 4, "outer": "nesterov"},
-    "8 rounds, Nesterov": {"rounds": 8, "outer": "nesterov"},
+    "4 rounds, Nesterov": {"rounds": 4, **DILOCO},
+    "8 rounds, Nesterov": {"rounds": 8, **DILOCO},
 }
 WORKERS = 8
 
@@ -76,7 +77,7 @@ def measure(data: str, datadir: str | None, seed: int, variant: dict[str, Any]) 
     channels, size = splits.input_shape[0], splits.input_shape[-1]
     model = build_model("cnn", 10, in_channels=channels, image_size=size, seed=seed)
     changed = {name: value for name, value in variant.items() if name != "uneven"}
-    options = {"num_workers": WORKERS, **setting["options"], **changed}
+    options = {**EARLIER, "num_workers": WORKERS, **setting["options"], **changed}
     shards = uneven(len(splits.train), seed) if "uneven" in variant else None
     report = LiPTWarmStart(seed=seed, progress=False, device="cpu", **options).fit(
         model, splits.train, splits.val, shards=shards

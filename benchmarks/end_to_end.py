@@ -20,7 +20,7 @@ if __name__ == "__main__":  # in place of this folder, the repository
 
 import torch
 
-from benchmarks import RESULTS
+from benchmarks import EARLIER, RESULTS
 from benchmarks.lean import lean
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.cords.config import RunConfig
@@ -35,7 +35,7 @@ METHODS = (
 
 def configuration(data: str | None, pool: int, epochs: int) -> RunConfig:
     """What all methods share."""
-    warm_start = {"num_workers": 8, "common_steps": 100, "epochs": 4, "batch_size": 64}
+    warm_start = {**EARLIER, "num_workers": 8, "common_steps": 100, "epochs": 4, "batch_size": 64}
     return RunConfig.parse(
         {
             "dataset": {

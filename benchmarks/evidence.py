@@ -24,7 +24,7 @@ if __name__ == "__main__":  # in place of this folder, the repository
 
 import torch
 
-from benchmarks import RESULTS
+from benchmarks import EARLIER, RESULTS
 from benchmarks.lean import lean
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
@@ -36,6 +36,7 @@ from lipt_cords.experiments.run import load_splits
 SETS = ("fashion-mnist", "cifar10-jpeg")
 POOL = 20_000
 LIPT: dict[str, Any] = {
+    **EARLIER,
     "num_workers": 8, "common_steps": 200, "epochs": 4, "batch_size": 64, "sparsity": "none",
     "augmentation": "none", "precision": "bf16",
 }  # fmt: skip

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from benchmarks import RESULTS
+from benchmarks import EARLIER, RESULTS
 from lipt_cords import LiPTWarmStart, WarmStartResult, select, train_on_subset
 from lipt_cords.base.files import output_directory, read_json, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
@@ -43,7 +43,7 @@ PASSES = {0.01: 28_800, 0.05: 38_400, 0.1: 40_000, 0.2: 48_000, 0.3: 60_000}
 POOL, JUDGES = 20_000, 5_000
 CUTS = (0.0, 0.2, 0.5)
 LIPT: dict[str, Any] = {
-    "num_workers": 8, "common_steps": 200, "epochs": 4, "batch_size": 64, "lr": 0.05,
+    **EARLIER, "num_workers": 8, "common_steps": 200, "epochs": 4, "batch_size": 64, "lr": 0.05,
     "sparsity": "none", "augmentation": "none",
 }  # fmt: skip
 ALONE = {"one-worker": 1, "full": 10}

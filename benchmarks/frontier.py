@@ -53,7 +53,9 @@ COMMON = 200
 """Steps of the common start, of 16 samples each: 3,200 passes."""
 SHORT, LONG = 400, 625
 """Steps of a worker over all rounds: 6,400 or 10,000 passes, five or eight epochs of its shard."""
-WORKER_OPTIONS = {"batch_size": 16, "lr": 0.1, "schedule": "wsd", "sparsity": "none"}
+WORKER_OPTIONS = {
+    "batch_size": 16, "optimizer": "sgd", "lr": 0.1, "schedule": "wsd", "sparsity": "none",
+}  # fmt: skip
 NESTEROV = {"outer": "nesterov", "outer_lr": 1.0, "outer_momentum": 0.8}
 
 

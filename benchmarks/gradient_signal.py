@@ -20,6 +20,8 @@ from lipt_cords.base.randomness import generator
 from lipt_cords.data import BatchSource, load_dataset
 from lipt_cords.models import build_model
 from lipt_cords.models.gradients import last_layer_gradients
+from lipt_cords.models.matrices import hidden_matrices
+from lipt_cords.training.optimizers import OPTIMIZERS, OptimizerOptions
 from lipt_cords.warmstart.merge.batchnorm import refresh_batchnorm
 from lipt_cords.warmstart.watch.probe import class_mean_gradients
 from lipt_cords.warmstart.watch.stability import spearman
@@ -80,42 +82,51 @@ def train_plainly(
     passes: int,
     schedule: str,
     seed: int,
+    optimizer: str = "sgd",
     at: Sequence[int] = (),
     tell: Callable[[int, nn.Module], None] = lambda passes, model: None,
 ) -> nn.Module:
     """Train on the whole pool: a full-data warm-up; with a large batch, data-parallel training.
 
     Args:
-        model: trained in place, bfloat16 autocast, channels_last, SGD with Nesterov momentum.
+        model: trained in place, bfloat16 autocast, channels_last.
         task: its pool.
         batch: samples in a step.
-        lr: peak rate; with a cosine it is reached after 20 steps.
+        lr: peak rate; with a schedule that falls it is reached after 20 steps.
         passes: samples to train on.
-        schedule: ``constant`` or ``cosine``.
+        schedule: ``constant``, ``cosine`` or ``linear``.
         seed: of the order.
+        optimizer: ``sgd``, or ``muon`` with the rate ``lr`` for hidden matrices; both with Nesterov
+            momentum 0.9.
         at: passes at which to tell, beside the end.
         tell: called with the passes so far and the model.
     """
     model.to(memory_format=LAYOUT).train()
     images, labels = task.pool[0].contiguous(memory_format=LAYOUT), task.pool[1]
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
-    )
+    options = OptimizerOptions(
+        lr=lr, momentum=0.9, nesterov=True, fused=True, precision=torch.bfloat16,
+        weight_decay=5e-4 if optimizer == "sgd" else 0.0,
+        matrices=tuple(hidden_matrices(model)),
+    )  # fmt: skip
+    steps_of = OPTIMIZERS[optimizer](list(model.parameters()), options)
+    peaks = [group["lr"] for group in steps_of.param_groups]
     order, draws = torch.empty(0, dtype=torch.int64), generator(seed, "plain")
     steps, waiting = max(1, passes // batch), sorted(at)
     for step in range(steps):
         if len(order) < batch:
             order = torch.cat([order, torch.randperm(len(labels), generator=draws)])
         chosen, order = order[:batch], order[batch:]
-        if schedule == "cosine":
-            factor = min(1, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / steps))
-            optimizer.param_groups[0]["lr"] = lr * factor
+        if schedule != "constant":
+            left = 0.5 * (1 + math.cos(math.pi * step / steps))
+            factor = min(1, (step + 1) / 20) * (left if schedule == "cosine" else 1 - step / steps)
+            for group, peak in zip(steps_of.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(images[chosen])
         loss = F.cross_entropy(logits.float(), labels[chosen])
-        optimizer.zero_grad()
+        steps_of.zero_grad()
         loss.backward()
-        optimizer.step()
+        steps_of.step()
         while waiting and (step + 1) * batch >= waiting[0]:
             tell(waiting.pop(0), model)
             model.train()

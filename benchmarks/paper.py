@@ -24,7 +24,7 @@ if __name__ == "__main__":  # in place of this folder, the repository
 
 import torch
 
-from benchmarks import RESULTS
+from benchmarks import EARLIER, RESULTS
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.base.provenance import provenance
@@ -70,7 +70,7 @@ SCALES = {
             "train_args": {"num_epochs": 15, "eval_every": 15, "precision": "bf16"},
         },
         warm_start={
-            "num_workers": 8, "common_steps": 200, "epochs": 4, "batch_size": 64,
+            **EARLIER, "num_workers": 8, "common_steps": 200, "epochs": 4, "batch_size": 64,
             "precision": "bf16",
         },
         full_epochs=15,
@@ -87,7 +87,8 @@ SCALES = {
             "optimizer": {"lr": 0.05, "nesterov": True},
             "train_args": {"num_epochs": 200, "eval_every": 200, "precision": "auto"},
         },
-        warm_start={"num_workers": 10, "common_steps": 400, "epochs": 5, "batch_size": 128},
+        warm_start=EARLIER
+        | {"num_workers": 10, "common_steps": 400, "epochs": 5, "batch_size": 128},
         full_epochs=20,
         differs="ResNet-18 on CIFAR-10, 200 epochs on subsets; the paper: 300",
     ),

@@ -36,7 +36,8 @@ CONFIG = {
         "type": "GradMatch", "selector": "fast", "fraction": 0.1, "select_every": 5,
         "warm_start": {
             "num_workers": 8, "common_steps": 40, "epochs": 4, "batch_size": 32, "lr": 0.02,
-            "rounds": 4, "outer": "nesterov", "outer_momentum": 0.8,
+            "optimizer": "sgd", "schedule": "constant", "sparsity": "magnitude",
+            "rounds": 4, "outer": "nesterov", "outer_lr": 0.7, "outer_momentum": 0.8,
         },
     },
     "train_args": {"num_epochs": 20, "device": "cpu"},

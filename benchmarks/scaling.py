@@ -27,7 +27,7 @@ if __name__ == "__main__":  # in place of this folder, the repository
 import torch
 from torch.utils.data import TensorDataset
 
-from benchmarks import RESULTS
+from benchmarks import EARLIER, RESULTS
 from lipt_cords import LiPTWarmStart, WarmStartResult
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.provenance import provenance
@@ -47,7 +47,14 @@ def material(samples: int) -> tuple[torch.nn.Module, TensorDataset]:
 def fit(processes: int, samples: int = 512, **options: Any) -> WarmStartResult:
     """A warm start in that many processes; none is this one."""
     launch = {"processes": processes} if processes else {"launch": "serial"}
-    common = {"num_workers": 4, "common_steps": 2, "batch_size": 32, "device": "cpu", "threads": 1}
+    common = {
+        **EARLIER,
+        "num_workers": 4,
+        "common_steps": 2,
+        "batch_size": 32,
+        "device": "cpu",
+        "threads": 1,
+    }
     warm_start = LiPTWarmStart(**{**common, "progress": False, **launch, **options})
     return warm_start.fit(*material(samples))
 

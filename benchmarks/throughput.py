@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from benchmarks import RESULTS
+from benchmarks import EARLIER, RESULTS
 from lipt_cords import LiPTWarmStart
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.provenance import provenance
@@ -60,7 +60,7 @@ def worker_seconds(dataset: TensorDataset, steps: int, batch: int, **options: ob
     """Seconds that one LiPT worker reports for the same steps."""
     warm_start = LiPTWarmStart(
         num_workers=1, common_steps=0, local_steps=steps, batch_size=batch,
-        batchnorm_refresh="never", device="cpu", progress=False, **options,
+        batchnorm_refresh="never", device="cpu", progress=False, **{**EARLIER, **options},
     )  # fmt: skip
     model = build_model("resnet8", 10, in_channels=1, image_size=28)
     return warm_start.fit(model, dataset).report.seconds["workers"]

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from benchmarks import RESULTS
+from benchmarks import EARLIER, RESULTS
 from lipt_cords import WarmStartConfig
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.provenance import provenance
@@ -132,7 +132,8 @@ def tasks_of(case: Case, model: nn.Module, pool: Pool, workers: int) -> list[Wor
     shard = BATCHES * case.batch_size
     head = find_head(model, num_classes=4 if model.__class__ is TextNet else 10).name
     config = WarmStartConfig(
-        num_workers=workers, batch_size=case.batch_size, local_steps=case.steps, device="cpu"
+        **EARLIER, num_workers=workers, batch_size=case.batch_size, local_steps=case.steps,
+        device="cpu",
     )  # fmt: skip
     return [
         WorkerTask(

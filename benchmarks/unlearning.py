@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
-from benchmarks import RESULTS
+from benchmarks import EARLIER, RESULTS
 from lipt_cords import LiPTWarmStart
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
@@ -38,7 +38,7 @@ from lipt_cords.models.gradients import last_layer_gradients
 from lipt_cords.warmstart.unlearning.deltagrad import DeltaGrad
 
 EXACT: dict[str, Any] = {
-    "common_steps": 0, "epochs": 4, "batch_size": 32, "keep_workers": True, "threads": 1,
+    **EARLIER, "common_steps": 0, "epochs": 4, "batch_size": 32, "keep_workers": True, "threads": 1,
     "launch": "serial",
 }  # fmt: skip
 HEAD: dict[str, Any] = {
@@ -153,8 +153,8 @@ def deltagrad(data: str, in_a_row: int) -> list[dict[str, Any]]:
     )
     net = build_model("resnet8", 10, in_channels=1, image_size=28, seed=0)
     warm = LiPTWarmStart(
-        num_workers=1, common_steps=300, local_steps=1, sparsity="none", precision="bf16",
-        batchnorm_refresh="never",
+        **EARLIER | {"sparsity": "none"}, num_workers=1, common_steps=300, local_steps=1,
+        batch_size=64, precision="bf16", batchnorm_refresh="never",
     ).fit(net, train)  # fmt: skip
     found = last_layer_gradients(warm.model(), train)
     spread, mean = torch.std_mean(found.embeddings, dim=0)

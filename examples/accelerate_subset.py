@@ -35,9 +35,7 @@ accelerator = Accelerator(cpu=True)
 digits = load_dataset("digits", limit=600)
 model = build_model("cnn", digits.num_classes, in_channels=1, image_size=8)
 # Every process makes the same warm start; in a process group they would share it: launch="auto".
-warm = LiPTWarmStart(num_workers=4, common_steps=20, batch_size=16, lr=0.02, launch="serial").fit(
-    model, digits.train
-)
+warm = LiPTWarmStart(num_workers=4, launch="serial").fit(model, digits.train)
 chosen = None
 if accelerator.is_main_process:
     chosen = select("gradmatch", warm.gradients(digits.train), budget=121)

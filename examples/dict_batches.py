@@ -53,9 +53,7 @@ class BagOfWords(nn.Module):
 train, test = Snippets(held_out=False), Snippets(held_out=True)
 torch.manual_seed(0)
 model = BagOfWords()
-warm = LiPTWarmStart(num_workers=4, common_steps=100, epochs=8, batch_size=16, lr=0.2).fit(
-    model, train
-)
+warm = LiPTWarmStart(num_workers=4).fit(model, train)
 subset = select("craig", warm.gradients(train), budget=len(train) // 5)
 result = train_on_subset(
     warm.apply_to(model), train, subset, val_dataset=test, epochs=20, batch_size=16, lr=0.2

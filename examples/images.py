@@ -33,9 +33,7 @@ def main(folder: Path, share: float = 0.2) -> None:
     data = load_dataset(f"imagefolder:{folder}", image_size=16)
     channels, size = data.input_shape[0], data.input_shape[-1]
     model = build_model("cnn", data.num_classes, in_channels=channels, image_size=size)
-    warm = LiPTWarmStart(num_workers=4, common_steps=40, epochs=4, batch_size=16, lr=0.02).fit(
-        model, data.train, data.val
-    )
+    warm = LiPTWarmStart(num_workers=4).fit(model, data.train, data.val)
     budget = int(share * len(data.train))
     subset = select("stratified", warm.gradients(data.train), budget)
     result = train_on_subset(

@@ -53,9 +53,7 @@ class Reselect(lightning.Callback):
 
 digits = load_dataset("digits")
 net = build_model("cnn", digits.num_classes, in_channels=1, image_size=8)
-warm = LiPTWarmStart(num_workers=8, common_steps=40, epochs=4, batch_size=32, lr=0.02).fit(
-    net, digits.train, digits.val
-)
+warm = LiPTWarmStart(num_workers=8).fit(net, digits.train, digits.val)
 subset = select("importance", warm.gradients(digits.train), budget=130)
 loader = SubsetLoader(digits.train, subset, batch_size=16)
 trainer = lightning.Trainer(

@@ -27,11 +27,9 @@ class TwoHeads(nn.Module):
 digits = load_dataset("digits")
 torch.manual_seed(0)
 model = TwoHeads()
-warm = LiPTWarmStart(num_workers=8, common_steps=40, epochs=4, batch_size=32, lr=0.05).fit(
-    model, digits.train, digits.val
-)
+warm = LiPTWarmStart(num_workers=8).fit(model, digits.train, digits.val)
 warm.apply_to(model)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
 loader = None
 for epoch in range(12):
     if epoch % 4 == 0:  # re-selected as training goes on, with unbiased weights

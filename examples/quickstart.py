@@ -9,9 +9,7 @@ from lipt_cords.warmstart import LiPTWarmStart
 digits = load_dataset("digits")
 model = build_model("cnn", digits.num_classes, in_channels=1, image_size=8)
 
-warm = LiPTWarmStart(num_workers=8, common_steps=40, epochs=8, batch_size=32, lr=0.02).fit(
-    model, digits.train, digits.val
-)
+warm = LiPTWarmStart(num_workers=8).fit(model, digits.train, digits.val)
 subset = select("gradmatch", warm.gradients(digits.train), 130)
 warm.apply_to(model)
 result = train_on_subset(

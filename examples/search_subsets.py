@@ -19,9 +19,7 @@ def net():
     return build_model("cnn", digits.num_classes, in_channels=1, image_size=8)
 
 
-warm = LiPTWarmStart(num_workers=8, common_steps=40, epochs=4, batch_size=32, lr=0.02).fit(
-    net(), digits.train, digits.val
-)
+warm = LiPTWarmStart(num_workers=8).fit(net(), digits.train, digits.val)
 gradients = warm.gradients(digits.train)
 subsets = {name: select(name, gradients, 130) for name in ("random", "stratified", "gradmatch")}
 found = {}

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks import RESULTS
+from benchmarks import EARLIER, RESULTS
 from benchmarks.cheaper.exact import exactness
 from benchmarks.cheaper.nets import PatchEncoder
 from benchmarks.gradient_signal import load_task, quality, signal_of, train_plainly
@@ -43,6 +43,7 @@ from lipt_cords.training.cheaper.tickets import TicketSearch
 
 Row = dict[str, Any]
 LIPT: dict[str, Any] = {
+    **EARLIER,
     "num_workers": 8, "common_steps": 100, "epochs": 5, "batch_size": 64, "sparsity": "none",
     "precision": "bf16", "threads": 1, "launch": "serial",
 }  # fmt: skip

@@ -20,17 +20,18 @@ from lipt_cords.experiments.methods import LIPT, Method
 from lipt_cords.experiments.pilot import trial_passes
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.training.sources import SelectionSchedule
-from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.config import Preset, WarmStartConfig
 from lipt_cords.warmstart.forecast import Forecast, common_passes, forecast
+from lipt_cords.warmstart.presets import scaled
 
 LEAST_FULL_EPOCHS = 15
 """Full-data epochs of warm-up where neither the file nor the caller says how many."""
-IN_ROUNDS: dict[str, Any] = {
-    "num_workers": 16, "common_steps": 200, "batch_size": 16, "lr": 0.1, "schedule": "wsd",
-    "epochs": 8, "rounds": 40, "outer": "nesterov", "outer_lr": 1.0, "outer_momentum": 0.8,
-    "sparsity": "none", "augmentation": "none",
-}  # fmt: skip
-"""``lipt-rounds``: the setting that benchmarks/frontier.py found for the best gradient signal."""
+WORKERS = 16
+"""Of LiPT, where the configuration does not say how many: as if each had a machine of its own."""
+KEPT = ("device", "precision", "memory_format", "loader_workers", "threads")
+"""Options of the machine, which every warm start of a comparison takes from the configuration."""
+PRESETS: dict[str, Preset] = {"lipt-rounds": "lipt", "lipt-once": "lipt-once"}
+"""Warm-ups that are presets, whatever the configuration says of its own."""
 PLAIN = ("random", "rs2", "full")
 """Selections that need no model, and go through our own loader."""
 CRITICAL = "critical-path"
@@ -131,7 +132,8 @@ class Contest:
 
     def warm_start(self, method: Method) -> WarmStartConfig | None:
         """The warm start of a method; None for none, and for CORDS's own full-data warm-up."""
-        lipt = self.config.dss_args.warm_start or WarmStartConfig()
+        given = self.config.dss_args.warm_start or WarmStartConfig()
+        lipt = scaled(given, self.samples, WORKERS)
         if method.warmup in ("none", "full"):
             return None
         if method.warmup == "full-annealed":
@@ -139,9 +141,13 @@ class Contest:
             options = alone(lipt, steps, schedule="cosine")
         elif method.warmup == "lipt":
             return lipt.model_copy(update={"start_from": "initial"} if method.scratch else None)
-        elif method.warmup == "lipt-rounds":
-            kept = ("device", "precision", "memory_format", "loader_workers", "threads")
-            options = {k: getattr(lipt, k) for k in kept if k in lipt.model_fields_set} | IN_ROUNDS
+        elif method.warmup in PRESETS:
+            options = {
+                name: getattr(given, name) for name in KEPT if name in given.model_fields_set
+            }
+            preset = WarmStartConfig(type=PRESETS[method.warmup], **options)
+            made = scaled(preset, self.samples, WORKERS)
+            return made.model_copy(update={"start_from": "initial"} if method.scratch else None)
         else:
             cost = forecast(lipt, self.samples)
             total = method.warmup == "one-worker-total"
@@ -252,10 +258,10 @@ def alone(lipt: WarmStartConfig, steps: int, *, schedule: str) -> dict[str, Any]
     options = {name: getattr(lipt, name) for name in lipt.model_fields_set}
     for name in (
         "epochs", "density", "work_dir", "rounds", "outer", "ema", "stop_when", "min_workers",
-        "processes", "seed", "outer_lr", "outer_momentum",
+        "processes", "seed", "outer_lr", "outer_momentum", "codec",
     ):  # fmt: skip
         options.pop(name, None)
     return options | {
         "num_workers": 1, "local_steps": steps, "shard_fraction": 1.0, "sparsity": "none",
-        "schedule": schedule, "soup": "uniform",
+        "schedule": schedule, "soup": "uniform", "rounds": 1, "outer": "average",
     }  # fmt: skip

@@ -20,6 +20,7 @@ WARMUPS = {
     "full-annealed": "full data, annealed",
     "lipt": "LiPT",
     "lipt-rounds": "LiPT in rounds",
+    "lipt-once": "LiPT, one merge",
     "one-worker": "one worker",
     "one-worker-annealed": "one worker, annealed",
     "one-worker-total": "one worker, all of LiPT's passes",
@@ -27,7 +28,7 @@ WARMUPS = {
 """Warm-ups, and what a table calls them."""
 COUNTED = ("full", "full-annealed")
 """Warm-ups that take a number of epochs, as in ``full=5``."""
-LIPT = ("lipt", "lipt-rounds")
+LIPT = ("lipt", "lipt-rounds", "lipt-once")
 SPENDING = {"critical-path": "LiPT's critical path", "total": "all of LiPT's passes"}
 DEFAULT_METHODS = ("random", "rs2", "full", "lipt", "one-worker", "rs2@critical-path", "rs2@total")
 SHORT = {

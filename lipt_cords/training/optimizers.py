@@ -88,12 +88,16 @@ def register_optimizer(
     return OPTIMIZERS.register(name, trains_workers=trains_workers, defaults=dict(defaults or {}))
 
 
-def with_defaults(values: Any, named_by: str) -> Any:
+def with_defaults(
+    values: Any, named_by: str, unnamed: str = "sgd", others: Mapping[str, float] | None = None
+) -> Any:
     """Given options with the optimizer's own defaults, before they are validated.
 
     Args:
         values: options by name; anything else is returned as it is.
         named_by: the option that names the optimizer.
+        unnamed: the optimizer where none is named; its defaults are the record's own.
+        others: defaults of any other optimizer, where it has none of its own.
 
     Raises:
         ValueError: an option of Muon is given with another optimizer.
@@ -103,7 +107,7 @@ def with_defaults(values: Any, named_by: str) -> Any:
     """
     if not isinstance(values, Mapping):
         return values
-    name = values.get(named_by, "sgd")
+    name = values.get(named_by, unnamed)
     unused = {"rest": "sgd", "rest_lr": None}  # which a dumped record holds too
     given = [one for one, default in unused.items() if values.get(one, default) != default]
     if given and name != "muon":
@@ -111,8 +115,10 @@ def with_defaults(values: Any, named_by: str) -> Any:
             f"{given[0]} is an option of optimizer 'muon', and the optimizer is {name!r}: leave it "
             "out, or set the optimizer to 'muon'"
         )
+    if named_by not in values:
+        return values
     known = OPTIMIZERS.entry(name).facts["defaults"] if name in OPTIMIZERS else {}
-    return {**known, **values}
+    return {**(others or {}), **known, **values}
 
 
 def rate_of_rest(rest: Rest, lr: float | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,16 @@ from lipt_cords.warmstart.watch.stop_rule import StopOptions
 from lipt_cords.warmstart.workers.augment import AugmentationOptions
 from lipt_cords.warmstart.workers.sparsity import SparsityOptions
 
+Preset = Literal["lipt", "lipt-once"]
+ONCE: dict[str, Any] = {
+    "num_workers": 10, "epochs": 4.0, "common_steps": 100, "batch_size": 64, "optimizer": "sgd",
+    "schedule": "constant", "rounds": 1, "outer": "average", "sparsity": "magnitude",
+}  # fmt: skip
+"""The preset ``lipt-once``, where it is not the defaults."""
+SGD: dict[str, float] = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+"""Defaults of SGD, and of other optimizers where they have none of their own."""
+PRUNING = ("density", "densities", "prune_after")
+"""Options that do nothing without a sparsity."""
 Launch = Literal["auto", "serial", "processes", "torchrun"]
 
 
@@ -43,9 +54,10 @@ class WarmStartConfig(
 ):
     """Every option of a LiPT warm start (Ro et al., ICML 2023).
 
-    The defaults follow measurements at small scale rather than the paper where the two differ: a
-    short common start helps most, and RandAugment costs accuracy in short local runs, so it is off
-    by default.
+    The defaults are those of the preset ``lipt``, the best setting that was found. Where
+    ``num_workers``, ``epochs``, ``common_steps`` and ``rounds`` are left out, a fit takes what fits
+    its data and processes (:func:`lipt_cords.warmstart.presets.scaled`); what is shown here is for
+    16 workers and 20,000 samples.
 
     >>> WarmStartConfig(num_worker=4)
     Traceback (most recent call last):
@@ -53,33 +65,36 @@ class WarmStartConfig(
     ValueError: unknown WarmStartConfig option 'num_worker': ... Did you mean 'num_workers'?
     """
 
-    type: Literal["lipt"] = "lipt"
-    """The kind of warm start; LiPT is the only one."""
-    num_workers: int = Field(10, ge=1)
-    """How many workers train, each on its own shard."""
-    epochs: float = Field(4.0, gt=0, le=1e6)
-    """Local epochs of every worker over its shard; may be fractional."""
+    type: Preset = "lipt"
+    """The preset: ``lipt`` is the best setting found, in many merges; ``lipt-once`` is the paper,
+    with one merge of pruned workers. Options that are given replace single ones of it."""
+    num_workers: int = Field(16, ge=1)
+    """How many workers train, each on its own shard. Left out: as many as there are processes."""
+    epochs: float = Field(8.0, gt=0, le=1e6)
+    """Local epochs of every worker over its shard; may be fractional. Left out: 3 for a single
+    worker, up to 8 for 16 and more."""
     local_steps: int | None = Field(None, ge=1)
     """Optimizer steps of every worker; replaces ``epochs`` if given."""
     shard_fraction: float = Field(1.0, gt=0, le=1)
     """Share of the training data that all shards hold together."""
-    common_steps: int = Field(100, ge=0)
+    common_steps: int = Field(200, ge=0)
     """Steps of the common start theta* before the workers start; with 0 they start from the given
-    model."""
-    batch_size: int = Field(64, ge=1)
+    model. Left out: 0.16 epochs of all data."""
+    batch_size: int = Field(16, ge=1)
     """Samples in a step of the common start and of a worker."""
-    optimizer: str = "sgd"
-    """Optimizer of the common start and of every worker, by its registered name."""
-    lr: float = Field(0.05, gt=0)
+    optimizer: str = "muon"
+    """Optimizer of the common start and of every worker, by its registered name. A net without
+    hidden weight matrices takes ``sgd`` where none is given."""
+    lr: float = Field(0.03, gt=0)
     """Peak learning rate, with ``muon`` of the hidden weight matrices. Left out: 0.05 for ``sgd``,
     0.03 for ``muon``, 1e-3 for the others."""
-    schedule: Schedule = "constant"
+    schedule: Schedule = "wsd"
     """Learning rate over a worker's steps of all rounds; ``wsd`` holds it for three quarters, then
     falls linearly to zero. One merge already acts like a decay; many rounds gain by one."""
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(0.6, ge=0, lt=1)
     """Nesterov momentum of SGD (0.9) or Muon (0.6); 0 turns it off."""
-    weight_decay: float = Field(5e-4, ge=0)
-    """L2 decay; decoupled for ``adamw`` and ``muon``, whose default is 0."""
+    weight_decay: float = Field(0.0, ge=0)
+    """L2 decay; 5e-4 for ``sgd``; decoupled for ``adamw`` and ``muon``, whose default is 0."""
     rest: Rest = "sgd"
     """With ``muon``: the optimizer of all that is no hidden weight matrix, ``sgd`` or ``adamw``."""
     rest_lr: float | None = Field(None, gt=0)
@@ -87,10 +102,10 @@ class WarmStartConfig(
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay per step of an exponential moving average of a worker's weights, which then goes into
     the soup instead of the last weights."""
-    rounds: int = Field(1, ge=1)
+    rounds: int = Field(40, ge=1)
     """Merges: a worker's steps are split over them (``merge_schedule``), and after each merge all
-    workers continue from the merged weights. 1 is LiPT; more rounds come closer to data-parallel
-    training."""
+    workers continue from the merged weights. 1 is the paper's LiPT; more rounds come closer to
+    data-parallel training. Left out: one for every 15 steps, 40 at most."""
     merge_schedule: MergeSchedule = "even"
     """How a worker's steps are split over the merges: ``even``, or ``qsr``: the interval grows as
     one over the squared learning rate, so that most merges come before the rate falls."""
@@ -210,27 +225,50 @@ class WarmStartConfig(
 
     @model_validator(mode="before")
     @classmethod
-    def _optimizers_own_defaults(cls, values: Any) -> Any:
-        return with_defaults(values, "optimizer")
+    def _with_preset(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        if values.get("type") == "lipt-once":
+            for name in ("rounds", "outer"):
+                if values.get(name, ONCE[name]) != ONCE[name]:
+                    raise ValueError(
+                        f"the preset 'lipt-once' merges once, by the average: received "
+                        f"{name}={values[name]!r}; leave it out, or take the preset 'lipt'"
+                    )
+            values = ONCE | dict(values)
+        elif "sparsity" not in values and any(name in values for name in PRUNING):
+            values = {"sparsity": "magnitude", **values}
+        return with_defaults(values, "optimizer", "muon", SGD)
 
     @model_validator(mode="after")
     def _options_agree(self) -> WarmStartConfig:
-        if self.min_workers is not None and self.min_workers > self.num_workers:
-            raise ValueError(
-                f"min_workers ({self.min_workers}) exceeds num_workers ({self.num_workers}): a "
-                "merge cannot have more workers than are trained"
-            )
-        if self.local_steps is not None and self.local_steps < self.rounds:
+        self.require_agreement()
+        return self
+
+    def require_agreement(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            ValueError: which, and what to do.
+        """
+        # Left out, these follow from the data and the processes.
+        rounds, workers = (name in self.model_fields_set for name in ("rounds", "num_workers"))
+        if self.local_steps is not None and rounds and self.local_steps < self.rounds:
             raise ValueError(
                 f"rounds ({self.rounds}) exceeds local_steps ({self.local_steps}): every round "
                 "needs a step of every worker"
+            )
+        if workers and self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers ({self.min_workers}) exceeds num_workers ({self.num_workers}): a "
+                "merge cannot have more workers than are trained"
             )
         if self.stop_when is not None and self.rounds == 1:
             raise ValueError(
                 "stop_when ends a warm start between two rounds, and rounds=1 has none: set "
                 "rounds to 2 or more"
             )
-        if self.stop_when is not None and (self.probe_every or 0) >= self.rounds:
+        if self.stop_when is not None and rounds and (self.probe_every or 0) >= self.rounds:
             raise ValueError(
                 f"stop_when is judged every probe_every ({self.probe_every}) rounds, and so not "
                 f"before the last of {self.rounds}: set probe_every below rounds"
@@ -255,7 +293,6 @@ class WarmStartConfig(
                 f"launch='serial' is one process, received processes={self.processes}: set "
                 "launch='processes', or leave processes out"
             )
-        return self
 
     def _check_ticket(self) -> None:
         options = self.early_bird
@@ -297,7 +334,7 @@ class WarmStartConfig(
         Raises:
             ValueError: another type, or a wrong option.
 
-        >>> WarmStartConfig.parse("lipt").num_workers
+        >>> WarmStartConfig.parse("lipt-once").num_workers
         10
         >>> WarmStartConfig.parse({"type": "lipt", "num_workers": 8}).num_workers
         8

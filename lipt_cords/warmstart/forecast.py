@@ -30,13 +30,16 @@ def forecast(config: WarmStartConfig, samples: int) -> Forecast:
     may be longer by a batch a round.
 
     Args:
-        config: the options.
+        config: the options; of the preset ``lipt`` those that were scaled to the data.
         samples: in the pool.
 
     Returns:
         The passes.
 
-    >>> forecast(WarmStartConfig(num_workers=4, common_steps=10, epochs=2, batch_size=32), 1000)
+    >>> once = WarmStartConfig(
+    ...     type="lipt-once", num_workers=4, common_steps=10, epochs=2, batch_size=32
+    ... )
+    >>> forecast(once, 1000)
     Forecast(passes=2320, critical_passes=820)
     """
     common = common_passes(config, samples)
@@ -61,5 +64,7 @@ def passes_of(steps: int, samples: int, batch_size: int) -> int:
     >>> passes_of(5, 100, 40), passes_of(3, 41, 40)
     (180, 123)
     """
+    if not samples:
+        return 0
     epochs, rest = divmod(steps, steps_per_epoch(samples, batch_size))
     return epochs * samples + rest * batch_size

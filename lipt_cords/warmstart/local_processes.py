@@ -26,7 +26,9 @@ from lipt_cords.base.registry import foreign_modules, import_modules
 from lipt_cords.base.scratch import scratch_directory
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.one_rank import fit_on_this_rank
-from lipt_cords.warmstart.prepare.checks import Request
+from lipt_cords.warmstart.prepare.checks import Request, data_length
+from lipt_cords.warmstart.presets import cost_line, scaled
+from lipt_cords.warmstart.progress import announce
 from lipt_cords.warmstart.ranks.attempt import Attempt
 from lipt_cords.warmstart.ranks.conversation import LostContact
 from lipt_cords.warmstart.ranks.handed import Handed
@@ -55,6 +57,10 @@ def fit_in_processes(config: WarmStartConfig, processes: int, request: Request) 
     if multiprocessing.parent_process() is not None and multiprocessing.current_process().daemon:
         raise ValueError("launch='processes' cannot start processes from a daemon: use 'serial'")
     _require_script([getattr(request, field.name) for field in fields(request)])
+    samples = data_length(request.dataset, "training")
+    options = scaled(config, samples, processes, model=request.model, shards=request.shards)
+    if samples:  # else a rank refuses the data
+        announce(cost_line(options, samples), config.progress)
     threads = config.threads or max(1, torch.get_num_threads() // processes)
     # The ranks log where finished workers are kept.
     with (

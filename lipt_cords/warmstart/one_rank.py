@@ -29,9 +29,10 @@ from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.early_bird import EarlyBird
 from lipt_cords.warmstart.lipt import lipt
 from lipt_cords.warmstart.merge.judge import Judge
-from lipt_cords.warmstart.prepare.checks import Request
+from lipt_cords.warmstart.prepare.checks import Request, data_length
 from lipt_cords.warmstart.prepare.prepare import prepare, read_data
-from lipt_cords.warmstart.progress import StepProgress
+from lipt_cords.warmstart.presets import ALONE, cost_line, scaled
+from lipt_cords.warmstart.progress import StepProgress, announce
 from lipt_cords.warmstart.ranks.conversation import Excluded
 from lipt_cords.warmstart.ranks.launch import open_ranks, threads_of
 from lipt_cords.warmstart.ranks.ranks import Ranks
@@ -106,6 +107,7 @@ def _fit(
     """Check and read everything, run LiPT, and make the report."""
     clock = Clock(ranks.device)
     clock.enter("prepare")
+    config, alone = _scaled(config, ranks, request)
     inputs, folder = _prepared(config, ranks, request, held, owners)
     judge = Judge(
         copy_model(inputs.model), inputs.dataset, inputs.labels, config, inputs.validation
@@ -147,7 +149,7 @@ def _fit(
             planned_rounds=config.rounds,
             evaluation_seconds=team.evaluation_seconds,
             ticket=None if ticket is None else ticket.summary(),
-            notes=[*watchers.notes(), *team.notes, *found],
+            notes=[*alone, *watchers.notes(), *team.notes, *found],
         ),
         "the report",
     )
@@ -164,6 +166,24 @@ def _fit(
         template=copy_model(request.model).cpu(),
         device=ranks.device,
     )
+
+
+def _scaled(
+    config: WarmStartConfig, ranks: Ranks, request: Request
+) -> tuple[WarmStartConfig, list[str]]:
+    """The options for this data and these processes, said in a line; and a note for the report."""
+    made: list[WarmStartConfig] = []
+
+    def scale() -> None:
+        request.check()
+        samples = data_length(request.dataset, "training")
+        made.append(scaled(config, samples, ranks.size, model=request.model, shards=request.shards))
+        if ranks.is_main and samples:  # no samples are refused where data is checked
+            announce(cost_line(made[0], samples), config.progress)
+
+    ranks.everywhere(scale, "the options")
+    by_itself = made[0].num_workers == 1 and "num_workers" not in config.model_fields_set
+    return made[0], [ALONE] if by_itself else []
 
 
 def _prepared(

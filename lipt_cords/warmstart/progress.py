@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from types import TracebackType
@@ -10,6 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 REDRAW_SECONDS = 0.1
+logger = logging.getLogger(__name__)
+
+
+def announce(line: str, shown: bool | None) -> None:
+    """Say in one line what begins, on stderr, unless progress is turned off; and in the log."""
+    logger.info("%s", line)
+    if shown is not False:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(line, markup=False)
 
 
 class StepProgress:

@@ -48,7 +48,7 @@ class LiPTWarmStart:
     >>> warm_start = LiPTWarmStart(num_workers=2, epochs=1, common_steps=2, launch="serial")
     >>> result = warm_start.fit(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), data)
     >>> result.report.passes, result.report.critical_path_passes
-    (120, 100)
+    (72, 52)
     """
 
     def __init__(

@@ -14,9 +14,10 @@ from lipt_cords import LiPTWarmStart, WarmStartConfig
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.datasets import load_dataset
 from lipt_cords.experiments.compare_plan import plan_comparison
-from lipt_cords.experiments.contest import MATCHED, Contest, plan_calendar
+from lipt_cords.experiments.contest import MATCHED, WORKERS, Contest, plan_calendar
 from lipt_cords.experiments.methods import DEFAULT_METHODS, Method
 from lipt_cords.warmstart.forecast import forecast
+from lipt_cords.warmstart.presets import scaled
 
 WARM = {"num_workers": 4, "common_steps": 10, "batch_size": 32, "density": 0.5, "lr": 0.3}
 
@@ -81,7 +82,9 @@ def test_all_methods_train_equally_long_on_subsets() -> None:
         assert config.train_args.num_epochs == total
     assert configs["random"].dss_args.strategy == "Random"
     assert configs["lipt+rs2"].dss_args.strategy == "RS2"
-    assert configs["lipt"].dss_args.warm_start == base.config.dss_args.warm_start
+    given = base.config.dss_args.warm_start
+    assert given is not None
+    assert configs["lipt"].dss_args.warm_start == scaled(given, base.samples, WORKERS)
 
 
 def test_one_worker_is_as_long_as_lipt() -> None:

@@ -216,7 +216,7 @@ def test_every_public_name_has_an_entry_with_all_that_a_user_asks() -> None:
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("quickstart.py", "130 images after 2576 passes"),
+        ("quickstart.py", "130 images after 1354 passes"),
         ("images.py", "97 of 486 images in 10 classes"),
         ("dict_batches.py", "81 of 405 snippets"),
         ("own_model.py", "test accuracy 9"),

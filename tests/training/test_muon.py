@@ -160,12 +160,14 @@ def test_defaults_follow_the_optimizer() -> None:
     for made in (WarmStartConfig(optimizer="muon"), OptimizerConfig(type="muon")):
         assert (made.lr, made.momentum, made.weight_decay) == (0.03, 0.6, 0.0)
     assert (WarmStartConfig().lr, OptimizerConfig().lr, OptimizerConfig(type="adamw").lr) == (
-        0.05, 0.05, 1e-3,
+        0.03, 0.05, 1e-3,
     )  # fmt: skip
+    sgd, own = WarmStartConfig(optimizer="sgd"), OptimizerConfig()
+    assert (sgd.lr, sgd.momentum, sgd.weight_decay) == (own.lr, own.momentum, own.weight_decay)
     assert WarmStartConfig(optimizer="muon", lr=0.2).lr == 0.2
     assert OptimizerConfig(type="muon", rest="adamw").head_lr == 1e-3
     for kind, options in (
-        (WarmStartConfig, {"rest_lr": 1.0}),
+        (WarmStartConfig, {"optimizer": "sgd", "rest_lr": 1.0}),
         (OptimizerConfig, {"rest": "adamw"}),
     ):
         with pytest.raises(ValueError, match="option of optimizer 'muon'"):

@@ -159,7 +159,7 @@ def test_the_given_model_and_the_random_state_are_left_alone() -> None:
         ({"early_bird": {"ratio": -0.1}}, "a share from 0 to below 1"),
         ({"early_bird": {"ration": 0.1}}, "Did you mean 'ratio'"),
         ({"early_bird": 0.3}, "expected options by name"),
-        ({"early_bird": {"vote": True}}, "rounds=1 has one"),
+        ({"rounds": 1, "early_bird": {"vote": True}}, "rounds=1 has one"),
         ({"early_bird": {}, "common_steps": 0}, "common_steps=0 leaves it out"),
         ({"early_bird": {"vote": True}, "rounds": 2, "together": 2}, "together=2"),
     ],

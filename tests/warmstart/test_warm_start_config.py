@@ -100,7 +100,7 @@ def test_options_cannot_change_after_validation():
             "rounds (5) exceeds local_steps (4): every round needs a step of every worker",
         ),
         (
-            {"stop_when": {"benefit": 0.1}},
+            {"rounds": 1, "stop_when": {"benefit": 0.1}},
             "stop_when ends a warm start between two rounds, and rounds=1 has none: set rounds to "
             "2 or more",
         ),
@@ -122,6 +122,16 @@ def test_options_cannot_change_after_validation():
             },
             "stop_when=class_cosine and rank_correlation compares workers, and num_workers=1 has "
             "one: use benefit or merged_loss, or more workers",
+        ),
+        (
+            {"type": "lipt-once", "rounds": 4},
+            "the preset 'lipt-once' merges once, by the average: received rounds=4; leave it out, "
+            "or take the preset 'lipt'",
+        ),
+        (
+            {"type": "lipt-once", "outer": "nesterov"},
+            "the preset 'lipt-once' merges once, by the average: received outer='nesterov'; leave "
+            "it out, or take the preset 'lipt'",
         ),
         (
             {"launch": "serial", "processes": 2},

@@ -39,10 +39,10 @@ def register_outer(name: str) -> Callable[[OuterFunction], OuterFunction]:
 class OuterOptions(StrictModel):
     """The outer step after a merge."""
 
-    outer: str = "average"
+    outer: str = "nesterov"
     """The outer step after a merge: ``average`` takes the averaged weights, ``nesterov`` takes a
     step along the averaged change (DiLoCo); or a registered outer step of your own."""
-    outer_lr: float = Field(0.7, gt=0)
+    outer_lr: float = Field(1.0, gt=0)
     """Learning rate of the outer Nesterov step."""
     outer_momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of the outer Nesterov step."""

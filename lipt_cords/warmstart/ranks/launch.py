@@ -50,7 +50,7 @@ def local_processes(config: WarmStartConfig) -> int | None:
                 "and WORLD_SIZE: run `torchrun --nproc-per-node N script.py`, or set "
                 "launch='serial'"
             )
-        size = dist.get_world_size() if _started() else int(os.environ["WORLD_SIZE"])
+        size = group_size(config)
         if config.processes is not None and config.processes != size:
             raise ValueError(
                 f"processes={config.processes}, but this run has {size} already: leave processes "
@@ -66,7 +66,15 @@ def local_processes(config: WarmStartConfig) -> int | None:
     if config.launch == "auto" and config.processes is None and gpus < 2:
         return None
     wanted = config.processes or gpus or len(os.sched_getaffinity(0))
-    return min(wanted, config.num_workers) if config.processes is None else wanted
+    fewer = config.processes is None and "num_workers" in config.model_fields_set
+    return min(wanted, config.num_workers) if fewer else wanted
+
+
+def group_size(config: WarmStartConfig) -> int:
+    """The number of processes that share a warm start which starts none itself."""
+    if config.launch == "serial" or not (_started() or _launched()):
+        return 1
+    return dist.get_world_size() if _started() else int(os.environ["WORLD_SIZE"])
 
 
 @contextmanager

@@ -85,9 +85,10 @@ def register_sparsity(name: str) -> Callable[[SparsityFunction], SparsityFunctio
 class SparsityOptions(StrictModel):
     """How workers are pruned."""
 
-    sparsity: str = "magnitude"
+    sparsity: str = "none"
     """One-shot pruning of every worker's weights: by ``magnitude``, at ``random``, by ``snip``, or
-    by a registered sparsity of your own; ``none`` prunes nothing."""
+    by a registered sparsity of your own; ``none`` prunes nothing. Left out: ``magnitude`` if a
+    density is given."""
     densities: Densities = "global"
     """How the density is spread over layers: by one threshold for all, or by ERK, which leaves
     small layers denser."""

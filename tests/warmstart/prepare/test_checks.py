@@ -97,7 +97,7 @@ def test_more_rounds_than_steps() -> None:
 
 def test_an_option_that_would_do_nothing() -> None:
     with pytest.raises(ValueError, match="outer_lr does nothing with outer='average'"):
-        WarmStartConfig(outer_lr=1.0, rounds=2)
+        WarmStartConfig(outer="average", outer_lr=0.7, rounds=2)
     assert repr(LiPTWarmStart(seed=3, num_workers=2)) == "LiPTWarmStart(num_workers=2, seed=3)"
 
 

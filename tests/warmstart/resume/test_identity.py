@@ -31,7 +31,10 @@ ROOT = Path(lipt_cords.__file__).parent
 CPU = torch.device("cpu")
 LABELS = torch.arange(60) % 4
 SHARDS = [torch.arange(0, 30), torch.arange(30, 60)]
-START = {"rounds": 2, "local_steps": 8}
+START = {
+    "rounds": 2, "local_steps": 8, "outer": "average", "sparsity": "magnitude",
+    "optimizer": "sgd", "lr": 0.2, "momentum": 0.6, "weight_decay": 1e-3,
+}  # fmt: skip
 RELATED = {
     "merge_schedule": "qsr", "rest": "adamw", "rest_lr": 0.2,
     "optimizer": "another optimizer", "codec": "another codec",

@@ -22,7 +22,7 @@ from lipt_cords.warmstart.workers.local_training import train_locally
 
 
 def run(model, batches, **options):
-    config = WarmStartConfig(**{"lr": 0.1, **options.pop("config", {})})
+    config = WarmStartConfig(**{"type": "lipt-once", "lr": 0.1, **options.pop("config", {})})
     return train_locally(
         model,
         iter(batches),

@@ -31,6 +31,10 @@ from lipt_cords.warmstart.workers.worker import WorkerTask, run_worker
 
 WORKERS = 3
 COUNT = 83  # shards of 28, 28 and 27: the last batch of an epoch differs by one
+PLAIN = {
+    "optimizer": "sgd", "schedule": "constant", "sparsity": "magnitude", "rounds": 1,
+    "outer": "average", "batch_size": 64, "epochs": 4, "common_steps": 100,
+}  # fmt: skip
 
 
 class Plain(nn.Module):
@@ -124,7 +128,7 @@ def double_images(count=COUNT):
 def tasks_of(model, dataset=None, *, head="head", workers=WORKERS, loss=None, **options):
     """Tasks in float64, in which rounding stays small over many steps."""
     options = {"batch_size": 8, "epochs": 2, "lr": 0.02, "together": WORKERS, **options}
-    config = WarmStartConfig(num_workers=workers, **options)
+    config = WarmStartConfig(**{**PLAIN, "num_workers": workers, **options})
     dataset = double_images() if dataset is None else dataset
     return [
         WorkerTask(
@@ -370,7 +374,7 @@ def test_too_little_memory_is_said(caplog):
 def test_the_measurement_changes_nothing():
     model = make_net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    batch, config = make_images(8).tensors, WarmStartConfig(precision="bf16")
+    batch, config = make_images(8).tensors, WarmStartConfig(**PLAIN, precision="bf16")
     assert obstacle(model, F.cross_entropy, batch, config) is None
     assert speedup(model, F.cross_entropy, batch, config, 2) > 0
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())

@@ -17,7 +17,7 @@ from lipt_cords.warmstart.workers.worker import WorkerTask, run_worker
 
 
 def task(dataset, *, worker=0, model=None, shard=None, validation=None, **options):
-    config = WarmStartConfig(**{"batch_size": 16, "epochs": 2, **options})
+    config = WarmStartConfig(**{"type": "lipt-once", "batch_size": 16, "epochs": 2, **options})
     return WorkerTask(
         worker=worker,
         model=model or make_net(),

@@ -1,0 +1,90 @@
+"""The presets: what they take where nothing is given, and that given options win."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import TensorDataset
+from warmstart_material import make_images, make_net
+
+from lipt_cords.warmstart.config import WarmStartConfig
+from lipt_cords.warmstart.forecast import forecast
+from lipt_cords.warmstart.presets import ALONE, MOST_MERGES, cost_line, local_epochs, scaled
+from lipt_cords.warmstart.warm_start import LiPTWarmStart
+
+GIVEN = {
+    "num_workers": 5, "epochs": 2.5, "common_steps": 7, "rounds": 3, "batch_size": 32,
+    "optimizer": "sgd", "lr": 0.1, "momentum": 0.5, "weight_decay": 1e-3, "schedule": "cosine",
+    "outer": "average", "sparsity": "random", "density": 0.4, "codec": "int8", "seed": 4,
+}  # fmt: skip
+
+
+@given(st.sets(st.sampled_from(list(GIVEN))), st.integers(1, 10**6), st.integers(1, 40))
+def test_given_options_stay_and_the_rest_fits_the_data(names, samples, processes):
+    options = {name: GIVEN[name] for name in names}
+    made = scaled(WarmStartConfig(**options), samples, processes)
+    assert {name: getattr(made, name) for name in names} == options
+    assert made.num_workers == (5 if "num_workers" in names else processes)
+    if "rounds" not in names:
+        assert 1 <= made.rounds <= MOST_MERGES
+        assert made.rounds == 1 or made.num_workers > 1
+    assert scaled(made, samples, 17) == made  # once is enough
+    cost = forecast(made, samples)
+    assert cost.passes >= cost.critical_passes > 0 or samples < processes
+    left_out = not names & {"epochs", "common_steps", "rounds", "batch_size"}
+    if left_out and samples > 1000 * processes:
+        assert cost.passes <= 8.4 * samples  # of ten full epochs
+    assert str(made.num_workers if made.num_workers > 1 else "one") in cost_line(made, samples)
+
+
+def test_once_is_the_paper_and_has_nothing_to_scale():
+    config = WarmStartConfig(type="lipt-once", density=0.5)
+    assert scaled(config, 20_000, 16) is config
+    taken = (config.rounds, config.outer, config.sparsity, config.optimizer, config.lr)
+    assert taken == (1, "average", "magnitude", "sgd", 0.05)
+    assert WarmStartConfig(**config.model_dump()) == config
+
+
+def test_more_workers_take_more_epochs_and_less_time():
+    epochs = [local_epochs(workers) for workers in range(1, 65)]
+    assert epochs == sorted(epochs)
+    critical = [forecast(scaled(WarmStartConfig(), 20_000, w), 20_000) for w in (1, 2, 4, 8, 16)]
+    assert [one.critical_passes for one in critical] == sorted(
+        (one.critical_passes for one in critical), reverse=True
+    )
+
+
+def test_one_process_trains_one_worker_and_the_report_says_so(capfd):
+    result = LiPTWarmStart(launch="serial", batch_size=16).fit(make_net(), make_images(160))
+    assert capfd.readouterr().err == (
+        "lipt: one worker on all data; 480 passes one after another (3.0 epochs)\n"
+    )
+    assert result.config.num_workers == len(result.shards) == 1
+    assert result.report.passes == result.report.critical_path_passes == 480
+    assert ALONE in result.report.notes
+    several = LiPTWarmStart(launch="serial", num_workers=2, batch_size=16)
+    assert ALONE not in several.fit(make_net(), make_images(160)).report.notes
+
+
+def test_as_many_workers_as_given_shards():
+    shards = [torch.arange(0, 60), torch.arange(60, 160)]
+    result = LiPTWarmStart(launch="serial").fit(make_net(), make_images(160), shards=shards)
+    assert result.config.num_workers == 2
+
+
+def test_a_net_without_hidden_matrices_takes_sgd_unless_muon_is_asked_for():
+    data = TensorDataset(torch.randn(40, 4), torch.arange(40) % 3)
+    result = LiPTWarmStart(launch="serial").fit(nn.Linear(4, 3), data)
+    assert (result.config.optimizer, result.config.lr) == ("sgd", 0.05)
+    with pytest.raises(ValueError, match="'muon' found no hidden weight matrix"):
+        LiPTWarmStart(launch="serial", optimizer="muon").fit(nn.Linear(4, 3), data)
+
+
+def test_a_search_for_a_ticket_has_a_common_start_with_one_worker_too():
+    made = scaled(WarmStartConfig(early_bird={"ratio": 0.3}), 1_000, 1)
+    assert made.num_workers == 1
+    assert made.common_steps > 0
+    assert scaled(WarmStartConfig(stop_when={"benefit": 0.1}), 100, 4).rounds >= 2
