@@ -203,7 +203,7 @@ class Bench:
         ranks, codes = run.ranks(), [run.codes.get(pid) for pid in run.agents]
         if run.hung:
             verdict.ended = "hung"
-            verdict.broken.append(f"hung; the log ends: {run.report()[-1500:]}")
+            verdict.broken.append(f"hung; the log ends: {run.report()[-4000:]}")
             return False
         everyone = len(ranks) == run.job.speakers
         merged = everyone and all(one.get("ended") == "merged" for one in ranks.values())

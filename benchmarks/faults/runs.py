@@ -153,6 +153,12 @@ class Run:
                 os.kill(pid, signal.SIGUSR1)
             time.sleep(0.2)
 
+    def stop_agents(self) -> None:
+        """Ask the agents that are left to end."""
+        for pid in self.agents:
+            if exists(pid):
+                os.kill(pid, signal.SIGTERM)
+
     def kill(self) -> None:
         """Kill whatever is left."""
         while left := self.alive():

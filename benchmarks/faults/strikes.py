@@ -111,11 +111,15 @@ def struck(
     finished = bench.strike(run, verdict, draw, moment, rank, lambda: blow(run, rank, draw))
     verdict.moment += f", rank {rank} of {job.ranks}"
     since = run.struck
-    if not local and blow in (stop, hang):
+    if not local and blow in (stop, hang, leave):
         # torch's agent waits half a minute for such a rank, or for ever where the others are done.
         verdict.seconds_to_end = run.wait(bench.limit, until=lambda: run.others_ended(rank))
         with suppress(ProcessLookupError, KeyError):
             run.kill_rank(rank)
+        if blow is leave:  # of a function it waits for the value; of a script the exit code is all
+            ended = time.monotonic()
+            run.wait(bench.limit, until=lambda: time.monotonic() > ended + bench.patience)
+            run.stop_agents()
         run.wait(bench.limit)
     else:
         verdict.seconds_to_end = run.wait(bench.limit)
