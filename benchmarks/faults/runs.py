@@ -97,8 +97,9 @@ class Run:
         self.killed = True
 
     def others_ended(self, rank: int) -> bool:
-        """Whether all other ranks have come to the end of their program."""
+        """Whether all other ranks have come to the end of their program, or were ended."""
         ended = {int(e[1]) for e in self.events("end")}
+        ended |= {one for one, pid in self.pids().items() if not exists(pid)}
         return ended >= set(range(self.job.ranks)) - {rank}
 
     def reap(self) -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.faults.bench import MOMENTS, STOPPED, Bench, Verdict
-from benchmarks.faults.ranks import HANG, LEAVE
+from benchmarks.faults.ranks import HANG, LEAVE, OPTIONS
 from benchmarks.faults.runs import Run, lost
 from lipt_cords.base.files import checksum, read_json
 
@@ -129,7 +129,9 @@ def struck(
     if restarts:
         verdict.expect(merged, f"did not merge by itself: {verdict.messages}")
         verdict.forget(lost(run, finished, since))
-    waited = bench.patience * (QUIET["worker_timeout"] + SLACK_SECONDS)
+    joining = MOMENTS[trial % len(MOMENTS)][0] == "join" and not on_disk
+    allowed = OPTIONS["join_timeout"] if joining else QUIET["worker_timeout"]
+    waited = bench.patience * (allowed + SLACK_SECONDS)
     late = not merged and verdict.seconds_to_end > waited
     verdict.expect(not late, f"ended {verdict.seconds_to_end:.0f} s after the fault")
     if on_disk and not merged:

@@ -208,13 +208,38 @@ def faults() -> str:
             str(found["ended_with_unclear_error"] + found["hung"]),
             f"{found['resumed_equal']} of {found['resumed']}" if found["resumed"] else "-",
             str(found["finished_workers_lost"]),
+            str(found["orphans"] + found["files_left"] + found["wrong_bits"]),
         ]
         for name, found in results["scenarios"].items()
     ]
     head = (
         "Fault, at random moments", "Trials", "Ended merged", "Ended with a clear error",
         "Hung or unclear",
-        "Resumed with equal bits", "Finished workers lost",
+        "Resumed with equal bits", "Finished workers lost", "Orphans, files left, wrong bits",
+    )  # fmt: skip
+    return markdown(head, rows) + origin(results)
+
+
+def steady() -> str:
+    """What one process keeps of hundreds of calls."""
+    results = load("steady")
+    rows = []
+    for name, found in results["series"].items():
+        growth = found["memory_growth_bytes_per_call"]
+        more = found["more"]
+        rows.append(
+            [
+                name,
+                f"{found['calls']} x {len(found['seeds'])}",
+                f"{growth['mean']:,.0f} ({growth['min']:,.0f} to {growth['max']:,.0f})",
+                str(max(more["descriptors"])),
+                str(max(more["native_threads"])),
+                str(max(more["children"])),
+            ]
+        )
+    head = (
+        "In one process", "Calls x seeds", "More memory, bytes a call", "More descriptors",
+        "More threads", "More children",
     )  # fmt: skip
     return markdown(head, rows) + origin(results)
 
@@ -264,5 +289,5 @@ def _bytes(value: float) -> str:
 
 DISTRIBUTED = (
     scaling, scaling_reading, frontier, frontier_headline, frontier_reading, stability,
-    stability_reading, faults, together,
+    stability_reading, faults, steady, together,
 )  # fmt: skip
