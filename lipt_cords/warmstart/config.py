@@ -328,8 +328,8 @@ class WarmStartConfig(
         """Read the ``warm_start`` key of a configuration.
 
         Args:
-            value: None or ``"none"`` (no warm start), ``"lipt"``, a mapping of options, or a
-                ready :class:`WarmStartConfig`.
+            value: None or ``"none"`` (no warm start), the name of a preset, a mapping of options,
+                or a ready :class:`WarmStartConfig`.
 
         Raises:
             ValueError: another type, or a wrong option.

@@ -94,14 +94,23 @@ def scaled(
         "rounds": _merges(config, workers, steps),
     }
     options |= {name: getattr(config, name) for name in options if name in given}
-    if options["rounds"] == 1 and not given & {"outer", "outer_lr", "outer_momentum"}:
+    single = options["rounds"] == 1 or options["num_workers"] == 1
+    if single and not given & {"outer", "outer_lr", "outer_momentum"}:
         options["outer"] = "average"
     free = not given & {"optimizer", "rest", "rest_lr"}
     if free and model is not None and not hidden_matrices(model, config.head):
         options["optimizer"] = "sgd"
         options |= {name: value for name, value in SGD.items() if name not in given}
     made = config.model_copy(update=options)
-    made.require_agreement()
+    try:
+        made.require_agreement()
+    except ValueError as error:
+        if "num_workers" in given:
+            raise
+        raise ValueError(
+            f"{error} (num_workers was left out, so each of {workers} processes trains a worker: "
+            "set num_workers, or start more processes)"
+        ) from None
     return made
 
 
@@ -124,9 +133,8 @@ def cost_line(config: WarmStartConfig, samples: int) -> str:
 
 def _merges(config: WarmStartConfig, workers: int, steps: int) -> int:
     """The number of merges of workers of so many steps."""
-    if workers == 1:
+    voted = config.early_bird is not None and config.early_bird.vote
+    several = voted or config.stop_when is not None
+    if workers == 1 and not several:
         return 1
-    several = config.stop_when is not None or (
-        config.early_bird is not None and config.early_bird.vote
-    )
     return max(2 if several else 1, min(MOST_MERGES, steps // STEPS_BETWEEN_MERGES))

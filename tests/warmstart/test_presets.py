@@ -88,3 +88,11 @@ def test_a_search_for_a_ticket_has_a_common_start_with_one_worker_too():
     assert made.num_workers == 1
     assert made.common_steps > 0
     assert scaled(WarmStartConfig(stop_when={"benefit": 0.1}), 100, 4).rounds >= 2
+    alone = scaled(WarmStartConfig(stop_when={"benefit": 0.1}), 20_000, 1)
+    assert (alone.rounds, alone.outer) == (MOST_MERGES, "average")
+
+
+def test_what_the_number_of_processes_contradicts_is_said_with_the_way_out():
+    said = r"min_workers \(3\) exceeds num_workers \(2\).*set num_workers, or start more processes"
+    with pytest.raises(ValueError, match=said):
+        scaled(WarmStartConfig(min_workers=3), 1_000, 2)
