@@ -67,11 +67,11 @@ class ThreadRanks:
         return work(self.exchanged)
 
 
-def merge(codec, origin, states, weights, size, residuals, parameters):
-    """Merge on so many ranks: the average and residuals of every rank, and bytes sent."""
+def merge(codec, origin, states, weights, size, residuals, parameters, owners=None):
+    """Merge on so many ranks: the average and the residuals; other owners were lost."""
     together, outcome = Together(size), [None] * size
     weights = whole_weights(dict(enumerate(weights)))
-    owners = {worker: worker % size for worker in weights}
+    owners = owners or {worker: worker % size for worker in weights}
     largest = torch.stack([largest_changes(state, origin) for state in states]).amax(0)
 
     def run(rank):
@@ -82,7 +82,7 @@ def merge(codec, origin, states, weights, size, residuals, parameters):
         )  # fmt: skip
         mine = [Member(w, weights[w], lambda w=w: states[w]) for w in weights if owners[w] == rank]
         average = merge_members(codec, origin, mine, wire)
-        outcome[rank] = average, wire.kept, ranks.exchanged.sent_bytes
+        outcome[rank] = average, wire.kept
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
     for one in threads:
@@ -198,6 +198,23 @@ def test_over_many_merges_the_residuals_make_up_for_the_coarse_grid():
         (average,), rests = merge("int4", origin, [{"w": moved}] * 2, [1, 1], 1, rests, ("w",))
         total += average["w"]
     assert torch.allclose(total / 40, moved, rtol=0, atol=0.006)
+
+
+@pytest.mark.parametrize("codec", list(CODECS))
+def test_workers_of_a_lost_rank_are_not_in_the_merge(codec):
+    draws = torch.Generator().manual_seed(1)
+    origin = {"w": torch.randn(9, 40, generator=draws), "n": torch.tensor(1)}
+    states = [
+        {"w": origin["w"] + torch.randn(9, 40, generator=draws), "n": torch.tensor(worker)}
+        for worker in range(5)
+    ]
+    owners = {0: 0, 1: 1, 2: 2, 3: 0, 4: 2}  # of which rank 2 is gone
+    averages, rests = merge(codec, origin, states, [1] * 5, 2, {}, ("w",), owners)
+    here = [states[worker] for worker in (0, 1, 3)]
+    (expected,), _ = merge(codec, origin, here, [1] * 3, 1, {}, ("w",))
+    assert rests.keys() == {0, 1, 3}
+    assert all(torch.equal(average["w"], expected["w"]) for average in averages)
+    assert int(averages[0]["n"]) == 1  # the mean of 0, 1 and 3, rounded
 
 
 def test_a_net_without_parameters_or_with_empty_ones_merges():
