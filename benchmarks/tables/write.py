@@ -26,6 +26,7 @@ from benchmarks.tables.headline import headline
 from benchmarks.tables.memory import MEMORY
 from benchmarks.tables.paper import PAPER
 from benchmarks.tables.parts import load, markdown, origin, spread
+from benchmarks.tables.preset import PRESET
 from benchmarks.tables.question import QUESTIONS
 from benchmarks.tables.reliability import RELIABILITY
 from benchmarks.tables.search import SEARCHES
@@ -156,7 +157,7 @@ TABLES: dict[str, Callable[[], str]] = {
     for table in (
         end_to_end, end_to_end_reading, ablation, throughput, selection, selection_growth,
         selection_imagenet, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, *SEARCHES, *PAPER,
-        *CHEAPER, *UNLEARNING, *MEMORY, *RELIABILITY, headline,
+        *CHEAPER, *UNLEARNING, *MEMORY, *RELIABILITY, *PRESET, headline,
     )
 }  # fmt: skip
 

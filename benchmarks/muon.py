@@ -1,0 +1,184 @@
+"""What Muon costs: a worker against a bare loop, and a step against one of SGD.
+
+    python benchmarks/muon.py --output benchmarks/results
+
+The bare loop trains the same net on the same batches from memory, in channels_last, with the plain
+Muon that a person would write: one matrix after another. The steps alone are timed on the shapes of
+ResNet-18 with gradients that are there already. Sides alternate, so that a noisy machine disturbs
+all alike; the figures are ratios of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from benchmarks import RESULTS
+from lipt_cords import LiPTWarmStart
+from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.provenance import provenance
+from lipt_cords.base.randomness import generator
+from lipt_cords.models import build_model
+from lipt_cords.models.matrices import hidden_matrices
+from lipt_cords.training.optimizers import OPTIMIZERS, OptimizerOptions
+
+
+class PlainMuon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum, one matrix after another; three Newton-Schulz steps."""
+
+    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float) -> None:
+        super().__init__(matrices, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for one in group["params"]:
+                state = self.state[one]
+                if not state:
+                    state["buffer"] = torch.zeros_like(one)
+                state["buffer"].lerp_(one.grad, 1 - group["momentum"])
+                update = one.grad.lerp(state["buffer"], group["momentum"])
+                flat = newton_schulz(update.reshape(len(update), -1))
+                scale = max(1.0, flat.shape[0] / flat.shape[1]) ** 0.5
+                one.add_(flat.view_as(one), alpha=-group["lr"] * scale)
+
+
+def newton_schulz(matrix: Tensor) -> Tensor:
+    """The nearest orthogonal matrix, roughly (Jordan et al., Muon, 2024)."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(3):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.T if tall else x
+
+
+def bare_seconds(images: Tensor, labels: Tensor, steps: int, batch: int) -> float:
+    """Seconds of a bare loop with plain Muon, and SGD for the rest."""
+    model = build_model("resnet8", 10, in_channels=1, image_size=28)
+    model.to(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=torch.channels_last)
+    matrices = hidden_matrices(model)
+    held = {id(one) for one in matrices}
+    rest = [one for one in model.parameters() if id(one) not in held]
+    muon = PlainMuon(matrices, lr=0.03, momentum=0.6)
+    sgd = torch.optim.SGD(rest, lr=0.05, momentum=0.9, nesterov=True)
+    order = torch.randperm(len(images), generator=generator(0, "order"))
+    start = time.perf_counter()
+    for step in range(steps):
+        chosen = order[step * batch : (step + 1) * batch]
+        loss = F.cross_entropy(model(images[chosen]), labels[chosen])
+        model.zero_grad()
+        loss.backward()
+        muon.step()
+        sgd.step()
+    return time.perf_counter() - start
+
+
+def worker_seconds(dataset: TensorDataset, steps: int, batch: int) -> float:
+    """Seconds that a worker of the preset reports for the same steps."""
+    warm_start = LiPTWarmStart(
+        num_workers=1, common_steps=0, local_steps=steps, batch_size=batch, precision="fp32",
+        batchnorm_refresh="never", device="cpu", launch="serial", progress=False,
+    )  # fmt: skip
+    model = build_model("resnet8", 10, in_channels=1, image_size=28)
+    return warm_start.fit(model, dataset).report.seconds["workers"]
+
+
+def step_of(name: str) -> Callable[[], float]:
+    """Seconds of one step of an optimizer on the shapes of ResNet-18."""
+    model = build_model("resnet18", 10, in_channels=3, image_size=32)
+    for one in model.parameters():
+        one.grad = torch.randn(one.shape, generator=generator(0, "gradient"))
+    parameters, matrices = list(model.parameters()), hidden_matrices(model)
+    held = {id(one) for one in matrices}
+    if name == "plain":
+        muon = PlainMuon(matrices, lr=0.03, momentum=0.6)
+        rest = torch.optim.SGD([p for p in parameters if id(p) not in held], lr=0.05, momentum=0.9)
+        optimizers: list[torch.optim.Optimizer] = [muon, rest]
+    else:
+        options = OptimizerOptions(
+            lr=0.03, momentum=0.6, nesterov=True, fused=True, matrices=tuple(matrices)
+        )
+        optimizers = [OPTIMIZERS[name](parameters, options)]
+
+    def timed() -> float:
+        start = time.perf_counter()
+        for one in optimizers:
+            one.step()
+        return time.perf_counter() - start
+
+    return timed
+
+
+def medians_of(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every side in every round but the first."""
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds + 1):
+        for name, side in sides.items():
+            found[name].append(side())
+    return {name: values[1:] for name, values in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    directory = output_directory(args.output)
+    torch.set_num_threads(1)
+    workers = {}
+    for batch in args.batch_sizes:
+        images = torch.rand(args.steps * batch, 1, 28, 28, generator=generator(0, "images"))
+        labels = torch.randint(0, 10, (len(images),), generator=generator(0, "labels"))
+        dataset = TensorDataset(images, labels)
+        seconds = medians_of(
+            {
+                "bare": partial(bare_seconds, images, labels, args.steps, batch),
+                "worker": partial(worker_seconds, dataset, args.steps, batch),
+            },
+            args.rounds,
+        )
+        middle = {name: statistics.median(values) for name, values in seconds.items()}
+        workers[str(batch)] = {"seconds": seconds, "ratio": middle["bare"] / middle["worker"]}
+        print(f"batches of {batch}: a worker has {workers[str(batch)]['ratio']:.3f} of a bare loop")
+    seconds = medians_of({name: step_of(name) for name in ("sgd", "muon", "plain")}, args.rounds)
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    payload = {
+        "kind": "muon",
+        "command": "python benchmarks/muon.py",
+        "settings": {"steps": args.steps, "rounds": args.rounds},
+        "worker_against_bare_loop": workers,
+        "resnet18_step": {
+            "seconds": seconds,
+            "muon_over_sgd": middle["muon"] / middle["sgd"],
+            "plain_muon_over_muon": middle["plain"] / middle["muon"],
+        },
+        "provenance": provenance(),
+    }
+    print(
+        f"ResNet-18: a Muon step takes {middle['muon']:.3f} s, {middle['muon'] / middle['sgd']:.1f}"
+        f" times one of SGD; plain Muon {middle['plain']:.3f} s"
+    )
+    print(write_json(directory / "muon.json", payload))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The table of the presets in docs/warm-start.md."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from benchmarks.preset import ROWS
+from benchmarks.tables.parts import load, markdown, origin
+
+SETS = ("fashion-mnist", "cifar10-jpeg")
+SHOWN = {
+    "default": "`lipt`, 16 workers",
+    "int8": "`lipt`, 16 workers, `codec: int8`",
+    "int4": "`lipt`, 16 workers, `codec: int4`",
+    "half": "`lipt`, 16 workers, half the path",
+    "half, int4": "`lipt`, 16 workers, half the path, `int4`",
+    "one process": "`lipt`, one process",
+    "one worker, equal critical path": "one worker of the critical path, Muon",
+    "data-parallel, Muon": "data-parallel, 16 ranks, Muon",
+    "one merge": "one merge, Muon",
+    "one merge, pruned": "one merge, Muon, pruned",
+    "lipt-once": "`lipt-once`, 16 workers",
+}
+"""What the page calls a row; others go by their names."""
+MEASURES = ("pool_rank_correlation", "pool_class_cosine", "held_out_loss", "accuracy")
+
+
+def preset() -> str:
+    """Signal, passes and bytes of the presets and of what competes with them."""
+    rows, origins = [], ""
+    for name in SETS:
+        found = load(f"preset-{name}")
+        for row in [*SHOWN, *(one for one in ROWS if one not in SHOWN)]:
+            runs = [one for one in found["rows"] if one["name"] == row]
+            if runs:
+                rows.append([f"{name}, {SHOWN.get(row, row)}", *_cells(runs, found)])
+        origins += origin(found)
+    head = (
+        "Warm-up", "Seeds", "Critical path, passes", "Passes in all", "MB between 16 ranks",
+        "Rank correlation of losses", "Cosine of class gradients", "Held-out loss",
+        "Held-out accuracy, %",
+    )  # fmt: skip
+    return markdown(head, rows) + origins
+
+
+def _cells(runs: list[dict[str, Any]], found: dict[str, Any]) -> list[str]:
+    one = runs[0]
+    each = found["bytes_of_a_merge_of_16_ranks"]
+    sent = one["exchanges"] * each[one.get("codec", "exact")]
+    return [
+        str(len(runs)),
+        f"{one['critical_path_passes']:,}",
+        f"{one['passes']:,}",
+        f"{sent / 1e6:,.0f}" if sent else "0",
+        *(_spread([run[name] for run in runs], 100 * (name == "accuracy")) for name in MEASURES),
+    ]
+
+
+def _spread(values: list[float], percent: float) -> str:
+    digits = 1 if percent else 3
+    scaled = [value * (percent or 1) for value in values]
+    mean = f"{statistics.fmean(scaled):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(scaled):.{digits}f}" if len(scaled) > 1 else mean
+
+
+PRESET = (preset,)
