@@ -44,6 +44,53 @@ def preset() -> str:
     return markdown(head, rows) + origins
 
 
+def preset_reading() -> str:
+    """The preset against what competes with it, in sentences."""
+    return " ".join(_sentences(name) for name in SETS) + "\n"
+
+
+def _sentences(name: str) -> str:
+    found = load(f"preset-{name}")
+    means = {}
+    for row in ROWS:
+        runs = [one for one in found["rows"] if one["name"] == row]
+        if runs:
+            keys = ("held_out_loss", "critical_path_passes", "passes", "exchanges")
+            means[row] = {key: statistics.fmean(one[key] for one in runs) for key in keys}
+    mine, each = means["default"], found["bytes_of_a_merge_of_16_ranks"]
+    said = [f"**{name}**: 16 workers end at held-out loss {mine['held_out_loss']:.3f}."]
+    for row in ("10 full epochs, SGD, annealed", "10 full epochs, SGD, constant"):
+        if row in means:
+            ratio = means[row]["critical_path_passes"] / mine["critical_path_passes"]
+            reached = f"{means[row]['held_out_loss']:.3f}"
+            said.append(f"{row}: {reached}, with {ratio:.1f} times the critical path.")
+    if "data-parallel, Muon" in means:
+        other = means["data-parallel, Muon"]
+        ratios = [
+            f"{other['exchanges'] * each['exact'] / (mine['exchanges'] * each[codec]):.0f} times "
+            f"({codec})"
+            for codec in each
+        ]
+        said.append(
+            f"Data-parallel training with Muon: {other['held_out_loss']:.3f}, with "
+            f"{', '.join(ratios)} the bytes of the merges."
+        )
+    for codec in ("int8", "int4"):
+        if codec in means:
+            change = means[codec]["held_out_loss"] - mine["held_out_loss"]
+            said.append(
+                f"{codec} ends {change:+.3f} from exact, with {each[codec] / each['exact']:.2f} of "
+                "its bytes."
+            )
+    if "one process" in means:
+        one = means["one process"]
+        said.append(
+            f"One process reaches {one['held_out_loss']:.3f} with {one['passes']:,.0f} passes in "
+            f"all, where 16 workers make {mine['passes']:,.0f}."
+        )
+    return " ".join(said)
+
+
 def _cells(runs: list[dict[str, Any]], found: dict[str, Any]) -> list[str]:
     one = runs[0]
     each = found["bytes_of_a_merge_of_16_ranks"]
@@ -64,4 +111,4 @@ def _spread(values: list[float], percent: float) -> str:
     return f"{mean} ± {statistics.stdev(scaled):.{digits}f}" if len(scaled) > 1 else mean
 
 
-PRESET = (preset,)
+PRESET = (preset, preset_reading)
