@@ -1,9 +1,10 @@
 """Freed memory is kept: the kernel's count of page faults says so."""
 
 import platform
+import subprocess
+import sys
 
 import pytest
-from programs import run_program
 
 from lipt_cords.base.process_memory import keep_freed_memory
 
@@ -20,15 +21,15 @@ print(max([pages(48) for _ in range(10)][5:]))
 """
 
 
-@pytest.fixture
-def faults(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(FAULTS)
-    return lambda mode: int(run_program(script, mode).stdout)
+def faults(mode: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of glibc's allocator")
-def test_a_block_that_was_freed_is_used_again_without_page_faults(faults):
+def test_a_block_that_was_freed_is_used_again_without_page_faults():
     assert faults("leave") > 1000
     assert faults("keep") < 200
 
