@@ -75,12 +75,14 @@ def _sentences(name: str) -> str:
             f"Data-parallel training with Muon: {other['held_out_loss']:.3f}, with "
             f"{', '.join(ratios)} the bytes of the merges."
         )
+    losses = {(one["name"], one["seed"]): one["held_out_loss"] for one in found["rows"]}
     for codec in ("int8", "int4"):
-        if codec in means:
-            change = means[codec]["held_out_loss"] - mine["held_out_loss"]
+        seeds = [seed for name, seed in losses if name == codec and ("default", seed) in losses]
+        if seeds:  # the same ones on both sides
+            changes = [losses[codec, seed] - losses["default", seed] for seed in seeds]
             said.append(
-                f"{codec} ends {change:+.3f} from exact, with {each[codec] / each['exact']:.2f} of "
-                "its bytes."
+                f"{codec} ends {statistics.fmean(changes):+.3f} from exact, with "
+                f"{each[codec] / each['exact']:.2f} of its bytes."
             )
     if "one process" in means:
         one = means["one process"]
