@@ -144,8 +144,8 @@ def test_what_is_written_in_a_round_does_not_grow_with_their_number(tmp_path):
         files += [*root.glob(f"history/round_{report.round:05d}.*")]
         sizes.append(sum(path.stat().st_size for path in files))
 
-    fit(weigh, launch="serial", work_dir=tmp_path, rounds=12, epochs=12)
-    assert len(sizes) == 12
+    fit(weigh, launch="serial", work_dir=tmp_path, rounds=24, epochs=24)
+    assert len(sizes) == 24
     assert sizes[-1] < sizes[2] + 200  # numbers with more digits
 
 
