@@ -132,22 +132,18 @@ class Contest:
 
     def warm_start(self, method: Method) -> WarmStartConfig | None:
         """The warm start of a method; None for none, and for CORDS's own full-data warm-up."""
-        given = self.config.dss_args.warm_start or WarmStartConfig()
-        lipt = scaled(given, self.samples, WORKERS)
         if method.warmup in ("none", "full"):
             return None
+        given = self.config.dss_args.warm_start or WarmStartConfig()
+        if method.warmup in PRESETS:
+            kept = {one: getattr(given, one) for one in KEPT if one in given.model_fields_set}
+            given = WarmStartConfig(type=PRESETS[method.warmup], **kept)
+        lipt = scaled(given, self.samples, WORKERS)
+        if method.warmup in LIPT:
+            return lipt.model_copy(update={"start_from": "initial"} if method.scratch else None)
         if method.warmup == "full-annealed":
             steps = self.wanted_epochs(method) * math.ceil(self.samples / lipt.batch_size)
             options = alone(lipt, steps, schedule="cosine")
-        elif method.warmup == "lipt":
-            return lipt.model_copy(update={"start_from": "initial"} if method.scratch else None)
-        elif method.warmup in PRESETS:
-            options = {
-                name: getattr(given, name) for name in KEPT if name in given.model_fields_set
-            }
-            preset = WarmStartConfig(type=PRESETS[method.warmup], **options)
-            made = scaled(preset, self.samples, WORKERS)
-            return made.model_copy(update={"start_from": "initial"} if method.scratch else None)
         else:
             cost = forecast(lipt, self.samples)
             total = method.warmup == "one-worker-total"
@@ -257,8 +253,8 @@ def alone(lipt: WarmStartConfig, steps: int, *, schedule: str) -> dict[str, Any]
     """
     options = {name: getattr(lipt, name) for name in lipt.model_fields_set}
     for name in (
-        "epochs", "density", "work_dir", "rounds", "outer", "ema", "stop_when", "min_workers",
-        "processes", "seed", "outer_lr", "outer_momentum", "codec",
+        "epochs", "density", "work_dir", "ema", "stop_when", "min_workers", "processes", "seed",
+        "outer_lr", "outer_momentum", "codec",
     ):  # fmt: skip
         options.pop(name, None)
     return options | {

@@ -80,21 +80,20 @@ def scaled(
         return config
     given = config.model_fields_set
     workers = processes if shards is None else len(shards)
-    options: dict[str, Any] = {"num_workers": workers, "batch_size": config.batch_size}
-    if "num_workers" in given:
-        workers = config.num_workers
+    workers = config.num_workers if "num_workers" in given else workers
     epochs = config.epochs if "epochs" in given else local_epochs(workers)
     searched = config.early_bird is not None and not config.early_bird.vote
     common = max(LEAST_COMMON_STEPS, round(COMMON_EPOCHS * samples / config.batch_size))
     shard = max(1, round(config.shard_fraction * samples) // workers)
     steps = config.local_steps or round(epochs * steps_per_epoch(shard, config.batch_size))
-    options |= {
+    options: dict[str, Any] = {
+        "num_workers": workers,
         "epochs": epochs,
         "common_steps": common if workers > 1 or searched else 0,
         "rounds": _merges(config, workers, steps),
     }
     options |= {name: getattr(config, name) for name in options if name in given}
-    single = options["rounds"] == 1 or options["num_workers"] == 1
+    single = options["rounds"] == 1 or workers == 1
     if single and not given & {"outer", "outer_lr", "outer_momentum"}:
         options["outer"] = "average"
     free = not given & {"optimizer", "rest", "rest_lr"}

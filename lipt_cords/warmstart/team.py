@@ -171,7 +171,6 @@ class Team:
             torch.stack(largest).amax(0),
             parameters=[name for name, _ in net.named_parameters(remove_duplicate=False)],
             residuals=self.residuals,
-            wide=max(weights.values()) > min(weights.values()),
         )
         average = merge_members(self._config.codec, self._results.start, mine, wire)
         self.residuals = dict(wire.kept)

@@ -45,7 +45,6 @@ class Wire:
         largest: for every slice of the state an exponent: 2 to its power bounds all changes.
         parameters: names of the entries that are parameters; the others are buffers.
         residuals: what earlier merges did not send of this rank's workers (:meth:`residual`).
-        wide: sums travel in 64 bits, since workers that differ in weight need more than 32.
     """
 
     def __init__(
@@ -57,12 +56,13 @@ class Wire:
         *,
         parameters: Collection[str] = (),
         residuals: Mapping[int, State] | None = None,
-        wide: bool = False,
     ) -> None:
-        self._ranks, self.largest, self.wide = ranks, largest, wide
+        self._ranks, self.largest = ranks, largest
         self.weights, self.owners = dict(weights), dict(owners)
         self.parameters = frozenset(parameters)
         self.terms, self.heaviest = len(weights), max(weights.values())
+        self.wide = self.heaviest > min(weights.values())
+        """Sums travel in 64 bits, since workers that differ in weight need more than 32."""
         self.merged, self.weight = 0, 0.0
         """After an exchange: the number of workers in it, and their weight; fewer if a rank was
         lost."""

@@ -127,46 +127,40 @@ def _send(
 ) -> Sent:
     """Both phases, with the entries that are sent in full."""
     workers = wire.workers_on(exchange.live)
-    held = [[w for w in workers if wire.owners[w] == rank] for rank in exchange.live]
-    parts = blocks.parts(len(workers))
-    part_of = dict(zip(workers, parts, strict=True))
+    part_of = dict(zip(workers, blocks.parts(len(workers)), strict=True))
+    held = [[part_of[w] for w in wire.workers_on([rank])] for rank in exchange.live]
+    me = exchange.live.index(exchange.rank)
     summed = exchange.sum(full.total, full.dtype)
 
-    widths = [Width.of(most * len(some)) for some in held]
-    me = exchange.live.index(exchange.rank)
-    counts = [sum(part_of[w].entries for w in some) for some in held]
+    counts = [sum(part.entries for part in parts) for parts in held]
+    widths = [Width.of(most * len(parts)) for parts in held]
     received = exchange.all_to_all(
-        [widths[me].pack(_joined([codes[part_of[w].where] for w in some])) for some in held],
+        [widths[me].pack(_joined([codes[part.where] for part in parts])) for parts in held],
         [[width.size(count) for count in counts] for width in widths],
     )
     total = torch.zeros(counts[me], dtype=torch.int64)
-    for width, part in zip(widths, received, strict=True):
-        total += width.unpack(part, counts[me])
+    for width, packed in zip(widths, received, strict=True):
+        total += width.unpack(packed, counts[me])
 
-    exact = total.double() * _joined([steps[part_of[w].where] for w in held[me]])
-    mine = Blocks(_joined([blocks.lengths[part_of[w].blocks] for w in held[me]]).long())
+    exact = total.double() * _joined([steps[part.where] for part in held[me]])
+    mine, narrow = blocks.of_parts(held[me]), Width.of(most)
     grid = _bound_codes(mine.largest(exact))
     again = mine.spread(_bounds(grid) / most)
-    rounded, narrow = (exact / again).round_(), Width.of(most)
+    rounded = (exact / again).round_()
     message = torch.cat([grid.to(torch.int16).view(torch.uint8), narrow.pack(rounded)])
-    grids = [2 * sum(part_of[w].count for w in some) for some in held]
-    lengths = [grid_bytes + narrow.size(n) for grid_bytes, n in zip(grids, counts, strict=True)]
-    everything = exchange.all_to_all([message] * len(held), [[n] * len(held) for n in lengths])
+    heads = [2 * sum(part.count for part in parts) for parts in held]  # bytes of the grids
+    sizes = [head + narrow.size(count) for head, count in zip(heads, counts, strict=True)]
+    said = exchange.all_to_all([message] * len(held), [[size] * len(held) for size in sizes])
 
     change = torch.zeros_like(codes)
-    for some, part, grid_bytes, count in zip(held, everything, grids, counts, strict=True):
-        their = Blocks(_joined([blocks.lengths[part_of[w].blocks] for w in some]).long())
-        bounds = _bounds(part[:grid_bytes].clone().view(torch.int16).long())
-        values = narrow.unpack(part[grid_bytes:], count) * their.spread(bounds / most)
-        for worker, value in zip(
-            some, torch.split(values, [part_of[w].entries for w in some]), strict=True
-        ):
-            change[part_of[worker].where] = value
-    left = torch.split(exact - rounded * again, [part_of[w].entries for w in held[me]])
-    rests = {
-        worker: (part_of[worker].where.start, rest)
-        for worker, rest in zip(held[me], left, strict=True)
-    }
+    for parts, words, head, count in zip(held, said, heads, counts, strict=True):
+        bounds = _bounds(words[:head].clone().view(torch.int16).long())
+        values = narrow.unpack(words[head:], count) * blocks.of_parts(parts).spread(bounds / most)
+        for part, value in _divided(values, parts):
+            change[part.where] = value
+    owners = wire.workers_on([exchange.rank])
+    left = _divided(exact - rounded * again, held[me])
+    rests = {w: (part.where.start, rest) for w, (part, rest) in zip(owners, left, strict=True)}
     return Sent(summed, change, rests)
 
 
@@ -223,6 +217,10 @@ class Blocks:
         cuts = [len(self.lengths) * number // count for number in range(count + 1)]
         return [Part(slice(a, b), slice(ends[a], ends[b])) for a, b in pairwise(cuts)]
 
+    def of_parts(self, parts: Sequence[Part]) -> Blocks:
+        """The blocks of some parts, in order."""
+        return Blocks(torch.cat([self.lengths[:0], *(self.lengths[p.blocks] for p in parts)]))
+
 
 @dataclass(frozen=True)
 class Width:
@@ -269,7 +267,7 @@ class Width:
 
 
 def _bound_codes(values: Tensor) -> Tensor:
-    """For values of at least zero the least f/32 * 2^e (f from 17 to 32) above or equal: 32e + f.
+    """For values of at least zero the least f/32 * 2^e (f from 16 to 32) above or equal: 32e + f.
 
     The order of codes is that of the bounds, and they fit into 16 bits.
     """
@@ -294,6 +292,11 @@ def _unflat(flat: Tensor, like: State) -> State:
     """The entries of a flat vector, in the names and shapes of a state, in the vector's dtype."""
     pieces = torch.split(flat, [value.numel() for value in like.values()])
     return {n: p.view(v.shape) for (n, v), p in zip(like.items(), pieces, strict=True)}
+
+
+def _divided(values: Tensor, parts: Sequence[Part]) -> list[tuple[Part, Tensor]]:
+    """The entries of each part, of those of all after one another."""
+    return list(zip(parts, torch.split(values, [part.entries for part in parts]), strict=True))
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -78,7 +78,6 @@ def merge(codec, origin, states, weights, size, residuals, parameters, owners=No
         ranks = ThreadRanks(together, rank)
         wire = Wire(
             ranks, weights, owners, largest, parameters=parameters, residuals=residuals,
-            wide=len(set(weights.values())) > 1,
         )  # fmt: skip
         mine = [Member(w, weights[w], lambda w=w: states[w]) for w in weights if owners[w] == rank]
         average = merge_members(codec, origin, mine, wire)
