@@ -153,8 +153,9 @@ def identity(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in names)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """What a comparison of warm-ups is asked for."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", default=None, help="folder of the data sets")
     parser.add_argument("--set", default="fashion-mnist", choices=list(SETS))
     parser.add_argument("--seeds", type=int, default=3, help="of the recommended setting")
@@ -162,12 +163,21 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="keep rows that are there")
     parser.add_argument("--cache", type=Path, default=Path("runs/frontier"))
     parser.add_argument("--output", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    return parser
+
+
+def task_and_references(args: argparse.Namespace) -> tuple[Task, list[Signal]]:
+    """The data, and the signals of two long warm-ups on it."""
+    task = load_task(SETS[args.set].format(data=args.data), args.data, POOL)
+    return task, [reference(task, seed, args.cache / args.set) for seed in (100, 101)]
+
+
+def main() -> None:
+    args = arguments(__doc__).parse_args()
     path = output_directory(args.output) / f"frontier-{args.set}.json"
     torch.set_num_threads(1)
     started = time.monotonic()
-    task = load_task(SETS[args.set].format(data=args.data), args.data, POOL)
-    references = [reference(task, seed, args.cache / args.set) for seed in (100, 101)]
+    task, references = task_and_references(args)
     payload: dict[str, Any] = {
         "kind": "frontier",
         "command": f"python benchmarks/frontier.py --data DIR --set {args.set}",

@@ -24,17 +24,19 @@ if __name__ == "__main__":  # in place of this folder, the repository
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from benchmarks import RESULTS
-from lipt_cords import LiPTWarmStart
+from benchmarks.throughput import bare_seconds, in_turn, worker_seconds
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.provenance import provenance
 from lipt_cords.base.randomness import generator
 from lipt_cords.models import build_model
 from lipt_cords.models.matrices import hidden_matrices
 from lipt_cords.training.optimizers import OPTIMIZERS, OptimizerOptions
+
+PRESET = {"optimizer": "muon", "schedule": "wsd", "sparsity": "none", "precision": "fp32"}
+"""What the preset takes for a worker, in the precision of the bare loop."""
 
 
 class PlainMuon(torch.optim.Optimizer):
@@ -68,36 +70,13 @@ def newton_schulz(matrix: Tensor) -> Tensor:
     return x.T if tall else x
 
 
-def bare_seconds(images: Tensor, labels: Tensor, steps: int, batch: int) -> float:
-    """Seconds of a bare loop with plain Muon, and SGD for the rest."""
-    model = build_model("resnet8", 10, in_channels=1, image_size=28)
-    model.to(memory_format=torch.channels_last)
-    images = images.contiguous(memory_format=torch.channels_last)
+def plain_muon(model: nn.Module) -> list[torch.optim.Optimizer]:
+    """Plain Muon for hidden matrices, and SGD for the rest."""
     matrices = hidden_matrices(model)
     held = {id(one) for one in matrices}
     rest = [one for one in model.parameters() if id(one) not in held]
-    muon = PlainMuon(matrices, lr=0.03, momentum=0.6)
     sgd = torch.optim.SGD(rest, lr=0.05, momentum=0.9, nesterov=True)
-    order = torch.randperm(len(images), generator=generator(0, "order"))
-    start = time.perf_counter()
-    for step in range(steps):
-        chosen = order[step * batch : (step + 1) * batch]
-        loss = F.cross_entropy(model(images[chosen]), labels[chosen])
-        model.zero_grad()
-        loss.backward()
-        muon.step()
-        sgd.step()
-    return time.perf_counter() - start
-
-
-def worker_seconds(dataset: TensorDataset, steps: int, batch: int) -> float:
-    """Seconds that a worker of the preset reports for the same steps."""
-    warm_start = LiPTWarmStart(
-        num_workers=1, common_steps=0, local_steps=steps, batch_size=batch, precision="fp32",
-        batchnorm_refresh="never", device="cpu", launch="serial", progress=False,
-    )  # fmt: skip
-    model = build_model("resnet8", 10, in_channels=1, image_size=28)
-    return warm_start.fit(model, dataset).report.seconds["workers"]
+    return [PlainMuon(matrices, lr=0.03, momentum=0.6), sgd]
 
 
 def step_of(name: str) -> Callable[[], float]:
@@ -105,17 +84,13 @@ def step_of(name: str) -> Callable[[], float]:
     model = build_model("resnet18", 10, in_channels=3, image_size=32)
     for one in model.parameters():
         one.grad = torch.randn(one.shape, generator=generator(0, "gradient"))
-    parameters, matrices = list(model.parameters()), hidden_matrices(model)
-    held = {id(one) for one in matrices}
     if name == "plain":
-        muon = PlainMuon(matrices, lr=0.03, momentum=0.6)
-        rest = torch.optim.SGD([p for p in parameters if id(p) not in held], lr=0.05, momentum=0.9)
-        optimizers: list[torch.optim.Optimizer] = [muon, rest]
+        optimizers = plain_muon(model)
     else:
         options = OptimizerOptions(
-            lr=0.03, momentum=0.6, nesterov=True, fused=True, matrices=tuple(matrices)
+            lr=0.03, momentum=0.6, nesterov=True, fused=True, matrices=tuple(hidden_matrices(model))
         )
-        optimizers = [OPTIMIZERS[name](parameters, options)]
+        optimizers = [OPTIMIZERS[name](list(model.parameters()), options)]
 
     def timed() -> float:
         start = time.perf_counter()
@@ -124,15 +99,6 @@ def step_of(name: str) -> Callable[[], float]:
         return time.perf_counter() - start
 
     return timed
-
-
-def medians_of(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every side in every round but the first."""
-    found: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(rounds + 1):
-        for name, side in sides.items():
-            found[name].append(side())
-    return {name: values[1:] for name, values in found.items()}
 
 
 def main() -> None:
@@ -149,17 +115,19 @@ def main() -> None:
         images = torch.rand(args.steps * batch, 1, 28, 28, generator=generator(0, "images"))
         labels = torch.randint(0, 10, (len(images),), generator=generator(0, "labels"))
         dataset = TensorDataset(images, labels)
-        seconds = medians_of(
+        seconds = in_turn(
             {
-                "bare": partial(bare_seconds, images, labels, args.steps, batch),
-                "worker": partial(worker_seconds, dataset, args.steps, batch),
+                "bare": partial(
+                    bare_seconds, images, labels, args.steps, batch, torch.channels_last, plain_muon
+                ),
+                "worker": partial(worker_seconds, dataset, args.steps, batch, **PRESET),
             },
             args.rounds,
         )
         middle = {name: statistics.median(values) for name, values in seconds.items()}
         workers[str(batch)] = {"seconds": seconds, "ratio": middle["bare"] / middle["worker"]}
         print(f"batches of {batch}: a worker has {workers[str(batch)]['ratio']:.3f} of a bare loop")
-    seconds = medians_of({name: step_of(name) for name in ("sgd", "muon", "plain")}, args.rounds)
+    seconds = in_turn({name: step_of(name) for name in ("sgd", "muon", "plain")}, args.rounds)
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     payload = {
         "kind": "muon",

@@ -16,7 +16,6 @@ there are kept.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -27,9 +26,8 @@ if __name__ == "__main__":  # in place of this folder, the repository
 
 import torch
 
-from benchmarks import RESULTS
-from benchmarks.frontier import POOL, SETS, WORKERS, reference
-from benchmarks.gradient_signal import Task, load_task, quality, signal_of, train_plainly
+from benchmarks.frontier import POOL, WORKERS, arguments, task_and_references
+from benchmarks.gradient_signal import Task, quality, signal_of, train_plainly
 from lipt_cords import LiPTWarmStart
 from lipt_cords.base.files import output_directory, read_json, write_json
 from lipt_cords.base.provenance import provenance
@@ -116,21 +114,13 @@ def bytes_of_a_merge(task: Task) -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default=None, help="folder of the data sets")
-    parser.add_argument("--set", default="fashion-mnist", choices=list(SETS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=1e9, help="start no row after that long")
+    parser = arguments(__doc__)
     parser.add_argument("--only", nargs="*", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--resume", action="store_true", help="keep rows that are there")
-    parser.add_argument("--cache", type=Path, default=Path("runs/frontier"))
-    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     path = output_directory(args.output) / f"preset-{args.set}.json"
     torch.set_num_threads(1)
     began = time.monotonic()
-    task = load_task(SETS[args.set].format(data=args.data), args.data, POOL)
-    references = [reference(task, seed, args.cache / args.set) for seed in (100, 101)]
+    task, references = task_and_references(args)
     earlier = read_json(path) if args.resume and path.exists() else {}
     payload: dict[str, Any] = {
         "kind": "preset",

@@ -14,6 +14,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,9 @@ if __name__ == "__main__":  # in place of this folder, the repository
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
+from torch import nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torch.utils.data import TensorDataset
 
 from benchmarks import EARLIER, RESULTS
@@ -32,27 +35,33 @@ from lipt_cords.base.randomness import generator
 from lipt_cords.models import build_model
 
 
+def plain_sgd(model: nn.Module) -> list[Optimizer]:
+    """SGD with Nesterov momentum, as in a worker."""
+    options = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    return [torch.optim.SGD(model.parameters(), **options)]
+
+
 def bare_seconds(
     images: torch.Tensor,
     labels: torch.Tensor,
     steps: int,
     batch: int,
     layout: torch.memory_format = torch.contiguous_format,
+    optimizers_of: Callable[[nn.Module], list[Optimizer]] = plain_sgd,
 ) -> float:
     """Seconds that the shortest loop a person would write needs for ``steps`` steps."""
     model = build_model("resnet8", 10, in_channels=1, image_size=28).to(memory_format=layout)
     images = images.contiguous(memory_format=layout)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4
-    )
+    optimizers = optimizers_of(model)
     order = torch.randperm(len(images), generator=generator(0, "order"))
     start = time.perf_counter()
     for step in range(steps):
         chosen = order[step * batch : (step + 1) * batch]
         loss = F.cross_entropy(model(images[chosen]), labels[chosen])
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
     return time.perf_counter() - start
 
 
@@ -64,6 +73,15 @@ def worker_seconds(dataset: TensorDataset, steps: int, batch: int, **options: ob
     )  # fmt: skip
     model = build_model("resnet8", 10, in_channels=1, image_size=28)
     return warm_start.fit(model, dataset).report.seconds["workers"]
+
+
+def in_turn(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every side in every round but the first."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds + 1):
+        for name, side in sides.items():
+            seconds[name].append(side())
+    return {name: values[1:] for name, values in seconds.items()}
 
 
 def main() -> None:
@@ -90,11 +108,8 @@ def main() -> None:
         "worker_masked": partial(worker, **masked),
         "worker_augmented_and_masked": partial(worker, augmentation="randaugment", **masked),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(args.rounds + 1):
-        for name, side in sides.items():
-            seconds[name].append(side())
-    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    seconds = in_turn(sides, args.rounds)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
     fastest = min(medians["bare"], medians["bare_channels_last"])
     ratios = {name: fastest / medians[name] for name in medians if name.startswith("worker")}
     layout = medians["bare"] / medians["bare_channels_last"]
@@ -103,7 +118,7 @@ def main() -> None:
         "command": "python benchmarks/throughput.py",
         "settings": vars(args) | {"output": str(args.output)},
         "net": "resnet8 (width 16), 28x28, one channel",
-        "seconds": {name: values[1:] for name, values in seconds.items()},
+        "seconds": seconds,
         "throughput_relative_to_bare": ratios,
         "channels_last_relative_to_default_layout": layout,
         "provenance": provenance(),

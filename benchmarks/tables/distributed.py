@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.tables.parts import load, markdown, origin
+from benchmarks.tables.parts import load, markdown, measured, origin
 
 SETS = ("fashion-mnist", "cifar10-jpeg")
 SIGNALS = {
@@ -61,8 +61,8 @@ def frontier() -> str:
                 [
                     f"{name}, {label}",
                     f"{end[0]['critical_path_passes']:,}",
-                    _bytes(group[0]["bytes_with_a_rank_a_worker"]),
-                    *(_spread([one[signal] for one in end]) for signal in SIGNALS),
+                    megabytes(group[0]["bytes_with_a_rank_a_worker"]),
+                    *(measured([one[signal] for one in end]) for signal in SIGNALS),
                 ]
             )
     head = (
@@ -278,12 +278,8 @@ def grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return groups
 
 
-def _spread(values: list[float]) -> str:
-    mean = f"{statistics.fmean(values):.3f}"
-    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
-
-
-def _bytes(value: float) -> str:
+def megabytes(value: float) -> str:
+    """Bytes as whole megabytes."""
     return f"{value / 1e6:,.0f}" if value else "0"
 
 

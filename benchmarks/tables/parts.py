@@ -29,6 +29,12 @@ def spread(values: Sequence[float]) -> str:
     return f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
 
 
+def measured(values: Sequence[float]) -> str:
+    """Mean and sample deviation of a measure; a single value has none."""
+    mean = f"{statistics.fmean(values):.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
 def origin(results: dict[str, Any]) -> str:
     """Where the figures of a table come from, in one line."""
     place = results.get("provenance", results)

@@ -6,9 +6,9 @@ import statistics
 from typing import Any
 
 from benchmarks.preset import ROWS
-from benchmarks.tables.parts import load, markdown, origin
+from benchmarks.tables.distributed import SETS, megabytes
+from benchmarks.tables.parts import load, markdown, measured, origin, spread
 
-SETS = ("fashion-mnist", "cifar10-jpeg")
 SHOWN = {
     "default": "`lipt`, 16 workers",
     "int8": "`lipt`, 16 workers, `codec: int8`",
@@ -23,7 +23,7 @@ SHOWN = {
     "lipt-once": "`lipt-once`, 16 workers",
 }
 """What the page calls a row; others go by their names."""
-MEASURES = ("pool_rank_correlation", "pool_class_cosine", "held_out_loss", "accuracy")
+MEASURES = ("pool_rank_correlation", "pool_class_cosine", "held_out_loss")
 
 
 def preset() -> str:
@@ -101,16 +101,10 @@ def _cells(runs: list[dict[str, Any]], found: dict[str, Any]) -> list[str]:
         str(len(runs)),
         f"{one['critical_path_passes']:,}",
         f"{one['passes']:,}",
-        f"{sent / 1e6:,.0f}" if sent else "0",
-        *(_spread([run[name] for run in runs], 100 * (name == "accuracy")) for name in MEASURES),
+        megabytes(sent),
+        *(measured([run[name] for run in runs]) for name in MEASURES),
+        spread([run["accuracy"] for run in runs]),
     ]
-
-
-def _spread(values: list[float], percent: float) -> str:
-    digits = 1 if percent else 3
-    scaled = [value * (percent or 1) for value in values]
-    mean = f"{statistics.fmean(scaled):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(scaled):.{digits}f}" if len(scaled) > 1 else mean
 
 
 PRESET = (preset, preset_reading)
