@@ -1,13 +1,15 @@
-"""Six questions to the warm start, each a comparison in which every cost is counted.
+"""Questions to the warm start, each a comparison in which every cost is counted.
 
-    python benchmarks/evidence.py --question tax --set fashion-mnist --data DIR
+    python benchmarks/evidence.py --question warm-up --set fashion-mnist --data DIR
 
-tax: the critical path of a full-data warm-up and of LiPT, at equal final accuracy. end-to-end:
-passes until an accuracy, against training on all data. budget: everybody spends the same passes in
-all; RS2 is the rival. search: the same critical path for everybody, fractions from 1 to 50 %, and
-what selects, how often. importance: whether importance sampling, re-drawn every epoch, needs LiPT
-or only a warm model. selectors: GLISTER, GradMatch and CRAIG re-selected as in CORDS, after LiPT
-and after CORDS's own warm-up. ResNet-8, a pool of 20,000 images. Interrupted runs go on where they
+warm-up: the preset ``lipt`` in place of CORDS's full-data warm-up, before RS2 and before GLISTER,
+GradMatch and CRAIG re-selected as in CORDS; then the preset in one process, and with half of its
+critical path. end-to-end: passes until an accuracy, against training on all data; everybody trains
+with Muon. budget: everybody spends the same passes in all; RS2 is the rival. search: the same
+critical path for everybody, fractions from 1 to 50 %, and what selects, how often. importance:
+whether importance sampling, re-drawn every epoch, needs LiPT or only a warm model. ResNet-8, a pool
+of 20,000 images, 16 workers where a warm start does not say how many. search and importance were
+asked of one merge with SGD, before the preset was what it is. Interrupted runs go on where they
 stopped.
 """
 
@@ -35,11 +37,16 @@ from lipt_cords.experiments.run import load_splits
 
 SETS = ("fashion-mnist", "cifar10-jpeg")
 POOL = 20_000
-LIPT: dict[str, Any] = {
-    **EARLIER,
-    "num_workers": 8, "common_steps": 200, "epochs": 4, "batch_size": 64, "sparsity": "none",
-    "augmentation": "none", "precision": "bf16",
+BF16: dict[str, Any] = {"precision": "bf16"}
+"""The preset, and nothing else of the warm start."""
+SGD_ONCE: dict[str, Any] = {
+    **EARLIER, **BF16, "num_workers": 8, "common_steps": 200, "epochs": 4, "batch_size": 64,
+    "sparsity": "none", "augmentation": "none",
 }  # fmt: skip
+HALF: dict[str, Any] = {**BF16, "common_steps": 100, "local_steps": 312, "rounds": 20}
+SGD: dict[str, Any] = {"lr": 0.05, "nesterov": True}
+MUON: dict[str, Any] = {"type": "muon"}
+SELECTORS = ("glister", "gradmatch", "craig")
 
 
 @dataclass(frozen=True)
@@ -49,34 +56,44 @@ class Part:
     methods: tuple[str, ...]
     fractions: tuple[float, ...] = (0.1,)
     terms: dict[str, Any] = field(default_factory=dict)
+    warm_start: dict[str, Any] = field(default_factory=lambda: BF16)
+    optimizer: dict[str, Any] = field(default_factory=lambda: SGD)
+    """Of everything but the warm start, which has its own."""
 
 
 QUESTIONS: dict[str, list[Part]] = {
-    "tax": [
+    "warm-up": [
         Part(
             (
-                "random", "rs2", "full=10+random", "full=10+rs2", "lipt-rounds+random",
-                "lipt-rounds+rs2", "one-worker+rs2",
+                "random", "rs2", "one-worker-annealed+rs2", "lipt+random", "lipt+rs2", "full=10+rs2",
+                *(f"lipt+{kind}" for kind in SELECTORS), *(f"full=8+{kind}" for kind in SELECTORS),
             ),
             terms={"subset_passes": 40_000},
-        )
+        ),
+        Part(
+            ("lipt+rs2", *(f"lipt+{kind}" for kind in SELECTORS)),
+            terms={"subset_passes": 40_000},
+            warm_start={**BF16, "num_workers": 1},
+        ),
+        Part(
+            ("lipt+rs2", *(f"lipt+{kind}" for kind in SELECTORS)),
+            terms={"subset_passes": 40_000},
+            warm_start=HALF,
+        ),
     ],
     "end-to-end": [
+        # 20 epochs: 10,000, 20,000 and 40,000 passes on subsets; RS2 alone also 80,000.
+        Part(("lipt+rs2", "rs2"), fractions=(0.025, 0.05, 0.1), optimizer=MUON),
         *(
-            Part(("full-data",), terms={"subset_passes": epochs * POOL // 10})
+            Part(("full-data",), terms={"subset_passes": epochs * POOL // 10}, optimizer=MUON)
             for epochs in (3, 6, 12)
         ),
-        # 20 epochs: 10,000, 20,000 and 40,000 passes on subsets; RS2 alone also 80,000 and 120,000.
-        Part(("rs2", "lipt-rounds+rs2"), fractions=(0.025, 0.05, 0.1)),
-        Part(("rs2",), fractions=(0.2, 0.3)),
+        Part(("rs2",), fractions=(0.2,), optimizer=MUON),
     ],
     "budget": [
         Part(
-            (
-                "random", "rs2", "lipt+rs2", "lipt+curriculum/scratch",
-                "lipt+stratified/scratch/static", "one-worker+rs2",
-            ),
-            terms={"equal": "total", "budget": 140_000},
+            ("random", "rs2", "one-worker-annealed+rs2", "lipt+rs2", "lipt+glister"),
+            terms={"equal": "total", "budget": 200_000},
         )
     ],
     "search": [
@@ -87,6 +104,7 @@ QUESTIONS: dict[str, list[Part]] = {
             ),
             fractions=(0.01, 0.05, 0.1, 0.2, 0.3, 0.5),
             terms={"equal": "critical-path", "budget": 40_000},
+            warm_start=SGD_ONCE,
         ),
         Part(
             (
@@ -94,6 +112,7 @@ QUESTIONS: dict[str, list[Part]] = {
                 "lipt+importance/every=1", "lipt+importance/every=5", "lipt+glister/every=5",
             ),
             terms={"equal": "critical-path", "budget": 40_000},
+            warm_start=SGD_ONCE,
         ),
     ],
     "importance": [
@@ -103,39 +122,24 @@ QUESTIONS: dict[str, list[Part]] = {
                 "one-worker+importance/every=1", "lipt+importance/every=1",
             ),
             terms={"equal": "critical-path", "budget": 40_000},
+            warm_start=SGD_ONCE,
         )
-    ],
-    "selectors": [
-        Part(
-            (
-                "random", "rs2", "full=8+glister", "full=8+gradmatch", "full=8+craig",
-                "lipt+glister", "lipt+gradmatch", "lipt+craig", "lipt+random", "lipt+rs2",
-            ),
-            terms={"subset_passes": 40_000},
-        ),
-        Part(
-            (
-                "lipt-rounds+glister", "lipt-rounds+gradmatch", "lipt-rounds+craig",
-                "lipt-rounds+random", "lipt-rounds+rs2",
-            ),
-            terms={"subset_passes": 40_000},
-        ),
     ],
 }  # fmt: skip
 
 
-def configuration(name: str, data: Path) -> RunConfig:
-    """What all methods share."""
+def configuration(name: str, data: Path, part: Part) -> RunConfig:
+    """What all methods of a part share."""
     place = f"imagefolder:{data / 'cifar10-images'}" if name == "cifar10-jpeg" else name
     return RunConfig.parse(
         {
             "dataset": {"name": place, "datadir": str(data), "limit": POOL},
             "model": {"architecture": "resnet8"},
             "dataloader": {"batch_size": 64},
-            "optimizer": {"lr": 0.05, "nesterov": True},
+            "optimizer": part.optimizer,
             "dss_args": {
                 "type": "GLISTER", "selector": "fast", "fraction": 0.1, "select_every": 5,
-                "warm_start": LIPT,
+                "warm_start": part.warm_start,
             },
             "train_args": {"num_epochs": 20, "eval_every": 10_000, "precision": "bf16"},
         }
@@ -175,7 +179,7 @@ def main() -> None:
     keep_freed_memory()
     splits, parts = None, []
     for number, part in enumerate(QUESTIONS[args.question]):
-        config = configuration(args.set, args.data)
+        config = configuration(args.set, args.data, part)
         splits = load_splits(config) if splits is None else splits
         results = compare(
             config, methods=part.methods, seeds=range(args.seeds), fractions=part.fractions,
