@@ -65,7 +65,8 @@ QUESTIONS: dict[str, list[Part]] = {
     "warm-up": [
         Part(
             (
-                "random", "rs2", "one-worker-annealed+rs2", "lipt+random", "lipt+rs2", "full=10+rs2",
+                "random", "rs2", "one-worker-annealed+rs2", "lipt+random", "lipt+rs2",
+                "full=10+rs2",
                 *(f"lipt+{kind}" for kind in SELECTORS), *(f"full=8+{kind}" for kind in SELECTORS),
             ),
             terms={"subset_passes": 40_000},
