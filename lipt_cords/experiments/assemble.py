@@ -14,7 +14,7 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lipt_cords.base.devices import kinds_here, of_rank, pins_memory, resolve_device
@@ -32,6 +32,7 @@ from lipt_cords.experiments.choose import (
     choose_by_labels,
     choose_by_scores,
     choose_subset,
+    dynamics_score_of,
     per_sample_loss,
     schedule_of,
     strategy_options,
@@ -329,17 +330,27 @@ def _through_selectors(
             return warm.gradients(data, model=model, loss=per_sample_loss(config))
         return last_layer_gradients(model, data, loss=per_sample_loss(config))
 
-    def by_scores(epoch: int) -> Selection:
+    logged = dynamics_score_of(config)
+
+    def kept_scores(epoch: int) -> Tensor:
+        """Computed at the first selection, and stored with the run."""
         if "difficulty" not in source.kept:
-            score = dss.options.get("score", "loss")
-            source.kept["difficulty"] = difficulty(read(sources()[0], epoch), score)
-        return choose_by_scores(config, budget, labels, source.kept["difficulty"], epoch)
+            if logged is not None and warm is not None:
+                source.kept["difficulty"] = warm.dynamics.score(logged)
+            else:
+                score = dss.options.get("score", "loss")
+                source.kept["difficulty"] = difficulty(read(sources()[0], epoch), score)
+        return source.kept["difficulty"]
+
+    def by_scores(epoch: int) -> Selection:
+        return choose_by_scores(config, budget, labels, kept_scores(epoch), epoch)
 
     def by_gradients(epoch: int) -> Selection:
         trial = pilot_of(config, splits, model) if "pilot" in dss.options else None
         selection, report = choose_subset(
-            config, budget, *sources(), partial(read, epoch=epoch), epoch=epoch, pilot=trial
-        )
+            config, budget, *sources(), partial(read, epoch=epoch), epoch=epoch, pilot=trial,
+            scores=None if logged is None else kept_scores(epoch),
+        )  # fmt: skip
         if report.warning:
             logger.warning("epoch %d: %s", epoch, report.warning)
         selection.info["gradient_seconds"] = report.gradient_seconds

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import derive_seed
+from lipt_cords.base.registry import FOREIGN_NAME
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.own_options import KINDS, fast_options
 from lipt_cords.cords.own_selection import PER, FastOptions, fast_selection
@@ -27,6 +28,7 @@ from lipt_cords.selectors.base import (
     select,
 )
 from lipt_cords.selectors.difficulty import SCORES
+from lipt_cords.selectors.dynamics import DYNAMICS_SCORES
 from lipt_cords.selectors.report import ReadGradients, SelectionReport, report_on
 from lipt_cords.selectors.stratified_cuts import Pilot
 from lipt_cords.training.sources import SelectionSchedule
@@ -123,7 +125,7 @@ def check_strategy(config: RunConfig) -> None:
 
     Raises:
         ValueError: an option that the selector lacks or the run decides, an unknown
-            ``selection_type`` or score.
+            ``selection_type`` or score, a score of a warm start that does not log its samples.
     """
     strategy = config.dss_args.strategy
     if strategy == FULL:
@@ -134,8 +136,29 @@ def check_strategy(config: RunConfig) -> None:
     options = own_options(config)
     check_option_names(selector_for(strategy), options)
     if "score" in options:
-        SCORES.entry(options["score"])
+        _check_score(config, options["score"])
     per_of(config)
+
+
+def _check_score(config: RunConfig, score: Any) -> None:
+    if score in SCORES:
+        return
+    if score not in DYNAMICS_SCORES:
+        known = (*SCORES.names(), *DYNAMICS_SCORES.names())
+        raise ValueError(f"{unknown_name('difficulty score', score, known)} {FOREIGN_NAME}")
+    warm_start = config.dss_args.warm_start
+    if warm_start is None or not warm_start.log_samples:
+        raise ValueError(
+            f"dss_args.options.score {score!r} reads what the workers of a warm start saw of their "
+            "samples: set dss_args.warm_start={'type': 'lipt', 'log_samples': True}, or take a "
+            f"score of the merged model: {', '.join(SCORES.names())}"
+        )
+
+
+def dynamics_score_of(config: RunConfig) -> str | None:
+    """The score of training dynamics that ``dss_args.options`` ask for, or None."""
+    score = config.dss_args.options.get("score")
+    return score if score in DYNAMICS_SCORES and score not in SCORES else None
 
 
 def options_of_epoch(config: RunConfig, selector: str, epoch: int) -> dict[str, Any]:
@@ -207,6 +230,7 @@ def choose_subset(
     *,
     epoch: int = 0,
     pilot: Pilot | None = None,
+    scores: Tensor | None = None,
 ) -> tuple[Selection, SelectionReport]:
     """Choose a subset as the configuration's strategy asks.
 
@@ -218,6 +242,7 @@ def choose_subset(
         read: last-layer gradients of a source, by the model that selects.
         epoch: when; the draws of two epochs are independent.
         pilot: trains on a candidate subset, where ``dss_args.options`` has a ``pilot``.
+        scores: difficulties of the pool, (N,), in place of the option ``score``; None: that option.
 
     Returns:
         The selection and its report.
@@ -236,6 +261,9 @@ def choose_subset(
     gradient_seconds = time.perf_counter() - started
     if options.pop("pilot", None) is not None:
         options["pilot"] = pilot
+    if scores is not None:
+        options.pop("score", None)
+        options["scores"] = scores
     seed = config.train_args.seed
     if not fact_of(dss.strategy, "labels_only"):  # those derive their draws from the epoch
         seed = derive_seed(seed, "selection", epoch)

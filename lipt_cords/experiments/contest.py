@@ -28,8 +28,9 @@ LEAST_FULL_EPOCHS = 15
 """Full-data epochs of warm-up where neither the file nor the caller says how many."""
 WORKERS = 16
 """Of LiPT, where the configuration does not say how many: as if each had a machine of its own."""
-KEPT = ("device", "precision", "memory_format", "loader_workers", "threads")
-"""Options of the machine, which every warm start of a comparison takes from the configuration."""
+KEPT = ("device", "precision", "memory_format", "loader_workers", "threads", "log_samples")
+"""Options of the machine, and the log, which every warm start of a comparison takes from the
+configuration."""
 PRESETS: dict[str, Preset] = {"lipt-rounds": "lipt", "lipt-once": "lipt-once"}
 """Warm-ups that are presets, whatever the configuration says of its own."""
 PLAIN = ("random", "rs2", "full")

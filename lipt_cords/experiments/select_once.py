@@ -31,7 +31,12 @@ from lipt_cords.experiments.assemble import (
     subset_size_of,
     warm_start_options,
 )
-from lipt_cords.experiments.choose import check_strategy, choose_subset, per_sample_loss
+from lipt_cords.experiments.choose import (
+    check_strategy,
+    choose_subset,
+    dynamics_score_of,
+    per_sample_loss,
+)
 from lipt_cords.experiments.run import (
     SPLIT_SEED,
     build_net,
@@ -43,6 +48,7 @@ from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.selectors.base import Selection
 from lipt_cords.selectors.report import SelectionReport
 from lipt_cords.training.weights import load_weights
+from lipt_cords.warmstart.result import WarmStartResult
 
 RECORD, ARRAYS = "selection.json", "selection.npz"
 SCHEMA = 1
@@ -165,7 +171,7 @@ def select_once(
     splits = load_splits(config) if splits is None else splits
     model = build_net(config, splits).to(device)
     memory = PeakMemory(device)
-    weights_from = _weights(config, splits, model, checkpoint, notes)
+    weights_from, warm = _weights(config, splits, model, checkpoint, notes)
     if not is_main_process():
         return None
     weights_seconds = time.perf_counter() - started
@@ -177,7 +183,9 @@ def select_once(
         BatchSource(data, device=device, cache_bytes=0) for data in (splits.train, splits.val)
     )
     budget = subset_size_of(len(train), config)
-    selection, report = choose_subset(config, budget, train, val, read)
+    logged = dynamics_score_of(config)
+    scores = None if logged is None or warm is None else warm.dynamics.score(logged)
+    selection, report = choose_subset(config, budget, train, val, read, scores=scores)
     made = SelectionRun(
         selection=selection,
         report=report,
@@ -203,24 +211,28 @@ def _weights(
     model: nn.Module,
     checkpoint: str | Path | None,
     notes: list[str],
-) -> str:
-    """Load the weights to select by; returns where they come from."""
+) -> tuple[str, WarmStartResult | None]:
+    """Load the weights to select by; returns where they come from, and a warm start's result.
+
+    A stored one is read only where a score needs what it logged.
+    """
     options = warm_start_options(config, next(model.parameters()).device)
     if checkpoint is not None:
         load_weights(model, checkpoint)
         if options is not None:
             notes.append("dss_args.warm_start was not run: the checkpoint's weights select")
-        return "checkpoint"
+        logged = dynamics_score_of(config) is not None
+        return "checkpoint", WarmStartResult.load(checkpoint) if logged else None
     if options is not None:
         result = fit_lipt(config, options, splits, model)
         result.apply_to(model)
-        return "warm start"
+        return "warm start", result
     note = (
         "an untrained net selects: its gradients say little about the data. Give --checkpoint, "
         "or set dss_args.warm_start=lipt"
     )
     notes.append(note)
-    return "untrained"
+    return "untrained", None
 
 
 def _plain(value: Any) -> Any:

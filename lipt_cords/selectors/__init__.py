@@ -20,6 +20,7 @@ from lipt_cords.selectors.base import (
     unregister_selector,
 )
 from lipt_cords.selectors.difficulty import register_score
+from lipt_cords.selectors.dynamics import TrainingDynamics, register_dynamics_score
 from lipt_cords.selectors.loader import SelectionSampler, SubsetLoader, broadcast_selection
 
 __all__ = [
@@ -28,7 +29,9 @@ __all__ = [
     "SelectionProblem",
     "SelectionSampler",
     "SubsetLoader",
+    "TrainingDynamics",
     "broadcast_selection",
+    "register_dynamics_score",
     "register_score",
     "register_selector",
     "select",

@@ -164,6 +164,10 @@ class WarmStartConfig(
     None writes nothing."""
     keep_workers: bool = False
     """Keep every worker's weights in the result, for held-out difficulty scores and ``forget``."""
+    log_samples: bool = False
+    """Log what each worker sees of its own samples in every step, at no extra pass, for difficulty
+    scores (``result.dynamics``): 8 bytes a sample and local epoch on every process, and 12 in
+    messages. The weights stay the same, bit for bit."""
     progress: bool | None = None
     """Show a progress bar; None: only on a terminal, on rank 0."""
     seed: int = Field(0, ge=0)

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from lipt_cords.base.messages import travels
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.state import State
+from lipt_cords.selectors.dynamics import TrainingDynamics
 from lipt_cords.training.cheaper.tickets import Ticket
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.report import WarmStartReport
@@ -57,6 +58,7 @@ class Fitted(Protocol):
     report: WarmStartReport
     shards: list[Tensor]
     worker_states: list[State | None] | None
+    logged: TrainingDynamics | None
     ticket: Ticket | None
     forgotten: list[int]
     origins: Origins | None
@@ -76,6 +78,7 @@ class Changed:
     state_dict: State
     shards: list[Tensor]
     worker_states: list[State | None]
+    logged: TrainingDynamics | None
     report: WarmStartReport
     forgotten: list[int]
     unlearning: Unlearning

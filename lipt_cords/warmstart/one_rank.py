@@ -44,9 +44,11 @@ from lipt_cords.warmstart.round_inputs import RoundInputs
 from lipt_cords.warmstart.team import Team
 from lipt_cords.warmstart.watch.on_round import RoundCallback
 from lipt_cords.warmstart.watch.readings import ProbeReadings
+from lipt_cords.warmstart.watch.sample_log import SampleLog
 from lipt_cords.warmstart.watch.stop import EarlyStop
 from lipt_cords.warmstart.watch.watcher import Watchers
 from lipt_cords.warmstart.worker_results import WorkerResults
+from lipt_cords.warmstart.workers.visits import leaving_logits
 from lipt_cords.warmstart.workers.worker import local_steps
 
 logger = logging.getLogger(__name__)
@@ -116,6 +118,7 @@ def _fit(
     ticket = None
     if config.early_bird is not None and config.early_bird.ratio > 0:
         ticket = EarlyBird(config, config.early_bird, inputs, bill, judge)
+    samples = SampleLog(data_length(inputs.dataset, "training")) if config.log_samples else None
     shards = inputs.plan.shards[ranks.rank :: ranks.size]
     steps = config.common_steps + sum(local_steps(config, len(shard)) for shard in shards)
     with StepProgress(steps, config.progress if ranks.is_main else False) as progress:
@@ -127,6 +130,7 @@ def _fit(
                 ProbeReadings(config, ranks, judge, inputs.probe),
                 EarlyStop(config),
                 *([] if ticket is None else [ticket]),
+                *([] if samples is None else [samples]),
                 WorkDir(team, folder),
                 RoundCallback(ranks, request.on_round),
             ]
@@ -162,6 +166,7 @@ def _fit(
         report=report,
         shards=inputs.plan.shards,
         worker_states=states,
+        logged=None if samples is None else samples.dynamics(),
         ticket=None if ticket is None else ticket.ticket,
         template=copy_model(request.model).cpu(),
         device=ranks.device,
@@ -220,6 +225,7 @@ def _flops(
     config: WarmStartConfig, model: nn.Module, dataset: Dataset[Any], loss: LossFunction
 ) -> tuple[tuple[int, int], tuple[float, ...]]:
     """Operations of one sample, and each block's share of them."""
+    loss = leaving_logits(loss) if config.log_samples else loss
     with isolated_rng(config.seed, "flops"):
         device = next(model.parameters()).device
         inputs, labels = few_samples(dataset, device)

@@ -24,6 +24,7 @@ from lipt_cords.models.copies import bare, copy_model
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.state import State
+from lipt_cords.selectors.dynamics import TrainingDynamics
 from lipt_cords.training.cheaper.tickets import Ticket
 from lipt_cords.training.weights import RECORD, recorded_tensors
 from lipt_cords.warmstart.config import WarmStartConfig
@@ -35,6 +36,7 @@ from lipt_cords.warmstart.unlearning.forget import add, forget
 M = TypeVar("M", bound=nn.Module)
 
 MERGED, THETA_STAR, SHARDS, TICKET = "merged", "theta_star", "shards", "ticket"
+DYNAMICS = "dynamics"
 FORMAT = 1
 
 
@@ -50,6 +52,7 @@ class WarmStartResult:
         shards: ascending indices of every worker's samples.
         worker_states: with ``keep_workers``, every worker's state dict in order, None for one
             whose weights are not finite; otherwise None.
+        logged: with ``log_samples``, what the workers saw of their samples; see :attr:`dynamics`.
         ticket: with ``early_bird``, the channels of the smaller net; all other weights are zero
             here.
         forgotten: samples that :meth:`forget` has removed, ascending.
@@ -66,6 +69,7 @@ class WarmStartResult:
     report: WarmStartReport
     shards: list[Tensor]
     worker_states: list[State | None] | None = None
+    logged: TrainingDynamics | None = None
     ticket: Ticket | None = None
     forgotten: list[int] = field(default_factory=list)
     unlearning: Unlearning | None = None
@@ -85,6 +89,23 @@ class WarmStartResult:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "origins": None}  # data sets are large, and often cannot be pickled
+
+    @property
+    def dynamics(self) -> TrainingDynamics:
+        """What the workers saw of their own samples while they trained, for difficulty scores.
+
+        Visits are in local training alone, in train mode, with the augmentation, masks and paths
+        of that step. ``dynamics.score("aum")`` goes into ``select(..., scores=...)``.
+
+        Raises:
+            ValueError: the warm start did not log its samples.
+        """
+        if self.logged is None:
+            raise ValueError(
+                "the warm start did not log what its workers saw of their samples: fit it with "
+                "log_samples=True"
+            )
+        return self.logged
 
     def apply_to(self, model: M) -> M:
         """Load the merged weights into a model, in place, so that its optimizer keeps working.
@@ -241,6 +262,8 @@ class WarmStartResult:
             THETA_STAR: self.theta_star,
             SHARDS: {f"{number:05d}": shard for number, shard in enumerate(self.shards)},
         }
+        if self.logged is not None:
+            parts[DYNAMICS] = dict(vars(self.logged))
         for number, state in enumerate(self.worker_states or []):
             if state is not None:
                 parts[f"worker_{number:05d}"] = state
@@ -282,6 +305,7 @@ class WarmStartResult:
                 "report": self.report,
                 "shards": self.shards,
                 "worker_states": self.worker_states,
+                "logged": self.logged,
                 "ticket": None if ticket is None else (ticket.tensors(), ticket.details()),
                 "forgotten": self.forgotten,
                 "unlearning": self.unlearning,
@@ -341,6 +365,7 @@ class WarmStartResult:
             report=WarmStartReport.from_dict(record["report"]),
             shards=[shard for _, shard in sorted(parts[SHARDS].items())],
             worker_states=workers,
+            logged=TrainingDynamics(**parts[DYNAMICS]) if DYNAMICS in parts else None,
             forgotten=list(record.get("forgotten", [])),
             unlearning=Unlearning(**record["unlearning"]) if record.get("unlearning") else None,
             ticket=Ticket.parse(parts[TICKET], record["ticket"]) if TICKET in parts else None,

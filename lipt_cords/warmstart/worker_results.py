@@ -15,6 +15,7 @@ from lipt_cords.warmstart.plan import FitPlan
 from lipt_cords.warmstart.report import WorkerSummary, finite_or_none
 from lipt_cords.warmstart.resume.folder import RunFolder
 from lipt_cords.warmstart.watch.probe import Reading
+from lipt_cords.warmstart.workers.visits import Visits
 from lipt_cords.warmstart.workers.worker import WorkerResult
 
 NOT_FINITE = "weights are not finite"
@@ -33,12 +34,14 @@ class FinishedWorker:
         largest: exponent of the largest change of every slice of its state, for the sum's grids.
         reading: its losses and gradients on the probe.
         forward_passes: samples that its evaluation ran forward.
+        visits: with ``log_samples``, what it saw of its samples.
     """
 
     summary: WorkerSummary
     largest: Tensor
     reading: Reading | None = None
     forward_passes: int = 0
+    visits: Visits | None = None
 
 
 class WorkerResults:
@@ -130,6 +133,8 @@ class WorkerResults:
                     "losses": result.reading.losses,
                     "class_gradients": result.reading.class_gradients,
                 }
+            if result.visits is not None:
+                groups["visits"] = dict(vars(result.visits))
             accuracy = None if result.reading is None else result.reading.accuracy
             details = {
                 "start": self._start_digest, "summary": asdict(summary),
@@ -138,7 +143,9 @@ class WorkerResults:
             written = self._folder.keep(self._name(worker), groups, details)
         if result.finite and not written:
             self._states[worker] = state
-        return FinishedWorker(summary, largest, result.reading, result.forward_passes)
+        return FinishedWorker(
+            summary, largest, result.reading, result.forward_passes, result.visits
+        )
 
     def hold(self, summary: WorkerSummary, state: State | None) -> FinishedWorker:
         """Keep a worker of an earlier run in memory; with None it is not merged."""
@@ -166,8 +173,9 @@ class WorkerResults:
             reading = Reading(
                 accuracy=stored.details["reading_accuracy"], **stored.groups["reading"]
             )
+        visits = Visits(**stored.groups["visits"]) if "visits" in stored.groups else None
         largest = stored.groups["largest"]["changes"]
-        return FinishedWorker(summary, largest, reading, stored.details["forward_passes"])
+        return FinishedWorker(summary, largest, reading, stored.details["forward_passes"], visits)
 
     def lost(self, worker: int, rank: int) -> FinishedWorker:
         """A worker that was lost with its process."""

@@ -22,6 +22,8 @@ from lipt_cords.experiments.run import build_net, fit_warm_start, run
 from lipt_cords.training.ledger import CurvePoint
 
 WARM = {"num_workers": 2, "common_steps": 2, "local_steps": 3, "batch_size": 16}
+LOGGED = {**WARM, "local_steps": 10, "log_samples": True}
+BY_LOG = {"warm_start": LOGGED, "options": {"score": "dual"}}
 needs_cords = pytest.mark.skipif(cords_version() is None, reason="CORDS is not installed")
 
 
@@ -148,6 +150,8 @@ class _Stop(Exception):
         pytest.param({"warm_start": WARM, "selector": "fast"}, id="fast-lipt"),
         pytest.param({"type": "RS2"}, id="rs2"),
         pytest.param({"type": "Curriculum", "warm_start": WARM}, id="curriculum"),
+        pytest.param({"type": "Curriculum", **BY_LOG}, id="curriculum-log"),
+        pytest.param({"type": "Stratified", **BY_LOG}, id="stratified-log"),
     ],
 )
 @pytest.mark.parametrize("stop_at", [3, 4])
@@ -226,6 +230,12 @@ def test_bad_checkpoints_and_directories(digits: DataSplits, tmp_path: Path) -> 
         ({"type": "Curriculum"}, "set dss_args.warm_start"),
         ({"type": "Curriculum", "warm_start": WARM, "options": {"start": 2}}, "start in"),
         ({"type": "Curriculum", "warm_start": WARM, "selection_type": "PerClas"}, "PerClass"),
+        (
+            {"type": "Stratified", "warm_start": WARM, "options": {"score": "aum"}},
+            r"score 'aum' reads what the workers.*'log_samples': True",
+        ),
+        ({"type": "Curriculum", "options": {"score": "aum"}}, "'log_samples': True"),
+        ({"type": "Stratified", "options": {"score": "duel"}}, "Did you mean 'dual'"),
         ({"selector": "own"}, r"unknown selector 'own'"),
         ({"selector": "cords", "options": {"cut": 1}}, r"options \(cut\) are for our selectors"),
         ({"selector": "fast", "options": {"validaton": 1}}, "Did you mean 'validation'"),

@@ -124,6 +124,25 @@ def test_weights_from_a_warm_start_and_from_a_run(digits: DataSplits, tmp_path: 
     assert trained.report.pool_accuracy != fitted.report.pool_accuracy
 
 
+def test_scores_from_what_the_workers_saw(digits: DataSplits, tmp_path: Path) -> None:
+    warm = {**WARM, "local_steps": 10, "log_samples": True}
+    options = {"score": "aum", "cut": 0.2}
+    config = _config(
+        type="Stratified", selection_type="Supervised", warm_start=warm, options=options
+    )
+    result = fit_warm_start(config, output=tmp_path / "warm", splits=digits)
+    assert result is not None
+    scores = result.dynamics.score("aum")
+    for checkpoint in (None, tmp_path / "warm"):
+        chosen = _once(config, checkpoint=checkpoint, splits=digits).selection
+        assert chosen.scores is not None
+        assert torch.equal(chosen.scores, scores[chosen.indices].float())
+        assert scores[chosen.indices].max() <= scores.sort().values[-31]
+    merged = tmp_path / "warm" / "merged.safetensors"
+    with pytest.raises(ValueError, match="merged.safetensors"):
+        _once(config, checkpoint=merged, splits=digits)
+
+
 def test_what_cannot_be_selected(digits: DataSplits, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="selects nothing"):
         select_once(_config(type="Full"), splits=digits)

@@ -19,7 +19,7 @@ from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
 OPTIONS = {
     "num_workers": 4, "epochs": 2, "batch_size": 16, "common_steps": 4, "rounds": 2,
-    "keep_workers": True, "threads": 1,
+    "keep_workers": True, "threads": 1, "log_samples": True,
 }  # fmt: skip
 
 

@@ -33,10 +33,12 @@ FITS = {
     "refreshed": {"augmentation": "randaugment", "batchnorm_refresh": "always"},
     "greedy": {"soup": "greedy"},
     "weighted": {"soup": "weighted", "sparsity": "snip", "densities": "erk"},
-    "rounds": {"rounds": 3, "outer": "nesterov", "schedule": "cosine", "ema": 0.9},
+    "rounds": {
+        "rounds": 3, "outer": "nesterov", "schedule": "cosine", "ema": 0.9, "log_samples": True,
+    },
     "int8": {"rounds": 3, "codec": "int8", "outer": "nesterov"},
     "int4": {"rounds": 2, "codec": "int4", "soup": "weighted"},
-}
+}  # fmt: skip
 
 
 START = "fork" if sys.platform == "linux" else "spawn"

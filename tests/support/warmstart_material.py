@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from lipt_cords.base.randomness import isolated_rng
+from lipt_cords.selectors.dynamics import TrainingDynamics
 
 
 def make_net(seed: int = 0, classes: int = 4, dropout: float = 0.2) -> nn.Module:
@@ -60,3 +61,9 @@ class Dicts(Dataset):
     def __getitem__(self, index):
         image, label = self.base[index]
         return {"image": image, "labels": label}
+
+
+def same_log(one: TrainingDynamics, two: TrainingDynamics) -> bool:
+    """Whether two logs of training dynamics have the same bits; NaN equals NaN."""
+    pairs = ((getattr(one, part), getattr(two, part)) for part in vars(one))
+    return all(torch.equal(a.nan_to_num(-9e9), b.nan_to_num(-9e9)) for a, b in pairs)

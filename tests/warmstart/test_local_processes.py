@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from programs import run_program
+from warmstart_material import same_log
 
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.ranks import launch
@@ -43,6 +44,7 @@ def test_processes_give_the_bits_of_a_serial_run(outcome, name, ranks):
     pairs = zip(result.worker_states, expected.worker_states, strict=True)
     assert all(same(mine, theirs) for mine, theirs in pairs)
     assert result.report.passes == expected.report.passes
+    assert same_log(result.dynamics, expected.dynamics)
 
 
 def test_what_a_process_raises_is_raised_here(outcome):

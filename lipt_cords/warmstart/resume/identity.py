@@ -42,8 +42,8 @@ DECIDES_BITS = (
     "warmstart/merge", "warmstart/one_rank.py", "warmstart/plan.py", "warmstart/prepare",
     "warmstart/ranks/exchange.py", "warmstart/ranks/ranks.py",
     "warmstart/resume", "warmstart/round_inputs.py", "warmstart/run.py", "warmstart/team.py",
-    "warmstart/watch/probe.py", "warmstart/watch/readings.py", "warmstart/watch/stability.py",
-    "warmstart/watch/stop.py",
+    "warmstart/watch/probe.py", "warmstart/watch/readings.py",
+    "warmstart/watch/sample_log.py", "warmstart/watch/stability.py", "warmstart/watch/stop.py",
     "warmstart/watch/stop_rule.py", "warmstart/worker_results.py", "warmstart/workers",
 )  # fmt: skip
 """Files and folders of this package on which the bits or the files of a warm start depend."""

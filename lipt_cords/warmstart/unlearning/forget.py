@@ -25,6 +25,7 @@ from lipt_cords.models.logits_alone import return_logits_alone
 from lipt_cords.models.losses import mean_loss
 from lipt_cords.models.modes import kept_in_eval
 from lipt_cords.models.state import State, on_cpu
+from lipt_cords.selectors.dynamics import TrainingDynamics
 from lipt_cords.training.cheaper.paths import block_shares
 from lipt_cords.warmstart.bill import Bill
 from lipt_cords.warmstart.clock import Clock
@@ -43,6 +44,7 @@ from lipt_cords.warmstart.ranks.ranks import Ranks
 from lipt_cords.warmstart.round_inputs import RoundInputs
 from lipt_cords.warmstart.run import Run
 from lipt_cords.warmstart.team import Team
+from lipt_cords.warmstart.watch.sample_log import SampleLog
 from lipt_cords.warmstart.worker_results import NOT_FINITE, FinishedWorker, WorkerResults
 from lipt_cords.warmstart.workers.together import run_workers
 from lipt_cords.warmstart.workers.worker import WorkerResult, local_steps
@@ -172,6 +174,7 @@ class _Retraining:
             state_dict=self._whole(on_cpu(run.start) | finish.buffers),
             shards=self.shards,
             worker_states=states,
+            logged=self._logged(trained),
             report=bill.report(
                 run,
                 finish,
@@ -183,6 +186,18 @@ class _Retraining:
             forgotten=self.forgotten,
             unlearning=Unlearning(self.affected, passes, self._redo(), self._uncovered()),
         )
+
+    def _logged(self, trained: Sequence[WorkerResult]) -> TrainingDynamics | None:
+        """The log with the new visits in place of those of the workers that trained again."""
+        if self.result.logged is None:
+            return None
+        log = SampleLog(len(self.labels), self.result.logged)
+        for worker in self.affected:
+            log.clear(self.result.shards[worker])
+        for one in trained:
+            if one.visits is not None:
+                log.add(one.visits)
+        return log.dynamics()
 
     def _inputs(self) -> tuple[RoundInputs, float]:
         """What the workers train on, and FLOPs of the trained net over those of the given one."""

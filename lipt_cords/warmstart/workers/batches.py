@@ -126,6 +126,8 @@ class WorkerBatches:
         if places is None:
             places = torch.arange(len(indices))
         self.pool, self.source, self._places = pool, pool.source, places
+        self.current = torch.zeros(0, dtype=torch.int64)
+        """Positions in ``indices`` of the batch that was yielded last."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -163,8 +165,9 @@ class WorkerBatches:
                 continue
             batches = self.source.batches(self._places[part], batch_size=size)
             for number, (inputs, labels) in enumerate(batches):
+                self.current = part[number * size :][: len(labels)]
                 if scan:
-                    require_finite(inputs, self.indices[part[number * size :][: len(labels)]])
+                    require_finite(inputs, self.indices[self.current])
                 yield inputs, labels
 
 

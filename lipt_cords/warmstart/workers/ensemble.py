@@ -81,6 +81,8 @@ class Ensemble(nn.Module):
         nets: copies of the given nets; their tensors are views into the stacks.
         stacked: their parameters, stacked along a first dimension; those of this module.
         matrices: those that are hidden weight matrices.
+        observe: called in every step with the places of neighbouring nets, their logits (G, B, C)
+            and labels (G, B); None: not called.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Ensemble(nn.Module):
     ) -> None:
         super().__init__()
         self._loss = loss
+        self.observe: Callable[[slice, Tensor, Tensor], None] | None = None
         self.nets = [copy_model(model) for model in models]
         hidden = set(hidden_matrices(self.nets[0], head))
         self.stacked = nn.ParameterList()
@@ -135,6 +138,8 @@ class Ensemble(nn.Module):
         half = torch.is_autocast_enabled(kind)
         with torch.autocast(kind, enabled=False):
             logits_GBC = logits_GBC.float() if half else logits_GBC
+            if self.observe is not None:
+                self.observe(group.places, logits_GBC.detach(), group.labels)
             if self._loss is F.cross_entropy:  # all samples at once; vmap would split it
                 logits, labels = logits_GBC.flatten(0, 1), group.labels.flatten()
                 values = F.cross_entropy(logits, labels, reduction="none")

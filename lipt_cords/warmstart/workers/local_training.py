@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +57,7 @@ def train_locally(
     before_step: Callable[[int, Inputs, Tensor], int] | None = None,
     after_backward: Callable[[], None] | None = None,
     after_step: Callable[[], None] | None = None,
+    observe: Callable[[Tensor, Tensor], None] | None = None,
     enough: Callable[[int], bool] | None = None,
 ) -> LocalTraining:
     """Train a model in place; modules that are kept in eval mode or frozen stay as they are.
@@ -85,6 +85,7 @@ def train_locally(
             returns how many samples it trained on itself.
         after_backward: called between the backward pass and the optimizer's step.
         after_step: called after the optimizer's step.
+        observe: called after it with the logits of the batch, as the loss had them, and its labels.
         enough: called after every step with the number of steps taken; returns whether to stop.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -118,7 +119,10 @@ def train_locally(
                 factor = rate_factor(schedule, first_step + step, all_steps or steps, decay)
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * factor
-            value = take(inputs, partial(_of_logits, loss, labels), after_backward)
+            of_logits = _LossOfBatch(loss, labels, keep=observe is not None)
+            value = take(inputs, of_logits, after_backward)
+            if observe is not None and of_logits.logits is not None:
+                observe(of_logits.logits.detach(), labels)
             if after_step is not None:
                 after_step()
             passes += len(labels)
@@ -167,6 +171,19 @@ def optimizer_options(
     )
 
 
-def _of_logits(loss: LossFunction, labels: Tensor, logits: Tensor) -> Tensor:
-    value: Tensor = loss(logits, labels)
-    return value
+class _LossOfBatch:
+    """The loss of a batch as a function of its logits, which it may keep.
+
+    They are kept as they are: one more operation in the step would not fit the memory plan of a
+    step without it. Their B x C numbers stay until the step is over, which no plan counts.
+    """
+
+    def __init__(self, loss: LossFunction, labels: Tensor, *, keep: bool) -> None:
+        self._loss, self._labels, self._keep = loss, labels, keep
+        self.logits: Tensor | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        value: Tensor = self._loss(logits, self._labels)
+        if self._keep:
+            self.logits = logits
+        return value

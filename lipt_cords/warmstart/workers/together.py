@@ -23,6 +23,7 @@ from lipt_cords.warmstart.workers.batches import WorkerBatches
 from lipt_cords.warmstart.workers.ema import WeightAverage
 from lipt_cords.warmstart.workers.ensemble import Batch, Ensemble, obstacle, speedup, train_ensemble
 from lipt_cords.warmstart.workers.pruning import Pruning
+from lipt_cords.warmstart.workers.visits import VisitLog, probability_and_margin
 from lipt_cords.warmstart.workers.worker import (
     WorkerResult,
     WorkerTask,
@@ -160,6 +161,15 @@ def train_at_once(tasks: Sequence[WorkerTask]) -> Iterator[WorkerResult]:
                 pruned.extend(weight for one in found for weight in one.weights)
                 masks.extend(mask for one in found for mask in one.masks)
 
+        def observe(places: slice, logits_GBC: Tensor, labels_GB: Tensor) -> None:
+            seen = probability_and_margin(logits_GBC.flatten(0, 1), labels_GB.flatten())
+            seen_2GB = seen.view(2, *labels_GB.shape)
+            for worker, seen_2B in zip(workers[places], seen_2GB.unbind(1), strict=True):
+                worker.log(seen_2B)
+
+        if config.log_samples:
+            ensemble.observe = observe
+
         def keep() -> None:
             if masks:  # for all workers at once
                 torch._foreach_mul_(pruned, masks)
@@ -218,6 +228,7 @@ class StackedWorker:
         self.pruning = Pruning(
             model, task.head, config=config, loss=task.loss, steps=task.steps, names=task.names
         )
+        self._log = VisitLog(task.indices)
         self.passes = 0
         self.last_epoch = min(
             task.steps, steps_per_epoch(len(self._worker_batches), config.batch_size)
@@ -233,6 +244,10 @@ class StackedWorker:
         self.passes += len(labels)
         self._sizes.append(len(labels))
         return inputs, labels
+
+    def log(self, seen_2B: Tensor) -> None:
+        """Log the batch that was read last."""
+        self._log.add(self._worker_batches.current, seen_2B)
 
     def result(self, losses: Sequence[float], seconds: float) -> WorkerResult:
         """Evaluate the trained net.
@@ -264,6 +279,7 @@ class StackedWorker:
             evaluation_seconds=time.perf_counter() - started,
             reading=reading,
             forward_passes=forward,
+            visits=self._log.visits() if finite and task.config.log_samples else None,
         )
 
 

@@ -32,6 +32,7 @@ from lipt_cords.warmstart.workers.batches import Pool, WorkerBatches, channel_ra
 from lipt_cords.warmstart.workers.ema import WeightAverage
 from lipt_cords.warmstart.workers.local_training import train_locally
 from lipt_cords.warmstart.workers.pruning import Pruning
+from lipt_cords.warmstart.workers.visits import VisitLog, Visits, probability_and_margin
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ class WorkerResult:
         forward_passes: samples that the evaluation ran forward.
         work: operations of its training over those of the whole net; 1 without ``subnetwork``.
         stages: with ``subnetwork``, what each stage cost.
+        visits: with ``log_samples``, what it saw of its samples; None if it is not finite.
     """
 
     worker: int
@@ -147,6 +149,7 @@ class WorkerResult:
     forward_passes: int = 0
     work: float = 1.0
     stages: list[dict[str, float]] = field(default_factory=list)
+    visits: Visits | None = None
 
 
 def local_steps(config: WarmStartConfig, samples: int) -> int:
@@ -201,6 +204,10 @@ def run_worker(task: WorkerTask) -> WorkerResult:
                 average.step()
             task.tick()
 
+        def observe(logits: Tensor, labels: Tensor) -> None:
+            log.add(worker_batches.current, probability_and_margin(logits, labels))
+
+        log = VisitLog(task.indices)
         after_backward = None
         if task.scale_penalty is not None:
             scales = scaled_batchnorms(model)
@@ -224,6 +231,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
                 before_step=before_step,
                 after_backward=after_backward,
                 after_step=after_step,
+                observe=observe if config.log_samples else None,
             )
         if average is not None:
             average.write(pruning.masks)
@@ -247,6 +255,7 @@ def run_worker(task: WorkerTask) -> WorkerResult:
         forward_passes=forward,
         work=1.0 if paths is None else _work(paths, training.passes, task.block_shares),
         stages=[] if paths is None else paths.stages(task.block_shares),
+        visits=log.visits() if finite and config.log_samples else None,
     )
 
 

@@ -208,12 +208,17 @@ def test_the_random_state_of_the_device_is_the_callers() -> None:
 
 
 def test_a_result_is_stored_and_forgets(tmp_path: Path) -> None:
-    options = {"common_steps": 0, "epochs": 1, "local_steps": None, "keep_workers": True}
+    options = {
+        "common_steps": 0, "epochs": 1, "local_steps": None, "keep_workers": True,
+        "log_samples": True,
+    }  # fmt: skip
     result = fit(**options)
     result.save(tmp_path / "result")
     loaded = WarmStartResult.load(tmp_path / "result")
     assert same(loaded.state_dict, result.state_dict)
+    assert loaded.dynamics.score("aum").equal(result.dynamics.score("aum"))
     left = result.forget([0, 5])
+    assert left.dynamics.unseen.tolist() == [0, 5]
     assert 5 not in {int(i) for shard in left.shards for i in shard}
     assert same(left.add([0, 5]).state_dict, result.state_dict)
     net = build_model("resnet8", 4, in_channels=1, image_size=8, seed=0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from programs import run_program
 from ranks_script import FITS, Rare, fit
-from warmstart_material import make_images, make_net
+from warmstart_material import make_images, make_net, same_log
 
 from lipt_cords.data.source import BatchSource
 from lipt_cords.data.steadiness import spread
@@ -77,6 +77,14 @@ def test_ranks_agree_with_the_serial_run(serial, ranked, size, name):
         ]
         assert result.report.ranks == size
         assert result.report.passes == expected.report.passes
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_every_rank_has_the_log_of_the_serial_run(serial, ranked, size):
+    expected = serial["rounds"].dynamics
+    assert expected.counts.tolist() == [2] * 160
+    for outcome, _ in ranked[size]:
+        assert same_log(outcome["rounds"][0].dynamics, expected)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])

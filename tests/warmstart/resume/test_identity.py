@@ -48,6 +48,7 @@ RELATED = {
     "magnitude": 3, "soup": "weighted", "batchnorm_refresh": "never", "refresh_samples": 9,
     "head": "6", "threads": 2, "precision": "bf16", "memory_format": "contiguous",
     "compile": True, "together": 2, "loader_workers": 1, "seed": 1,
+    "log_samples": True,  # changes no weights, but what is stored
 }  # fmt: skip
 UNRELATED = {
     "device": "cpu", "progress": True, "work_dir": "elsewhere", "launch": "processes",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from crashes import Killed, Trainings
 from torch.utils.data import Dataset
-from warmstart_material import make_images, make_net
+from warmstart_material import make_images, make_net, same_log
 
 from lipt_cords.warmstart.resume.folder import RunFolder
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
@@ -37,14 +37,14 @@ def crash(work_dir, workers, **options):
 
 @pytest.fixture(scope="module")
 def whole():
-    return fit(keep_workers=True)
+    return fit(keep_workers=True, log_samples=True)
 
 
 @pytest.mark.parametrize("finished", [0, 1, 4, 6, 11])
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(whole, tmp_path, finished):
-    crash(tmp_path, finished, keep_workers=True)
+    crash(tmp_path, finished, keep_workers=True, log_samples=True)
     with Trainings() as trained:
-        resumed = fit(tmp_path, keep_workers=True)
+        resumed = fit(tmp_path, keep_workers=True, log_samples=True)
     # Neither the common start nor a finished worker is trained again.
     assert trained.begun == 12 - finished
     assert trained.steps == 3 * trained.begun
@@ -52,6 +52,7 @@ def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(whole, tmp_path, fin
     assert same(resumed.theta_star, whole.theta_star)
     pairs = zip(resumed.worker_states, whole.worker_states, strict=True)
     assert all(same(mine, theirs) for mine, theirs in pairs)
+    assert same_log(resumed.dynamics, whole.dynamics)
     for name in ("passes", "critical_path_passes", "evaluation_passes", "merged_accuracy"):
         assert getattr(resumed.report, name) == getattr(whole.report, name), name
     assert [one.stability for one in resumed.report.rounds] == [
@@ -111,10 +112,11 @@ def test_a_run_that_died_after_its_last_merge_still_has_its_workers(whole, tmp_p
             raise Killed
 
     with pytest.raises(Killed):
-        fit(tmp_path, dying, keep_workers=True)
+        fit(tmp_path, dying, keep_workers=True, log_samples=True)
     with Trainings() as trained:
-        resumed = fit(tmp_path, keep_workers=True)
+        resumed = fit(tmp_path, keep_workers=True, log_samples=True)
     assert trained.begun == 0
+    assert same_log(resumed.dynamics, whole.dynamics)
     pairs = zip(resumed.worker_states, whole.worker_states, strict=True)
     assert all(same(mine, theirs) for mine, theirs in pairs)
     assert same(resumed.state_dict, whole.state_dict)
@@ -185,6 +187,8 @@ def test_a_worker_of_another_run_is_refused_by_name(interrupted, tmp_path_factor
 def test_another_configuration_in_the_same_work_dir_is_refused(interrupted):
     with pytest.raises(ValueError, match=r"belongs to another run \(lr is 0.05 there and 0.01 her"):
         fit(interrupted, lr=0.01)
+    with pytest.raises(ValueError, match=r"log_samples is False there and True here"):
+        fit(interrupted, log_samples=True)  # the finished workers have no log
     fit(interrupted, keep_workers=True, min_workers=2)  # these change no weights
 
 

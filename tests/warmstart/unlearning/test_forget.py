@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
-from warmstart_material import make_images, make_net
+from warmstart_material import make_images, make_net, same_log
 
 from lipt_cords import LiPTWarmStart
 from lipt_cords.models.nets import CifarResNet
@@ -22,7 +22,7 @@ from lipt_cords.warmstart.result import WarmStartResult
 TRAIN, VAL = make_images(96), make_images(40, seed=1)
 SMALL: dict[str, Any] = {
     "num_workers": 8, "epochs": 2, "batch_size": 8, "common_steps": 0, "launch": "serial",
-    "keep_workers": True, "threads": 1,
+    "keep_workers": True, "threads": 1, "log_samples": True,
 }  # fmt: skip
 
 
@@ -64,6 +64,9 @@ def test_forgetting_gives_the_bits_of_never_having_had(whole: Any, gone: set[int
     assert left.unlearning.passes == sum(reference.report.workers[w].passes for w in affected)
     assert left.unlearning.redo_passes == reference.report.passes
     assert left.unlearning.uncovered == [] and left.forgotten == sorted(gone)
+    assert left.dynamics.unseen.tolist() == sorted(gone)
+    stays = (left.dynamics.counts > 0).nonzero().flatten()
+    assert same_log(left.dynamics.of(stays), reference.dynamics)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +146,7 @@ def test_new_samples_of_a_longer_data_set_are_added(whole: WarmStartResult) -> N
     added = whole.on(make_net(), longer, VAL).add(range(96, 100))
     reference = fit(data=longer, shards=added.shards)
     assert same(added.state_dict, reference.state_dict)
+    assert same_log(added.dynamics, reference.dynamics)
     assert sum(map(len, added.shards)) == 100
 
 
