@@ -47,6 +47,7 @@ from lipt_cords.experiments.run import (
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.selectors.base import Selection
 from lipt_cords.selectors.report import SelectionReport
+from lipt_cords.training.weights import RECORD as STORED
 from lipt_cords.training.weights import load_weights
 from lipt_cords.warmstart.result import WarmStartResult
 
@@ -221,8 +222,16 @@ def _weights(
         load_weights(model, checkpoint)
         if options is not None:
             notes.append("dss_args.warm_start was not run: the checkpoint's weights select")
-        logged = dynamics_score_of(config) is not None
-        return "checkpoint", WarmStartResult.load(checkpoint) if logged else None
+        score = dynamics_score_of(config)
+        if score is None:
+            return "checkpoint", None
+        if not (Path(checkpoint).expanduser() / STORED).is_file():
+            raise ValueError(
+                f"dss_args.options.score {score!r} reads what the workers of a warm start saw, and "
+                f"{checkpoint} is not the directory of one: give that directory, or leave the "
+                "checkpoint out"
+            )
+        return "checkpoint", WarmStartResult.load(checkpoint)
     if options is not None:
         result = fit_lipt(config, options, splits, model)
         result.apply_to(model)

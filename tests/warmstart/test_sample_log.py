@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,8 +22,11 @@ from lipt_cords import LiPTWarmStart
 from lipt_cords.base.randomness import generator, isolated_rng
 from lipt_cords.models.build import build_model
 from lipt_cords.selectors import TrainingDynamics
+from lipt_cords.warmstart.plan import FitPlan
 from lipt_cords.warmstart.result import WarmStartResult
+from lipt_cords.warmstart.run import Run
 from lipt_cords.warmstart.watch.sample_log import SampleLog
+from lipt_cords.warmstart.worker_results import WorkerResults
 from lipt_cords.warmstart.workers.visits import Visits
 
 SMALL: dict[str, Any] = {
@@ -105,6 +109,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "compiled": {"compile": True, "num_workers": 1, "epochs": 1},
     "together": {"together": 2},
     "memory": {"memory_budget": "1GiB"},
+    "a greedy soup": {"soup": "greedy"},
     "part of the data": {"shard_fraction": 0.5, "epochs": 2.5},
 }
 
@@ -202,6 +207,16 @@ def test_a_worker_that_is_not_finite_has_no_visits() -> None:
     assert result.dynamics.unseen.equal(shards[2])
     with pytest.raises(ValueError, match=r"40 of 160 have fewer: 2, 6, 10, 14, 18, \.\.\."):
         result.dynamics.score("aum")
+
+
+def test_a_worker_that_was_lost_with_its_process_has_no_visits() -> None:
+    plan = FitPlan("head", [torch.tensor([0, 2]), torch.tensor([1, 3])], [[], []])
+    results, log = WorkerResults(0, plan, None), SampleLog(4)
+    lost = results.lost(1, rank=1)
+    seen = Visits(torch.tensor([2, 0]).int(), torch.tensor([0.5, 0.75]), torch.tensor([0.0, 1.0]))
+    log.after_merge(Run(make_net(), 1), [replace(results.lost(0, rank=0), visits=seen), lost])
+    assert log.dynamics().unseen.tolist() == [1, 3]
+    assert log.dynamics().of([0, 2]).score("confidence").tolist() == [0.25, 0.5]
 
 
 @pytest.mark.parametrize("kind", ["in place", "one output"])
