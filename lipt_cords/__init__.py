@@ -8,8 +8,11 @@ end_in_one_line()  # before torch is imported
 from lipt_cords.cords.config import RunConfig, load_config
 from lipt_cords.cords.patches import disable, enable, enabled
 from lipt_cords.experiments.report.page import Report
+from lipt_cords.models.features import Features, features, register_features
 from lipt_cords.models.gradients import HeadGradient, LastLayerGradients, last_layer_gradients
 from lipt_cords.selectors.base import Selection, register_selector, select
+from lipt_cords.selectors.choose import choose_subset
+from lipt_cords.selectors.closed_form import OutOfSample, leave_one_out
 from lipt_cords.selectors.difficulty import register_score
 from lipt_cords.selectors.loader import SubsetLoader
 from lipt_cords.training.subset import train_on_subset
@@ -21,9 +24,11 @@ from lipt_cords.warmstart.result import WarmStartResult
 from lipt_cords.warmstart.warm_start import LiPTWarmStart
 
 __all__ = [
+    "Features",
     "HeadGradient",
     "LastLayerGradients",
     "LiPTWarmStart",
+    "OutOfSample",
     "Report",
     "RunConfig",
     "Selection",
@@ -33,11 +38,15 @@ __all__ = [
     "WarmStartResult",
     "WorkerDifficulty",
     "average_weights",
+    "choose_subset",
     "disable",
     "enable",
     "enabled",
+    "features",
     "last_layer_gradients",
+    "leave_one_out",
     "load_config",
+    "register_features",
     "register_score",
     "register_selector",
     "select",

@@ -250,6 +250,14 @@ def computes_bfloat16(device: torch.device) -> bool:
     return ask is not None and bool(ask(including_emulation=False))
 
 
+def convolves_in_bfloat16(device: torch.device) -> bool:
+    """Whether convolutions are faster there in bfloat16."""
+    if device.type != "cpu":
+        return computes_bfloat16(device)
+    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return ask is not None and bool(ask())
+
+
 @functools.cache
 def has_float64(kind: str) -> bool:
     """Whether a kind of device has float64; MPS has not."""

@@ -1,4 +1,4 @@
-"""Keep memory that a training step frees for the next step, and measure peak memory.
+"""Keep memory that a training step frees for the next step; peak memory, and what is free.
 
 glibc returns large blocks to the kernel when they are freed, and the kernel hands them out again
 page by page, zeroed: this takes a tenth of a small net's step on a CPU. Our own processes
@@ -15,7 +15,12 @@ from pathlib import Path
 
 import torch
 
-from lipt_cords.base.devices import peak_bytes, reset_peak
+from lipt_cords.base.devices import (
+    free_accelerator_bytes,
+    is_accelerator,
+    peak_bytes,
+    reset_peak,
+)
 
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
@@ -79,3 +84,20 @@ def keep_freed_memory() -> bool:
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
     kept = any(mallopt(M_MMAP_THRESHOLD, largest) == 1 for largest in LARGEST_KEPT)
     return kept and mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1) == 1
+
+
+_UNKNOWN_FREE_BYTES = 1 << 31
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be taken on a device."""
+    if is_accelerator(device):
+        there = free_accelerator_bytes(device)
+        return _UNKNOWN_FREE_BYTES if there is None else there
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return _UNKNOWN_FREE_BYTES

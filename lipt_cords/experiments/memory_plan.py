@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from lipt_cords.base.process_memory import free_bytes
 from lipt_cords.base.provenance import provenance
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.experiments.assemble import pick_device, subset_size_of
 from lipt_cords.experiments.memory_bench import Followed, MemoryBench
 from lipt_cords.experiments.run import load_splits
-from lipt_cords.selectors.memory import free_bytes
 from lipt_cords.training.memory.breakdown import PlainPeak, plain_peak
 from lipt_cords.training.memory.largest_batch import LargestBatch, largest_batch
 from lipt_cords.training.memory.plan import Plan, Policy, plan_activations

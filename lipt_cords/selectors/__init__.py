@@ -1,6 +1,7 @@
 """Selectors: last-layer gradients and a budget in, a `Selection` out, found by name."""
 
 # Importing a selector's module registers it.
+import lipt_cords.selectors.covering
 import lipt_cords.selectors.craig.select
 import lipt_cords.selectors.curriculum
 import lipt_cords.selectors.glister.select

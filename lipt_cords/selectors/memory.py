@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lipt_cords.base.devices import free_accelerator_bytes, is_accelerator
+from lipt_cords.base.process_memory import free_bytes
 from lipt_cords.models.gradients import LastLayerGradients
 from lipt_cords.selectors.base import SelectionProblem
 
@@ -32,22 +31,7 @@ class Scratch:
         return buffer[:size].reshape(shape)
 
 
-_FALLBACK_BYTES = 1 << 31
 _CHUNK_BYTES, _ROWS = 1 << 28, 1 << 14
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that can still be taken on a device."""
-    if is_accelerator(device):
-        there = free_accelerator_bytes(device)
-        return _FALLBACK_BYTES if there is None else there
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return _FALLBACK_BYTES
 
 
 def byte_limit(problem: SelectionProblem) -> int:

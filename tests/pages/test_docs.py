@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import lipt_cords
-from lipt_cords import LiPTWarmStart, select
+from lipt_cords import LiPTWarmStart, choose_subset, select
 from lipt_cords.base.registry import REGISTRIES
 from lipt_cords.cli.commands import app
 from lipt_cords.cords.config import RunConfig
@@ -82,7 +82,8 @@ def warm_starts(options: dict[str, Any]) -> bool:
 
 
 KINDS = (
-    "selector", "difficulty score", "sparsity", "soup", "optimizer", "codec", "data set", "model",
+    "selector", "difficulty score", "kind of features", "coverage method", "sparsity", "soup",
+    "optimizer", "codec", "data set", "model",
 )  # fmt: skip
 
 
@@ -97,6 +98,9 @@ def works(kind: str, name: str) -> bool:
         return (
             build_model(name, 10, in_channels=1, image_size=8)(digits.train[0][0]).shape[-1] == 10
         )
+    if kind in ("kind of features", "coverage method"):
+        option = {"features" if kind == "kind of features" else "method": name}
+        return len(choose_subset(digits.train, 20, **option)) == 20
     net = build_model("cnn", 10, in_channels=1, image_size=8)
     option = {kind: name} if kind in ("sparsity", "soup", "optimizer", "codec") else {}
     warm = LiPTWarmStart(

@@ -10,38 +10,55 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from lipt_cords.selectors.atoms import Atoms
 from lipt_cords.selectors.memory import chunk_of
 from lipt_cords.selectors.ties import first_best
 
 _BLOCK_BYTES = 1 << 24
 
 
+class Points(Protocol):
+    """What distances are measured between, such as `Atoms`."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __len__(self) -> int: ...
+
+    def squared_norms(self) -> Tensor:
+        """(n,) float64."""
+        ...
+
+    def inner(self, where: Tensor) -> Tensor:
+        """Inner products of some with all, (rows, n) float64."""
+        ...
+
+
 class Distances:
     """Squared distances D_ij = |G_i|^2 + |G_j|^2 - 2 <G_i, G_j> in float64, kept or recomputed.
 
     Args:
-        atoms: the n candidates.
+        points: the n candidates.
         limit: bytes for the (n, n) matrix; when it does not fit, rows are recomputed from the
             factors whenever they are needed.
     """
 
-    def __init__(self, atoms: Atoms, limit: int) -> None:
-        n = len(atoms)
-        self._atoms = atoms
-        self._norms = atoms.squared_norms()
+    def __init__(self, points: Points, limit: int) -> None:
+        n = len(points)
+        self._points = points
+        self._norms = points.squared_norms()
         self.block = chunk_of(n, 24 * n, min(limit, _BLOCK_BYTES))
         self.kept = 8 * n * n + 24 * n * self.block <= limit
         self._matrix: Tensor | None = None
         if self.kept:
-            self._matrix = torch.empty(n, n, dtype=torch.float64, device=atoms.device)
-        largest = torch.zeros((), dtype=torch.float64, device=atoms.device)
+            self._matrix = torch.empty(n, n, dtype=torch.float64, device=points.device)
+        largest = torch.zeros((), dtype=torch.float64, device=points.device)
         sums = []
-        for rows in torch.split(torch.arange(n, device=atoms.device), self.block):
+        for rows in torch.split(torch.arange(n, device=points.device), self.block):
             block = self._computed(rows)
             largest = torch.maximum(largest, block.max())
             sums.append(block.sum(dim=1))
@@ -58,7 +75,7 @@ class Distances:
         return self._computed(where) if self._matrix is None else self._matrix[where]
 
     def _computed(self, where: Tensor) -> Tensor:
-        block = self._atoms.inner(where).mul(-2.0)
+        block = self._points.inner(where).mul(-2.0)
         block.add_(self._norms).add_(self._norms[where, None]).clamp_(min=0.0)
         block[torch.arange(len(where), device=where.device), where] = 0.0
         return block

@@ -1,0 +1,46 @@
+"""The embeddings of a network: what its linear head reads, for instance of a pretrained one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lipt_cords.data.batches import Inputs, to_device
+from lipt_cords.models.copies import copy_model
+from lipt_cords.models.features.kinds import FeatureMap, Samples
+from lipt_cords.models.heads import (
+    EmbeddingRecorder,
+    find_head,
+    model_device,
+    run_model,
+    undisturbed,
+)
+from lipt_cords.models.usable import explained, require_own_outputs, require_weights
+
+
+def embeddings(model: nn.Module, samples: Samples) -> FeatureMap:
+    """The inputs of a network's linear head, in eval mode; the network stays as it is.
+
+    Raises:
+        ValueError: no single linear head, or a network that cannot read the samples.
+    """
+    require_weights(model)
+    require_own_outputs(model)
+    if samples.texts:
+        raise ValueError(
+            "a network reads tensors, and these samples are texts: tokenise them in the data set"
+        )
+    if model_device(model) != samples.device:
+        model = copy_model(model).to(samples.device)
+    first = to_device(
+        next(iter(samples.chunks(torch.arange(min(2, len(samples)))))), samples.device
+    )
+    with undisturbed(model), explained(model, first, "the first samples"):
+        head = find_head(model, sample=first)
+
+    def apply(inputs: Inputs) -> Tensor:
+        with undisturbed(model), EmbeddingRecorder(head) as recorder:
+            run_model(model, to_device(inputs, samples.device))
+        return recorder.embeddings.float().cpu()
+
+    return FeatureMap(apply, head.module.in_features)

@@ -1,0 +1,169 @@
+"""The registry of kinds of features, and what each is given: samples without their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lipt_cords.base.devices import resolve_device
+from lipt_cords.base.randomness import generator
+from lipt_cords.base.registry import Registry
+from lipt_cords.data.batches import LABEL_KEYS, Inputs, describe
+from lipt_cords.data.source import BatchSource
+
+CHUNK = 256
+"""Samples that are read and mapped at once."""
+TEXT_KEYS = ("text", "sentence", "content", "document")
+"""Keys of a dict under which its text is found, the first that is there."""
+TOKEN_KEY = "input_ids"
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """A fitted kind of features.
+
+    Attributes:
+        apply: maps a chunk of inputs (a tensor, a dict of tensors, or a list of strings) to
+            (B, width) float32.
+        width: numbers a sample.
+    """
+
+    apply: Callable[[Any], Tensor]
+    width: int
+
+
+class Samples:
+    """The inputs of a data set, chunk by chunk, without labels.
+
+    Inputs that are tensors come as one tensor or a dict of tensors a chunk; texts as a list of
+    strings.
+
+    Args:
+        dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels.
+        device: where tensors are given out.
+        seed: of :meth:`draw`.
+    """
+
+    def __init__(self, dataset: Dataset[Any], device: torch.device | str, seed: int = 0) -> None:
+        self.device, self.seed = resolve_device(device), seed
+        # Reading a text costs an item; everything else goes through batches.
+        self.texts = isinstance(_input_of(dataset[0]), str) if len(dataset) else False  # type: ignore[arg-type]
+        self._dataset = dataset
+        self._source = (
+            None if self.texts else BatchSource(dataset, device=self.device, cache_bytes=0)
+        )
+
+    def __len__(self) -> int:
+        return len(self._dataset)  # type: ignore[arg-type]
+
+    def chunks(self, indices: Tensor | None = None, size: int = CHUNK) -> Iterator[Any]:
+        """Inputs of the samples at ``indices``, or of all, in order."""
+        order = torch.arange(len(self)) if indices is None else indices
+        if self._source is None:
+            for part in torch.split(order, size):
+                yield [_text_of(self._dataset[i], i) for i in part.tolist()]
+            return
+        for inputs, _ in self._source.batches(order, batch_size=size):
+            yield inputs
+
+    def draw(self, count: int) -> Any:
+        """Inputs of so many different samples, drawn at random, to fit a map to."""
+        draws = generator(self.seed, "features", "samples")
+        some = torch.randperm(len(self), generator=draws)[:count].sort().values
+        parts = list(self.chunks(some))
+        if self.texts:
+            return [text for part in parts for text in part]
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+FeatureFunction = Callable[[Samples], FeatureMap]
+KINDS: Registry[FeatureFunction] = Registry("kind of features", takes=("samples",), fits=None)
+"""``fits``: whether samples such as the first are of this kind, a function of the first one's
+input; None: never chosen by ``auto``."""
+
+
+def register_features(
+    name: str, *, fits: Callable[[Any], bool] | None = None
+) -> Callable[[FeatureFunction], FeatureFunction]:
+    """Make a function known as a kind of features.
+
+    The function takes :class:`Samples`, fits itself to some of them (``samples.draw(n)``) and
+    returns a :class:`FeatureMap`.
+
+    Args:
+        name: must be free.
+        fits: tells from the first sample's input whether ``"auto"`` may choose this kind.
+
+    Raises:
+        ValueError: the name is taken, or the function cannot be called so.
+
+    >>> @register_features("mean-colour")
+    ... def mean_colour(samples):
+    ...     "The mean of each channel."
+    ...     return FeatureMap(lambda images: images.mean(dim=(2, 3)), 3)
+    >>> KINDS.unregister("mean-colour")
+    """
+    return KINDS.register(name, fits=fits)
+
+
+def kind_of(dataset: Dataset[Any]) -> str:
+    """The kind that fits the first sample.
+
+    Raises:
+        ValueError: none does.
+    """
+    first = _input_of(dataset[0])
+    for name in KINDS.names():
+        fits = KINDS.entry(name).facts["fits"]
+        if fits is not None and fits(first):
+            return name
+    raise ValueError(
+        f"no kind of features fits samples such as the first, {_shown(first)}: expected images "
+        "(C, H, W), rows of numbers (F,), texts or token ids. Give features= a network whose "
+        f"embeddings are to be used, Features of your own, or one of {', '.join(KINDS.names())}"
+    )
+
+
+def token_ids(inputs: Any) -> Tensor | None:
+    """The token ids of inputs that are tokenised texts, else None."""
+    if isinstance(inputs, Mapping):
+        inputs = inputs.get(TOKEN_KEY)
+    whole = isinstance(inputs, Tensor) and not inputs.is_floating_point()
+    return inputs if whole and inputs.dtype != torch.uint8 and inputs.ndim in (1, 2) else None
+
+
+def _input_of(item: Any) -> Any:
+    """The input of an item, its text if it has one."""
+    if isinstance(item, Mapping):
+        for key in TEXT_KEYS:
+            if isinstance(item.get(key), str):
+                return item[key]
+        return {name: value for name, value in item.items() if name not in LABEL_KEYS}
+    if isinstance(item, tuple | list) and len(item) >= 2:
+        return item[0]
+    raise ValueError(
+        f"expected items (x, y) or dicts with 'labels', received {describe(item)}: let the data "
+        "set return a pair or a dict"
+    )
+
+
+def _text_of(item: Any, index: int) -> str:
+    text = _input_of(item)
+    if not isinstance(text, str):
+        raise ValueError(
+            f"sample {index} is no text but {_shown(text)}, where the first one is a text"
+        )
+    return text
+
+
+def _shown(inputs: Inputs | Any) -> str:
+    if isinstance(inputs, Tensor):
+        return f"a tensor of {inputs.dtype} {tuple(inputs.shape)}"
+    return describe(inputs)

@@ -1,0 +1,142 @@
+"""Random convolution features of images: patches of the pool itself are the filters.
+
+As Coates and Ng used them (2011): patches drawn from the images are normalised, whitened and taken
+as filters; responses are rectified on both sides and averaged over a grid. Nothing is trained, and
+a linear or kernel classifier on them separates small natural images better than a net that was
+trained for a few epochs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lipt_cords.base.devices import convolves_in_bfloat16
+from lipt_cords.base.randomness import generator
+from lipt_cords.models.features.kinds import FeatureMap, Samples, register_features
+
+FILTERS = 100
+PATCH = 6
+GRID = 3
+"""Responses are averaged over this many cells a side."""
+SIDE = 32
+"""Larger images are averaged down until their shorter side has so many pixels."""
+THRESHOLD = 0.5
+FIT_IMAGES, FIT_PATCHES = 2_000, 20_000
+SMALLEST_CONTRAST = 0.01
+"""Added to a patch's variance, over the variance of all pixels."""
+SMALLEST_EIGENVALUE = 0.1
+"""Added to the eigenvalues of the patches, over their mean."""
+PIECE = 32
+"""Images at once: what their responses take stays in the cache."""
+
+
+def is_image(inputs: Any) -> bool:
+    """Whether an input is an image of channels, height and width."""
+    return isinstance(inputs, Tensor) and inputs.ndim == 3 and min(inputs.shape[-2:]) >= 4
+
+
+@register_features("patches", fits=is_image)
+def patches(samples: Samples) -> FeatureMap:
+    """Responses to 100 whitened patches of the pool, rectified both ways, on a grid of 3 by 3."""
+    some = samples.draw(FIT_IMAGES)
+    if not isinstance(some, Tensor) or some.ndim != 4 or min(some.shape[-2:]) < 4:
+        raise ValueError(
+            "features 'patches' need images (C, H, W) of at least 4 by 4 pixels, received "
+            f"{tuple(some.shape[1:]) if isinstance(some, Tensor) else type(some).__name__}: "
+            "convert the items, or give features= a network or rows of your own"
+        )
+    some = shrunk(some)
+    scale = float(some.var().clamp(min=1e-12).rsqrt())
+    draws = generator(samples.seed, "features", "patches")
+    filters = _fitted(some.cpu() * scale, draws)
+
+    def responses(images: Tensor) -> Tensor:
+        return torch.cat([_responses(part, filters, scale) for part in torch.split(images, PIECE)])
+
+    fitted = responses(some)
+    mean, std = fitted.mean(dim=0), fitted.std(dim=0, correction=0)
+    spread = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), 1 / std, 0.0)
+
+    def apply(images: Tensor) -> Tensor:
+        return (responses(images) - mean) * spread
+
+    return FeatureMap(apply, len(mean))
+
+
+@dataclass(frozen=True)
+class _Filters:
+    """Filters (K, C, P, P) that whiten a patch of contrast 1 and mean 0, and what they add."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def shrunk(images: Tensor) -> Tensor:
+    """Images (B, C, H, W) in float32, averaged down to a shorter side of 32 pixels."""
+    images = images.float()
+    height, width = images.shape[-2:]
+    factor = min(height, width) / SIDE
+    if factor <= 1:
+        return images
+    return F.interpolate(images, size=(round(height / factor), round(width / factor)), mode="area")
+
+
+def _patch_size(images: Tensor) -> int:
+    """6 pixels; fewer where the grid of cells would not fit."""
+    return max(2, min(PATCH, min(images.shape[-2:]) - GRID + 1))
+
+
+def _fitted(images: Tensor, draws: torch.Generator) -> _Filters:
+    """Filters of patches drawn from images of variance 1."""
+    size, channels = _patch_size(images), images.shape[1]
+    drawn = torch.cat(list(_drawn(images, size, draws)))
+    drawn = drawn - drawn.mean(dim=1, keepdim=True)
+    drawn = drawn * (drawn.var(dim=1, correction=0, keepdim=True) + SMALLEST_CONTRAST).rsqrt()
+    mean = drawn.mean(dim=0)
+    values, vectors = torch.linalg.eigh(torch.cov(drawn.T))
+    floor = SMALLEST_EIGENVALUE * float(values.mean()) + 1e-12
+    whiten = (vectors * (values.clamp(min=0) + floor).rsqrt()) @ vectors.T
+    chosen = (drawn[torch.randperm(len(drawn), generator=draws)[:FILTERS]] - mean) @ whiten
+    weight = F.normalize(chosen, dim=1) @ whiten
+    bias = -(weight @ mean)
+    weight = weight - weight.mean(dim=1, keepdim=True)  # takes a patch's mean away
+    return _Filters(weight.reshape(-1, channels, size, size), bias)
+
+
+def _drawn(images: Tensor, size: int, draws: torch.Generator) -> Iterator[Tensor]:
+    """Patches (P, C size size) at random places."""
+    count = math.ceil(FIT_PATCHES / len(images))
+    high, wide = images.shape[-2] - size + 1, images.shape[-1] - size + 1
+    offsets = torch.arange(size)
+    for image in images:
+        rows = torch.randint(high, (count, 1, 1), generator=draws) + offsets[:, None]
+        columns = torch.randint(wide, (count, 1, 1), generator=draws) + offsets
+        yield image[:, rows, columns].transpose(0, 1).flatten(1)
+
+
+def _responses(images: Tensor, filters: _Filters, scale: float) -> Tensor:
+    """(B, F) float32 on the CPU."""
+    images = shrunk(images) * scale
+    weight, bias = filters.weight.to(images.device), filters.bias.to(images.device)
+    dtype = torch.bfloat16 if convolves_in_bfloat16(images.device) else torch.float32
+    first, second = (
+        F.avg_pool2d(one.mean(dim=1, keepdim=True), weight.shape[-1], 1)
+        for one in (images, images * images)
+    )
+    contrast = ((second - first * first).clamp(min=0) + SMALLEST_CONTRAST).rsqrt()
+    last = torch.channels_last
+    given = images.to(dtype).contiguous(memory_format=last)
+    found = F.conv2d(given, weight.to(dtype).contiguous(memory_format=last))
+    found = found.mul_(contrast.to(dtype)).add_(bias[:, None, None].to(dtype))
+    signed = F.softshrink(found, THRESHOLD)
+    difference = F.adaptive_avg_pool2d(signed, GRID).float()
+    total = F.adaptive_avg_pool2d(signed.abs_(), GRID).float()
+    # What is above the threshold, and what is below its negative.
+    return torch.cat([total + difference, total - difference], dim=1).flatten(1).cpu() / 2

@@ -1,0 +1,127 @@
+"""The few per cent of a data set worth training on, in one call and without training."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lipt_cords.data.batches import dataset_length
+from lipt_cords.data.labels import labels_of
+from lipt_cords.models.features.extract import Features
+from lipt_cords.models.features.extract import features as features_of
+from lipt_cords.selectors.base import Selection, select
+from lipt_cords.selectors.checks import check_budget
+from lipt_cords.selectors.closed_form.judge import SubsetJudge
+from lipt_cords.selectors.closed_form.kernel import nystroem
+from lipt_cords.selectors.closed_form.principal import principal
+from lipt_cords.selectors.closed_form.ridge import KERNEL_WIDTH, leave_one_out
+
+LANDMARKS = 1_000
+COVER_WIDTH = 40
+"""Principal directions in which coverage measures distances."""
+
+
+def choose_subset(
+    dataset: Dataset[Any],
+    budget: int | float,
+    *,
+    val_dataset: Dataset[Any] | None = None,
+    features: str | nn.Module | Features | Tensor | NDArray[Any] = "auto",
+    balanced: bool = False,
+    seed: int = 0,
+    device: torch.device | str = "auto",
+    **options: Any,
+) -> Selection:
+    """Choose samples to train on, without training and without a model.
+
+    Features of every sample (patches of images, n-grams of texts, columns of tables) go through a
+    radial kernel; a ridge regression tells in closed form how hard each sample is to predict from
+    the others; the easier part of each class is covered by k-means; how much is easier is found by
+    ridge regressions on the candidate subsets.
+
+    Args:
+        dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels.
+        budget: how many samples, or a fraction of them below 1, such as 0.05.
+        val_dataset: held-out samples that judge the candidates; None: samples of the pool, each by
+            regressions that have not seen it.
+        features: of :func:`lipt_cords.features`; a network for its embeddings, or rows.
+        balanced: every class has the same weight in the regression that tells difficulty.
+        seed: of every draw.
+        device: where features and products are computed.
+        **options: of the selector `covering`: ``cut``, ``method``, ``weighted``, ``pilot_cuts``.
+
+    Returns:
+        The selection. ``info`` holds the kind of features, the leave-one-out accuracy, the cut and
+        what each cut was worth.
+
+    Raises:
+        ValueError: a budget out of range, samples that no kind of features fits, one class only,
+            or whatever the features and `covering` refuse.
+
+    >>> rows = torch.cat([torch.randn(100, 4), torch.randn(100, 4) + 2])
+    >>> data = torch.utils.data.TensorDataset(rows, torch.arange(200) // 100)
+    >>> chosen = choose_subset(data, 0.05)
+    >>> len(chosen), chosen.info["features"]
+    (10, 'columns')
+    """
+    started = time.perf_counter()
+    count = dataset_length(dataset)
+    wanted = budget_of(budget, count)
+    labels = labels_of(dataset)
+    found = features_of(dataset, features, seed=seed, device=device)
+    judged = None if val_dataset is None else _held_out(found, val_dataset, device)
+    extracted = time.perf_counter()
+    rows = found.values if judged is None else torch.cat([found.values, judged[0]])
+    rows = principal(rows, KERNEL_WIDTH, seed)
+    mapped = nystroem(rows, min(LANDMARKS, count), seed)
+    own = mapped[:count]
+    known = leave_one_out(own, labels, balanced=balanced, device=device)
+    if judged is None:
+        judge = SubsetJudge.of_pool(own, labels, seed)
+    else:
+        judge = SubsetJudge.held_out(own, labels, mapped[count:], judged[1])
+    chosen = select(
+        "covering", labels, wanted, features=rows[:count, :COVER_WIDTH], scores=known.margin,
+        pilot=judge, seed=seed, **options,
+    )  # fmt: skip
+    ended = time.perf_counter()
+    info = {
+        **chosen.info,
+        "features": found.kind,
+        "leave_one_out_accuracy": known.accuracy,
+        "ridge": known.ridge,
+        "feature_seconds": extracted - started,
+    }
+    if info["evidence"] == "pilot":
+        info["evidence"] = "ridge regression"
+    return replace(chosen, name="choose_subset", seconds=ended - started, info=info)
+
+
+def budget_of(budget: int | float, count: int) -> int:
+    """A number of samples: the budget itself, or a fraction of all, rounded, at least one.
+
+    >>> budget_of(30, 1000), budget_of(0.05, 1000), budget_of(1.0, 1000)
+    (30, 50, 1000)
+    """
+    if isinstance(budget, float):
+        if not 0 < budget <= 1:
+            raise ValueError(
+                f"expected a whole number of samples or a fraction in (0, 1], received {budget}"
+            )
+        return max(1, round(budget * count))
+    return check_budget(budget, count)
+
+
+def _held_out(
+    found: Features, dataset: Dataset[Any], device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Features of held-out samples by the map of the pool's, and their labels."""
+    if dataset_length(dataset) == 0:
+        raise ValueError("val_dataset is empty: give held-out samples, or leave it out")
+    return found.of(dataset, device=device).values, labels_of(dataset)

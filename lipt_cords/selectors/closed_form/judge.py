@@ -1,0 +1,95 @@
+"""What a subset is worth to a ridge regression: the evidence for a cut, in place of trainings.
+
+As in best window selection (Choi et al., ICML 2024): a regression on the candidate subset is judged
+on samples outside of it. Here samples of the subset itself are judged too, by their leave-one-out
+predictions, so that subsets of easy samples are not judged on harder ones than others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lipt_cords.base.randomness import generator
+
+JUDGES = 5_000
+STRENGTHS = (1e-3, 1e-2, 1e-1)
+"""Over the mean squared length of the subset's rows."""
+
+
+@dataclass(frozen=True)
+class SubsetJudge:
+    """Accuracy of a ridge regression on a subset; a ``pilot`` for selectors that take one.
+
+    Attributes:
+        rows: (N, F) float32, such as those of a kernel's landmarks.
+        labels: (N,) int64.
+        judges: (J,) int64, positions that are judged.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    judges: Tensor
+
+    @classmethod
+    def of_pool(cls, rows: Tensor, labels: Tensor, seed: int = 0) -> SubsetJudge:
+        """Judges drawn from the pool: at most 5,000."""
+        drawn = torch.randperm(len(rows), generator=generator(seed, "judges"))[:JUDGES]
+        return cls(rows, labels, drawn.sort().values)
+
+    @classmethod
+    def held_out(
+        cls, rows: Tensor, labels: Tensor, other_rows: Tensor, other_labels: Tensor
+    ) -> SubsetJudge:
+        """Judges that are no samples of the pool: their rows follow those of the pool."""
+        judges = torch.arange(len(rows), len(rows) + len(other_rows))
+        return cls(torch.cat([rows, other_rows]), torch.cat([labels, other_labels]), judges)
+
+    def __call__(self, indices: Tensor) -> float:
+        """Accuracy of the best strength of three on the judges."""
+        chosen = self.rows[indices].double()
+        classes, columns = torch.unique(self.labels[indices], return_inverse=True)
+        targets = torch.nn.functional.one_hot(columns, len(classes)).double()
+        mean, target = chosen.mean(dim=0), targets.mean(dim=0)
+        chosen, targets = chosen - mean, targets - target
+        judged = self.rows[self.judges].double() - mean
+        truth = self.labels[self.judges]
+        place = torch.full((len(self.labels),), -1)
+        place[indices] = torch.arange(len(indices))
+        inside = place[self.judges] >= 0
+        scale = float(chosen.square().sum(dim=1).mean())
+        if scale == 0:  # equal rows predict the most frequent class
+            return float((classes[target.argmax()] == truth).double().mean())
+        fits = _dual if len(chosen) < chosen.shape[1] else _primal
+        best = 0.0
+        for strength in STRENGTHS:
+            solution, leverages = fits(chosen, targets, strength * scale)
+            predicted = judged @ solution
+            if bool(inside.any()):
+                own = place[self.judges[inside]]
+                h = (leverages[own] + 1 / len(chosen)).clamp(max=1 - 1e-9)[:, None]
+                predicted[inside] = targets[own] - (targets[own] - predicted[inside]) / (1 - h)
+            right = classes[(predicted + target).argmax(dim=1)] == truth
+            best = max(best, float(right.double().mean()))
+        return best
+
+
+def _primal(rows: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+    """Coefficients (F, C) of a ridge regression and the leverage of every row."""
+    gram = rows.T @ rows
+    gram.diagonal().add_(penalty)
+    factor = torch.linalg.cholesky(gram)
+    solved = torch.cholesky_solve(rows.T, factor)
+    return solved @ targets, (rows * solved.T).sum(dim=1)
+
+
+def _dual(rows: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+    """The same where there are fewer rows than features."""
+    kernel = rows @ rows.T
+    shifted = kernel.clone()
+    shifted.diagonal().add_(penalty)
+    solved = torch.cholesky_solve(kernel, torch.linalg.cholesky(shifted))
+    dual = torch.cholesky_solve(targets, torch.linalg.cholesky(shifted))
+    return rows.T @ dual, solved.diagonal()

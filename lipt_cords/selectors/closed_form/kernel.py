@@ -1,0 +1,68 @@
+"""A radial kernel, and features whose inner products approximate it (Nystroem)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lipt_cords.base.randomness import generator
+
+CHUNK = 4_096
+BANDWIDTH = 2.0
+"""The kernel falls to 1/e where the squared distance is so many times the median one."""
+MEDIAN_ROWS = 500
+JITTER = 1e-5
+
+
+class RadialKernel:
+    """k(a, b) = exp(-|a - b|^2 / (2 m)), with m the median squared distance between rows.
+
+    Args:
+        rows: (N, F) float32 that the median is taken of; 500 of them, drawn at random.
+        seed: of the draw.
+    """
+
+    def __init__(self, rows: Tensor, seed: int = 0) -> None:
+        draws = generator(seed, "kernel", "median")
+        some = rows[torch.randperm(len(rows), generator=draws)[:MEDIAN_ROWS]]
+        distances = squared_distances(some, some)
+        apart = distances[~torch.eye(len(some), dtype=torch.bool)]
+        median = float(apart.median()) if len(apart) else 1.0
+        if median <= 0:  # most rows are equal: those that differ set the scale
+            above = apart[apart > 0]
+            median = float(above.median()) if len(above) else 1.0
+        self.scale = 1.0 / (BANDWIDTH * median)
+
+    def __call__(self, one: Tensor, other: Tensor) -> Tensor:
+        """(n, m) values between rows."""
+        return squared_distances(one, other).mul_(-self.scale).exp_()
+
+
+def squared_distances(one: Tensor, other: Tensor) -> Tensor:
+    """(n, m) squared distances between rows, not below 0."""
+    lengths = (other * other).sum(dim=1) + (one * one).sum(dim=1)[:, None]
+    return torch.addmm(lengths, one, other.T, alpha=-2.0).clamp_(min=0.0)
+
+
+def nystroem(rows: Tensor, landmarks: int, seed: int = 0) -> Tensor:
+    """Features whose inner products are the radial kernel, exactly between landmarks.
+
+    Args:
+        rows: (N, F) float32.
+        landmarks: how many rows, drawn at random, stand for all; at most N.
+        seed: of the draws.
+
+    Returns:
+        (N, landmarks) float32. Williams and Seeger, NeurIPS 2000.
+    """
+    kernel = RadialKernel(rows, seed)
+    draws = generator(seed, "kernel", "landmarks")
+    chosen = rows[torch.randperm(len(rows), generator=draws)[:landmarks].sort().values]
+    between = kernel(chosen, chosen).double()
+    between.diagonal().add_(JITTER)
+    inverse = torch.linalg.inv(torch.linalg.cholesky(between)).float()
+    found = torch.empty(len(rows), len(chosen))
+    for start in range(0, len(rows), CHUNK):
+        part = slice(start, start + CHUNK)
+        found[part] = kernel(rows[part], chosen) @ inverse.T
+    return found

@@ -1,0 +1,51 @@
+"""Principal directions of features, by a randomised method, in chunks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lipt_cords.base.randomness import generator
+
+CHUNK = 16_384
+FITTED = 6_000
+"""Rows that directions are fitted to."""
+OVERSAMPLED, ITERATIONS = 20, 2
+
+
+def principal(values_NF: Tensor, width: int, seed: int = 0) -> Tensor:
+    """Rows in coordinates of the first principal directions, centred.
+
+    The directions are those of a random part of the rows, by subspace iteration (Halko et al.,
+    2011). Rows that are no wider than that are only centred.
+
+    Args:
+        values_NF: (N, F) float32.
+        width: directions at most.
+        seed: of the draws.
+
+    Returns:
+        (N, min(F, width)) float32.
+    """
+    draws = generator(seed, "principal")
+    count, features = values_NF.shape
+    if count > FITTED:
+        some = values_NF[torch.randperm(count, generator=draws)[:FITTED].sort().values]
+    else:
+        some = values_NF
+    mean = some.double().mean(dim=0).float()
+    if features <= width:
+        return values_NF - mean
+    some = some - mean
+    start = torch.randn(features, min(width + OVERSAMPLED, features), generator=draws)
+    basis = torch.linalg.qr(some.T @ (some @ start)).Q
+    for _ in range(ITERATIONS):
+        basis = torch.linalg.qr(some.T @ (some @ basis)).Q
+    within = some @ basis
+    vectors = torch.linalg.eigh(within.double().T @ within.double()).eigenvectors
+    directions = basis @ vectors[:, -width:].flip(1).float()
+    rows = torch.empty(count, width)
+    for start_row in range(0, count, CHUNK):
+        part = slice(start_row, start_row + CHUNK)
+        rows[part] = (values_NF[part] - mean) @ directions
+    return rows

@@ -1,0 +1,166 @@
+"""Coverage of what difficulty leaves: samples that stand for the easier part of every class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from lipt_cords.base.errors import unknown_name
+from lipt_cords.base.randomness import generator
+from lipt_cords.models.features.extract import check_rows
+from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
+from lipt_cords.selectors.checks import check_fraction, check_scores
+from lipt_cords.selectors.closed_form.judge import SubsetJudge
+from lipt_cords.selectors.closed_form.kernel import squared_distances
+from lipt_cords.selectors.coverage import COVERAGES
+from lipt_cords.selectors.coverage.kmeans import first_of_equals
+from lipt_cords.selectors.difficulty import scored
+from lipt_cords.selectors.grouping import Group, groups_of
+from lipt_cords.selectors.memory import byte_limit
+from lipt_cords.selectors.stratified_cuts import Pilot, chosen_by_pilot
+
+CUTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
+"""Cuts that are compared where none is given."""
+
+
+@register_selector("covering", spelling="Covering")
+def covering(
+    problem: SelectionProblem,
+    *,
+    features: Tensor | None = None,
+    cut: float | str = "auto",
+    method: str = "kmeans",
+    score: str = "margin",
+    scores: Tensor | None = None,
+    pilot: Pilot | None = None,
+    pilot_cuts: Sequence[float] = CUTS,
+    weighted: bool = False,
+) -> Choice:
+    """Samples that cover the easier part of each group, as much of it as the budget can learn.
+
+    Difficulty alone repeats easy samples, and coverage alone takes outliers and wrong labels; each
+    mends the other. Within each group the hardest part is cut, and ``method`` covers the rest by
+    distances between rows of features. Few samples want a large cut, many want none; the cut is
+    found without training, by ridge regressions on the candidate subsets.
+
+    Args:
+        problem: the pool's gradients, or labels with ``features`` and ``scores``.
+        features: (N, F) rows in which distances are measured, such as those of
+            `lipt_cords.features`; None: the embeddings.
+        cut: fraction of each group to leave out at the hard end, in [0, 1), never so much that the
+            budget would not fit; ``"auto"``: by ``pilot``.
+        method: ``"kmeans"``, ``"herding"``, ``"facility-location"``, ``"k-centre"`` or another
+            registered one.
+        score: the registered difficulty that is computed from the gradients.
+        scores: (N,) difficulties to use instead, such as ``leave_one_out(...).margin``.
+        pilot: tells what a subset is worth; None: the accuracy of a ridge regression on it
+            (`lipt_cords.selectors.closed_form.judge`).
+        pilot_cuts: the candidates; 0 is added when absent.
+        weighted: weigh each sample by how many of its group it stands for; else all weigh 1.
+
+    Returns:
+        Samples with their difficulties as scores. ``info["cut"]`` is the cut, ``info["pilot"]``
+        what each candidate was worth.
+
+    Raises:
+        ValueError: an option out of range or unknown, rows or scores that do not match, labels
+            without features or scores, or ``per="batch"``.
+    """
+    if problem.per == "batch":
+        raise ValueError("covering chooses samples, not batches: take per='class' or per='all'")
+    COVERAGES.entry(method)
+    rows = check_rows(_embeddings(problem) if features is None else features, len(problem))
+    if scores is None:
+        if problem.pool is None:
+            raise ValueError(
+                "covering with labels alone needs scores=, such as leave_one_out(...).margin"
+            )
+        scores = scored(problem.gradients, score, byte_limit(problem))
+    values = check_scores("scores", scores, len(problem))
+    groups = groups_of(problem)
+
+    def subset(fraction: float) -> Tensor:
+        return _covered(problem, groups, rows, values, fraction, method)
+
+    info: dict[str, Any]
+    if cut != "auto":
+        if isinstance(cut, str):
+            raise unknown_name("cut of covering", cut, ("auto", "a fraction in [0, 1)"))
+        fraction, info = check_fraction("cut", cut), {"evidence": "given"}
+        indices = subset(fraction)
+    else:
+        made: dict[float, Tensor] = {}
+
+        def remembered(fraction: float) -> Tensor:
+            made[fraction] = subset(fraction)
+            return made[fraction]
+
+        judge = pilot or SubsetJudge.of_pool(rows, problem.labels, problem.seed)
+        fraction, info = chosen_by_pilot(judge, remembered, pilot_cuts)
+        info["evidence"] = "pilot" if pilot else "ridge regression"
+        indices = made[fraction]
+    info |= {"cut": fraction, "coverage": method, **_repeats(rows, problem.budget)}
+    weights = _stood_for(groups, rows, indices, len(problem)) if weighted else None
+    return Choice(indices, weights, scores=values[indices], info=info)
+
+
+def _embeddings(problem: SelectionProblem) -> Tensor:
+    if problem.pool is None:
+        raise ValueError(
+            "covering with labels alone needs features=, such as features(dataset).values"
+        )
+    return problem.pool.embeddings
+
+
+def _covered(
+    problem: SelectionProblem,
+    groups: Sequence[Group],
+    rows: Tensor,
+    values: Tensor,
+    cut: float,
+    method: str,
+) -> Tensor:
+    cover = COVERAGES[method]
+
+    def of(group: Group) -> Tensor:
+        members, count = group.members, len(group.members)
+        kept = max(group.budget, count - int(cut * count))
+        easy = torch.sort(values[members], stable=True).indices[:kept].sort().values
+        members = members[easy]
+        draws = generator(problem.seed, "covering", -1 if group.label is None else group.label)
+        return members[cover(rows[members], group.budget, draws)]
+
+    # One thread a group: the sums of k-means over several threads have no fixed order.
+    with threadpool_limits(limits=1), ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        return torch.cat(list(threads.map(of, groups)))
+
+
+def _repeats(rows: Tensor, budget: int) -> dict[str, str]:
+    """A warning where equal rows must be chosen beside each other."""
+    distinct = len(first_of_equals(rows))
+    if distinct >= budget:
+        return {}
+    return {
+        "warning": f"only {distinct} samples have different features, fewer than the budget of "
+        f"{budget}: equal ones are chosen beside each other"
+    }
+
+
+def _stood_for(groups: Sequence[Group], rows: Tensor, indices: Tensor, count: int) -> Tensor:
+    """Weights: how many samples of its group are nearest to each chosen one."""
+    weights, start = torch.empty(len(indices)), 0
+    for group in groups:
+        chosen = slice(start, start + group.budget)
+        centres = rows[indices[chosen]]
+        nearest = [
+            squared_distances(rows[part], centres).argmin(dim=1)
+            for part in torch.split(group.members, 8_192)
+        ]
+        weights[chosen] = torch.bincount(torch.cat(nearest), minlength=group.budget).float()
+        start += group.budget
+    return weights * (len(indices) / count)

@@ -1,0 +1,199 @@
+"""Coverage methods against definitions, the selector's budgets and cuts, and one call for all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import TensorDataset
+
+from lipt_cords import choose_subset, leave_one_out, select
+from lipt_cords.models.gradients import LastLayerGradients
+from lipt_cords.selectors.closed_form.judge import SubsetJudge
+from lipt_cords.selectors.coverage import COVERAGES
+from lipt_cords.selectors.coverage import kmeans as kmeans_file
+
+
+def clusters(
+    count: int = 300, classes: int = 3, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows in several clumps a class."""
+    draws = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    clump = torch.randint(4, (count,), generator=draws)
+    centres = 6 * torch.randn(classes, 4, 5, generator=draws)
+    return centres[labels, clump] + torch.randn(count, 5, generator=draws), labels
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    method=st.sampled_from(["kmeans", "herding", "facility-location", "k-centre"]),
+    count=st.integers(6, 60), budget=st.integers(1, 60), cut=st.sampled_from([0.0, 0.3, 0.7]),
+    per=st.sampled_from(["class", "all"]), seed=st.integers(0, 99), equal=st.booleans(),
+)  # fmt: skip
+def test_budgets_are_exact_and_draws_repeat(method, count, budget, cut, per, seed, equal) -> None:
+    rows, labels = clusters(count, seed=seed)
+    if equal:
+        rows[: count // 2] = rows[0]
+    scores = torch.rand(count, generator=torch.Generator().manual_seed(seed))
+    options = {"features": rows, "scores": scores, "cut": cut, "method": method, "per": per}
+    budget = min(budget, count)
+    one, again = (select("covering", labels, budget, seed=seed, **options) for _ in range(2))
+    assert torch.equal(one.indices, again.indices) and len(set(one.indices.tolist())) == budget
+    assert torch.equal(one.scores, scores[one.indices].double())
+
+
+def test_the_hard_part_of_every_class_is_left_out() -> None:
+    rows, labels = clusters()
+    scores = torch.rand(300)
+    chosen = select("covering", labels, 60, features=rows, scores=scores, cut=0.5)
+    for label in range(3):
+        mine = chosen.indices[labels[chosen.indices] == label]
+        assert float(scores[mine].max()) <= float(scores[labels == label].median()) + 1e-6
+
+
+def test_kmeans_takes_a_sample_of_each_clump() -> None:
+    rows, _ = clusters(400, classes=1)
+    parts = [rows + 40 * shift for shift in range(3)]
+    rows = torch.cat(parts)
+    picks = COVERAGES["kmeans"](rows, 3, torch.Generator().manual_seed(0))
+    assert sorted((picks // 400).tolist()) == [0, 1, 2]
+
+
+def test_large_groups_are_divided_and_keep_their_shares(monkeypatch) -> None:
+    rows, _ = clusters(900, classes=1)
+    monkeypatch.setattr(kmeans_file, "MOST", 100)
+    picks = COVERAGES["kmeans"](rows, 90, torch.Generator().manual_seed(0))
+    assert len(set(picks.tolist())) == 90
+    far = torch.cdist(rows, rows[picks]).amin(1).mean()
+    random = torch.cdist(rows, rows[torch.randperm(900)[:90]]).amin(1).mean()
+    assert far < random
+
+
+def test_herding_is_the_greedy_nearest_mean() -> None:
+    rows, _ = clusters(30, classes=1)
+    picks = COVERAGES["herding"](rows, 6, torch.Generator()).tolist()
+    target, taken = rows.double().mean(0), []
+    for _ in range(6):
+        rest = [i for i in range(30) if i not in taken]
+        off = [float((rows[[*taken, i]].double().mean(0) - target).norm()) for i in rest]
+        taken.append(rest[int(np.argmin(off))])
+    assert picks == taken
+
+
+def test_k_centre_takes_the_farthest() -> None:
+    rows, _ = clusters(40, classes=1)
+    picks = COVERAGES["k-centre"](rows, 5, torch.Generator()).tolist()
+    for step in range(1, 5):
+        nearest = torch.cdist(rows.double(), rows[picks[:step]].double()).amin(1)
+        assert float(nearest[picks[step]]) == pytest.approx(float(nearest.max()), rel=1e-5)
+
+
+def test_weights_count_what_each_sample_stands_for() -> None:
+    rows, labels = clusters()
+    chosen = select(
+        "covering", labels, 30, features=rows, scores=torch.zeros(300), cut=0.0, weighted=True
+    )
+    assert float(chosen.weights.sum()) == pytest.approx(30, abs=1e-4)
+    mean = (chosen.weights[:, None] * rows[chosen.indices]).mean(0)
+    plain = rows[chosen.indices].mean(0)
+    assert (mean - rows.mean(0)).norm() <= (plain - rows.mean(0)).norm() + 0.3
+
+
+@settings(max_examples=15, deadline=None)
+@given(chosen=st.integers(3, 25), width=st.sampled_from([2, 30]), seed=st.integers(0, 99))
+def test_the_judge_is_a_refit_without_each_judged_sample(chosen, width, seed) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    rows = torch.randn(40, width, generator=draws)
+    labels = torch.arange(40) % 3
+    indices = torch.randperm(40, generator=draws)[:chosen]
+    found = SubsetJudge(rows, labels, torch.arange(40))(indices)
+    best = 0.0
+    centred = rows[indices].double() - rows[indices].double().mean(0)
+    scale = float(centred.square().sum(1).mean())
+    classes = labels[indices].unique()
+    for strength in (1e-3, 1e-2, 1e-1):
+        right = 0
+        for judged in range(40):
+            keep = indices[indices != judged]
+            x, y = rows[keep].double(), (labels[keep][:, None] == classes).double()
+            mean, target = x.mean(0), y.mean(0)
+            gram = (x - mean).T @ (x - mean) + strength * scale * torch.eye(width)
+            answer = (rows[judged].double() - mean) @ torch.linalg.solve(
+                gram, (x - mean).T @ (y - target)
+            ) + target
+            right += int(classes[answer.argmax()] == labels[judged])
+        best = max(best, right / 40)
+    assert found == pytest.approx(best, abs=0.03)  # near ties may fall either way
+
+
+def test_embeddings_and_margins_of_gradients_are_enough() -> None:
+    rows, labels = clusters()
+    logits = torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
+    grads = logits.softmax(1) - torch.nn.functional.one_hot(labels, 3)
+    chosen = select("covering", LastLayerGradients(grads, rows, labels, logits), 30)
+    assert len(chosen) == 30 and chosen.info["evidence"] == "ridge regression"
+    assert set(chosen.info["pilot"]) == {"0.0", "0.1", "0.2", "0.3", "0.5", "0.7"}
+
+
+def noisy(count: int = 600) -> tuple[TensorDataset, torch.Tensor]:
+    """Clumps, of which a third have another label."""
+    rows, labels = clusters(count)
+    wrong = torch.rand(count, generator=torch.Generator().manual_seed(5)) < 0.33
+    return TensorDataset(rows, torch.where(wrong, (labels + 1) % 3, labels)), wrong
+
+
+def test_one_call_leaves_wrong_labels_out() -> None:
+    data, wrong = noisy()
+    chosen = choose_subset(data, 0.05, seed=1)
+    assert len(chosen) == 30 and chosen.info["cut"] > 0
+    assert float(wrong[chosen.indices].double().mean()) < 0.1
+    assert torch.equal(chosen.indices, choose_subset(data, 30, seed=1).indices)
+
+
+def test_held_out_samples_may_judge() -> None:
+    data, _ = noisy()
+    rows, labels = clusters(200, seed=0)
+    chosen = choose_subset(data, 0.1, val_dataset=TensorDataset(rows, labels))
+    assert len(chosen) == 60
+
+
+def test_the_margin_finds_wrong_labels() -> None:
+    data, wrong = noisy()
+    found = leave_one_out(data.tensors[0], data.tensors[1], kernel="rbf")
+    assert float(found.margin[wrong].median()) > float(found.margin[~wrong].quantile(0.9))
+
+
+def test_fewer_distinct_samples_than_the_budget_are_said() -> None:
+    rows = torch.eye(4).repeat(10, 1)
+    chosen = select(
+        "covering", torch.arange(40) % 2, 12, features=rows, scores=torch.zeros(40), cut=0.0
+    )
+    assert len(chosen) == 12 and "only 4 samples have different features" in chosen.info["warning"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "options", "words"),
+    [
+        (10, {"features": torch.rand(300, 2)}, "needs scores="),
+        (10, {"scores": torch.rand(300)}, "needs features="),
+        (10, {"features": torch.rand(300, 2), "scores": torch.rand(300), "cut": 1.0}, "cut"),
+        (10, {"features": torch.rand(300, 2), "scores": torch.rand(300), "cut": "half"}, "auto"),
+        (10, {"features": torch.rand(9, 2), "scores": torch.rand(300)}, "one row of features"),
+        (10, {"features": torch.rand(300, 2), "scores": torch.rand(9)}, "scores"),
+        (10, {"features": torch.rand(300, 2), "scores": torch.rand(300), "method": "k"}, "kmeans"),
+        (10, {"features": torch.rand(300, 2), "scores": torch.rand(300), "per": "batch"}, "batch"),
+    ],
+)  # fmt: skip
+def test_bad_options_are_named(budget, options, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        select("covering", torch.arange(300) % 3, budget, **options)
+
+
+@pytest.mark.parametrize("budget", [0, -1, 0.0, 1.5, float("nan"), 301, True])
+def test_bad_budgets_are_named(budget) -> None:
+    rows, labels = clusters()
+    with pytest.raises(ValueError, match="expected"):
+        choose_subset(TensorDataset(rows, labels), budget)
