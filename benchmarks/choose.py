@@ -1,0 +1,95 @@
+"""A fixed subset chosen without training against a random one: accuracy, and what choosing costs.
+
+    python benchmarks/choose.py --data DIR --set fashion-mnist
+    python benchmarks/choose.py --data DIR --set cifar10-jpeg
+
+ResNet-8 from scratch on subsets of a pool of 20,000 images, as in fixed_subset.py: the same
+passes, rates and seeds. ``choose_subset`` has one setting for both sets and all fractions. Its cost
+is processor time of one thread, beside that of one training on the subset. Rows are written as they
+are finished; with ``--resume`` those that are there are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # in place of this folder, the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+
+from benchmarks import RESULTS
+from benchmarks.fixed_subset import PASSES, POOL, SETS, TRAINING, load, train
+from lipt_cords import choose_subset, select
+from lipt_cords.base.files import output_directory, read_json, write_json
+from lipt_cords.base.process_memory import keep_freed_memory
+from lipt_cords.base.provenance import provenance
+from lipt_cords.data import DataSplits, labels_of
+from lipt_cords.selectors import Selection
+
+METHODS: dict[str, Callable[[DataSplits, float, int], Selection]] = {
+    "random": lambda splits, fraction, seed: select(
+        "random", labels_of(splits.train), round(fraction * POOL), seed=seed
+    ),
+    "chosen": lambda splits, fraction, seed: choose_subset(splits.train, fraction, seed=seed),
+}
+
+
+def row(splits: DataSplits, method: str, fraction: float, seed: int) -> dict[str, Any]:
+    """One subset, its training and both costs."""
+    began = time.process_time()
+    subset = METHODS[method](splits, fraction, seed)
+    chosen = time.process_time()
+    accuracy = train(splits, subset, PASSES[fraction], seed)
+    return {
+        "method": method,
+        "fraction": fraction,
+        "seed": seed,
+        "accuracy": accuracy,
+        "choosing_cpu_seconds": chosen - began,
+        "training_cpu_seconds": time.process_time() - chosen,
+        **{name: subset.info[name] for name in ("cut", "pilot") if name in subset.info},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--set", choices=SETS, required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--fractions", type=float, nargs="+", default=list(PASSES))
+    parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    path = output_directory(args.output) / f"choose-{args.set}.json"
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    splits = load(args.set, args.data)
+    rows = read_json(path)["rows"] if args.resume and path.exists() else []
+    payload = {
+        "kind": "choose",
+        "command": f"python benchmarks/choose.py --data DIR --set {args.set}",
+        "data": args.set,
+        "settings": {"pool": POOL, "training": TRAINING, "net": "resnet8"},
+        "rows": rows,
+        "provenance": provenance(),
+    }
+    done = {(one["method"], one["fraction"], one["seed"]) for one in rows}
+    for seed in range(args.seeds):
+        for fraction in args.fractions:
+            for method in METHODS:
+                if (method, fraction, seed) in done:
+                    continue
+                rows.append(row(splits, method, fraction, seed))
+                write_json(path, payload)
+                print(rows[-1], flush=True)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
