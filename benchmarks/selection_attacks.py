@@ -159,6 +159,8 @@ def problem_of(seed: int) -> Problem:
         "memory_limit": one_of([None, None, 50_000, 10_000_000]),
         **_options(name, one_of),
     }  # fmt: skip
+    if name == "covering" and arguments["per"] == "batch":
+        arguments["per"] = "class"  # it refuses batches
     budget = one_of([1, size, whole(1, size)])
     made = Problem(name, budget, pool, plain, held, arguments, traits)
     if whole(0, 5) == 0:
@@ -223,6 +225,9 @@ def _options(name: str, one_of: Callable[[Sequence[Any]], Any]) -> dict[str, Any
         return {"ridge": one_of([0.0, 0.5]), "nonnegative": one_of([True, False])}
     if name == "stratified":
         return {"cut": one_of([0.0, 0.3, 0.6]), "strata": one_of([1, 3, 50])}
+    if name == "covering":
+        methods = ["kmeans", "herding", "facility-location", "k-centre"]
+        return {"cut": one_of([0.0, 0.3, 0.6]), "method": one_of(methods)}
     if name == "curriculum":
         return {"epoch": one_of([0, 1, 4]), "epochs": 5}
     if name == "rs2":
@@ -498,6 +503,43 @@ def _easiest(problem: Problem, chosen: Selection) -> None:
             _require_spread(own[:offered], mine, min(problem.arguments["strata"], budget))
 
 
+def _margins(problem: Problem) -> Tensor:
+    chances = problem.plain.logits.double().softmax(dim=1)
+    own = problem.plain.labels[:, None]
+    wrong = chances.scatter(1, own, -1.0).amax(dim=1)
+    return wrong.clamp(min=0.0) - chances.gather(1, own)[:, 0]
+
+
+def _covering(problem: Problem, chosen: Selection) -> None:
+    """Nothing harder than what the cut leaves, and covered as its method says."""
+    margins, rows = _margins(problem), problem.plain.embeddings.double()
+    for members, budget in problem.groups():
+        own = margins[members].sort().values
+        offered = max(budget, len(own) - int(problem.arguments["cut"] * len(own)))
+        mine = chosen.indices[torch.isin(chosen.indices, members)]
+        require(len(mine) == budget, "another share of the budget")
+        limit = float(own[offered - 1])
+        require(float(margins[mine].max()) <= limit + 1e-12, "a harder one than the cut leaves")
+        kept = members[margins[members] <= limit]
+        if len(kept) == offered:  # no ties at the cut
+            _require_covered(rows[kept], torch.searchsorted(kept, mine), problem.arguments)
+
+
+def _require_covered(rows: Tensor, picks: Tensor, arguments: dict[str, Any]) -> None:
+    """Every step of a greedy method is as good as the best one."""
+    scale = float(rows.square().sum(dim=1).max()) + 1e-30
+    for step in range(1, len(picks)):
+        before = rows[picks[:step]]
+        if arguments["method"] == "herding":
+            off = ((before.sum(dim=0) + rows) / (step + 1) - rows.mean(dim=0)).square().sum(dim=1)
+        elif arguments["method"] == "k-centre":
+            off = -torch.cdist(rows, before).amin(dim=1).square()
+        else:
+            return
+        off[picks[:step]] = torch.inf
+        require(float(off[picks[step]]) <= float(off.min()) + LOOSE * scale, "a step that is worse")
+
+
 def _require_spread(kept: Tensor, mine: Tensor, strata: int) -> None:
     """Strata of equal size share the budget equally, as far as they hold it."""
     if len(kept.unique()) < len(kept):  # type: ignore[no-untyped-call]
@@ -516,8 +558,8 @@ def _nothing_more(problem: Problem, chosen: Selection) -> None:
 
 
 CHECKS: dict[str, Callable[[Problem, Selection], None]] = {
-    "craig": _craig, "curriculum": _easiest, "el2n": _largest, "glister": _glister,
-    "gradmatch": _gradmatch, "grand": _largest, "importance": _importance,
+    "covering": _covering, "craig": _craig, "curriculum": _easiest, "el2n": _largest,
+    "glister": _glister, "gradmatch": _gradmatch, "grand": _largest, "importance": _importance,
     "random": _nothing_more, "rs2": _nothing_more, "stratified": _easiest,
 }  # fmt: skip
 

@@ -74,7 +74,8 @@ def covering(
     if problem.per == "batch":
         raise ValueError("covering chooses samples, not batches: take per='class' or per='all'")
     COVERAGES.entry(method)
-    rows = check_rows(_embeddings(problem) if features is None else features, len(problem))
+    given = _embeddings(problem) if features is None else features
+    rows = check_rows(given, len(problem), vary=False)
     if scores is None:
         if problem.pool is None:
             raise ValueError(

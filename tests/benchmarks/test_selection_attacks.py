@@ -29,7 +29,7 @@ def test_committed_results_found_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["craig", "glister", "gradmatch", "grand", "importance", "stratified"]
+    "name", ["covering", "craig", "glister", "gradmatch", "grand", "importance", "stratified"]
 )
 def test_a_wrong_answer_would_be_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is checked is not what any choice would pass."""
