@@ -5,8 +5,10 @@
 
 ResNet-8 from scratch on subsets of a pool of 20,000 images, as in fixed_subset.py: the same
 passes, rates and seeds. ``choose_subset`` has one setting for both sets and all fractions. Its cost
-is processor time of one thread, beside that of one training on the subset. Rows are written as they
-are finished; with ``--resume`` those that are there are kept.
+is processor time of one thread, beside that of one training on the subset. Random subsets were
+trained by fixed_subset.py already: its rows are taken, after the smallest one was trained again here
+and had the same accuracy to the last bit. Rows are written as they are finished; with ``--resume``
+those that are there are kept.
 """
 
 from __future__ import annotations
@@ -57,12 +59,31 @@ def row(splits: DataSplits, method: str, fraction: float, seed: int) -> dict[str
     }
 
 
+def earlier_rows(data: str) -> list[dict[str, Any]]:
+    """The random rows of fixed_subset.py."""
+    found = read_json(RESULTS / f"fixed_subset-{data}.json")["rows"]
+    kept = ("method", "fraction", "seed", "accuracy")
+    return [{name: one[name] for name in kept} for one in found if one["method"] == "random"]
+
+
+def require_same_bits(again: dict[str, Any], earlier: list[dict[str, Any]]) -> None:
+    """Refuse earlier rows that this machine does not reproduce."""
+    key = ("method", "fraction", "seed")
+    before = next(one for one in earlier if all(one[name] == again[name] for name in key))
+    if before["accuracy"] != again["accuracy"]:
+        raise ValueError(
+            f"the random row had {before['accuracy']} and has {again['accuracy']} here: train all "
+            "of them again with --random"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--set", choices=SETS, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--fractions", type=float, nargs="+", default=list(PASSES))
+    parser.add_argument("--random", action="store_true", help="train the random subsets too")
     parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -80,6 +101,11 @@ def main() -> None:
         "provenance": provenance(),
     }
     done = {(one["method"], one["fraction"], one["seed"]) for one in rows}
+    if not args.random and not any(one["method"] == "random" for one in rows):
+        earlier = earlier_rows(args.set)
+        require_same_bits(row(splits, "random", min(PASSES), 0), earlier)
+        rows += earlier
+    done |= {(one["method"], one["fraction"], one["seed"]) for one in rows}
     for seed in range(args.seeds):
         for fraction in args.fractions:
             for method in METHODS:

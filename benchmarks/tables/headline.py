@@ -19,7 +19,6 @@ from benchmarks.tables.question import (
     merges,
     ratios,
 )
-from benchmarks.tables.search import WARM_UPS
 
 KINDS = {"glister": "GLISTER", "gradmatch": "GradMatch", "craig": "CRAIG"}
 NAMES = {"cifar10-jpeg": "CIFAR-10 (JPEG)", "fashion-mnist": "Fashion-MNIST"}
@@ -96,13 +95,13 @@ def _fixed() -> list[list[str]]:
 
 def _tax() -> list[list[str]]:
     rows = []
-    for name, results in asked("tax"):
+    for name, results in asked("warm-up"):
         runs = by_method(results)
-        lipt, full = runs["lipt-rounds+rs2"], runs["full=10+rs2"]
+        lipt, full = runs["lipt+rs2"], runs["full=10+rs2"]
         cost = "warmup_critical_passes"
         rows.append(
             [
-                "Warm-up in 40 rounds against 10 full epochs, then RS2 on a tenth",
+                "`warm_start: lipt` against 10 full epochs, then RS2 on a tenth",
                 _where(name, _seeds(results)),
                 f"critical path {mean(full, cost) / mean(lipt, cost):.1f} times shorter with "
                 f"{workers(lipt)} workers; accuracy {compared(lipt, full)}",
@@ -152,26 +151,21 @@ def _budget() -> list[list[str]]:
 
 def _selectors() -> list[list[str]]:
     rows = []
-    for name, results in asked("selectors"):
-        full = by_method(results)
-        cost = "warmup_critical_passes"
-        for part, (warm, words) in enumerate(WARM_UPS.items()):
-            lipt = by_method(results, part)
-            shorter = statistics.fmean(
-                mean(full[f"full=8+{kind}"], cost) / mean(lipt[f"{warm}+{kind}"], cost)
-                for kind in KINDS
-            )
-            count = workers(lipt[f"{warm}+glister"])
-            parts = [
-                f"{label} {compared(lipt[f'{warm}+{kind}'], full[f'full=8+{kind}'])}"
-                for kind, label in KINDS.items()
+    for name, results in asked("warm-up"):
+        runs, cost = by_method(results), "warmup_critical_passes"
+        shorter = statistics.fmean(
+            mean(runs[f"full=8+{kind}"], cost) / mean(runs[f"lipt+{kind}"], cost) for kind in KINDS
+        )
+        parts = [
+            f"{label} {compared(runs[f'lipt+{kind}'], runs[f'full=8+{kind}'])}"
+            for kind, label in KINDS.items()
+        ]
+        rows.append(
+            [
+                f"Re-selected after `warm_start: lipt` ({workers(runs['lipt+glister'])} workers), "
+                f"against after 8 full epochs of {shorter:.1f} times the critical path, points",
+                _where(name, _seeds(results)),
+                "; ".join(parts),
             ]
-            rows.append(
-                [
-                    f"Re-selected after LiPT ({words}, {count} workers), against after 8 full "
-                    f"epochs of {shorter:.1f} times the critical path, points",
-                    _where(name, _seeds(results)),
-                    "; ".join(parts),
-                ]
-            )
+        )
     return rows

@@ -101,27 +101,24 @@ def costs_of(question: str) -> str:
 
 def tax() -> str:
     """The warm-up's critical path, at the accuracy of what follows."""
-    return costs_of("tax")
+    return costs_of("warm-up")
 
 
 def tax_reading() -> str:
     """What the shorter warm-up costs or gains, in sentences."""
-    sentences = []
-    for name, results in asked("tax"):
+    sentences, cost = [], "warmup_critical_passes"
+    for name, results in asked("warm-up"):
         runs = by_method(results)
-        for choice, words in (("rs2", "fresh random subsets"), ("random", "a random subset")):
-            lipt, full = runs[f"lipt-rounds+{choice}"], runs[f"full=10+{choice}"]
-            cost = "warmup_critical_passes"
-            sentences.append(
-                f"{name}, then {words}: LiPT in rounds makes "
-                f"{mean(full, cost) / mean(lipt, cost):.1f} times fewer warm-up passes on the "
-                f"critical path than 10 full epochs (in all, "
-                f"{mean(lipt, 'warmup_passes') / mean(full, 'warmup_passes'):.2f} times as many), "
-                f"and ends {compared(lipt, full)} points from it."
-            )
+        lipt, full, alone = (
+            runs[f"{warm}+rs2"] for warm in ("lipt", "full=10", "one-worker-annealed")
+        )
         sentences.append(
-            f"Against one worker with {mean(runs['one-worker+rs2'], cost):,.0f} passes: "
-            f"{compared(runs['lipt-rounds+rs2'], runs['one-worker+rs2'])} points."
+            f"{name}, then fresh random subsets: `warm_start: lipt` makes "
+            f"{mean(full, cost) / mean(lipt, cost):.1f} times fewer warm-up passes on the critical "
+            f"path than 10 full epochs (in all, "
+            f"{mean(lipt, 'warmup_passes') / mean(full, 'warmup_passes'):.2f} times as many), and "
+            f"ends {compared(lipt, full)} points from it. Against one worker with "
+            f"{mean(alone, cost):,.0f} passes: {compared(lipt, alone)} points."
         )
     return " ".join(sentences) + "\n"
 

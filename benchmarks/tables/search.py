@@ -14,9 +14,6 @@ from benchmarks.tables.question import (
     runs_of,
 )
 
-WARM_UPS = {"lipt": "one merge", "lipt-rounds": "40 rounds"}
-"""Warm starts of the question about selectors, part by part."""
-
 
 def search() -> str:
     """Fractions by methods at one critical path, then how often to select at a tenth."""
@@ -95,28 +92,24 @@ def importance_reading() -> str:
 def reselected() -> str:
     """GLISTER, GradMatch and CRAIG re-selected, after LiPT and after full epochs."""
     text = ""
-    for name, results in asked("selectors"):
-        rows = []
-        full = by_method(results)
-        for part, (warm, words) in enumerate(WARM_UPS.items()):
-            lipt = by_method(results, part)
-            for kind in ("glister", "gradmatch", "craig", "random", "rs2"):
-                plain = kind in ("random", "rs2")
-                rival, mine = full[kind if plain else f"full=8+{kind}"], lipt[f"{warm}+{kind}"]
-                costs = [mean(runs, "warmup_critical_passes") for runs in (rival, mine)]
-                rows.append(
-                    [
-                        rival[0]["label"].partition(" ")[0] + (" (no warm-up)" if plain else ""),
-                        words,
-                        spread(accuracies(rival)),
-                        spread(accuracies(mine)),
-                        compared(mine, rival),
-                        f"{costs[0]:,.0f}",
-                        f"{costs[1]:,.0f}",
-                    ]
-                )
+    for name, results in asked("warm-up"):
+        rows, runs = [], by_method(results)
+        for kind in ("glister", "gradmatch", "craig", "random", "rs2"):
+            plain = kind in ("random", "rs2")
+            rival, mine = runs[kind if plain else f"full=8+{kind}"], runs[f"lipt+{kind}"]
+            costs = [mean(some, "warmup_critical_passes") for some in (rival, mine)]
+            rows.append(
+                [
+                    rival[0]["label"].partition(" ")[0] + (" (no warm-up)" if plain else ""),
+                    spread(accuracies(rival)),
+                    spread(accuracies(mine)),
+                    compared(mine, rival),
+                    f"{costs[0]:,.0f}",
+                    f"{costs[1]:,.0f}",
+                ]
+            )
         head = (
-            "Selector", "LiPT", "After 8 full epochs, %", "After LiPT, %", "Difference, points",
+            "Selector", "After 8 full epochs, %", "After LiPT, %", "Difference, points",
             "Critical path, full", "LiPT",
         )  # fmt: skip
         text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
