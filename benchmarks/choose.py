@@ -6,9 +6,9 @@
 ResNet-8 from scratch on subsets of a pool of 20,000 images, as in fixed_subset.py: the same
 passes, rates and seeds. ``choose_subset`` has one setting for both sets and all fractions. Its cost
 is processor time of one thread, beside that of one training on the subset. Random subsets were
-trained by fixed_subset.py already: its rows are taken, after the smallest one was trained again here
-and had the same accuracy to the last bit. Rows are written as they are finished; with ``--resume``
-those that are there are kept.
+trained by fixed_subset.py already: its rows are taken, after the smallest one was trained again
+here and had the same accuracy to the last bit. Rows are written as they are finished; with
+``--resume`` those that are there are kept.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.tables.choose import above_random, fractions_of, measured, share_of_training
 from benchmarks.tables.evidence import first_use, gains, signed, uncut
 from benchmarks.tables.parts import RESULTS, load, markdown
 from benchmarks.tables.question import (
@@ -26,7 +27,7 @@ NAMES = {"cifar10-jpeg": "CIFAR-10 (JPEG)", "fashion-mnist": "Fashion-MNIST"}
 
 def headline() -> str:
     """Questions, where they were asked, and what came out."""
-    rows = [*_fixed(), *_tax(), *_end_to_end(), *_budget(), *_selectors()]
+    rows = [*_chosen(), *_fixed(), *_tax(), *_end_to_end(), *_budget(), *_selectors()]
     return markdown(("Question", "Data, seeds", "Answer"), rows).replace("---:", "---")
 
 
@@ -61,6 +62,27 @@ def between(values: Sequence[float]) -> str:
 
 def _seeds(results: dict[str, Any]) -> int:
     return len({run["seed"] for run in results["parts"][0]["runs"]})
+
+
+def _chosen() -> list[list[str]]:
+    rows = []
+    for name, results in measured():
+        fractions = fractions_of(results)
+        shares = [100 * share_of_training(results, fraction) for fraction in fractions]
+        gained = "; ".join(
+            f"{100 * fraction:.0f} %: {signed(above_random(results, fraction))}"
+            for fraction in fractions
+        )
+        seeds = len({row["seed"] for row in results["rows"] if row["method"] == "chosen"})
+        rows.append(
+            [
+                "A fixed subset from `choose_subset`, without training, against a random one, "
+                f"points; choosing takes {min(shares):.0f} to {max(shares):.0f} % of one training",
+                _where(name, seeds),
+                gained,
+            ]
+        )
+    return rows
 
 
 def _fixed() -> list[list[str]]:

@@ -20,6 +20,7 @@ if __name__ == "__main__":  # in place of this folder, the repository
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from benchmarks.tables.cheaper import CHEAPER
+from benchmarks.tables.choose import CHOOSING
 from benchmarks.tables.distributed import DISTRIBUTED
 from benchmarks.tables.evidence import EVIDENCE
 from benchmarks.tables.headline import headline
@@ -156,7 +157,7 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         end_to_end, end_to_end_reading, ablation, throughput, selection, selection_growth,
-        selection_imagenet, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, *SEARCHES, *PAPER,
+        selection_imagenet, *CHOOSING, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, *SEARCHES, *PAPER,
         *CHEAPER, *UNLEARNING, *MEMORY, *RELIABILITY, *PRESET, headline,
     )
 }  # fmt: skip

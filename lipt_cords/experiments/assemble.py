@@ -32,6 +32,8 @@ from lipt_cords.experiments.choose import (
     choose_by_labels,
     choose_by_scores,
     choose_subset,
+    choose_untrained,
+    chooses_untrained,
     dynamics_score_of,
     per_sample_loss,
     schedule_of,
@@ -357,6 +359,10 @@ def _through_selectors(
         selection.info["accuracies"] = (report.subset_accuracy, report.pool_accuracy)
         return selection
 
+    @cache
+    def without_a_model() -> Selection:
+        return choose_untrained(config, budget, splits.train, device)[0]
+
     def choose(epoch: int) -> Selection:
         if dss.strategy == FULL:
             return Selection(torch.arange(budget), torch.ones(budget), name="full")
@@ -364,6 +370,8 @@ def _through_selectors(
             return choose_by_labels(config, budget, labels, epoch)
         if fact_of(dss.strategy, "keeps_scores"):
             return by_scores(epoch)
+        if chooses_untrained(config):
+            return without_a_model()
         # As in CORDS, an untrained model chooses nothing: its first epochs read a random subset.
         untrained = warm_start is None and schedule.select_after == 0
         if untrained and epoch < schedule.select_every:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import derive_seed
@@ -27,6 +29,7 @@ from lipt_cords.selectors.base import (
     needs_validation,
     select,
 )
+from lipt_cords.selectors.choose import choose_subset as without_training
 from lipt_cords.selectors.difficulty import SCORES
 from lipt_cords.selectors.dynamics import DYNAMICS_SCORES
 from lipt_cords.selectors.report import ReadGradients, SelectionReport, report_on
@@ -221,6 +224,50 @@ def choose_by_scores(
     )  # fmt: skip
 
 
+def chooses_untrained(config: RunConfig) -> bool:
+    """Whether the strategy needs no trained model, and the configuration trains none before it."""
+    dss = config.dss_args
+    trained = dss.warm_start is not None or schedule_of(config).select_after > 0
+    return not trained and fact_of(dss.strategy, "untrained")
+
+
+def choose_untrained(
+    config: RunConfig, budget: int, dataset: Dataset[Any], device: torch.device
+) -> tuple[Selection, SelectionReport]:
+    """Choose a subset by features of the samples, without any model.
+
+    Args:
+        config: ``dss_args.options`` are those of the selector; ``features`` names a kind.
+        budget: samples to choose.
+        dataset: the pool.
+        device: where features are computed.
+
+    Returns:
+        The selection and its report, which has no accuracies.
+    """
+    dss = config.dss_args
+    options = own_options(config, "scores", "pilot")
+    options.pop("score", None)
+    chosen = without_training(
+        dataset, budget, per=per_of(config), seed=config.train_args.seed, device=device, **options
+    )
+    report = SelectionReport(
+        strategy=dss.strategy,
+        selection_type=dss.selection_type or "PerClass",
+        epoch=0,
+        budget=len(chosen),
+        pool=len(dataset),  # type: ignore[arg-type]
+        gradient_seconds=0.0,
+        selection_seconds=chosen.seconds,
+        gradient_bytes=0,
+        subset_accuracy=None,
+        pool_accuracy=None,
+        warning=chosen.info.get("warning"),
+        info=chosen.info,
+    )
+    return chosen, report
+
+
 def choose_subset(
     config: RunConfig,
     budget: int,
@@ -255,6 +302,8 @@ def choose_subset(
         return fast_selection(fast_options_of(config), budget, train, val, read, epoch=epoch)
     name = selector_for(dss.strategy)
     options = {**options_of_epoch(config, name, epoch), **own_options(config)}
+    if fact_of(dss.strategy, "untrained"):
+        options.pop("features", None)  # a kind for runs without a model; here embeddings are
     started = time.perf_counter()
     pool = read(train)
     validation = read(val) if needs_validation(name, options) else None

@@ -34,6 +34,8 @@ from lipt_cords.experiments.assemble import (
 from lipt_cords.experiments.choose import (
     check_strategy,
     choose_subset,
+    choose_untrained,
+    chooses_untrained,
     dynamics_score_of,
     per_sample_loss,
 )
@@ -63,7 +65,7 @@ class SelectionRun:
     """Positions in the training split; the weights average to about 1."""
     report: SelectionReport
     weights_from: str
-    """``checkpoint``, ``warm start`` or ``untrained``: the model that selected."""
+    """``checkpoint``, ``warm start`` or ``untrained``: the model that selected; or ``no model``."""
     seconds: dict[str, float]
     """Wall time of ``weights``, ``gradients``, ``selection`` and ``total``."""
     peak_memory_bytes: dict[str, int]
@@ -153,8 +155,9 @@ def select_once(
     Args:
         config: data, net, and ``dss_args`` with the strategy and its options.
         checkpoint: weights to select by: a warm start's directory, a ``.safetensors`` file, or
-            the checkpoint of a run. None: the configuration's warm start is run, or, without one,
-            the untrained net selects and a note says so.
+            the checkpoint of a run. None: the configuration's warm start is run; without one,
+            ``Covering`` chooses without a model, and for other strategies the untrained net selects
+            and a note says so.
         output: directory for ``selection.json`` and ``selection.npz``; None writes nothing.
         splits: the data, already loaded.
 
@@ -170,8 +173,14 @@ def select_once(
     notes: list[str] = []
     device = pick_device(config.train_args.device, notes)
     splits = load_splits(config) if splits is None else splits
-    model = build_net(config, splits).to(device)
     memory = PeakMemory(device)
+    if checkpoint is None and chooses_untrained(config):
+        if not is_main_process():
+            return None
+        budget = subset_size_of(len(splits.train), config)  # type: ignore[arg-type]
+        selection, report = choose_untrained(config, budget, splits.train, device)
+        return _made(config, selection, report, "no model", 0.0, started, memory, notes, output)
+    model = build_net(config, splits).to(device)
     weights_from, warm = _weights(config, splits, model, checkpoint, notes)
     if not is_main_process():
         return None
@@ -187,6 +196,23 @@ def select_once(
     logged = dynamics_score_of(config)
     scores = None if logged is None or warm is None else warm.dynamics.score(logged)
     selection, report = choose_subset(config, budget, train, val, read, scores=scores)
+    return _made(
+        config, selection, report, weights_from, weights_seconds, started, memory, notes, output
+    )
+
+
+def _made(
+    config: RunConfig,
+    selection: Selection,
+    report: SelectionReport,
+    weights_from: str,
+    weights_seconds: float,
+    started: float,
+    memory: PeakMemory,
+    notes: list[str],
+    output: str | Path | None,
+) -> SelectionRun:
+    """The record, written where it is asked for."""
     made = SelectionRun(
         selection=selection,
         report=report,

@@ -130,6 +130,7 @@ SELECTORS: Registry[SelectorFunction] = Registry(
     fresh=False,
     labels_only=False,
     keeps_scores=False,
+    untrained=False,
 )
 """All selectors. The facts of each:
 
@@ -137,7 +138,9 @@ SELECTORS: Registry[SelectorFunction] = Registry(
 - ``needs_validation``: see :data:`NeedsValidation`;
 - ``fresh``: it gives another subset in every epoch, whatever ``select_every`` says;
 - ``labels_only``: it draws from labels, so that a run computes no gradients for it;
-- ``keeps_scores``: a run scores the pool once, and gives these ``scores`` in every epoch.
+- ``keeps_scores``: a run scores the pool once, and gives these ``scores`` in every epoch;
+- ``untrained``: where no model was trained, a run gives it ``features`` of the samples and
+  ``scores`` in closed form, once, and no gradients of an untrained net.
 """
 _IN_METHOD_NAMES = "+/@=,"
 _RESERVED = ("full", "adaptiverandom", "selector", "none")
@@ -150,6 +153,7 @@ def register_selector(
     fresh: bool = False,
     labels_only: bool = False,
     keeps_scores: bool = False,
+    untrained: bool = False,
     spelling: str | None = None,
 ) -> Callable[[F], F]:
     """Make a function selectable by name: in `select`, in configurations and on the command line.
@@ -168,6 +172,8 @@ def register_selector(
         labels_only: labels suffice: a run then computes no gradients for it.
         keeps_scores: the selector takes ``score`` and ``scores``, and every selection of a run
             should see the same ones: the run computes them once, with a trained model.
+        untrained: the selector takes ``features``, ``scores`` and ``pilot``: where no model was
+            trained, a run gives these, computed in closed form.
         spelling: the name in tables and records; None: ``name``.
 
     A run fills the option ``epoch``, where the function has it, with its epoch, counted from 0.
@@ -210,6 +216,7 @@ def register_selector(
             fresh=fresh,
             labels_only=labels_only,
             keeps_scores=keeps_scores,
+            untrained=untrained,
         )(function)
         return function
 

@@ -22,13 +22,15 @@ from lipt_cords.selectors.coverage.kmeans import first_of_equals
 from lipt_cords.selectors.difficulty import scored
 from lipt_cords.selectors.grouping import Group, groups_of
 from lipt_cords.selectors.memory import byte_limit
-from lipt_cords.selectors.stratified_cuts import Pilot, chosen_by_pilot
+from lipt_cords.selectors.stratified_cuts import Pilot, candidate_cuts, chosen_by_worth
 
+MOST_DRAWS, FEW = 5, 1_000
+"""Of smaller subsets several draws are judged: 5 of up to 200 samples, 1 from 501 on."""
 CUTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 """Cuts that are compared where none is given."""
 
 
-@register_selector("covering", spelling="Covering")
+@register_selector("covering", spelling="Covering", untrained=True)
 def covering(
     problem: SelectionProblem,
     *,
@@ -46,7 +48,8 @@ def covering(
     Difficulty alone repeats easy samples, and coverage alone takes outliers and wrong labels; each
     mends the other. Within each group the hardest part is cut, and ``method`` covers the rest by
     distances between rows of features. Few samples want a large cut, many want none; the cut is
-    found without training, by ridge regressions on the candidate subsets.
+    found without training, by ridge regressions on the candidate subsets. Of small subsets several
+    draws are judged, and the best one is taken.
 
     Args:
         problem: the pool's gradients, or labels with ``features`` and ``scores``.
@@ -85,8 +88,8 @@ def covering(
     values = check_scores("scores", scores, len(problem))
     groups = groups_of(problem)
 
-    def subset(fraction: float) -> Tensor:
-        return _covered(problem, groups, rows, values, fraction, method)
+    def subset(fraction: float, draw: int = 0) -> Tensor:
+        return _covered(problem, groups, rows, values, fraction, method, draw)
 
     info: dict[str, Any]
     if cut != "auto":
@@ -95,19 +98,24 @@ def covering(
         fraction, info = check_fraction("cut", cut), {"evidence": "given"}
         indices = subset(fraction)
     else:
-        made: dict[float, Tensor] = {}
-
-        def remembered(fraction: float) -> Tensor:
-            made[fraction] = subset(fraction)
-            return made[fraction]
-
         judge = pilot or SubsetJudge.of_pool(rows, problem.labels, problem.seed)
-        fraction, info = chosen_by_pilot(judge, remembered, pilot_cuts)
-        info["evidence"] = "pilot" if pilot else "ridge regression"
-        indices = made[fraction]
+        draws = 1
+        if isinstance(judge, SubsetJudge) and COVERAGES.entry(method).facts["random"]:
+            draws = min(MOST_DRAWS, max(1, FEW // problem.budget))
+        cuts = candidate_cuts(pilot_cuts)
+        drawn = {cut: [subset(cut, draw) for draw in range(draws)] for cut in cuts}
+        worths = {cut: [judge(one) for one in some] for cut, some in drawn.items()}
+        means = {cut: some[0] if draws == 1 else _mean(some) for cut, some in worths.items()}
+        fraction, info = chosen_by_worth(means)
+        info |= {"evidence": "pilot" if pilot else "ridge regression", "draws": draws}
+        indices = drawn[fraction][worths[fraction].index(max(worths[fraction]))]
     info |= {"cut": fraction, "coverage": method, **_repeats(rows, problem.budget)}
     weights = _stood_for(groups, rows, indices, len(problem)) if weighted else None
     return Choice(indices, weights, scores=values[indices], info=info)
+
+
+def _mean(worths: Sequence[float | tuple[float, ...]]) -> float:
+    return sum(one for one in worths if isinstance(one, float)) / len(worths)
 
 
 def _embeddings(problem: SelectionProblem) -> Tensor:
@@ -125,6 +133,7 @@ def _covered(
     values: Tensor,
     cut: float,
     method: str,
+    draw: int,
 ) -> Tensor:
     cover = COVERAGES[method]
 
@@ -133,7 +142,8 @@ def _covered(
         kept = max(group.budget, count - int(cut * count))
         easy = torch.sort(values[members], stable=True).indices[:kept].sort().values
         members = members[easy]
-        draws = generator(problem.seed, "covering", -1 if group.label is None else group.label)
+        label = -1 if group.label is None else group.label
+        draws = generator(problem.seed, "covering", label, *([draw] if draw else []))
         return members[cover(rows[members], group.budget, draws)]
 
     # One thread a group: the sums of k-means over several threads have no fixed order.

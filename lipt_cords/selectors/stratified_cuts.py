@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -105,8 +105,15 @@ def chosen_by_pilot(
     The one-standard-error rule (Breiman et al., 1984): a difference within the sampling error is no
     reason to leave samples out. Without an error: the best one.
     """
-    candidates = candidate_cuts(cuts)
-    trials = {value: _as_trial(pilot(subset(value))) for value in candidates}
+    return chosen_by_worth({value: pilot(subset(value)) for value in candidate_cuts(cuts)})
+
+
+def chosen_by_worth(
+    answers: Mapping[float, float | tuple[float, ...]],
+) -> tuple[float, dict[str, Any]]:
+    """`chosen_by_pilot` from what the pilot answered for each cut, smallest first."""
+    candidates = list(answers)
+    trials = {value: _as_trial(answer) for value, answer in answers.items()}
     best = max(candidates, key=lambda value: (trials[value].worth, -value))
     enough = trials[best].worth - trials[best].error
     chosen = next(value for value in candidates if trials[value].worth >= enough)

@@ -16,7 +16,7 @@ MOST = 10_000
 ITERATIONS = 10
 
 
-@register_coverage("kmeans")
+@register_coverage("kmeans", random=True)
 def kmeans(rows: Tensor, budget: int, draws: torch.Generator) -> Tensor:
     """The samples nearest to the centres of k-means with as many clusters as the budget."""
     first = first_of_equals(rows)
