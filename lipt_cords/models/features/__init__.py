@@ -2,6 +2,7 @@
 
 # Importing a kind's module registers it.
 import lipt_cords.models.features.columns
+import lipt_cords.models.features.ngrams
 import lipt_cords.models.features.patches  # noqa: F401
 from lipt_cords.models.features.extract import Features, features
 from lipt_cords.models.features.kinds import FeatureMap, Samples, register_features

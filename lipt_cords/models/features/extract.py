@@ -67,7 +67,8 @@ def features(
         dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels; labels are not used.
         kind: ``"patches"`` for images, ``"ngrams"`` for texts and token ids, ``"columns"`` for
             rows of numbers, another registered kind, or ``"auto"``, which tells by the first
-            sample. A network: its embeddings, the inputs of its linear head, such as those of a
+            sample: integers (T,) are token ids, so a table of integers needs ``"columns"``. A
+            network: its embeddings, the inputs of its linear head, such as those of a
             pretrained or a warm model. Rows (N, F) or `Features` that are there already are
             checked and taken as they are.
         seed: of what a kind draws.

@@ -21,6 +21,7 @@ CHUNK = 256
 TEXT_KEYS = ("text", "sentence", "content", "document")
 """Keys of a dict under which its text is found, the first that is there."""
 TOKEN_KEY = "input_ids"
+TOKEN_TYPES = (torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -126,17 +127,30 @@ def kind_of(dataset: Dataset[Any]) -> str:
             return name
     raise ValueError(
         f"no kind of features fits samples such as the first, {_shown(first)}: expected images "
-        "(C, H, W), rows of numbers (F,), texts or token ids. Give features= a network whose "
-        f"embeddings are to be used, Features of your own, or one of {', '.join(KINDS.names())}"
+        "(C, H, W), rows of numbers (F,), texts, or token ids (T,), in a dict as 'input_ids'. Give "
+        "features= a network whose embeddings are to be used, Features of your own, or one of "
+        f"{', '.join(KINDS.names())}"
     )
 
 
 def token_ids(inputs: Any) -> Tensor | None:
-    """The token ids of inputs that are tokenised texts, else None."""
+    """The token ids of inputs that are tokenised texts, (T,) or (B, T), else None.
+
+    Integers wider than a byte are token ids: bytes are images.
+    """
     if isinstance(inputs, Mapping):
         inputs = inputs.get(TOKEN_KEY)
-    whole = isinstance(inputs, Tensor) and not inputs.is_floating_point()
-    return inputs if whole and inputs.dtype != torch.uint8 and inputs.ndim in (1, 2) else None
+    ids = isinstance(inputs, Tensor) and inputs.dtype in TOKEN_TYPES and inputs.ndim in (1, 2)
+    return inputs if ids else None
+
+
+def unfit(kind: str, expected: str, inputs: Any) -> ValueError:
+    """The error of a kind that cannot read a chunk of inputs."""
+    received = _shown(inputs[0]) if isinstance(inputs, list | Tensor) else _shown(inputs)
+    return ValueError(
+        f"features {kind!r} need {expected}, received {received}: convert the items, or give "
+        "features= a network or rows of your own"
+    )
 
 
 def _input_of(item: Any) -> Any:
