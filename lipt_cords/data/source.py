@@ -58,7 +58,7 @@ def require_finite(inputs: Inputs, indices: Tensor, which: str = "training") -> 
             sample = int(indices[int(bad.int().argmax())])
             raise ValueError(
                 f"sample {sample} of the {which} data holds NaN or infinity: "
-                "repair it or leave it out before the warm start"
+                "repair it or leave it out"
             )
 
 

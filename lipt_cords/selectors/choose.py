@@ -22,6 +22,8 @@ from lipt_cords.selectors.closed_form.kernel import nystroem
 from lipt_cords.selectors.closed_form.principal import principal
 from lipt_cords.selectors.closed_form.ridge import KERNEL_WIDTH, leave_one_out
 
+DECIDED = frozenset({"scores", "score", "pilot", "val_gradients"})
+"""Arguments of `select` and `covering` that follow from the others here."""
 LANDMARKS = 1_000
 COVER_WIDTH = 40
 """Principal directions in which coverage measures distances."""
@@ -70,6 +72,10 @@ def choose_subset(
     >>> len(chosen), chosen.info["features"]
     (10, 'columns')
     """
+    for name in DECIDED.intersection(options):
+        raise ValueError(
+            f"{name} is decided by choose_subset: leave it out, or call select('covering', ...)"
+        )
     started = time.perf_counter()
     count = dataset_length(dataset)
     wanted = budget_of(budget, count)
@@ -82,6 +88,11 @@ def choose_subset(
     mapped = nystroem(rows, min(LANDMARKS, count), seed)
     own = mapped[:count]
     known = leave_one_out(own, labels, balanced=balanced, device=device)
+    if judged is not None and not bool(torch.isin(judged[1], labels).any()):
+        raise ValueError(
+            "no class of val_dataset is a class of the data set: give held-out samples of the same "
+            "classes, or leave it out"
+        )
     if judged is None:
         judge = SubsetJudge.of_pool(own, labels, seed)
     else:

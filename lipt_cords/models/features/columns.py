@@ -12,6 +12,7 @@ from lipt_cords.data.batches import Inputs
 from lipt_cords.models.features.kinds import (
     FeatureMap,
     Samples,
+    alone,
     register_features,
     token_ids,
     unfit,
@@ -24,7 +25,7 @@ FITTED = 100_000
 def is_row(inputs: Any) -> bool:
     """Whether an input is one row of numbers, alone in a dict too if it is of floats."""
     if isinstance(inputs, Mapping):
-        inputs = _alone(inputs)
+        inputs = alone(inputs)
     return isinstance(inputs, Tensor) and inputs.ndim == 1 and token_ids(inputs) is None
 
 
@@ -32,25 +33,18 @@ def is_row(inputs: Any) -> bool:
 def columns(samples: Samples) -> FeatureMap:
     """The columns of a table, each with mean 0 and deviation 1; constant columns become 0."""
     some = _rows(samples.draw(FITTED))
-    rows = some.flatten(1).double()
+    rows = some.flatten(1).cpu().double()
     mean, std = rows.mean(dim=0), rows.std(dim=0, correction=0)
     scale = torch.where(std > 1e-12 * (1 + mean.abs()), 1 / std, 0.0)
 
     def apply(inputs: Inputs) -> Tensor:
-        return ((_rows(inputs).flatten(1).double() - mean) * scale).float().cpu()
+        return ((_rows(inputs).flatten(1).cpu().double() - mean) * scale).float()
 
     return FeatureMap(apply, rows.shape[1])
 
 
-def _alone(inputs: Mapping[str, Any]) -> Tensor | None:
-    """The tensor of floats in a dict that holds nothing else."""
-    (value, *others) = inputs.values() or (None,)
-    floats = isinstance(value, Tensor) and value.is_floating_point() and not others
-    return value if floats else None
-
-
 def _rows(inputs: Any) -> Tensor:
-    rows = _alone(inputs) if isinstance(inputs, Mapping) else inputs
+    rows = alone(inputs) if isinstance(inputs, Mapping) else inputs
     if not isinstance(rows, Tensor) or rows.ndim < 2:
         raise unfit("columns", "one tensor of numbers a sample, in a dict one of floats", inputs)
     return rows

@@ -15,7 +15,7 @@ from lipt_cords.base.process_memory import free_bytes
 from lipt_cords.base.sizes import show_bytes
 from lipt_cords.data.batches import dataset_length
 from lipt_cords.models.features.embeddings import embeddings
-from lipt_cords.models.features.kinds import KINDS, FeatureMap, Samples, kind_of
+from lipt_cords.models.features.kinds import CHUNK, KINDS, FeatureMap, Samples, kind_of
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,14 @@ def _mapped(made: FeatureMap, samples: Samples, name: str) -> Tensor:
     rows = torch.empty(count, made.width)
     start = 0
     for chunk in samples.chunks():
-        part = made.apply(chunk)
+        try:
+            part = made.apply(chunk)
+        except RuntimeError as error:
+            raise ValueError(
+                f"these features ({name}) cannot read samples {start} to "
+                f"{min(count, start + CHUNK) - 1}: do all have one shape, that of the samples "
+                f"which the features were fitted to? {error}"
+            ) from error
         rows[start : start + len(part)] = part
         start += len(part)
     return check_rows(rows, count)

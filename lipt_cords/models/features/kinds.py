@@ -14,7 +14,7 @@ from lipt_cords.base.devices import resolve_device
 from lipt_cords.base.randomness import generator
 from lipt_cords.base.registry import Registry
 from lipt_cords.data.batches import LABEL_KEYS, Inputs, describe
-from lipt_cords.data.source import BatchSource
+from lipt_cords.data.source import BatchSource, require_finite
 
 CHUNK = 256
 """Samples that are read and mapped at once."""
@@ -69,7 +69,9 @@ class Samples:
             for part in torch.split(order, size):
                 yield [_text_of(self._dataset[i], i) for i in part.tolist()]
             return
-        for inputs, _ in self._source.batches(order, batch_size=size):
+        batches = self._source.batches(order, batch_size=size)
+        for part, (inputs, _) in zip(torch.split(order, size), batches, strict=True):
+            require_finite(inputs, part, "pool's")
             yield inputs
 
     def draw(self, count: int) -> Any:
@@ -142,6 +144,13 @@ def token_ids(inputs: Any) -> Tensor | None:
         inputs = inputs.get(TOKEN_KEY)
     ids = isinstance(inputs, Tensor) and inputs.dtype in TOKEN_TYPES and inputs.ndim in (1, 2)
     return inputs if ids else None
+
+
+def alone(inputs: Mapping[str, Any]) -> Tensor | None:
+    """The tensor of floats in a dict that holds nothing else, else None."""
+    (value, *others) = inputs.values() or (None,)
+    floats = isinstance(value, Tensor) and value.is_floating_point() and not others
+    return value if floats else None
 
 
 def unfit(kind: str, expected: str, inputs: Any) -> ValueError:

@@ -9,7 +9,7 @@ trained for a few epochs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,14 @@ from torch import Tensor
 
 from lipt_cords.base.devices import convolves_in_bfloat16
 from lipt_cords.base.randomness import generator
-from lipt_cords.models.features.kinds import FeatureMap, Samples, register_features
+from lipt_cords.data.batches import Inputs
+from lipt_cords.models.features.kinds import (
+    FeatureMap,
+    Samples,
+    alone,
+    register_features,
+    unfit,
+)
 
 FILTERS = 100
 PATCH = 6
@@ -33,29 +40,26 @@ SMALLEST_CONTRAST = 0.01
 """Added to a patch's variance, over the variance of all pixels."""
 SMALLEST_EIGENVALUE = 0.1
 """Added to the eigenvalues of the patches, over their mean."""
+LARGEST = 1e6
+"""Pixels of more deviations than that are taken as so many."""
 PIECE = 32
 """Images at once: what their responses take stays in the cache."""
 
 
 def is_image(inputs: Any) -> bool:
     """Whether an input is an image of channels, height and width."""
+    if isinstance(inputs, Mapping):
+        inputs = alone(inputs)
     return isinstance(inputs, Tensor) and inputs.ndim == 3 and min(inputs.shape[-2:]) >= 4
 
 
 @register_features("patches", fits=is_image)
 def patches(samples: Samples) -> FeatureMap:
     """Responses to 100 whitened patches of the pool, rectified both ways, on a grid of 3 by 3."""
-    some = samples.draw(FIT_IMAGES)
-    if not isinstance(some, Tensor) or some.ndim != 4 or min(some.shape[-2:]) < 4:
-        raise ValueError(
-            "features 'patches' need images (C, H, W) of at least 4 by 4 pixels, received "
-            f"{tuple(some.shape[1:]) if isinstance(some, Tensor) else type(some).__name__}: "
-            "convert the items, or give features= a network or rows of your own"
-        )
-    some = shrunk(some)
-    scale = float(some.var().clamp(min=1e-12).rsqrt())
+    some = shrunk(_images(samples.draw(FIT_IMAGES)))
+    scale = _scale(some)
     draws = generator(samples.seed, "features", "patches")
-    filters = _fitted(some.cpu() * scale, draws)
+    filters = _fitted((some.cpu() * scale).clamp_(-LARGEST, LARGEST), draws)
 
     def responses(images: Tensor) -> Tensor:
         return torch.cat([_responses(part, filters, scale) for part in torch.split(images, PIECE)])
@@ -64,10 +68,25 @@ def patches(samples: Samples) -> FeatureMap:
     mean, std = fitted.mean(dim=0), fitted.std(dim=0, correction=0)
     spread = torch.where(std > 1e-6 * std.max().clamp(min=1e-12), 1 / std, 0.0)
 
-    def apply(images: Tensor) -> Tensor:
-        return (responses(images) - mean) * spread
+    def apply(inputs: Inputs) -> Tensor:
+        return (responses(_images(inputs)) - mean) * spread
 
     return FeatureMap(apply, len(mean))
+
+
+def _images(inputs: Any) -> Tensor:
+    images = alone(inputs) if isinstance(inputs, Mapping) else inputs
+    if not isinstance(images, Tensor) or images.ndim != 4 or min(images.shape[-2:]) < 4:
+        raise unfit("patches", "images (C, H, W) of at least 4 by 4 pixels", inputs)
+    return images
+
+
+def _scale(images: Tensor) -> float:
+    """What brings pixels to variance 1; a few images of huge values are left out of it."""
+    variance = images.var()
+    if not bool(torch.isfinite(variance)):
+        variance = images.double().flatten(1).var(dim=1).median()
+    return float(variance.clamp(min=1e-12).rsqrt())
 
 
 @dataclass(frozen=True)
@@ -123,7 +142,7 @@ def _drawn(images: Tensor, size: int, draws: torch.Generator) -> Iterator[Tensor
 
 def _responses(images: Tensor, filters: _Filters, scale: float) -> Tensor:
     """(B, F) float32 on the CPU."""
-    images = shrunk(images) * scale
+    images = (shrunk(images) * scale).clamp_(-LARGEST, LARGEST)
     weight, bias = filters.weight.to(images.device), filters.bias.to(images.device)
     dtype = torch.bfloat16 if convolves_in_bfloat16(images.device) else torch.float32
     first, second = (

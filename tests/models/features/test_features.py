@@ -124,12 +124,41 @@ class Odd(Dataset):
         (images(5, 4), "patches", "need images"),
         (images(5, 4), torch.ones(5, 2), "are equal"),
         (images(5, 4), torch.ones(4, 2), "each of 5 samples"),
+        (TensorDataset(torch.tensor([1.0, torch.nan, 2.0])[:, None], torch.tensor([0, 1, 0])),
+         "auto", "sample 1 of the pool's data holds NaN"),
         (TensorDataset(torch.ones(5, 3, 8, 8), torch.arange(5) % 2), "auto", "are equal"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(data, kind, words) -> None:
     with pytest.raises(ValueError, match=words):
         features(data, kind)
+
+
+def test_other_shapes_than_the_fitted_ones_are_named() -> None:
+    found = features(images(10, 3))
+    with pytest.raises(ValueError, match="cannot read samples 0 to 4"):
+        found.of(images(5, 4))
+
+
+def test_an_image_of_huge_values_does_not_hide_the_others() -> None:
+    data = images(30, 3, 8, 8)
+    data.tensors[0][3] = 1e30
+    found = features(data).values
+    others = torch.arange(30) != 3
+    assert float(found[others].std(dim=0).mean()) > 0.3
+
+
+def test_an_image_alone_in_a_dict_is_an_image() -> None:
+    data = images(10, 3, 8, 8)
+
+    class Named(Dataset):
+        def __len__(self) -> int:
+            return 10
+
+        def __getitem__(self, index: int):
+            return {"pixel_values": data.tensors[0][index], "labels": int(data.tensors[1][index])}
+
+    assert torch.equal(features(Named()).values, features(data).values)
 
 
 def test_features_beyond_memory_are_refused(monkeypatch) -> None:

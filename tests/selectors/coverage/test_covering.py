@@ -192,6 +192,20 @@ def test_bad_options_are_named(budget, options, words) -> None:
         select("covering", torch.arange(300) % 3, budget, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scores": torch.rand(300)}, "decided by choose_subset"),
+        ({"metod": "kmeans"}, "Did you mean 'method'"),
+        ({"val_dataset": TensorDataset(torch.rand(9, 5), torch.full((9,), 7))}, "no class of val"),
+        ({"features": torch.rand(300, 2), "val_dataset": TensorDataset(*clusters(9))}, "no map"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_of_the_one_call_are_named(options, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        choose_subset(TensorDataset(*clusters()), 0.1, **options)
+
+
 @pytest.mark.parametrize("budget", [0, -1, 0.0, 1.5, float("nan"), 301, True])
 def test_bad_budgets_are_named(budget) -> None:
     rows, labels = clusters()
