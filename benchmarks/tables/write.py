@@ -31,6 +31,7 @@ from benchmarks.tables.preset import PRESET
 from benchmarks.tables.question import QUESTIONS
 from benchmarks.tables.reliability import RELIABILITY
 from benchmarks.tables.search import SEARCHES
+from benchmarks.tables.text_and_tables import TEXT_AND_TABLES
 from benchmarks.tables.unlearning import UNLEARNING
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,7 +159,8 @@ TABLES: dict[str, Callable[[], str]] = {
     for table in (
         end_to_end, end_to_end_reading, ablation, throughput, selection, selection_growth,
         selection_imagenet, *CHOOSING, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, *SEARCHES, *PAPER,
-        *CHEAPER, *UNLEARNING, *MEMORY, *RELIABILITY, *PRESET, headline,
+        *CHEAPER, *UNLEARNING, *MEMORY, *RELIABILITY, *PRESET, *TEXT_AND_TABLES,
+        headline,
     )
 }  # fmt: skip
 
