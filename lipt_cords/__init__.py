@@ -14,6 +14,7 @@ from lipt_cords.selectors.base import Selection, register_selector, select
 from lipt_cords.selectors.choose import choose_subset
 from lipt_cords.selectors.closed_form import OutOfSample, leave_one_out
 from lipt_cords.selectors.difficulty import register_score
+from lipt_cords.selectors.label_issues import LabelIssues, find_label_issues
 from lipt_cords.selectors.loader import SubsetLoader
 from lipt_cords.training.subset import train_on_subset
 from lipt_cords.warmstart.config import WarmStartConfig
@@ -26,6 +27,7 @@ from lipt_cords.warmstart.warm_start import LiPTWarmStart
 __all__ = [
     "Features",
     "HeadGradient",
+    "LabelIssues",
     "LastLayerGradients",
     "LiPTWarmStart",
     "OutOfSample",
@@ -43,6 +45,7 @@ __all__ = [
     "enable",
     "enabled",
     "features",
+    "find_label_issues",
     "last_layer_gradients",
     "leave_one_out",
     "load_config",

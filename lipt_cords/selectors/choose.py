@@ -21,6 +21,7 @@ from lipt_cords.selectors.closed_form.judge import SubsetJudge
 from lipt_cords.selectors.closed_form.kernel import nystroem
 from lipt_cords.selectors.closed_form.principal import principal
 from lipt_cords.selectors.closed_form.ridge import KERNEL_WIDTH, leave_one_out
+from lipt_cords.selectors.label_issues import confident_issues
 
 DECIDED = frozenset({"scores", "score", "pilot", "val_gradients"})
 """Arguments of `select` and `covering` that follow from the others here."""
@@ -36,6 +37,7 @@ def choose_subset(
     val_dataset: Dataset[Any] | None = None,
     features: str | nn.Module | Features | Tensor | NDArray[Any] = "auto",
     balanced: bool = False,
+    leave_out_suspects: bool = False,
     seed: int = 0,
     device: torch.device | str = "auto",
     **options: Any,
@@ -54,6 +56,8 @@ def choose_subset(
             regressions that have not seen it.
         features: of :func:`lipt_cords.features`; a network for its embeddings, or rows.
         balanced: every class has the same weight in the regression that tells difficulty.
+        leave_out_suspects: never choose a sample whose label is probably wrong, by the rule of
+            :func:`lipt_cords.find_label_issues`.
         seed: of every draw.
         device: where features and products are computed.
         **options: of the selector `covering`: ``cut``, ``method``, ``weighted``, ``pilot_cuts``.
@@ -97,13 +101,22 @@ def choose_subset(
         judge = SubsetJudge.of_pool(own, labels, seed)
     else:
         judge = SubsetJudge.held_out(own, labels, mapped[count:], judged[1])
+    pool = torch.arange(count)
+    if leave_out_suspects:
+        pool = (~confident_issues(known.probabilities, known.columns)).nonzero().flatten()
+        if len(pool) < wanted:
+            raise ValueError(
+                f"only {len(pool)} of {count} samples are left after those whose label is probably "
+                f"wrong, and {wanted} are to be chosen: lower the budget"
+            )
     chosen = select(
-        "covering", labels, wanted, features=rows[:count, :COVER_WIDTH], scores=known.margin,
-        pilot=judge, seed=seed, **options,
+        "covering", labels[pool], wanted, features=rows[pool, :COVER_WIDTH],
+        scores=known.margin[pool], pilot=judge.within(pool), seed=seed, **options,
     )  # fmt: skip
     ended = time.perf_counter()
     info = {
         **chosen.info,
+        "suspects_left_out": count - len(pool),
         "features": found.kind,
         "leave_one_out_accuracy": known.accuracy,
         "ridge": known.ridge,
@@ -111,7 +124,10 @@ def choose_subset(
     }
     if info["evidence"] == "pilot":
         info["evidence"] = "ridge regression"
-    return replace(chosen, name="choose_subset", seconds=ended - started, info=info)
+    indices = pool[chosen.indices]
+    return replace(
+        chosen, indices=indices, name="choose_subset", seconds=ended - started, info=info
+    )
 
 
 def budget_of(budget: int | float, count: int) -> int:

@@ -7,7 +7,7 @@ predictions, so that subsets of easy samples are not judged on harder ones than 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,12 @@ class SubsetJudge:
     rows: Tensor
     labels: Tensor
     judges: Tensor
+    pool: Tensor | None = None
+    """(n,) int64, the positions that candidates are taken from; None: they are positions."""
+
+    def within(self, pool: Tensor) -> SubsetJudge:
+        """The same judge of candidates that are positions in a part of the pool."""
+        return replace(self, pool=pool)
 
     @classmethod
     def of_pool(cls, rows: Tensor, labels: Tensor, seed: int = 0) -> SubsetJudge:
@@ -49,6 +55,7 @@ class SubsetJudge:
 
     def __call__(self, indices: Tensor) -> float:
         """Accuracy of the best strength of three on the judges."""
+        indices = indices if self.pool is None else self.pool[indices]
         chosen = self.rows[indices].double()
         classes, columns = torch.unique(self.labels[indices], return_inverse=True)
         targets = torch.nn.functional.one_hot(columns, len(classes)).double()
