@@ -24,6 +24,7 @@ from benchmarks.tables.choose import CHOOSING
 from benchmarks.tables.distributed import DISTRIBUTED
 from benchmarks.tables.evidence import EVIDENCE
 from benchmarks.tables.headline import headline
+from benchmarks.tables.label_issues import LABEL_ISSUES
 from benchmarks.tables.memory import MEMORY
 from benchmarks.tables.paper import PAPER
 from benchmarks.tables.parts import load, markdown, origin, spread
@@ -158,7 +159,8 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         end_to_end, end_to_end_reading, ablation, throughput, selection, selection_growth,
-        selection_imagenet, *CHOOSING, *DISTRIBUTED, *EVIDENCE, *QUESTIONS, *SEARCHES, *PAPER,
+        selection_imagenet, *CHOOSING, *LABEL_ISSUES, *DISTRIBUTED, *EVIDENCE, *QUESTIONS,
+        *SEARCHES, *PAPER,
         *CHEAPER, *UNLEARNING, *MEMORY, *RELIABILITY, *PRESET, *TEXT_AND_TABLES,
         headline,
     )

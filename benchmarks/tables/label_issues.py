@@ -1,0 +1,34 @@
+"""The table of benchmarks/label_issues.py."""
+
+from __future__ import annotations
+
+from benchmarks.tables.parts import RESULTS, load, markdown, origin, spread
+
+SETS = ("cifar10-jpeg", "fashion-mnist")
+
+
+def label_issues() -> str:
+    """How well wrong labels are found without training."""
+    text = ""
+    for name in SETS:
+        if not (RESULTS / f"label_issues-{name}.json").exists():
+            continue
+        results = load(f"label_issues-{name}")
+        rows = []
+        for share, kind in dict.fromkeys((row["share"], row["kind"]) for row in results["rows"]):
+            mine = [row for row in results["rows"] if (row["share"], row["kind"]) == (share, kind)]
+            cells = [
+                spread([row[part] for row in mine])
+                for part in ("auroc", "auroc_linear", "precision", "recall", "likely_is_right")
+            ]
+            rows.append([f"{100 * share:.0f} %", kind, *cells])
+        head = (
+            "Wrong", "Kind", "AUROC, kernel, %", "AUROC, linear, %", "Precision, %", "Recall, %",
+            "Likely label right, %",
+        )  # fmt: skip
+        seeds = len({row["seed"] for row in results["rows"]})
+        text += f"{name}, {seeds} seeds.\n\n" + markdown(head, rows) + origin(results) + "\n"
+    return text
+
+
+LABEL_ISSUES = (label_issues,)
