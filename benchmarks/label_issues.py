@@ -4,8 +4,8 @@
     python benchmarks/label_issues.py --data DIR --set cifar10-jpeg
 
 A pool of 20,000 images, of which a share has another label: any other class (symmetric), or the
-next class (pair). The leave-one-out margin orders the samples; confident learning decides. Features do
-not read labels, so they are computed once.
+next class (pair). The leave-one-out margin orders the samples; confident learning decides. Features
+do not read labels, so they are computed once.
 """
 
 from __future__ import annotations
