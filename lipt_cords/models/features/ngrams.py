@@ -9,15 +9,11 @@ bring texts near each other that share no word, but words of the same company.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
-from sklearn.preprocessing import normalize
-from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -29,6 +25,9 @@ from lipt_cords.models.features.kinds import (
     token_ids,
     unfit,
 )
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 WIDTH = 256
 FITTED = 20_000
@@ -58,6 +57,10 @@ def ngrams(samples: Samples) -> FeatureMap:
         ValueError: neither texts nor token ids (T,), a mask of another shape, or no word in any of
             the texts drawn.
     """
+    # Slow to import, and only needed here.
+    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+    from sklearn.preprocessing import normalize
+
     some = samples.draw(FITTED)
     vectorizer = HashingVectorizer(
         n_features=BUCKETS, ngram_range=(1, 2), token_pattern=WORD if samples.texts else TOKEN,
@@ -107,6 +110,8 @@ def as_texts(inputs: Any) -> list[str]:
 
 def _directions(rows: csr_matrix, seed: int) -> NDArray[np.float32]:
     """The directions of most weight, (buckets, at most 256)."""
+    from sklearn.utils.extmath import randomized_svd
+
     used = np.unique(rows.indices)
     width = min(WIDTH, rows.shape[0], len(used))
     draws = derive_seed(seed, "features", "ngrams") % 2**32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from lipt_cords.base.randomness import generator
@@ -58,6 +57,8 @@ def _pieces(members: Tensor, share: int) -> list[tuple[Tensor, int]]:
 
 
 def _centres(rows: Tensor, count: int, draws: torch.Generator) -> Tensor:
+    from sklearn.cluster import KMeans  # slow to import, and only needed here
+
     seed = int(torch.randint(2**31, (), generator=draws))
     found = KMeans(count, n_init=1, max_iter=ITERATIONS, random_state=seed).fit(rows.numpy())
     return torch.from_numpy(found.cluster_centers_)

@@ -184,7 +184,6 @@ def test_fewer_distinct_samples_than_the_budget_are_said() -> None:
         (10, {"features": torch.rand(9, 2), "scores": torch.rand(300)}, "one row of features"),
         (10, {"features": torch.rand(300, 2), "scores": torch.rand(9)}, "scores"),
         (10, {"features": torch.rand(300, 2), "scores": torch.rand(300), "method": "k"}, "kmeans"),
-        (10, {"features": torch.rand(300, 2), "scores": torch.rand(300), "per": "batch"}, "batch"),
     ],
 )  # fmt: skip
 def test_bad_options_are_named(budget, options, words) -> None:
