@@ -98,6 +98,8 @@ def find_label_issues(
     """
     labels = labels_of(dataset)
     classes, columns = torch.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"expected labels of at least two classes, received {classes.tolist()}")
     if isinstance(out_of_sample, OutOfSample):
         if not torch.equal(out_of_sample.labels, labels):
             raise ValueError(
@@ -129,12 +131,13 @@ def confident_issues(probabilities: Tensor, columns: Tensor) -> Tensor:
     Returns:
         (N,) bool. For each class the threshold is the mean probability that samples with that label
         have of it; of the classes at or above their threshold the most probable is not the label's.
+        A class of one sample has no threshold: no model that predicts it has seen the class.
     """
     own = probabilities.gather(1, columns[:, None])[:, 0]
     counts = torch.bincount(columns, minlength=probabilities.shape[1])
     sums = torch.zeros(probabilities.shape[1], dtype=own.dtype).index_add_(0, columns, own)
     confident = probabilities >= sums / counts.clamp(min=1)
-    confident[:, counts == 0] = False
+    confident[:, counts < 2] = False
     among = torch.where(confident, probabilities, -1.0)
     return confident.any(dim=1) & (among.argmax(dim=1) != columns) & (counts[columns] > 1)
 

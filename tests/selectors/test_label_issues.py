@@ -31,7 +31,7 @@ def test_the_rule_is_confident_learning(count: int, classes: int, seed: int) -> 
     columns = draws.integers(classes, size=count)
     found = confident_issues(torch.from_numpy(chances), torch.from_numpy(columns))
     thresholds = {
-        k: chances[columns == k, k].mean() for k in range(classes) if (columns == k).any()
+        k: chances[columns == k, k].mean() for k in range(classes) if (columns == k).sum() > 1
     }
     for i in range(count):
         passing = [k for k, least in thresholds.items() if chances[i, k] >= least]
@@ -76,6 +76,13 @@ def test_a_class_of_one_sample_is_no_suspect() -> None:
     assert 7 not in found.indices.tolist()
 
 
+def test_a_class_of_one_sample_makes_no_other_suspect() -> None:
+    rows, labels = noisy(share=0.0)[0].tensors
+    assert len(find_label_issues(TensorDataset(rows, labels))) == 0
+    alone = torch.cat([rows, torch.full((1, 4), 30.0)]), torch.cat([labels, torch.tensor([9])])
+    assert len(find_label_issues(TensorDataset(*alone))) == 0
+
+
 def test_suspects_are_left_out_of_a_subset() -> None:
     data, wrong, _ = noisy(share=0.3)
     suspects = set(find_label_issues(data).indices.tolist())
@@ -104,5 +111,8 @@ def test_bad_predictions_are_named(chances, words) -> None:
 
 
 def test_one_class_cannot_be_judged() -> None:
+    one = TensorDataset(torch.rand(9, 2), torch.zeros(9).long())
     with pytest.raises(ValueError, match="at least two classes"):
-        find_label_issues(TensorDataset(torch.rand(9, 2), torch.zeros(9).long()))
+        find_label_issues(one)
+    with pytest.raises(ValueError, match="at least two classes"):
+        find_label_issues(one, out_of_sample=torch.ones(9, 1))
