@@ -13,7 +13,6 @@ here and had the same accuracy to the last bit. Rows are written as they are fin
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ if __name__ == "__main__":  # in place of this folder, the repository
 import torch
 
 from benchmarks import RESULTS
-from benchmarks.fixed_subset import PASSES, POOL, SETS, TRAINING, load, train
+from benchmarks.fixed_subset import PASSES, POOL, TRAINING, arguments, load, train
 from lipt_cords import choose_subset, select
 from lipt_cords.base.files import output_directory, read_json, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
@@ -78,14 +77,8 @@ def require_same_bits(again: dict[str, Any], earlier: list[dict[str, Any]]) -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--set", choices=SETS, required=True)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--fractions", type=float, nargs="+", default=list(PASSES))
+    parser = arguments(__doc__)
     parser.add_argument("--random", action="store_true", help="train the random subsets too")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     path = output_directory(args.output) / f"choose-{args.set}.json"
     torch.set_num_threads(1)
@@ -100,12 +93,11 @@ def main() -> None:
         "rows": rows,
         "provenance": provenance(),
     }
-    done = {(one["method"], one["fraction"], one["seed"]) for one in rows}
     if not args.random and not any(one["method"] == "random" for one in rows):
         earlier = earlier_rows(args.set)
         require_same_bits(row(splits, "random", min(PASSES), 0), earlier)
         rows += earlier
-    done |= {(one["method"], one["fraction"], one["seed"]) for one in rows}
+    done = {(one["method"], one["fraction"], one["seed"]) for one in rows}
     for seed in range(args.seeds):
         for fraction in args.fractions:
             for method in METHODS:

@@ -4,9 +4,11 @@
 
 warm-up: the preset ``lipt`` in place of CORDS's full-data warm-up, before RS2 and before GLISTER,
 GradMatch and CRAIG re-selected as in CORDS. warm-up-cheaper: the same with the preset in one
-process, and with half of its critical path. end-to-end: passes until an accuracy, against training
-on all data; everybody trains with Muon. budget: everybody spends the same passes in all; RS2 is the
-rival. search: the same critical path for everybody, fractions from 1 to 50 %, and what selects, how
+process, and with half of its critical path. tax: RS2 on a tenth after the preset and after ten
+epochs on all data, where Muon trains everything. end-to-end: passes until an
+accuracy, against training on all data; everybody trains with Muon. budget: everybody spends the
+same passes in all; RS2 is the rival.
+search: the same critical path for everybody, fractions from 1 to 50 %, and what selects, how
 often. importance: whether importance sampling, re-drawn every epoch, needs LiPT or only a warm
 model. ResNet-8, a pool of 20,000 images, 16 workers where a warm start does not say how many.
 search and importance were asked of one merge with SGD, before the preset was what it is.
@@ -82,6 +84,16 @@ QUESTIONS: dict[str, list[Part]] = {
             ("lipt+rs2", *(f"lipt+{kind}" for kind in SELECTORS)),
             terms={"subset_passes": 40_000},
             warm_start=HALF,
+        ),
+    ],
+    "tax": [
+        Part(
+            ("rs2", "one-worker-annealed+rs2", "lipt+rs2", "full=10+rs2"),
+            terms={"subset_passes": 40_000},
+            optimizer=MUON,
+        ),
+        Part(
+            ("lipt+rs2",), terms={"subset_passes": 40_000}, warm_start=HALF, optimizer=MUON
         ),
     ],
     "end-to-end": [

@@ -162,15 +162,21 @@ def _costs(warm: WarmStartResult) -> Row:
     }  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """What a benchmark of fixed subsets is asked for."""
+    parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--set", choices=SETS, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--fractions", type=float, nargs="+", default=list(PASSES))
     parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
-    parser.add_argument("--again", action="store_true", help=f"rows of {AGAIN} too")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    return parser
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--again", action="store_true", help=f"rows of {AGAIN} too")
     args = parser.parse_args()
     path = output_directory(args.output) / f"fixed_subset-{args.set}.json"
     torch.set_num_threads(1)

@@ -174,45 +174,28 @@ def select_once(
     device = pick_device(config.train_args.device, notes)
     splits = load_splits(config) if splits is None else splits
     memory = PeakMemory(device)
+    budget = subset_size_of(len(splits.train), config)  # type: ignore[arg-type]
     if checkpoint is None and chooses_untrained(config):
         if not is_main_process():
             return None
-        budget = subset_size_of(len(splits.train), config)  # type: ignore[arg-type]
+        weights_from, weights_seconds = "no model", 0.0
         selection, report = choose_untrained(config, budget, splits.train, device)
-        return _made(config, selection, report, "no model", 0.0, started, memory, notes, output)
-    model = build_net(config, splits).to(device)
-    weights_from, warm = _weights(config, splits, model, checkpoint, notes)
-    if not is_main_process():
-        return None
-    weights_seconds = time.perf_counter() - started
+    else:
+        model = build_net(config, splits).to(device)
+        weights_from, warm = _weights(config, splits, model, checkpoint, notes)
+        if not is_main_process():
+            return None
+        weights_seconds = time.perf_counter() - started
 
-    def read(source: BatchSource) -> LastLayerGradients:
-        return last_layer_gradients(model, source, loss=per_sample_loss(config), device=device)
+        def read(source: BatchSource) -> LastLayerGradients:
+            return last_layer_gradients(model, source, loss=per_sample_loss(config), device=device)
 
-    train, val = (
-        BatchSource(data, device=device, cache_bytes=0) for data in (splits.train, splits.val)
-    )
-    budget = subset_size_of(len(train), config)
-    logged = dynamics_score_of(config)
-    scores = None if logged is None or warm is None else warm.dynamics.score(logged)
-    selection, report = choose_subset(config, budget, train, val, read, scores=scores)
-    return _made(
-        config, selection, report, weights_from, weights_seconds, started, memory, notes, output
-    )
-
-
-def _made(
-    config: RunConfig,
-    selection: Selection,
-    report: SelectionReport,
-    weights_from: str,
-    weights_seconds: float,
-    started: float,
-    memory: PeakMemory,
-    notes: list[str],
-    output: str | Path | None,
-) -> SelectionRun:
-    """The record, written where it is asked for."""
+        train, val = (
+            BatchSource(data, device=device, cache_bytes=0) for data in (splits.train, splits.val)
+        )
+        logged = dynamics_score_of(config)
+        scores = None if logged is None or warm is None else warm.dynamics.score(logged)
+        selection, report = choose_subset(config, budget, train, val, read, scores=scores)
     made = SelectionRun(
         selection=selection,
         report=report,

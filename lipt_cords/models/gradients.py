@@ -235,14 +235,7 @@ def last_layer_gradients(
     >>> gradients.logit_grads.shape, gradients.gram().shape
     (torch.Size([3, 3]), torch.Size([3, 3]))
     """
-    require_weights(model)
-    require_own_outputs(model)
-    while (inside := bare(model)) is not model:
-        model, head = inside, head and head.removeprefix("_orig_mod.").removeprefix("module.")
-    at = model_device(model)
-    where = at if device is None else nearest(resolve_device(device), at)
-    if where != at:
-        model = copy_model(model).to(where)
+    model, head, where = readable(model, head, device)
     if isinstance(dataset, BatchSource):
         source = dataset
         order = None if indices is None else item_indices(indices, len(source))
@@ -258,9 +251,26 @@ def last_layer_gradients(
     unreduced = per_sample_loss(loss, where)
     grads_NC = torch.cat([logit_gradients(z, y, unreduced) for z, y in chunks])
     if unreduced is not None:
-        _check_finite(_finite_rows(grads_NC), rows, "gradients", "check the loss")
+        _check_finite(finite_rows(grads_NC), rows, "gradients", "check the loss")
     part = None if indices is None else rows
     return LastLayerGradients(grads_NC, embeddings_NE, labels_N, logits_NC, part)
+
+
+def readable(
+    model: nn.Module, head: str | None, device: torch.device | str | None
+) -> tuple[nn.Module, str | None, torch.device]:
+    """The network inside of wrappers, its head's name there, and its device; a copy on another one.
+
+    Raises:
+        ValueError: a network without weights yet, or with BatchNorm layers without statistics.
+    """
+    require_weights(model)
+    require_own_outputs(model)
+    while (inside := bare(model)) is not model:
+        model, head = inside, head and head.removeprefix("_orig_mod.").removeprefix("module.")
+    at = model_device(model)
+    where = at if device is None else nearest(resolve_device(device), at)
+    return (model if where == at else copy_model(model).to(where)), head, where
 
 
 def _forward(
@@ -309,7 +319,7 @@ def _few(inputs: Inputs) -> Inputs:
     return {key: value[:2] for key, value in inputs.items()}
 
 
-def _finite_rows(values: Tensor) -> Tensor:
+def finite_rows(values: Tensor) -> Tensor:
     """Which rows hold neither NaN nor infinity, shape (N,), bool."""
     # A sum is finite only if all terms are; looking at each takes several times the memory.
     finite_N = values.sum(dim=1).isfinite()
@@ -328,7 +338,7 @@ def _check_finite(finite_N: Tensor, rows: Tensor, what: str, remedy: str) -> Non
 
 
 def _check_rows(logits_NC: Tensor, embeddings_NE: Tensor, labels_N: Tensor, rows: Tensor) -> None:
-    finite_N = _finite_rows(logits_NC) & _finite_rows(embeddings_NE)
+    finite_N = finite_rows(logits_NC) & finite_rows(embeddings_NE)
     _check_finite(finite_N, rows, "logits", "check their inputs and the network's weights")
     outside = (labels_N < 0) | (labels_N >= logits_NC.shape[1])
     if outside.any():

@@ -20,7 +20,7 @@ from lipt_cords.selectors.checks import check_budget
 from lipt_cords.selectors.closed_form.judge import SubsetJudge
 from lipt_cords.selectors.closed_form.kernel import nystroem
 from lipt_cords.selectors.closed_form.principal import principal
-from lipt_cords.selectors.closed_form.ridge import KERNEL_WIDTH, leave_one_out
+from lipt_cords.selectors.closed_form.ridge import KERNEL_WIDTH, classes_of, leave_one_out
 from lipt_cords.selectors.label_issues import confident_issues
 
 DECIDED = frozenset({"scores", "score", "pilot", "val_gradients"})
@@ -84,23 +84,21 @@ def choose_subset(
     count = dataset_length(dataset)
     wanted = budget_of(budget, count)
     labels = labels_of(dataset)
+    classes, _ = classes_of(labels)
+    judging = None if val_dataset is None else _labels_of_judges(val_dataset, classes)
     found = features_of(dataset, features, seed=seed, device=device)
-    judged = None if val_dataset is None else _held_out(found, val_dataset, device)
+    rows = found.values
+    if val_dataset is not None:
+        rows = torch.cat([rows, found.of(val_dataset, device=device).values])
     extracted = time.perf_counter()
-    rows = found.values if judged is None else torch.cat([found.values, judged[0]])
     rows = principal(rows, KERNEL_WIDTH, seed)
     mapped = nystroem(rows, min(LANDMARKS, count), seed)
     own = mapped[:count]
     known = leave_one_out(own, labels, balanced=balanced, device=device)
-    if judged is not None and not bool(torch.isin(judged[1], labels).any()):
-        raise ValueError(
-            "no class of val_dataset is a class of the data set: give held-out samples of the same "
-            "classes, or leave it out"
-        )
-    if judged is None:
+    if judging is None:
         judge = SubsetJudge.of_pool(own, labels, seed)
     else:
-        judge = SubsetJudge.held_out(own, labels, mapped[count:], judged[1])
+        judge = SubsetJudge.held_out(own, labels, mapped[count:], judging)
     pool = torch.arange(count)
     if leave_out_suspects:
         pool = (~confident_issues(known.probabilities, known.columns)).nonzero().flatten()
@@ -122,8 +120,6 @@ def choose_subset(
         "ridge": known.ridge,
         "feature_seconds": extracted - started,
     }
-    if info["evidence"] == "pilot":
-        info["evidence"] = "ridge regression"
     indices = pool[chosen.indices]
     return replace(
         chosen, indices=indices, name="choose_subset", seconds=ended - started, info=info
@@ -145,10 +141,14 @@ def budget_of(budget: int | float, count: int) -> int:
     return check_budget(budget, count)
 
 
-def _held_out(
-    found: Features, dataset: Dataset[Any], device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """Features of held-out samples by the map of the pool's, and their labels."""
+def _labels_of_judges(dataset: Dataset[Any], classes: Tensor) -> Tensor:
+    """Labels of held-out samples, of which some must be of the pool's classes."""
     if dataset_length(dataset) == 0:
         raise ValueError("val_dataset is empty: give held-out samples, or leave it out")
-    return found.of(dataset, device=device).values, labels_of(dataset)
+    labels = labels_of(dataset)
+    if not bool(torch.isin(labels, classes).any()):
+        raise ValueError(
+            "no class of val_dataset is a class of the data set: give held-out samples of the same "
+            "classes, or leave it out"
+        )
+    return labels

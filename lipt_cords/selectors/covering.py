@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -16,7 +16,7 @@ from lipt_cords.models.features.extract import check_rows
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
 from lipt_cords.selectors.checks import check_fraction, check_scores
 from lipt_cords.selectors.closed_form.judge import SubsetJudge
-from lipt_cords.selectors.closed_form.kernel import squared_distances
+from lipt_cords.selectors.closed_form.kernel import nearest
 from lipt_cords.selectors.coverage import COVERAGES
 from lipt_cords.selectors.coverage.kmeans import first_of_equals
 from lipt_cords.selectors.coverage.methods import CoverageFunction
@@ -111,17 +111,17 @@ def covering(
         cuts = candidate_cuts(pilot_cuts)
         drawn = {cut: [subset(cut, draw) for draw in range(draws)] for cut in cuts}
         worths = {cut: [judge(one) for one in some] for cut, some in drawn.items()}
-        means = {cut: some[0] if draws == 1 else _mean(some) for cut, some in worths.items()}
+        if draws == 1:
+            means = {cut: found for cut, (found,) in worths.items()}
+        else:  # worths of a SubsetJudge, which are numbers
+            means = {cut: sum(cast("list[float]", some)) / draws for cut, some in worths.items()}
         fraction, info = chosen_by_worth(means)
-        info |= {"evidence": "pilot" if pilot else "ridge regression", "draws": draws}
+        closed_form = isinstance(judge, SubsetJudge)
+        info |= {"evidence": "ridge regression" if closed_form else "pilot", "draws": draws}
         indices = drawn[fraction][worths[fraction].index(max(worths[fraction]))]
     info |= {"cut": fraction, "coverage": method, **_repeats(rows, problem.budget)}
     weights = _stood_for(groups, rows, indices, len(problem)) if weighted and groups else None
     return Choice(indices, weights, scores=values[indices], info=info)
-
-
-def _mean(worths: Sequence[float | tuple[float, ...]]) -> float:
-    return sum(one for one in worths if isinstance(one, float)) / len(worths)
 
 
 def _embeddings(problem: SelectionProblem) -> Tensor:
@@ -197,11 +197,7 @@ def _stood_for(groups: Sequence[Group], rows: Tensor, indices: Tensor, count: in
     weights, start = torch.empty(len(indices)), 0
     for group in groups:
         chosen = slice(start, start + group.budget)
-        centres = rows[indices[chosen]]
-        nearest = [
-            squared_distances(rows[part], centres).argmin(dim=1)
-            for part in torch.split(group.members, 8_192)
-        ]
-        weights[chosen] = torch.bincount(torch.cat(nearest), minlength=group.budget).float()
+        closest = nearest(rows[group.members], rows[indices[chosen]])
+        weights[chosen] = torch.bincount(closest, minlength=group.budget).float()
         start += group.budget
     return weights * (len(indices) / count)

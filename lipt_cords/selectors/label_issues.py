@@ -14,7 +14,7 @@ from lipt_cords.data.labels import labels_of
 from lipt_cords.models.features.extract import Features
 from lipt_cords.models.features.extract import features as features_of
 from lipt_cords.selectors.checks import as_tensor
-from lipt_cords.selectors.closed_form.ridge import OutOfSample, leave_one_out
+from lipt_cords.selectors.closed_form.ridge import OutOfSample, classes_of, leave_one_out
 
 SUM_TOLERANCE = 1e-3
 
@@ -97,9 +97,7 @@ def find_label_issues(
     (5, 1, 0)
     """
     labels = labels_of(dataset)
-    classes, columns = torch.unique(labels, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(f"expected labels of at least two classes, received {classes.tolist()}")
+    classes, columns = classes_of(labels)
     if isinstance(out_of_sample, OutOfSample):
         if not torch.equal(out_of_sample.labels, labels):
             raise ValueError(

@@ -6,16 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from lipt_cords.data.batches import Inputs, to_device
-from lipt_cords.models.copies import copy_model
 from lipt_cords.models.features.kinds import FeatureMap, Samples
-from lipt_cords.models.heads import (
-    EmbeddingRecorder,
-    find_head,
-    model_device,
-    run_model,
-    undisturbed,
-)
-from lipt_cords.models.usable import explained, require_own_outputs, require_weights
+from lipt_cords.models.gradients import readable
+from lipt_cords.models.heads import EmbeddingRecorder, find_head, run_model, undisturbed
+from lipt_cords.models.usable import explained
 
 
 def embeddings(model: nn.Module, samples: Samples) -> FeatureMap:
@@ -24,23 +18,18 @@ def embeddings(model: nn.Module, samples: Samples) -> FeatureMap:
     Raises:
         ValueError: no single linear head, or a network that cannot read the samples.
     """
-    require_weights(model)
-    require_own_outputs(model)
     if samples.texts:
         raise ValueError(
             "a network reads tensors, and these samples are texts: tokenise them in the data set"
         )
-    if model_device(model) != samples.device:
-        model = copy_model(model).to(samples.device)
-    first = to_device(
-        next(iter(samples.chunks(torch.arange(min(2, len(samples)))))), samples.device
-    )
+    model, _, where = readable(model, None, samples.device)
+    first = to_device(next(samples.chunks(torch.arange(min(2, len(samples))))), where)
     with undisturbed(model), explained(model, first, "the first samples"):
         head = find_head(model, sample=first)
 
     def apply(inputs: Inputs) -> Tensor:
         with undisturbed(model), EmbeddingRecorder(head) as recorder:
-            run_model(model, to_device(inputs, samples.device))
+            run_model(model, to_device(inputs, where))
         return recorder.embeddings.float().cpu()
 
     return FeatureMap(apply, head.module.in_features)

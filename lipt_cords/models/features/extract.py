@@ -16,6 +16,7 @@ from lipt_cords.base.sizes import show_bytes
 from lipt_cords.data.batches import dataset_length
 from lipt_cords.models.features.embeddings import embeddings
 from lipt_cords.models.features.kinds import CHUNK, KINDS, FeatureMap, Samples, kind_of
+from lipt_cords.models.gradients import finite_rows
 
 
 @dataclass(frozen=True)
@@ -124,22 +125,14 @@ def check_rows(values: Any, count: int | None = None, *, vary: bool = True) -> T
             f"expected one row of features for each of {count} samples, received {len(rows)}"
         )
     rows = rows.to("cpu", torch.float32)
-    wrong = [
-        start + int(row)
-        for start, part in zip(range(0, len(rows), 65_536), torch.split(rows, 65_536), strict=True)
-        if not bool(torch.isfinite(part.sum()))
-        for row in (~torch.isfinite(part).all(dim=1)).nonzero().flatten()[:5]
-    ]
+    wrong = (~finite_rows(rows)).nonzero().flatten()[:5].tolist()
     if wrong:
         raise ValueError(
-            f"features of samples {wrong[:5]} are NaN or infinite, or too large for float32: "
+            f"features of samples {wrong} are NaN or infinite, or too large for float32: "
             "repair these samples or leave them out"
         )
-    if (
-        vary
-        and len(rows) > 1
-        and not any(bool((part != rows[0]).any()) for part in torch.split(rows, 65_536))
-    ):
+    varied = not vary or len(rows) < 2
+    if not (varied or any(bool((part != rows[0]).any()) for part in torch.split(rows, 65_536))):
         raise ValueError(
             "the features of all samples are equal, so nothing tells one from another: bring other "
             "features"

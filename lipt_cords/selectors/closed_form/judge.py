@@ -19,6 +19,9 @@ STRENGTHS = (1e-3, 1e-2, 1e-1)
 """Over the mean squared length of the subset's rows."""
 
 
+Fitted = tuple[Tensor, Tensor]
+
+
 @dataclass(frozen=True)
 class SubsetJudge:
     """Accuracy of a ridge regression on a subset; a ``pilot`` for selectors that take one.
@@ -69,10 +72,11 @@ class SubsetJudge:
         scale = float(chosen.square().sum(dim=1).mean())
         if scale == 0:  # equal rows predict the most frequent class
             return float((classes[target.argmax()] == truth).double().mean())
-        fits = _dual if len(chosen) < chosen.shape[1] else _primal
+        few = len(chosen) < chosen.shape[1]
+        fits, products = (_dual, chosen @ chosen.T) if few else (_primal, chosen.T @ chosen)
         best = 0.0
         for strength in STRENGTHS:
-            solution, leverages = fits(chosen, targets, strength * scale)
+            solution, leverages = fits(chosen, targets, products, strength * scale)
             predicted = judged @ solution
             if bool(inside.any()):
                 own = place[self.judges[inside]]
@@ -83,20 +87,21 @@ class SubsetJudge:
         return best
 
 
-def _primal(rows: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+def _primal(rows: Tensor, targets: Tensor, products: Tensor, penalty: float) -> Fitted:
     """Coefficients (F, C) of a ridge regression and the leverage of every row."""
-    gram = rows.T @ rows
-    gram.diagonal().add_(penalty)
-    factor = torch.linalg.cholesky(gram)
-    solved = torch.cholesky_solve(rows.T, factor)
+    solved = torch.cholesky_solve(rows.T, _factor(products, penalty))
     return solved @ targets, (rows * solved.T).sum(dim=1)
 
 
-def _dual(rows: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+def _dual(rows: Tensor, targets: Tensor, products: Tensor, penalty: float) -> Fitted:
     """The same where there are fewer rows than features."""
-    kernel = rows @ rows.T
-    shifted = kernel.clone()
+    factor = _factor(products, penalty)
+    leverages = torch.cholesky_solve(products, factor).diagonal()
+    return rows.T @ torch.cholesky_solve(targets, factor), leverages
+
+
+def _factor(products: Tensor, penalty: float) -> Tensor:
+    shifted = products.clone()
     shifted.diagonal().add_(penalty)
-    solved = torch.cholesky_solve(kernel, torch.linalg.cholesky(shifted))
-    dual = torch.cholesky_solve(targets, torch.linalg.cholesky(shifted))
-    return rows.T @ dual, solved.diagonal()
+    factor: Tensor = torch.linalg.cholesky(shifted)
+    return factor

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lipt_cords.base.randomness import generator
 
-CHUNK = 4_096
+CHUNK, NEAREST_CHUNK = 4_096, 10_000
 BANDWIDTH = 2.0
 """The kernel falls to 1/e where the squared distance is so many times the median one."""
 MEDIAN_ROWS = 500
@@ -42,6 +42,12 @@ def squared_distances(one: Tensor, other: Tensor) -> Tensor:
     """(n, m) squared distances between rows, not below 0."""
     lengths = (other * other).sum(dim=1) + (one * one).sum(dim=1)[:, None]
     return torch.addmm(lengths, one, other.T, alpha=-2.0).clamp_(min=0.0)
+
+
+def nearest(rows: Tensor, centres: Tensor) -> Tensor:
+    """The place of the nearest centre for every row, (n,); the lowest one on ties."""
+    parts = torch.split(rows, NEAREST_CHUNK)
+    return torch.cat([squared_distances(part, centres).argmin(dim=1) for part in parts])
 
 
 def nystroem(rows: Tensor, landmarks: int, seed: int = 0) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from lipt_cords.base.devices import resolve_device, with_float64
@@ -129,12 +128,7 @@ def leave_one_out(
     given = check_labels(labels)
     rows = check_rows(features.values if isinstance(features, Features) else features, len(given))
     check_kernel(kernel)
-    classes, columns = torch.unique(given, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(
-            f"expected samples of at least two classes, received {len(given)} of "
-            f"{'one class' if len(classes) else 'none'}"
-        )
+    classes, columns = classes_of(given)
     if ridge != "auto" and not 0 < ridge < float("inf"):
         raise ValueError(f"ridge must be 'auto' or a number above 0, received {ridge!r}")
     if kernel is not None:
@@ -158,6 +152,20 @@ def leave_one_out(
     return OutOfSample(
         predictions, _probabilities(predictions, columns), given, classes, strength, error
     )
+
+
+def classes_of(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The labels that occur, ascending, (C,), and the place of each sample's among them, (N,).
+
+    Raises:
+        ValueError: fewer than two of them.
+    """
+    classes, columns = torch.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"expected samples of at least two classes, received {len(labels)} of one class"
+        )
+    return classes, columns
 
 
 def check_kernel(kernel: object) -> None:
@@ -207,27 +215,26 @@ def _fit(
     inverses = 1.0 / (values + scale * torch.tensor(strengths, device=device).double()[:, None])
     solutions = inverses[:, :, None] * moment  # (S, F, C)
 
-    def residuals(part: slice, which: slice) -> Tensor:
-        """Residuals of the regressions without each sample, (S, B, C)."""
+    def residuals(part: slice, which: slice) -> tuple[Tensor, Tensor]:
+        """Residuals of the regressions without each sample, (S, B, C), and the targets (B, C)."""
         x, y = centred(part)
         z = x @ vectors
         predicted = (z @ solutions[which].transpose(0, 1).flatten(1)).unflatten(1, (-1, classes))
         leverage = (z * z) @ inverses[which].T + 1.0 / total
         left = 1.0 - each[part, None] * leverage
         found: Tensor = (y[:, None] - predicted) / left[:, :, None]
-        return found.transpose(0, 1)
+        return found.transpose(0, 1), y
 
     best = 0
     if len(strengths) > 1:
         errors = torch.zeros(len(strengths), dtype=torch.float64, device=device)
         for part in _parts(count)[:: max(1, count // JUDGED)]:
-            errors += residuals(part, slice(None)).square().sum(dim=2) @ each[part]
+            errors += residuals(part, slice(None))[0].square().sum(dim=2) @ each[part]
         best = int(errors.argmin())
     predictions = torch.empty(count, classes, dtype=torch.float64)
     error = 0.0
     for part in _parts(count):
-        _, y = centred(part)
-        found = residuals(part, slice(best, best + 1))[0]
+        (found,), y = residuals(part, slice(best, best + 1))
         error += float(found.square().sum())
         predictions[part] = (y + target - found).cpu()
     return predictions, strengths[best], error / (count * classes)
@@ -239,6 +246,7 @@ def _parts(count: int) -> list[slice]:
 
 def _probabilities(predictions: Tensor, columns: Tensor) -> Tensor:
     """A softmax at the temperature at which the labels are most likely."""
+    from scipy.optimize import minimize_scalar  # slow to import, and only needed here
 
     def mean_loss(log_temperature: float) -> float:
         scaled = predictions / float(torch.tensor(log_temperature).exp())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lipt_cords.base.randomness import generator
-from lipt_cords.selectors.closed_form.kernel import squared_distances
+from lipt_cords.selectors.closed_form.kernel import nearest, squared_distances
 from lipt_cords.selectors.coverage.methods import register_coverage
 from lipt_cords.selectors.grouping import largest_remainder
 
@@ -29,18 +29,18 @@ def kmeans(rows: Tensor, budget: int, draws: torch.Generator) -> Tensor:
         return nearest_each(_centres(rows, budget, draws), rows)
     cells = -(-len(rows) // MOST)
     some = rows[torch.randperm(len(rows), generator=draws)[:MOST].sort().values]
-    nearest = _nearest(_centres(some, cells, draws), rows)
+    cell_of = nearest(rows, _centres(some, cells, draws))
     parts = []
-    sizes = torch.bincount(nearest, minlength=cells)
+    sizes = torch.bincount(cell_of, minlength=cells)
     for cell, share in enumerate(largest_remainder(sizes, budget).tolist()):
-        members = (nearest == cell).nonzero().flatten()
+        members = (cell_of == cell).nonzero().flatten()
         for piece, count in _pieces(members, share):
             parts.append(piece[kmeans(rows[piece], count, draws)])
     return torch.cat(parts)
 
 
 def first_of_equals(rows: Tensor) -> Tensor:
-    """The first position of every different row, ascending; rows are told apart by a projection."""
+    """The first position of every different row, ascending; rows are compared by a projection."""
     direction = torch.randn(rows.shape[1], generator=generator(0, "distinct"), dtype=torch.float64)
     _, which = torch.unique(rows.double() @ direction, return_inverse=True)
     first = torch.full((int(which.max()) + 1,), len(rows))
@@ -62,12 +62,6 @@ def _centres(rows: Tensor, count: int, draws: torch.Generator) -> Tensor:
     seed = int(torch.randint(2**31, (), generator=draws))
     found = KMeans(count, n_init=1, max_iter=ITERATIONS, random_state=seed).fit(rows.numpy())
     return torch.from_numpy(found.cluster_centers_)
-
-
-def _nearest(centres: Tensor, rows: Tensor) -> Tensor:
-    return torch.cat(
-        [squared_distances(part, centres).argmin(dim=1) for part in torch.split(rows, MOST)]
-    )
 
 
 def nearest_each(centres: Tensor, rows: Tensor) -> Tensor:
