@@ -21,7 +21,7 @@ from lipt_cords.selectors.closed_form.judge import SubsetJudge
 from lipt_cords.selectors.closed_form.kernel import nystroem
 from lipt_cords.selectors.closed_form.principal import principal
 from lipt_cords.selectors.closed_form.ridge import KERNEL_WIDTH, classes_of, leave_one_out
-from lipt_cords.selectors.label_issues import confident_issues
+from lipt_cords.selectors.confident_learning import prune_by_noise_rate
 
 DECIDED = frozenset({"scores", "score", "pilot", "val_gradients"})
 """Arguments of `select` and `covering` that follow from the others here."""
@@ -101,7 +101,8 @@ def choose_subset(
         judge = SubsetJudge.held_out(own, labels, mapped[count:], judging)
     pool = torch.arange(count)
     if leave_out_suspects:
-        pool = (~confident_issues(known.probabilities, known.columns)).nonzero().flatten()
+        suspect = prune_by_noise_rate(known.probabilities, known.columns)
+        pool = (~suspect).nonzero().flatten()
         if len(pool) < wanted:
             raise ValueError(
                 f"only {len(pool)} of {count} samples are left after those whose label is probably "

@@ -15,6 +15,7 @@ from lipt_cords.models.features.extract import Features
 from lipt_cords.models.features.extract import features as features_of
 from lipt_cords.selectors.checks import as_tensor
 from lipt_cords.selectors.closed_form.ridge import OutOfSample, classes_of, leave_one_out
+from lipt_cords.selectors.confident_learning import prune_by_noise_rate
 
 SUM_TOLERANCE = 1e-3
 
@@ -67,10 +68,10 @@ def find_label_issues(
 ) -> LabelIssues:
     """Find labels that are probably wrong, without training and without a model.
 
-    Every sample is predicted by a kernel ridge regression on all others, in closed form. A label is
-    suspect by the rule of confident learning (Northcutt et al., JAIR 2021): another class is the
-    most probable of those whose probability is at least what the samples with that label have on
-    the average. Suspects are ordered by the margin of the prediction.
+    Every sample is predicted by a kernel ridge regression on all others, in closed form. Confident
+    learning (Northcutt et al., JAIR 2021) estimates from the predictions how many labels of each
+    class should be another, and takes the samples that are most clearly so. Suspects are ordered
+    by the margin of the prediction.
 
     Args:
         dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels.
@@ -111,33 +112,12 @@ def find_label_issues(
     else:
         given = _probabilities(out_of_sample, len(labels), len(classes))
         known = OutOfSample(given, given, labels, classes, ridge=0.0, error=0.0)
-    suspect = confident_issues(known.probabilities, columns)
+    suspect = prune_by_noise_rate(known.probabilities, columns)
     scores = known.margin
     indices = suspect.nonzero().flatten()
     order = torch.sort(scores[indices], descending=True, stable=True).indices
     likely = classes[_without_own(known.predictions, columns, suspect).argmax(dim=1)]
     return LabelIssues(indices[order], scores, labels, likely, known.probabilities, classes)
-
-
-def confident_issues(probabilities: Tensor, columns: Tensor) -> Tensor:
-    """Which labels confident learning takes for wrong.
-
-    Args:
-        probabilities: (N, C), out of sample.
-        columns: (N,) int64, the column of each sample's label.
-
-    Returns:
-        (N,) bool. For each class the threshold is the mean probability that samples with that label
-        have of it; of the classes at or above their threshold the most probable is not the label's.
-        A class of one sample has no threshold: no model that predicts it has seen the class.
-    """
-    own = probabilities.gather(1, columns[:, None])[:, 0]
-    counts = torch.bincount(columns, minlength=probabilities.shape[1])
-    sums = torch.zeros(probabilities.shape[1], dtype=own.dtype).index_add_(0, columns, own)
-    confident = probabilities >= sums / counts.clamp(min=1)
-    confident[:, counts < 2] = False
-    among = torch.where(confident, probabilities, -1.0)
-    return confident.any(dim=1) & (among.argmax(dim=1) != columns) & (counts[columns] > 1)
 
 
 def _without_own(predictions: Tensor, columns: Tensor, suspect: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
 from lipt_cords import choose_subset, find_label_issues, leave_one_out
-from lipt_cords.selectors.label_issues import confident_issues
+from lipt_cords.selectors.confident_learning import prune_by_noise_rate
 
 
 def noisy(count: int = 400, share: float = 0.2) -> tuple[TensorDataset, torch.Tensor, torch.Tensor]:
@@ -23,21 +23,29 @@ def noisy(count: int = 400, share: float = 0.2) -> tuple[TensorDataset, torch.Te
     return TensorDataset(rows, labels), wrong, right
 
 
-@settings(max_examples=50, deadline=None)
-@given(count=st.integers(2, 40), classes=st.integers(2, 5), seed=st.integers(0, 999))
+@settings(max_examples=80, deadline=None)
+@given(count=st.integers(2, 60), classes=st.integers(2, 5), seed=st.integers(0, 999))
 def test_the_rule_is_confident_learning(count: int, classes: int, seed: int) -> None:
     draws = np.random.default_rng(seed)
     chances = draws.dirichlet(np.ones(classes), size=count)
     columns = draws.integers(classes, size=count)
-    found = confident_issues(torch.from_numpy(chances), torch.from_numpy(columns))
-    thresholds = {
-        k: chances[columns == k, k].mean() for k in range(classes) if (columns == k).sum() > 1
-    }
+    found = prune_by_noise_rate(torch.from_numpy(chances), torch.from_numpy(columns))
+    counts = np.bincount(columns, minlength=classes)
+    thresholds = {k: chances[columns == k, k].mean() for k in range(classes) if counts[k] > 1}
+    joint = np.zeros((classes, classes))
     for i in range(count):
         passing = [k for k, least in thresholds.items() if chances[i, k] >= least]
-        best = max(passing, key=lambda k: chances[i, k], default=columns[i])
-        alone = (columns == columns[i]).sum() == 1
-        assert bool(found[i]) == (best != columns[i] and not alone)
+        if passing and counts[columns[i]] > 1:
+            joint[columns[i], max(passing, key=lambda k: chances[i, k])] += 1
+    expected = np.zeros(count, dtype=bool)
+    for given_class in range(classes):
+        joint[given_class, given_class] = max(joint[given_class, given_class], 1)
+        share = joint[given_class] * counts[given_class] / joint[given_class].sum()
+        members = np.flatnonzero(columns == given_class)
+        for other in set(range(classes)) - {given_class}:
+            by_margin = sorted(members, key=lambda i: chances[i, given_class] - chances[i, other])
+            expected[by_margin[: round(share[other])]] = True
+    assert (found.numpy() == (expected & (chances.argmax(axis=1) != columns))).all()
 
 
 def test_wrong_labels_are_found_with_what_they_should_be() -> None:
