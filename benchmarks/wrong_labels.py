@@ -39,7 +39,7 @@ from lipt_cords.experiments.run import run
 
 FRACTION = 0.1
 BUDGET = round(FRACTION * POOL)
-DRAWS = (("symmetric", 0.0), ("symmetric", 0.2), ("symmetric", 0.4), ("pair", 0.2), ("pair", 0.4))
+DRAWS = (("symmetric", 0.4), ("symmetric", 0.2), ("pair", 0.4), ("symmetric", 0.0))
 
 Row = dict[str, Any]
 
@@ -135,8 +135,8 @@ def main() -> None:
         "provenance": provenance(),
     }
     done = {(one["kind"], one["share"], one["seed"]) for one in rows}
-    for seed in range(args.seeds):
-        for kind, share in DRAWS:
+    for kind, share in DRAWS:
+        for seed in range(args.seeds):
             if (kind, share, seed) not in done:
                 rows += rows_of(splits, kind, share, seed)
                 write_json(path, payload)
