@@ -35,8 +35,15 @@ def measured(values: Sequence[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 
 
-def origin(results: dict[str, Any]) -> str:
-    """Where the figures of a table come from, in one line."""
+def origin(*results: dict[str, Any]) -> str:
+    """Where the figures of a table come from, in a line for each machine and revision."""
+    commands: dict[str, list[str]] = {}
+    for one in results:
+        commands.setdefault(_place(one), []).append(f"`{one['command']}`")
+    return "".join(f"\n{', '.join(each)}, {place}.\n" for place, each in commands.items())
+
+
+def _place(results: dict[str, Any]) -> str:
     place = results.get("provenance", results)
     machine = place["machine"]
     threads = f"{machine['threads']} thread" + "s" * (machine["threads"] != 1)
@@ -45,6 +52,6 @@ def origin(results: dict[str, Any]) -> str:
         for one in results.get("resumed", [])
     )
     return (
-        f"\n`{results['command']}`, revision {place['revision']}{later}, torch "
-        f"{place['versions']['torch']}, {threads} of {machine['processor']}.\n"
+        f"revision {place['revision']}{later}, torch {place['versions']['torch']}, {threads} of "
+        f"{machine['processor']}"
     )

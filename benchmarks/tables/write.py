@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -70,39 +69,6 @@ def end_to_end_reading() -> str:
     return str(load("end_to_end")["reading"]) + "\n"
 
 
-def ablation() -> str:
-    """Every option of the warm start against the same base."""
-    results = load("ablation")
-    sets = list(dict.fromkeys(row["data"] for row in results["rows"]))
-    rows = []
-    for variant in dict.fromkeys(row["variant"] for row in results["rows"]):
-        cells = [variant]
-        for data in sets:
-            mine = [r for r in results["rows"] if (r["variant"], r["data"]) == (variant, data)]
-            cells.append(spread([row["mean_worker_accuracy"] for row in mine]))
-            cells.append(spread([row["merged_accuracy"] for row in mine]))
-        extra = statistics.fmean(r["evaluation_passes"] for r in mine)
-        cells.append(f"{mine[0]['critical_path_passes']:,}")
-        cells.append(f"{extra:,.0f}")
-        rows.append(cells)
-    head = ["Variant"]
-    for data in sets:
-        head += [f"{data}: mean worker, %", "merged, %"]
-    last = f"({sets[-1]})"
-    head += [f"Critical path, passes {last}", f"Forward passes to evaluate {last}"]
-    return markdown(head, rows) + origin(results)
-
-
-def throughput() -> str:
-    """A worker's throughput against a bare loop."""
-    results = load("throughput")
-    rows = [
-        [name.replace("worker_", "worker, ").replace("_", " "), f"{ratio:.2f}"]
-        for name, ratio in results["throughput_relative_to_bare"].items()
-    ]
-    return markdown(("Loop", "Throughput relative to the faster bare loop"), rows) + origin(results)
-
-
 def selection() -> str:
     """Selectors against CORDS."""
     results = load("selection")
@@ -158,7 +124,7 @@ def selection_imagenet() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
-        end_to_end, end_to_end_reading, ablation, throughput, selection, selection_growth,
+        end_to_end, end_to_end_reading, selection, selection_growth,
         selection_imagenet, *CHOOSING, *LABEL_ISSUES, *DISTRIBUTED, *EVIDENCE, *QUESTIONS,
         *SEARCHES, *PAPER,
         *CHEAPER, *UNLEARNING, *MEMORY, *RELIABILITY, *PRESET, *TEXT_AND_TABLES,

@@ -65,9 +65,8 @@ HOLDS = {
     "quick-start.md": "result.val_accuracy > 0.8 and warm.report.merged_accuracy > 0.9",
     "selectors.md": "len(x) == len(y) == len(w) and scored.scores.shape == (6000,)",
     "unlearning.md": "head.distance().ratio <= 0.1 and not set(chosen.indices.tolist()) & {3, 8}",
-    "warm-start.md": "warm.report.ticket['work'] < 1 and small is not model and "
-    "halved.config.soup == 'better half' and "
-    "all(one.report.critical_path_passes < one.report.passes for one in (result, warm))",
+    "warm-start.md": "trained.ticket['work'] < 1 and trained.ticket_net is not net and "
+    "result.report.critical_path_passes < result.report.passes",
     "without-cords.md": "loss.isfinite() and warm.report.merged_accuracy > 0.9",
 }
 """What a reader who has run a page's blocks can see."""
