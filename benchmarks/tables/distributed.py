@@ -1,199 +1,37 @@
-"""The tables of docs/distributed.md."""
+"""Tables about many processes: merges, faults, many calls in one process."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable
 from typing import Any
 
 from benchmarks.tables.parts import load, markdown, measured, origin
 
 SETS = ("fashion-mnist", "cifar10-jpeg")
-SIGNALS = {
-    "pool_rank_correlation": "rank correlation",
-    "pool_class_cosine": "class-gradient cosine",
-    "held_out_loss": "held-out loss",
-}
-
-
-def scaling() -> str:
-    """Equal bits, and bytes on the wire."""
-    results = load("scaling")
-    rows = []
-    for wire in results["wire"]:
-        equal = [row for row in results["equality"] if row["ranks"] == wire["ranks"]]
-        bits = all(row["workers_bitwise"] and row["merge_bitwise"] for row in equal)
-        rows.append(
-            [
-                str(wire["ranks"]),
-                "equal" if bits else "differ",
-                f"{wire['float_state_bytes']:,}",
-                f"{wire['measured_bytes_per_round']:,.0f}",
-                f"{wire['measured_over_state_times_ranks']:.2f}",
-            ]
-        )
-    head = (
-        "Ranks", "Workers and merges against serial, 1 and 3 rounds", "Float state, bytes",
-        "Measured on the wire, bytes a round", "In units of float state x ranks",
-    )  # fmt: skip
-    return markdown(head, rows) + origin(results)
-
-
-def scaling_reading() -> str:
-    """Speed and start."""
-    results = load("scaling")
-    start, speed = results["launch_overhead"], results["speed"]["two_ranks_over_one"]
-    return (
-        f"Two ranks of one thread train {speed:.2f} times as many samples a second as one process "
-        f"of one thread. Starting {start['ranks']} local processes and handing back the result "
-        f"takes {start['median']:.2f} s once torch is imported.\n"
-    )
+SHOWN = (1, 8, 32)
+"""Merges of equal critical paths."""
 
 
 def frontier() -> str:
-    """Gradient signal against passes and bytes."""
+    """Bytes and held-out loss by the number of merges, beside data-parallel training."""
+    found = {name: load(f"frontier-{name}") for name in SETS}
     rows = []
-    for name in SETS:
-        results = load(f"frontier-{name}")
-        for label, group in grouped(results["rows"]).items():
-            end = [row["end"] for row in group]
-            rows.append(
-                [
-                    f"{name}, {label}",
-                    f"{end[0]['critical_path_passes']:,}",
-                    megabytes(group[0]["bytes_with_a_rank_a_worker"]),
-                    *(measured([one[signal] for one in end]) for signal in SIGNALS),
-                ]
-            )
+    for merges in (*SHOWN, None):
+        runs = {name: _runs(one["rows"], merges) for name, one in found.items()}
+        sent = runs[SETS[0]][0]["bytes_with_a_rank_a_worker"]
+        shown = "data-parallel training" if merges is None else str(merges)
+        losses = [measured([run["end"]["held_out_loss"] for run in each]) for each in runs.values()]
+        rows.append([shown, f"{sent / 1e6:,.0f}", *losses])
     head = (
-        "Warm-up", "Critical path, passes", "MB between 16 ranks", "Rank correlation of losses",
-        "Cosine of class gradients", "Held-out loss",
+        "Merges", "MB between 16 processes", *(f"Held-out loss, {name}" for name in SETS)
     )  # fmt: skip
-    return markdown(head, rows) + "".join(origin(load(f"frontier-{name}")) for name in SETS)
+    return markdown(head, rows) + origin(*found.values())
 
 
-def frontier_reading() -> str:
-    """How far the critical path shrinks at the signal of ten full epochs."""
-    return " ".join(_frontier_sentence(name) for name in SETS) + "\n"
-
-
-def _frontier_sentence(name: str) -> str:
-    groups = grouped(load(f"frontier-{name}")["rows"])
-    # A constant rate never settles: its signal is the mean of the last three epochs, over seeds.
-    mark = _means([point for row in groups[FULL] for point in row["points"][-3:]])
-    passes = groups[FULL][0]["end"]["critical_path_passes"]
-    text = (
-        f"**{name}**: 10 full epochs at a constant rate ({_seeds(groups[FULL])}, mean of "
-        f"the last three epochs) reach {_shown(mark)}."
-    )
-    for label in (RECOMMENDED, SHORT, "LiPT, one merge"):
-        group = groups.get(label, [])
-        if not group:
-            continue
-        mine = _means([row["end"] for row in group])
-        ratio = passes / group[0]["end"]["critical_path_passes"]
-        text += (
-            f" {label} ({_seeds(group)}) with {ratio:.1f} times fewer passes: "
-            f"{_against(mine, mark)}."
-        )
-    mine = _means([row["end"] for row in groups[RECOMMENDED]])
-    if ANNEALED in groups:
-        annealed = _means([row["end"] for row in groups[ANNEALED]])
-        text += (
-            " Against 10 full epochs with an annealed rate, 40 rounds are "
-            f"{_against(mine, annealed)}."
-        )
-    if DDP in groups:
-        short = _means([row["end"] for row in groups[SHORT]])
-        ddp = groups[DDP][0]
-        more = ddp["bytes_with_a_rank_a_worker"] / groups[SHORT][0]["bytes_with_a_rank_a_worker"]
-        text += (
-            f" Against data-parallel training of the same critical path, which sends {more:.0f} "
-            f"times the bytes, 32 rounds are {_against(short, _means([ddp['end']]))}."
-        )
-    worker = groups.get("one worker, cosine, batch 16")
-    if worker and "LiPT, one merge" in groups:
-        merge = _means([row["end"] for row in groups["LiPT, one merge"]])
-        text += (
-            " Against one worker with an annealed rate on the whole pool, as long as the critical "
-            f"path, one merge is {_against(merge, _means([worker[0]['end']]))}."
-        )
-    return text
-
-
-def frontier_headline() -> str:
-    """The recommended setting against ten full epochs, in a sentence for each set."""
-    sentences = []
-    for name in SETS:
-        groups = grouped(load(f"frontier-{name}")["rows"])
-        mark = _means([point for row in groups[FULL] for point in row["points"][-3:]])
-        mine = _means([row["end"] for row in groups[RECOMMENDED]])
-        ratio = (
-            groups[FULL][0]["end"]["critical_path_passes"]
-            / groups[RECOMMENDED][0]["end"]["critical_path_passes"]
-        )
-        sentences.append(
-            f"On {name}, 16 workers merged 40 times have the gradient signal of 10 full epochs at "
-            f"a constant rate with {ratio:.1f} times fewer passes on the critical path "
-            f"({_seeds(groups[RECOMMENDED])}): {_against(mine, mark)}."
-        )
-        if ANNEALED in groups:
-            annealed = _means([row["end"] for row in groups[ANNEALED]])
-            sentences.append(f"Against an annealed rate: {_against(mine, annealed)}.")
-    return " ".join(sentences) + "\n"
-
-
-def _seeds(group: list[dict[str, Any]]) -> str:
-    return f"{len(group)} seed" + "s" * (len(group) > 1)
-
-
-def _means(points: list[dict[str, Any]]) -> dict[str, float]:
-    return {s: statistics.fmean(point[s] for point in points) for s in SIGNALS}
-
-
-def _shown(means: dict[str, float]) -> str:
-    return ", ".join(f"{SIGNALS[s]} {means[s]:.3f}" for s in SIGNALS)
-
-
-def _against(mine: dict[str, float], other: dict[str, float]) -> str:
-    """In which measures a model is as good as another, or better, and in which it is worse."""
-    worse = [s for s in SIGNALS if (mine[s] - other[s]) * (-1 if s == "held_out_loss" else 1) < 0]
-    if not worse:
-        return "as good or better by every measure"
-    better = [SIGNALS[s] for s in SIGNALS if s not in worse]
-    text = f"worse by {' and '.join(SIGNALS[s] for s in worse)}"
-    return text + (f", as good or better by {' and '.join(better)}" if better else "")
-
-
-def stability() -> str:
-    """How well each run-time statistic follows the signal measured against long warm-ups."""
-    results = load("stability")
-    names = next(iter(results["sets"].values()))["agreement"]
-    rows = []
-    for name in names:
-        cells = [name.replace("_", " ")]
-        for found in results["sets"].values():
-            values = found["agreement"][name]
-            cells += ["-" if values[part] is None else f"{values[part]:.2f}" for part in PARTS]
-        rows.append(cells)
-    head = ["Statistic at run time"]
-    for name, found in results["sets"].items():
-        head += [f"{name}, {PARTS[part]} ({found['rounds'][part]})" for part in PARTS]
-    return markdown(head, rows) + origin(results)
-
-
-def stability_reading() -> str:
-    """Whether the predicted benefit comes true."""
-    found = load("stability")["sets"]
-    parts = [
-        f"{one['next_fall']['agreement']:.2f} on {name} ({one['next_fall']['rounds']} rounds)"
-        for name, one in found.items()
-    ]
-    return (
-        "The recent fall of the merged loss (`benefit`) is no measure of quality but of what is "
-        "still to come: its rank correlation with the true fall of the held-out loss up to the "
-        f"next measured round is {' and '.join(parts)}.\n"
-    )
+def _runs(rows: list[dict[str, Any]], merges: int | None) -> list[dict[str, Any]]:
+    """The runs of so many merges; None: of data-parallel training."""
+    if merges is None:
+        return [row for row in rows if row["kind"] == "ddp"]
+    return [row for row in rows if row["kind"] == "lipt" and row["rounds"] == merges]
 
 
 def faults() -> str:
@@ -244,46 +82,4 @@ def steady() -> str:
     return markdown(head, rows) + origin(results)
 
 
-def together() -> str:
-    """Workers trained at once against in turn."""
-    results = load("together")
-    sizes = results["settings"]["sizes"]
-    rows = [
-        [net["title"], *(f"{net['speedup'][str(size)]:.2f}" for size in sizes)]
-        for net in results["nets"].values()
-    ]
-    head = ("Net, speed relative to in turn", *(f"{size} workers at once" for size in sizes))
-    return markdown(head, rows) + origin(results)
-
-
-PARTS = {"all": "all rounds", "steady": "before the rate falls", "end": "ends alone"}
-FULL, ANNEALED = "10 full epochs, constant, batch 64", "10 full epochs, cosine, batch 64"
-RECOMMENDED, SHORT = "40 rounds, nesterov", "32 rounds, nesterov"
-DDP = "data-parallel, cosine, batch 256"
-LABELS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "full": lambda r: f"10 full epochs, {r['schedule']}, batch {r['batch']}",
-    "lipt": lambda r: (
-        f"{r['rounds']} rounds, {r['outer']}" if r["rounds"] > 1 else "LiPT, one merge"
-    ),
-    "ddp": lambda r: f"data-parallel, {r['schedule']}, batch {r['batch']}",
-    "one worker": lambda r: f"one worker, {r['schedule']}, batch {r['batch']}",
-}
-
-
-def grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Rows by what they are, seeds together, the cheapest in bytes first."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda r: (r["bytes_with_a_rank_a_worker"], r["kind"])):
-        groups.setdefault(LABELS[row["kind"]](row), []).append(row)
-    return groups
-
-
-def megabytes(value: float) -> str:
-    """Bytes as whole megabytes."""
-    return f"{value / 1e6:,.0f}" if value else "0"
-
-
-DISTRIBUTED = (
-    scaling, scaling_reading, frontier, frontier_headline, frontier_reading, stability,
-    stability_reading, faults, steady, together,
-)  # fmt: skip
+DISTRIBUTED = (frontier, faults, steady)
