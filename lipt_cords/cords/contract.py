@@ -190,6 +190,11 @@ class _Contract:
                 f"the head {self.head!r} was not called by the network: call "
                 "make_cords_compatible(model, head=...) with the layer that makes the logits"
             )
+        if call.embeddings.ndim != 2:
+            raise ValueError(
+                f"the head {self.head!r} reads {tuple(call.embeddings.shape)}, and CORDS takes one "
+                "embedding a sample: select by last_layer_gradients and select, which pool tokens"
+            )
         return logits, call.embeddings
 
 

@@ -6,6 +6,8 @@ and labels.
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,8 @@ from torch.utils.data import (
     default_collate,
 )
 
+logger = logging.getLogger(__name__)
+
 Inputs = Tensor | dict[str, Tensor]
 LABEL_KEYS = ("labels", "label")
 
@@ -28,7 +32,8 @@ def split_batch(batch: Any) -> tuple[Inputs, Tensor]:
 
     Args:
         batch: ``(x, y)`` or ``(x, y, ...)``, of which the rest is dropped; or a dict with
-            ``labels`` (or ``label``), whose other tensors are the network's keyword arguments.
+            ``labels`` (or ``label``), whose other tensors are the network's keyword arguments, as
+            those of a dict ``x`` are. Texts in a dict are left out.
 
     Raises:
         ValueError: anything else.
@@ -44,12 +49,16 @@ def split_batch(batch: Any) -> tuple[Inputs, Tensor]:
                 f"a dict batch needs a 'labels' key, received {sorted(map(str, batch))}: "
                 "rename the column that holds the classes to 'labels'"
             )
-        inputs: Inputs = {name: value for name, value in batch.items() if name != key}
-        labels = batch[key]
-        tensors = {f"key {name!r}": value for name, value in batch.items()}
+        named = {name: value for name, value in batch.items() if name != key}
+        inputs, labels = _without_texts(named), batch[key]
+        tensors = {f"key {name!r}": value for name, value in {**inputs, key: labels}.items()}
     elif isinstance(batch, tuple | list) and len(batch) >= 2:
         inputs, labels = batch[0], batch[1]
         tensors = {"the inputs": inputs, "the labels": labels}
+        if isinstance(inputs, Mapping):
+            inputs = _without_texts(inputs)
+            tensors = {f"key {name!r}": value for name, value in inputs.items()}
+            tensors["the labels"] = labels
     else:
         raise ValueError(
             "expected batches (x, y) or dicts with 'labels', received "
@@ -59,9 +68,27 @@ def split_batch(batch: Any) -> tuple[Inputs, Tensor]:
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"expected tensors in a batch, but {name} is {type(value).__name__}: "
-                "convert it in the data set's transform"
+                "convert it in the data set's transform, or give a collate_fn that does"
             )
     return inputs, labels
+
+
+def _without_texts(named: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network may read: all but lists of strings, if anything else is there."""
+    texts = [
+        name
+        for name, value in named.items()
+        if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value)
+    ]
+    if not texts or len(texts) == len(named):
+        return dict(named)
+    _note_texts(tuple(texts))
+    return {name: value for name, value in named.items() if name not in texts}
+
+
+@functools.cache
+def _note_texts(names: tuple[str, ...]) -> None:
+    logger.warning("no network reads texts, so these keys are left out: %s", ", ".join(names))
 
 
 def to_device(inputs: Inputs, device: torch.device | str) -> Inputs:
@@ -74,9 +101,12 @@ def to_device(inputs: Inputs, device: torch.device | str) -> Inputs:
 def flat_labels(labels: Tensor) -> Tensor:
     """Labels as (B,) int64; (B, 1) is accepted, anything that is not a class index is not."""
     if labels.is_floating_point() or labels.is_complex() or labels.numel() != len(labels):
+        remedy = "give class indices from 0"
+        if labels.ndim > 1 and labels.numel() != len(labels):
+            remedy += "; several labels a sample (multi-label) or one a token are not supported"
         raise ValueError(
             f"labels must be one integer a sample, received {labels.dtype} of shape "
-            f"{tuple(labels.shape)}: give class indices from 0"
+            f"{tuple(labels.shape)}: {remedy}"
         )
     return labels.reshape(-1).to(torch.int64)
 
@@ -91,8 +121,9 @@ def collate(items: list[Any]) -> Any:
         return default_collate(items)
     except (TypeError, RuntimeError) as error:
         raise ValueError(
-            f"cannot put items into one batch, the first is {describe(items[0])}: the data set "
-            f"must give tensors of one shape (resize, pad, ToTensor in its transform). {error}"
+            f"cannot put items into one batch, the first is {describe(items[0])}: let the data set "
+            "give tensors of one shape (resize, pad, ToTensor in its transform), or give a "
+            f"collate_fn that pads. {error}"
         ) from error
 
 

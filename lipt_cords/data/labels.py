@@ -18,6 +18,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lipt_cords.base.randomness import preserved_rng
 from lipt_cords.data.batches import dataset_length, describe, flat_labels, subset_indices
+from lipt_cords.data.collated import CollateFunction, apart
 from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.open_files import nothing_left_open
@@ -43,7 +44,8 @@ def labels_of(dataset: Dataset[Any], notes: list[str] | None = None) -> Tensor:
     second tensor. Otherwise every item is read. The global random state is preserved.
 
     Args:
-        dataset: with items ``(x, y, ...)`` or dicts with labels.
+        dataset: with items ``(x, y, ...)`` or dicts with labels; of one with a ``collate_fn``
+            (:class:`~lipt_cords.data.collated.Collated`) each item's own batch has its label.
         notes: gets a sentence if items differ from ``targets`` or ``labels``, and one if some that
             are compared cannot be read; both are logged too.
 
@@ -54,12 +56,13 @@ def labels_of(dataset: Dataset[Any], notes: list[str] | None = None) -> Tensor:
     >>> labels_of(Subset(data, [2, 0])).tolist()
     [1, 2]
     """
+    dataset, collate_fn = apart(dataset)
     known = _known_labels(dataset)
-    if known is not None and _held_in_memory(dataset):
+    if known is not None and collate_fn is None and _held_in_memory(dataset):
         return known
     with preserved_rng(), nothing_left_open(dataset):
         if known is not None:
-            found, unread = _compare(dataset, known)
+            found, unread = _compare(dataset, known, collate_fn)
             if unread is not None:
                 note = f"labels are the listed ones where items cannot be read: {unread}"
                 logger.warning("%s (%s)", note, type(dataset).__name__)
@@ -76,7 +79,7 @@ def labels_of(dataset: Dataset[Any], notes: list[str] | None = None) -> Tensor:
             if notes is not None:
                 notes.append(note)
         items = NotedItems(dataset)
-        values = [_item_label(items[i]) for i in range(dataset_length(dataset))]
+        values = [_item_label(items[i], collate_fn) for i in range(dataset_length(dataset))]
     return _as_labels(values)
 
 
@@ -115,7 +118,9 @@ def _held_in_memory(dataset: Dataset[Any]) -> bool:
     return type(dataset) in (TensorDataset, ImageTensors, FolderImages)
 
 
-def _compare(dataset: Dataset[Any], known: Tensor) -> tuple[tuple[int, int] | None, str | None]:
+def _compare(
+    dataset: Dataset[Any], known: Tensor, collate_fn: CollateFunction | None
+) -> tuple[tuple[int, int] | None, str | None]:
     """A compared item whose label is not the listed one, and its label; None if all agree.
 
     Second, the first item that cannot be read, and why; None if all can.
@@ -123,7 +128,7 @@ def _compare(dataset: Dataset[Any], known: Tensor) -> tuple[tuple[int, int] | No
     unread = None
     for sample in _compared(dataset, known):
         try:
-            label = _item_label(dataset[sample])
+            label = _item_label(dataset[sample], collate_fn)
             note_read()
         except Exception as error:  # of a user's code: it is said, and whoever needs the item fails
             reason = str(error).partition("\n")[0]
@@ -164,7 +169,9 @@ def _parts_of(dataset: Dataset[Any], count: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _item_label(item: Any) -> int:
+def _item_label(item: Any, collate_fn: CollateFunction | None) -> int:
+    if collate_fn is not None:
+        item = collate_fn([item])
     if isinstance(item, Mapping):
         item = (None, item.get("labels", item.get("label")))
     if not isinstance(item, tuple | list) or len(item) < 2 or item[1] is None:
@@ -176,7 +183,8 @@ def _item_label(item: Any) -> int:
         return operator.index(item[1])
     except TypeError:
         label = item[1]
-        return int(_as_labels(label.reshape(-1) if hasattr(label, "reshape") else [label]))
+        found = _as_labels(label.reshape(1, -1) if hasattr(label, "reshape") else [label])
+        return int(found)
 
 
 def _as_labels(values: Any) -> Tensor:

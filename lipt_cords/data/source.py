@@ -28,6 +28,7 @@ from lipt_cords.data.batches import (
     subset_indices,
     to_device,
 )
+from lipt_cords.data.collated import CollateFunction, apart
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.labels import labels_of
 from lipt_cords.data.open_files import nothing_left_open, own_file_positions
@@ -79,7 +80,8 @@ class BatchSource:
         cache_bytes: most memory, in bytes, that the decoded items may take on the device.
         num_workers: processes that read a streamed data set.
         collate_fn: puts items into a batch, such as one that pads, and is always called, so nothing
-            is kept; None stacks tensors.
+            is kept; None takes that of the data set
+            (:class:`~lipt_cords.data.collated.Collated`), or stacks tensors.
         changing: whether items differ between reads; None finds out when they could be kept.
 
     Raises:
@@ -99,11 +101,13 @@ class BatchSource:
         device: torch.device | str = "cpu",
         cache_bytes: int = 2**30,
         num_workers: int = 0,
-        collate_fn: Callable[[list[Any]], Any] | None = None,
+        collate_fn: CollateFunction | None = None,
         changing: bool | None = None,
     ) -> None:
         self.device = torch.device(device)
         self._num_workers = num_workers
+        dataset, its_own = apart(dataset)
+        collate_fn = collate_fn or its_own
         self._base, self._indices = _unwrapped(dataset, _checked_indices(dataset, indices))
         self._collate, self._collates = collate_fn or collate, collate_fn is not None
         self._gather = None if collate_fn is not None else _gather_of(self._base)
@@ -160,9 +164,12 @@ class BatchSource:
                 parts = map(self._gather, torch.split(chosen, batch_size))
             else:
                 parts = self._loader(chosen, batch_size)
-            for batch in parts:
+            asked = map(len, torch.split(chosen, batch_size))
+            for count, batch in zip(asked, parts, strict=True):
                 note_read()
                 x, y = split_batch(batch)
+                if self._collates:
+                    _check_length(x, y, count)
                 yield to_device(x, self.device), flat_labels(y).to(self.device)
 
     def _reading(self) -> AbstractContextManager[None]:
@@ -291,6 +298,16 @@ def _columns(inputs: Inputs) -> dict[str, Tensor]:
     return {_ONLY: inputs} if isinstance(inputs, Tensor) else inputs
 
 
+def _check_length(inputs: Inputs, labels: Tensor, count: int) -> None:
+    """A batch of a user's function has a row for each of its items."""
+    for name, values in {**_columns(inputs), "labels": labels}.items():
+        if values.ndim == 0 or len(values) != count:
+            raise ValueError(
+                f"collate_fn made {name or 'inputs'} of shape {tuple(values.shape)} out of {count} "
+                "items: a batch needs one row for each of its items, in their order"
+            )
+
+
 def _check_alike(first: dict[str, Tensor], later: dict[str, Tensor]) -> None:
     for name, kept in first.items():
         values = later.get(name)
@@ -299,5 +316,5 @@ def _check_alike(first: dict[str, Tensor], later: dict[str, Tensor]) -> None:
             raise ValueError(
                 f"items differ: the first has {name or 'inputs'} of {kept.dtype} "
                 f"{tuple(kept.shape[1:])}, a later one {other}: "
-                "resize, pad or convert them in the data set"
+                "resize, pad or convert them in the data set, or give a collate_fn that pads"
             )

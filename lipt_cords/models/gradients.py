@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from lipt_cords.base.devices import nearest, resolve_device, with_float64
 from lipt_cords.data.batches import Inputs, dataset_length, item_indices, to_device
+from lipt_cords.data.collated import CollateFunction, collated
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.copies import bare, copy_model
 from lipt_cords.models.heads import (
@@ -29,7 +30,12 @@ from lipt_cords.models.heads import (
 )
 from lipt_cords.models.losses import PerSampleLoss, logit_gradients, per_sample_loss
 from lipt_cords.models.outputs import tensor_at
-from lipt_cords.models.usable import explained, require_own_outputs, require_weights
+from lipt_cords.models.usable import (
+    explained,
+    require_class_outputs,
+    require_own_outputs,
+    require_weights,
+)
 
 __all__ = [
     "HeadGradient",
@@ -203,6 +209,7 @@ def last_layer_gradients(
     batch_size: int = 512,
     device: torch.device | str | None = None,
     indices: Tensor | Sequence[int] | None = None,
+    collate_fn: CollateFunction | None = None,
 ) -> LastLayerGradients:
     """Gradients of every sample's loss in the linear head, factored.
 
@@ -211,8 +218,10 @@ def last_layer_gradients(
 
     Args:
         model: a network that ends with a linear layer. It returns that layer's output, alone, under
-            the name ``logits``, or among other tensors. Of one made by torch.compile, DataParallel
-            or DistributedDataParallel the network inside is run, uncompiled.
+            the name ``logits``, or among other tensors. The layer may read every token, as in
+            GPT-2, if the logits are its output for one token, or a mean of them. Of one made by
+            torch.compile, DataParallel or DistributedDataParallel the network inside is run,
+            uncompiled.
         dataset: a map-style data set of ``(x, y)`` pairs or dicts with labels, or a BatchSource.
         loss: None for cross-entropy; a torch loss, whose reduction is removed (class weights
             then multiply each sample's loss; MSE and other dense losses get one-hot targets and
@@ -223,12 +232,14 @@ def last_layer_gradients(
         device: where to compute; None for the network's own. Another one uses a copy.
         indices: the samples wanted, in order (positions, for a BatchSource), or a mask; None for
             all.
+        collate_fn: makes a batch of a list of items, as DataLoader's does, such as one that pads
+            texts; None stacks tensors. Padding must not change a sample's logits.
 
     Raises:
         ValueError: a network without weights yet, with BatchNorm layers without running statistics,
             or that cannot read the samples (shape or dtype); an empty data set, no single linear
-            head, labels outside the head's range, or samples whose logits, embeddings or gradients
-            are NaN or infinite; these are named.
+            head, a head of one output, labels outside the head's range, or samples whose logits,
+            embeddings or gradients are NaN or infinite; these are named.
 
     >>> data = torch.utils.data.TensorDataset(torch.eye(3), torch.arange(3))
     >>> gradients = last_layer_gradients(nn.Linear(3, 3), data)
@@ -237,6 +248,8 @@ def last_layer_gradients(
     """
     model, head, where = readable(model, head, device)
     if isinstance(dataset, BatchSource):
+        if collate_fn is not None:
+            raise ValueError("a BatchSource has its own collate_fn: give it that one")
         source = dataset
         order = None if indices is None else item_indices(indices, len(source))
         rows = torch.arange(len(source)) if order is None else order
@@ -244,6 +257,7 @@ def last_layer_gradients(
         length = dataset_length(dataset)
         rows = torch.arange(length) if indices is None else item_indices(indices, length)
         # One pass over the data gains nothing from keeping it.
+        dataset = collated(dataset, collate_fn)
         source, order = BatchSource(dataset, rows, device=where, cache_bytes=0), None
     logits_NC, embeddings_NE, labels_N = _forward(model, source, order, batch_size, head, where)
     _check_rows(logits_NC, embeddings_NE, labels_N, rows)
@@ -294,6 +308,7 @@ def _forward(
             if found is None:
                 with explained(model, inputs, "the first samples"):
                     found = find_head(model, head=head, sample=_few(inputs))
+                require_class_outputs(found.module.out_features, f"the head {found.name!r}")
                 width, classes = found.module.in_features, found.module.out_features
                 embeddings_NE = torch.empty(count, width, device=device)
                 logits_NC = torch.empty(count, classes, device=device)
@@ -305,8 +320,8 @@ def _forward(
                 recorder.check(tensor_at(output, place))
             logits = tensor_at(output, place)
             stop = start + len(labels)
-            embeddings_NE[start:stop] = recorder.embeddings
-            logits_NC[start:stop] = logits
+            embeddings_NE[start:stop] = recorder.embeddings_of(logits)
+            logits_NC[start:stop] = logits.detach()
             labels_N[start:stop] = labels
             start = stop
     return logits_NC, embeddings_NE, labels_N

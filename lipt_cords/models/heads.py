@@ -19,10 +19,19 @@ from torch import Tensor, nn
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import preserved_rng
 from lipt_cords.data.batches import Inputs, to_device
+from lipt_cords.models.arguments import taken
 from lipt_cords.models.eager import uncompiled
-from lipt_cords.models.made import MadeByLayers, heads_in, last_ones
+from lipt_cords.models.made import MadeByLayers, heads_in, last_ones, pooled_in
 from lipt_cords.models.modes import modes_restored
-from lipt_cords.models.outputs import Place, are_clear, logits_of, nearly_equal, place_of
+from lipt_cords.models.outputs import (
+    Place,
+    are_clear,
+    logits_of,
+    nearly_equal,
+    place_of,
+    tensors_in,
+)
+from lipt_cords.models.pooled import pooled_embeddings, traced
 from lipt_cords.models.state import buffers_restored
 
 
@@ -42,8 +51,8 @@ def model_device(model: nn.Module) -> torch.device:
 
 
 def run_model(model: nn.Module, inputs: Inputs) -> Any:
-    """Call a network on a tensor, or on a dict of keyword arguments."""
-    return model(inputs) if isinstance(inputs, Tensor) else model(**inputs)
+    """Call a network on a tensor, or on those of a dict that it takes as keyword arguments."""
+    return model(inputs) if isinstance(inputs, Tensor) else model(**taken(model, inputs))
 
 
 def call_model(model: nn.Module, inputs: Inputs) -> Tensor:
@@ -137,7 +146,8 @@ def head_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
 class EmbeddingRecorder:
     """Records the input and the output of a linear head while a network runs.
 
-    The hook is removed on exit, whatever happens inside.
+    A head that reads every token is recorded too, where the network pools its outputs; see
+    :mod:`lipt_cords.models.pooled`. The hook is removed on exit, whatever happens inside.
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     >>> with EmbeddingRecorder(find_head(model)) as recorder:
@@ -153,6 +163,7 @@ class EmbeddingRecorder:
         self._outputs: Tensor | None = None
 
     def __enter__(self) -> EmbeddingRecorder:
+        self._grad_enabled = torch.is_grad_enabled()
         self._eager = uncompiled()
         self._eager.__enter__()
         self._handle = self._module.register_forward_hook(self._record, with_kwargs=True)
@@ -165,13 +176,17 @@ class EmbeddingRecorder:
         trace: TracebackType | None,
     ) -> None:
         self._handle.remove()
+        torch.set_grad_enabled(self._grad_enabled)
         self._eager.__exit__(kind, error, trace)
 
     def _record(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
+    ) -> Tensor | None:
         self._embeddings, self._outputs = head_input(args, kwargs), output
+        if output.ndim > 2:
+            self._outputs = traced(output)
         self._versions = self._versions_now()
+        return self._outputs if output.ndim > 2 else None
 
     def _versions_now(self) -> list[int]:
         read = (self._embeddings, self._outputs)
@@ -179,12 +194,24 @@ class EmbeddingRecorder:
 
     @property
     def embeddings(self) -> Tensor:
-        """Input of the head at the latest call, shape (B, E)."""
+        """Input of the head at the latest call, shape (B, E), or (B, T, E) of every token."""
         return self._recorded(self._embeddings)
+
+    def embeddings_of(self, logits: Tensor) -> Tensor:
+        """Input of the head at the latest call, pooled as its outputs are, shape (B, E).
+
+        Args:
+            logits: of the network in this call, (B, C).
+
+        Raises:
+            ValueError: the head reads every token, and the logits are no mean of its outputs.
+        """
+        read, made = self.embeddings, self.outputs
+        return read if made.ndim <= 2 else pooled_embeddings(read, made, logits, self._name)
 
     @property
     def outputs(self) -> Tensor:
-        """Output of the head at the latest call, shape (B, C)."""
+        """Output of the head at the latest call, shape (B, C), or (B, T, C) of every token."""
         return self._recorded(self._outputs)
 
     def place_in(self, output: Any) -> Place:
@@ -196,6 +223,10 @@ class EmbeddingRecorder:
         if are_clear(output):
             return ()
         place = place_of(output, self.outputs)
+        if place is None and self.outputs.ndim > 2:
+            # Nothing else has a history: what is recorded is the first that autograd sees.
+            found = [at for at, one in tensors_in(output) if one.ndim == 2 and one.requires_grad]
+            place = found[0] if len(found) == 1 else None
         if place is None:
             raise ValueError(
                 f"the network returns several tensors, and none is the output of the head "
@@ -210,6 +241,9 @@ class EmbeddingRecorder:
             ValueError: it was not called, or its output is not what the network returned.
         """
         made = self.outputs
+        if made.ndim > 2 and logits.ndim == 2:
+            self.embeddings_of(logits)
+            return
         if logits.ndim != 2 or made.shape != logits.shape:
             raise ValueError(
                 f"expected the head {self._name!r} to make logits of shape (batch, classes); the "
@@ -241,6 +275,10 @@ def _watched(model: nn.Module, linears: dict[str, nn.Linear], sample: Inputs) ->
             with torch.enable_grad(), MadeByLayers(linears) as watch, uncompiled():
                 run_model(model, sample)
             names = last_ones({name: dict(watch.made)[name] for name in names})
+        if not names and not torch.is_inference_mode_enabled():
+            with torch.enable_grad(), MadeByLayers(linears) as watch, uncompiled():
+                output = run_model(model, sample)
+            names = last_ones(pooled_in(output, watch.made))
     return [name for name in linears if name in names]
 
 

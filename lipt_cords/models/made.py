@@ -61,6 +61,27 @@ def heads_in(output: Any, made: list[tuple[str, Tensor]]) -> dict[str, Place]:
     return found
 
 
+def pooled_in(output: Any, made: list[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """The layers that read every token, of which a network returns logits; and what they made.
+
+    Args:
+        output: of the network, with history.
+        made: outputs of its linear layers, with history.
+    """
+    found = {}
+    for name, one in made:
+        for _, returned in tensors_in(output):
+            alike = returned.ndim == 2 and returned.shape == (one.shape[0], one.shape[-1])
+            if one.ndim > 2 and alike and returned.requires_grad:
+                ones = torch.ones_like(returned)
+                slope = torch.autograd.grad(
+                    returned, one, ones, allow_unused=True, retain_graph=True
+                )[0]
+                if slope is not None:
+                    found[name] = one
+    return found
+
+
 def last_ones(made: Mapping[str, Tensor]) -> list[str]:
     """Of some layers those on whose outputs no other one's depends.
 

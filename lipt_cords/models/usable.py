@@ -84,6 +84,24 @@ def require_own_outputs(model: nn.Module) -> None:
             )
 
 
+def require_class_outputs(outputs: int, what: str) -> None:
+    """Refuse a binary classifier of one logit: selection works on an output a class.
+
+    Args:
+        outputs: C.
+        what: has them, such as ``"the head 'fc'"``.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if outputs == 1:
+        raise ValueError(
+            f"{what} has 1 output, and an output a class is needed: instead of one output for "
+            "binary cross-entropy, build the network with 2 for cross-entropy, which is the same "
+            "model (its probability is the sigmoid of their difference)"
+        )
+
+
 @contextmanager
 def explained(model: nn.Module, inputs: Inputs, what: str) -> Iterator[None]:
     """Turn torch's complaints about inputs into an error that shows them.

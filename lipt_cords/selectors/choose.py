@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lipt_cords.data.batches import dataset_length
+from lipt_cords.data.collated import CollateFunction, collated
 from lipt_cords.data.labels import labels_of
 from lipt_cords.models.features.extract import Features
 from lipt_cords.models.features.extract import features as features_of
@@ -40,6 +41,7 @@ def choose_subset(
     leave_out_suspects: bool = False,
     seed: int = 0,
     device: torch.device | str = "auto",
+    collate_fn: CollateFunction | None = None,
     **options: Any,
 ) -> Selection:
     """Choose samples to train on, without training and without a model.
@@ -60,6 +62,8 @@ def choose_subset(
             :func:`lipt_cords.find_label_issues`.
         seed: of every draw.
         device: where features and products are computed.
+        collate_fn: makes a batch of a list of items, as DataLoader's does, such as one that pads
+            texts; None stacks tensors.
         **options: of the selector `covering`: ``cut``, ``method``, ``weighted``, ``pilot_cuts``.
 
     Returns:
@@ -81,6 +85,9 @@ def choose_subset(
             f"{name} is decided by choose_subset: leave it out, or call select('covering', ...)"
         )
     started = time.perf_counter()
+    dataset = collated(dataset, collate_fn)
+    if val_dataset is not None:
+        val_dataset = collated(val_dataset, collate_fn)
     count = dataset_length(dataset)
     wanted = budget_of(budget, count)
     labels = labels_of(dataset)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lipt_cords.data.collated import CollateFunction, collated
 from lipt_cords.data.labels import labels_of
 from lipt_cords.models.features.extract import Features
 from lipt_cords.models.features.extract import features as features_of
@@ -65,6 +66,7 @@ def find_label_issues(
     out_of_sample: OutOfSample | Tensor | NDArray[Any] | None = None,
     seed: int = 0,
     device: torch.device | str = "auto",
+    collate_fn: CollateFunction | None = None,
 ) -> LabelIssues:
     """Find labels that are probably wrong, without training and without a model.
 
@@ -81,6 +83,8 @@ def find_label_issues(
             those of a cross-validation, one column for each label that occurs, ascending.
         seed: of every draw.
         device: where features and products are computed.
+        collate_fn: makes a batch of a list of items, as DataLoader's does, such as one that pads
+            texts; None stacks tensors.
 
     Returns:
         The suspects, and scores of all samples. A sample that is alone in its class is never a
@@ -97,6 +101,7 @@ def find_label_issues(
     >>> int(found.indices[0]), int(found.given[5]), int(found.likely[5])
     (5, 1, 0)
     """
+    dataset = collated(dataset, collate_fn)
     labels = labels_of(dataset)
     classes, columns = classes_of(labels)
     if isinstance(out_of_sample, OutOfSample):

@@ -62,18 +62,27 @@ class _WeightedCollate:
                 )
         batch = (self.collate or default_collate)([sample for sample, _ in items])
         weights = torch.tensor([weight for _, weight in items], dtype=torch.float32)
-        found = _batch_length(batch)
-        if found is not None and found != len(weights):
-            raise ValueError(
-                f"collate_fn made a batch of {found} out of {len(weights)} samples, so that their "
-                "weights cannot be assigned: return None from the data set for a sample to leave "
-                "out, and keep the others"
-            )
-        if isinstance(batch, Mapping):
-            return {**batch, "weights": weights}
-        if isinstance(batch, tuple | list):
-            return (*batch, weights)
-        return (batch, weights)
+        return with_weights(batch, weights)
+
+
+def with_weights(batch: Any, weights: Tensor) -> Any:
+    """A batch with the weights of its samples, (B,) float32, at its end or under ``weights``.
+
+    Raises:
+        ValueError: it has not as many samples.
+    """
+    found = _batch_length(batch)
+    if found is not None and found != len(weights):
+        raise ValueError(
+            f"collate_fn made a batch of {found} out of {len(weights)} samples, so that their "
+            "weights cannot be assigned: return None from the data set for a sample to leave "
+            "out, and keep the others"
+        )
+    if isinstance(batch, Mapping):
+        return {**batch, "weights": weights}
+    if isinstance(batch, tuple | list):
+        return (*batch, weights)
+    return (batch, weights)
 
 
 def _batch_length(batch: Any) -> int | None:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lipt_cords.data.collated import CollateFunction, apart
 from lipt_cords.selectors.base import Selection
-from lipt_cords.selectors.loader import SubsetLoader
+from lipt_cords.selectors.loader import SubsetLoader, with_weights
 from lipt_cords.training.ledger import FULL, SKIPPED, SUBSET
 
 
@@ -128,11 +129,27 @@ def _joined(batches: Iterator[Any], whole: int) -> Iterator[Any]:
             yield batch
 
 
+_ITEMS = "items"
+
+
+def _uncollated(items: list[Any]) -> dict[str, list[Any]]:
+    """A batch whose items are put together later."""
+    return {_ITEMS: items}
+
+
+def _put_together(batches: Iterable[Any], collate_fn: CollateFunction) -> Iterator[Any]:
+    for batch in batches:
+        yield with_weights(collate_fn(batch[_ITEMS]), batch["weights"])
+
+
 def _one_batch(batch: Any, more: Any) -> Any:
     if isinstance(batch, Tensor):
         return torch.cat([batch, more])
     if isinstance(batch, Mapping):
-        return {key: _one_batch(value, more[key]) for key, value in batch.items()}
+        return {
+            key: [*value, *more[key]] if key == _ITEMS else _one_batch(value, more[key])
+            for key, value in batch.items()
+        }
     parts = [
         _one_batch(one, other) if isinstance(one, Tensor | Mapping) else [*one, *other]
         for one, other in zip(batch, more, strict=True)
@@ -167,14 +184,17 @@ class SelectorSource:
         size = len(dataset)  # type: ignore[arg-type]
         everything = Selection(indices=torch.arange(size), weights=torch.ones(size))
         self._full = everything
+        plain, self._collate_fn = apart(dataset)
         self._loader = SubsetLoader(
-            dataset,
+            plain,
             everything,
             batch_size=batch_size,
             shuffle=shuffle,
             seed=seed,
             num_replicas=1,
             rank=0,
+            # A single sample left over joins a batch before they are padded to one length.
+            collate_fn=None if self._collate_fn is None else _uncollated,
         )
         self.selection: Selection | None = None
         self.kept: dict[str, Tensor] = {}
@@ -185,19 +205,16 @@ class SelectorSource:
         if kind == SKIPPED:
             return Epoch(kind, ())
         if kind == FULL:
-            self._read(self._full)
-            return Epoch(kind, without_single_last(self._loader))
+            return Epoch(kind, self._batches_of(self._full))
         if self.selection is not None and not self._schedule.selects(epoch):
-            self._read(self.selection)
-            return Epoch(kind, without_single_last(self._loader))
+            return Epoch(kind, self._batches_of(self.selection))
         started = time.perf_counter()
         self.selection = self._choose(epoch)
         seconds = time.perf_counter() - started
-        self._read(self.selection)
         info = self.selection.info
         return Epoch(
             kind,
-            without_single_last(self._loader),
+            self._batches_of(self.selection),
             seconds,
             selections=1,
             selection_passes=int(info.get("pilot_passes", 0)),
@@ -205,6 +222,11 @@ class SelectorSource:
             chosen=self.selection,
             accuracies=info.get("accuracies", (None, None)),
         )
+
+    def _batches_of(self, selection: Selection) -> Any:
+        self._read(selection)
+        batches = without_single_last(self._loader)
+        return batches if self._collate_fn is None else _put_together(batches, self._collate_fn)
 
     def _read(self, selection: Selection) -> None:
         if self._loader.selection is not selection:

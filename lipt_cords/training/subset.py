@@ -23,6 +23,7 @@ from lipt_cords.data.batches import (
     split_batch,
     to_device,
 )
+from lipt_cords.data.collated import CollateFunction, apart, collated
 from lipt_cords.data.contents import contents_of
 from lipt_cords.data.open_files import nothing_left_open
 from lipt_cords.data.reads import NotedItems
@@ -37,6 +38,7 @@ from lipt_cords.models.modes import kept_in_eval
 from lipt_cords.models.state import digest
 from lipt_cords.models.usable import (
     explained,
+    require_class_outputs,
     require_clear_modes,
     require_trainable,
     require_weights,
@@ -83,6 +85,7 @@ def train_on_subset(
     weight_decay: float | None = None,
     schedule: str = "cosine_annealing",
     loss: nn.Module | PerSampleLoss | None = None,
+    collate_fn: CollateFunction | None = None,
     eval_every: int = 1,
     precision: Precision = "fp32",
     memory_format: MemoryFormat = "auto",
@@ -121,6 +124,8 @@ def train_on_subset(
         schedule: ``cosine_annealing`` over all epochs, or ``none``.
         loss: what a warm start takes: a torch loss, whose reduction is taken over, or a callable of
             (logits, labels); None is cross-entropy.
+        collate_fn: makes a batch of a list of items, as DataLoader's does, such as one that pads
+            texts; None stacks tensors.
         eval_every: epochs between two evaluations; the last epoch always is one.
         precision: ``bf16`` autocast of the forward pass, ``fp32``, or ``auto``: bf16 on a GPU
             that has it.
@@ -159,6 +164,9 @@ def train_on_subset(
     require_weights(model)
     require_clear_modes(model)
     require_trainable(model)
+    train_dataset = collated(train_dataset, collate_fn)
+    if val_dataset is not None:
+        val_dataset = collated(val_dataset, collate_fn)
     for option, number in (("epochs", epochs), ("batch_size", batch_size)):
         if number is None or isinstance(number, bool) or number < 1:
             raise ValueError(f"{option} must be at least 1, received {number!r}")
@@ -193,6 +201,8 @@ def train_on_subset(
     half = autocast_dtype(precision, target)
     few = Subset(train_dataset, selection.indices[: min(2, batch_size)].tolist())
     logits = _try(model, few, "the first of the chosen samples", target, half)
+    if val_dataset is not None or not _is_of_the_user(loss):
+        require_class_outputs(logits.shape[-1], "the model")
     if val_dataset is not None:
         few = Subset(val_dataset, range(min(2, dataset_length(val_dataset))))
         _try(model, few, "the first of the held-out samples", target)
@@ -274,6 +284,11 @@ def train_on_subset(
             return trainer.run(epochs, plan=plan, on_point=on_point)
 
 
+def _is_of_the_user(loss: nn.Module | PerSampleLoss | None) -> bool:
+    """Whether a loss may read logits in its own way: it is none of torch's."""
+    return loss is not None and not type(loss).__module__.startswith("torch.nn")
+
+
 def _fingerprint(selection: Selection) -> dict[str, Any]:
     """The size of a selection, and a digest of its samples and weights."""
     parts = {"indices": selection.indices, "weights": selection.weights}
@@ -293,8 +308,10 @@ def _try(
         ValueError: the model cannot read them; shapes and dtypes are named.
     """
     with preserved_rng(), nothing_left_open(samples):
-        items = NotedItems(samples)
-        inputs, _ = split_batch(collate([items[place] for place in range(len(samples))]))
+        plain, collate_fn = apart(samples)
+        items = NotedItems(plain)
+        taken = [items[place] for place in range(len(samples))]
+        inputs, _ = split_batch((collate_fn or collate)(taken))
     inputs = to_device(inputs, device)
     return_logits_alone(model)
     try:

@@ -19,6 +19,7 @@ from lipt_cords.base.files import (
 )
 from lipt_cords.base.messages import decode, encode
 from lipt_cords.base.ownership import owned
+from lipt_cords.data.collated import CollateFunction, apart, collated
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.copies import bare, copy_model
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
@@ -187,6 +188,7 @@ class WarmStartResult:
         val_dataset: Dataset[Any] | None = None,
         *,
         loss: LossFunction | None = None,
+        collate_fn: CollateFunction | None = None,
     ) -> WarmStartResult:
         """A result with the model and the data that it was fitted on, after loading it from files.
 
@@ -195,6 +197,7 @@ class WarmStartResult:
             train_dataset: the training set, the same samples under the same indices.
             val_dataset: the held-out data of the fit.
             loss: the loss of the fit.
+            collate_fn: the function of the fit that made batches.
         """
         held, samples = int(torch.cat(self.shards).max()), data_length(train_dataset, "training")
         if samples <= held:
@@ -204,6 +207,9 @@ class WarmStartResult:
             )
         template = copy_model(bare(model)).cpu()
         self.apply_to(copy_model(template))
+        train_dataset = collated(train_dataset, collate_fn)
+        if val_dataset is not None:
+            val_dataset = collated(val_dataset, collate_fn)
         return replace(self, template=template, origins=Origins(train_dataset, val_dataset, loss))
 
     def ticket_model(self) -> nn.Module:
@@ -235,7 +241,8 @@ class WarmStartResult:
             dataset: whose samples.
             model: a module to use instead of a copy of the fitted one; it is not modified.
             **options: of :func:`lipt_cords.models.gradients.last_layer_gradients`. ``device`` is
-                the one that this rank trained on, unless ``model`` brings its own.
+                the one that this rank trained on, unless ``model`` brings its own; ``loss`` and
+                ``collate_fn`` are those of the fit.
         """
         if model is None:
             options.setdefault("device", self.device)
@@ -245,6 +252,8 @@ class WarmStartResult:
         options.setdefault("head", self.config.head)
         if self.origins is not None:  # the loss whose gradients trained the workers
             options.setdefault("loss", self.origins.loss)
+            if not isinstance(dataset, BatchSource):
+                options.setdefault("collate_fn", apart(self.origins.dataset)[1])
         return last_layer_gradients(merged, dataset, **options)
 
     def save(self, directory: str | Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lipt_cords.data.collated import CollateFunction, collated
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.warmstart.config import WarmStartConfig
 from lipt_cords.warmstart.fitted import Origins
@@ -75,6 +76,7 @@ class LiPTWarmStart:
         val_dataset: Dataset[Any] | None = None,
         *,
         loss: LossFunction | None = None,
+        collate_fn: CollateFunction | None = None,
         num_classes: int | None = None,
         shards: Sequence[Tensor] | None = None,
         on_round: OnRound | None = None,
@@ -97,6 +99,9 @@ class LiPTWarmStart:
                 the greedy soup.
             loss: None for cross-entropy, a torch loss, or a callable of (logits, labels) that
                 returns one value a sample or their mean.
+            collate_fn: makes a batch of a list of items, as DataLoader's does, such as one that
+                pads texts, for both data sets; None stacks tensors. It is called for every batch,
+                of one item too.
             num_classes: expected number of the head's outputs.
             shards: disjoint indices of every worker's samples; None deals class-balanced ones.
             on_round: called after every merge with its
@@ -117,6 +122,9 @@ class LiPTWarmStart:
                 the others to continue.
         """
         own = copy_of_given(model)
+        train_dataset = collated(train_dataset, collate_fn)
+        if val_dataset is not None:
+            val_dataset = collated(val_dataset, collate_fn)
         request = Request(own, train_dataset, val_dataset, loss, num_classes, shards, on_round)
         processes = local_processes(self.config)
         if processes is not None:

@@ -9,6 +9,7 @@ from lipt_cords.data.batches import Inputs, to_device
 from lipt_cords.models.features.kinds import FeatureMap, Samples
 from lipt_cords.models.gradients import readable
 from lipt_cords.models.heads import EmbeddingRecorder, find_head, run_model, undisturbed
+from lipt_cords.models.outputs import tensor_at
 from lipt_cords.models.usable import explained
 
 
@@ -29,7 +30,8 @@ def embeddings(model: nn.Module, samples: Samples) -> FeatureMap:
 
     def apply(inputs: Inputs) -> Tensor:
         with undisturbed(model), EmbeddingRecorder(head) as recorder:
-            run_model(model, to_device(inputs, where))
-        return recorder.embeddings.float().cpu()
+            output = run_model(model, to_device(inputs, where))
+        logits = tensor_at(output, recorder.place_in(output))
+        return recorder.embeddings_of(logits).float().cpu()
 
     return FeatureMap(apply, head.module.in_features)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from lipt_cords.base.process_memory import free_bytes
 from lipt_cords.base.sizes import show_bytes
 from lipt_cords.data.batches import dataset_length
+from lipt_cords.data.collated import CollateFunction, collated
 from lipt_cords.models.features.embeddings import embeddings
 from lipt_cords.models.features.kinds import CHUNK, KINDS, FeatureMap, Samples, kind_of
 from lipt_cords.models.gradients import finite_rows
@@ -41,7 +42,13 @@ class Features:
         """Numbers a sample."""
         return int(self.values.shape[1])
 
-    def of(self, dataset: Dataset[Any], *, device: torch.device | str = "auto") -> Features:
+    def of(
+        self,
+        dataset: Dataset[Any],
+        *,
+        device: torch.device | str = "auto",
+        collate_fn: CollateFunction | None = None,
+    ) -> Features:
         """The same features of another data set, for instance of held-out samples.
 
         Raises:
@@ -52,7 +59,8 @@ class Features:
                 "these features were brought as rows and have no map for other samples: give rows "
                 "of the other samples too"
             )
-        return Features(_mapped(self.map, Samples(dataset, device), self.kind), self.kind, self.map)
+        samples = Samples(collated(dataset, collate_fn), device)
+        return Features(_mapped(self.map, samples, self.kind), self.kind, self.map)
 
 
 def features(
@@ -61,6 +69,7 @@ def features(
     *,
     seed: int = 0,
     device: torch.device | str = "auto",
+    collate_fn: CollateFunction | None = None,
 ) -> Features:
     """Features of every sample, without training anything.
 
@@ -74,6 +83,8 @@ def features(
             checked and taken as they are.
         seed: of what a kind draws.
         device: where chunks are mapped; the rows lie on the CPU.
+        collate_fn: makes a batch of a list of items, as DataLoader's does, such as one that pads
+            texts; None stacks tensors.
 
     Returns:
         N rows of float32 in the order of the data set.
@@ -86,6 +97,7 @@ def features(
     >>> features(data).values.shape, features(data).kind
     (torch.Size([50, 3]), 'columns')
     """
+    dataset = collated(dataset, collate_fn)
     count = dataset_length(dataset)
     if count == 0:
         raise ValueError("the data set is empty: expected at least one sample")

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from lipt_cords.base.devices import resolve_device
 from lipt_cords.base.randomness import generator
 from lipt_cords.base.registry import Registry
-from lipt_cords.data.batches import LABEL_KEYS, Inputs, describe
+from lipt_cords.data.batches import LABEL_KEYS, Inputs, describe, split_batch
+from lipt_cords.data.collated import apart
 from lipt_cords.data.source import BatchSource, require_finite
 
 CHUNK = 256
@@ -53,7 +54,7 @@ class Samples:
     def __init__(self, dataset: Dataset[Any], device: torch.device | str, seed: int = 0) -> None:
         self.device, self.seed = resolve_device(device), seed
         # Reading a text costs an item; everything else goes through batches.
-        self.texts = isinstance(_input_of(dataset[0]), str) if len(dataset) else False  # type: ignore[arg-type]
+        self.texts = isinstance(_first_input(dataset), str) if len(dataset) else False  # type: ignore[arg-type]
         self._dataset = dataset
         self._source = (
             None if self.texts else BatchSource(dataset, device=self.device, cache_bytes=0)
@@ -78,7 +79,9 @@ class Samples:
         """Inputs of so many different samples, drawn at random, to fit a map to."""
         draws = generator(self.seed, "features", "samples")
         some = torch.randperm(len(self), generator=draws)[:count].sort().values
-        parts = list(self.chunks(some))
+        # What a function of the user's pads has one length in one chunk.
+        whole = apart(self._dataset)[1] is not None
+        parts = list(self.chunks(some, max(1, len(some)) if whole else CHUNK))
         if self.texts:
             return [text for part in parts for text in part]
         if isinstance(parts[0], Tensor):
@@ -122,7 +125,7 @@ def kind_of(dataset: Dataset[Any]) -> str:
     Raises:
         ValueError: none does.
     """
-    first = _input_of(dataset[0])
+    first = _first_input(dataset)
     for name in KINDS.names():
         fits = KINDS.entry(name).facts["fits"]
         if fits is not None and fits(first):
@@ -160,6 +163,20 @@ def unfit(kind: str, expected: str, inputs: Any) -> ValueError:
         f"features {kind!r} need {expected}, received {received}: convert the items, or give "
         "features= a network or rows of your own"
     )
+
+
+def _first_input(dataset: Dataset[Any]) -> Any:
+    """The first sample's input: its text, or what its own batch holds of it."""
+    plain, collate_fn = apart(dataset)
+    item = plain[0]
+    if collate_fn is None or (
+        isinstance(item, Mapping | tuple | list) and isinstance(_input_of(item), str)
+    ):
+        return _input_of(item)
+    inputs, _ = split_batch(collate_fn([item]))
+    if isinstance(inputs, Tensor):
+        return inputs[0]
+    return {name: value[0] for name, value in inputs.items()}
 
 
 def _input_of(item: Any) -> Any:

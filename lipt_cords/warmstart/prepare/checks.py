@@ -26,6 +26,7 @@ from lipt_cords.models.outputs import are_clear, tensor_at
 from lipt_cords.models.state import all_finite, tensor_state
 from lipt_cords.models.usable import (
     explained,
+    require_class_outputs,
     require_clear_modes,
     require_own_outputs,
     require_trainable,
@@ -134,6 +135,7 @@ def head_of(
         with undisturbed(model), EmbeddingRecorder(head) as recorder:
             output = run_model(model, to_device(sample, model_device(model)))
             recorder.check(tensor_at(output, recorder.place_in(output)))
+    require_class_outputs(head.module.out_features, f"the head {head.name!r}")
     if config.compile and not are_clear(output):
         raise ValueError(
             "compile=True needs a model whose forward() returns the logits alone, or as 'logits', "

@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lipt_cords.base.devices import synchronize
 from lipt_cords.data.batches import Inputs
+from lipt_cords.models.arguments import taken
 from lipt_cords.models.copies import copy_model
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.matrices import hidden_matrices
@@ -151,7 +152,7 @@ class Ensemble(nn.Module):
         net = self._skeleton[0]
         if isinstance(inputs, Tensor):
             return logits_of(functional_call(net, state, (inputs,)))
-        return logits_of(functional_call(net, state, (), inputs))
+        return logits_of(functional_call(net, state, (), taken(net, inputs)))
 
 
 def train_ensemble(
