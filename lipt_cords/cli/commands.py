@@ -36,6 +36,7 @@ from lipt_cords.cli.support import (
     Output,
     Overrides,
     Seed,
+    SkipUnreadable,
     command_line,
     configure_logging,
     display_for,
@@ -99,6 +100,7 @@ def train(
     output: Output = None,
     data: Data = None,
     download: Download = False,
+    skip_unreadable: SkipUnreadable = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run")] = False,
     no_code: NoCode = False,
     as_json: AsJson = False,
@@ -112,10 +114,17 @@ def train(
     from lipt_cords.experiments.run import run
 
     display = display_for(as_json)
-    settings = load_configuration(config, overrides, seed, data, download, imports, no_code)
+    settings = load_configuration(
+        config, overrides, seed, data, download, imports, no_code, skip_unreadable
+    )
     with display.curve(settings.train_args.num_epochs) as on_point:
         record = run(
-            settings, output=output, resume=resume, command=command_line(), on_point=on_point
+            settings,
+            output=output,
+            resume=resume,
+            command=command_line(),
+            on_data=display.data,
+            on_point=on_point,
         )
     if record is None:
         return
@@ -154,6 +163,7 @@ def compare(
     output: Output = Path("runs/compare"),
     data: Data = None,
     download: Download = False,
+    skip_unreadable: SkipUnreadable = False,
     no_code: NoCode = False,
     as_json: AsJson = False,
 ) -> None:
@@ -176,7 +186,9 @@ def compare(
     from lipt_cords.experiments.run import load_splits
 
     display = display_for(as_json)
-    settings = load_configuration(config, overrides, None, data, download, imports, no_code)
+    settings = load_configuration(
+        config, overrides, None, data, download, imports, no_code, skip_unreadable
+    )
     names = list(DEFAULT_METHODS) if methods is None else words(methods)
     terms: dict[str, Any] = {
         "fractions": None if fractions is None else parse_fractions(fractions),
@@ -190,6 +202,7 @@ def compare(
     with owned(output) if output is not None and writes else nullcontext():
         splits = load_splits(settings)
         plan = plan_comparison(settings, splits, contenders, chosen, **terms)
+        display.data(splits)
         pace = training_pace(settings, splits)
         if dry_run and as_json:
             print_json(plan.to_dict() | {"passes_per_second": pace})
@@ -222,6 +235,7 @@ def warmstart(
     output: Output = Path("runs/warmstart"),
     data: Data = None,
     download: Download = False,
+    skip_unreadable: SkipUnreadable = False,
     no_code: NoCode = False,
     as_json: AsJson = False,
 ) -> None:
@@ -230,7 +244,11 @@ def warmstart(
 
     display = display_for(as_json)
     result = fit_warm_start(
-        load_configuration(config, overrides, seed, data, download, imports, no_code), output=output
+        load_configuration(
+            config, overrides, seed, data, download, imports, no_code, skip_unreadable
+        ),
+        output=output,
+        on_data=display.data,
     )
     if not is_main_process():
         return
@@ -254,6 +272,7 @@ def select(
     output: Output = Path("runs/select"),
     data: Data = None,
     download: Download = False,
+    skip_unreadable: SkipUnreadable = False,
     no_code: NoCode = False,
     as_json: AsJson = False,
 ) -> None:
@@ -265,8 +284,10 @@ def select(
     from lipt_cords.experiments.select_once import select_once
 
     display = display_for(as_json)
-    settings = load_configuration(config, overrides, seed, data, download, imports, no_code)
-    made = select_once(settings, checkpoint=checkpoint, output=output)
+    settings = load_configuration(
+        config, overrides, seed, data, download, imports, no_code, skip_unreadable
+    )
+    made = select_once(settings, checkpoint=checkpoint, output=output, on_data=display.data)
     if made is None:
         return
     if as_json:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lipt_cords.base.printable import printable
 from lipt_cords.cli.doctor import OK, Diagnosis, Registered
+from lipt_cords.data.datasets import DataSplits
 from lipt_cords.experiments.compare_plan import ComparisonPlan, PlannedRun
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.page import write_report
@@ -43,6 +44,10 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+
+    def data(self, splits: DataSplits) -> None:
+        """What became of the data, in one line."""
+        say(self.console, str(splits))
 
     def run(self, method: str, fraction: float, seed: int, record: RunRecord | None) -> None:
         """One line for every finished run of a comparison."""

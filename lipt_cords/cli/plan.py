@@ -22,6 +22,7 @@ from lipt_cords.cli.support import (
     NoCode,
     Overrides,
     Seed,
+    SkipUnreadable,
     display_for,
     load_configuration,
 )
@@ -61,6 +62,7 @@ def plan(
     seed: Seed = None,
     data: Data = None,
     download: Download = False,
+    skip_unreadable: SkipUnreadable = False,
 ) -> None:
     """Plan a training step within a memory budget, and take it once.
 
@@ -78,10 +80,13 @@ def plan(
         return
     if plot is not None:  # now, not after all the work
         _check_file(plot)
-    console = display_for(as_json).console
+    display = display_for(as_json)
+    console = display.console
     limit = parse_bytes(budget, "--budget")
     made = plan_memory(
-        load_configuration(config, overrides, seed, data, download, imports, no_code),
+        load_configuration(
+            config, overrides, seed, data, download, imports, no_code, skip_unreadable
+        ),
         limit,
         batch_size=batch_size,
         bandwidth=parse_bandwidth(bandwidth),
@@ -89,6 +94,7 @@ def plan(
         speed=speed,
         largest=largest,
         at_most=AT_MOST if at_most is None else at_most,
+        on_data=display.data,
         on_measured=lambda samples, trace: show_measured(console, samples, trace, limit),
     )
     if not as_json:

@@ -79,6 +79,11 @@ Exit codes: 0 done, 1 something that was checked is broken, 2 wrong options, dat
 """
 
 
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Leave out image files that cannot be read")
+]
+
+
 def load_configuration(
     path: Path,
     overrides: list[str] | None,
@@ -87,6 +92,7 @@ def load_configuration(
     download: bool,
     imports: list[str] | None,
     no_code: bool,
+    skip_unreadable: bool = False,
 ) -> Any:
     """A configuration with what the command line overrides, and imports."""
     from lipt_cords.cords.config import load_config
@@ -98,6 +104,8 @@ def load_configuration(
         extra.append(f"dataset.datadir={json.dumps(str(data))}")
     if download:
         extra.append("dataset.download=true")
+    if skip_unreadable:
+        extra.append("dataset.skip_unreadable=true")
     if path.suffix.lower() == ".py" and not no_code and path.is_file() and is_main_process():
         said = f"note: {path} is Python and is executed; --no-code reads .yaml alone"
         say(Console(stderr=True), said)

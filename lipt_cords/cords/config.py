@@ -133,9 +133,12 @@ class RunConfig(BaseModel):
         return {**({"imports": self.imports} if self.imports else {}), **sections}
 
     def to_dict(self) -> dict[str, Any]:
-        """Every key with its value, ready for JSON; ``imports`` where there are some."""
+        """Every key with its value, ready for JSON; those of later versions where they are set."""
         # Left out when empty, so that runs of earlier versions can be resumed.
-        return self.model_dump(mode="json", exclude=None if self.imports else {"imports"})
+        keys = self.model_dump(mode="json", exclude=None if self.imports else {"imports"})
+        if not self.dataset.skip_unreadable:
+            del keys["dataset"]["skip_unreadable"]
+        return keys
 
     @field_validator("*", mode="before")
     @classmethod

@@ -42,6 +42,8 @@ class DatasetConfig(ConfigSection):
     """Share of the training images held out for validation (not a key of CORDS)."""
     image_size: int | None = Field(None, ge=1)
     """Side length to which images of an ``imagefolder`` are resized (not a key of CORDS)."""
+    skip_unreadable: bool = False
+    """Leave out files of an ``imagefolder`` that cannot be read (not a key of CORDS)."""
 
 
 class DataloaderConfig(ConfigSection):

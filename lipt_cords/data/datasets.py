@@ -7,8 +7,8 @@ there, so everything can be tried offline.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,16 @@ from torch.utils.data import Dataset
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.randomness import generator
 from lipt_cords.base.registry import FOREIGN_NAME, Registry
-from lipt_cords.data.folder_layout import (
-    class_folders,
-    empty_folders,
-    inner_folders,
-    part_folders,
-)
-from lipt_cords.data.folders import FolderImages, UnreadableImages
+from lipt_cords.data.batches import dataset_length
+from lipt_cords.data.folder_parts import folder_parts
+from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
+from lipt_cords.data.parts import LeftOut, Part, Parts
 from lipt_cords.data.splits import balanced_sample, stratified_split
 from lipt_cords.data.torchvision_files import DATA_SETS as TORCHVISION
 from lipt_cords.data.torchvision_files import read_torchvision
 
 DATA_VARIABLE = "LIPT_CORDS_DATA"
-DECODE_BYTES = 2 * 2**30
-"""Image folders up to this many bytes decoded are kept in memory."""
 STATISTICS_IMAGES = 2048
 FOLDER_PREFIX = "imagefolder:"
 
@@ -90,6 +85,26 @@ class DataSplits:
     input_shape: tuple[int, ...]
     class_names: tuple[str, ...] = ()
     """What the classes are called, where the data set says so."""
+    samples: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
+    """What the samples of ``train``, ``val`` and ``test`` are called: paths in the image folder,
+    or places in the data set such as ``test/7``."""
+    root: Path | None = None
+    """The image folder."""
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
+    """What of the data is in no part."""
+
+    def __str__(self) -> str:
+        """One line about what became of the data.
+
+        >>> str(load_dataset("digits"))
+        '1,797 images: 1,294 for training, 144 for validation, 359 for testing'
+        """
+        train, val, test = (dataset_length(part) for part in (self.train, self.val, self.test))
+        line = (
+            f"{train + val + test:,} images: {train:,} for training, {val:,} for validation, "
+            f"{test:,} for testing"
+        )
+        return "; ".join(filter(None, (line, str(self.left_out))))
 
 
 def canonical_dataset_name(name: str) -> str:
@@ -148,6 +163,7 @@ def load_dataset(
     download: bool = False,
     limit: int | None = None,
     image_size: int | None = None,
+    skip_unreadable: bool = False,
 ) -> DataSplits:
     """Load a data set by name, with a seeded stratified validation split.
 
@@ -165,6 +181,7 @@ def load_dataset(
         download: fetch a missing set into ``datadir``.
         limit: most training images to use, classes balanced; None for all.
         image_size: side in pixels to which an image folder is resized; needed if sizes differ.
+        skip_unreadable: leave out files of an image folder that cannot be read.
 
     Raises:
         ValueError: an unknown name, missing data (it says where it looked), unreadable images.
@@ -180,10 +197,12 @@ def load_dataset(
         raise ValueError(f"limit must be at least 1 training image, received {limit}")
     if image_size is not None and not known.startswith(FOLDER_PREFIX):
         raise ValueError(f"image_size is for imagefolder:DIR alone; {known} keeps its own size")
+    if skip_unreadable and not known.startswith(FOLDER_PREFIX):
+        raise ValueError(f"skip_unreadable is for imagefolder:DIR alone, received {known}")
     if known == "digits":
         parts = _digits()
     elif known.startswith(FOLDER_PREFIX):
-        parts = _folder(known, datadir, image_size)
+        parts = folder_parts(_folder(known, datadir), image_size, skip_unreadable=skip_unreadable)
     elif known in DATASETS:
         parts = _registered(known, data_directory(datadir), download)
     else:
@@ -191,25 +210,11 @@ def load_dataset(
     return _split(known, parts, val_fraction, limit, seed)
 
 
-Images = ImageTensors | FolderImages
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """A data set as it was found, not yet normalised."""
-
-    train: Images
-    test: Images
-    num_classes: int
-    val: Images | None = None
-    class_names: tuple[str, ...] = ()
-
-
 def _split(
-    name: str, parts: _Parts, val_fraction: float, limit: int | None, seed: int
+    name: str, parts: Parts, val_fraction: float, limit: int | None, seed: int
 ) -> DataSplits:
     """Hold out the validation part, apply the limit, normalise the parts alike."""
-    train, val, labels = parts.train, parts.val, parts.train.labels
+    train, val, labels, left_out = parts.train, parts.val, parts.train.labels, parts.left_out
     kept = torch.arange(len(labels))
     if val is None:
         if len(labels) < 2:
@@ -218,29 +223,39 @@ def _split(
         kept, held = stratified_split(labels, count, generator(seed, "validation split"))
         val = train.select(held)
     if limit is not None:
+        left_out = replace(left_out, over_limit=max(0, len(kept) - limit))
         kept = kept[balanced_sample(labels[kept], limit, generator(seed, "limit"))]
     train = train.select(kept)
     measured = torch.arange(len(train))
-    if isinstance(train, FolderImages):
+    if isinstance(train.images, FolderImages):
         measured = balanced_sample(train.labels, STATISTICS_IMAGES, generator(0, "statistics"))
-    mean, std = train.statistics(measured)
-    train, val, test = (part.normalised_as(mean, std) for part in (train, val, parts.test))
-    shape = tuple(train[0][0].shape)
-    return DataSplits(name, train, val, test, parts.num_classes, shape, parts.class_names)
+    mean, std = train.images.statistics(measured)
+    named = {"train": train, "val": val, "test": parts.test}
+    normalised = {name: part.images.normalised_as(mean, std) for name, part in named.items()}
+    return DataSplits(
+        name=name,
+        **normalised,
+        num_classes=parts.num_classes,
+        input_shape=tuple(normalised["train"][0][0].shape),
+        class_names=parts.class_names,
+        samples={name: part.names for name, part in named.items()},
+        root=parts.root,
+        left_out=left_out,
+    )
 
 
-def _digits() -> _Parts:
+def _digits() -> Parts:
     from sklearn.datasets import load_digits
 
     bundle = load_digits()
     images = torch.from_numpy(bundle.images / 16 * 255).round().to(torch.uint8)[:, None]
-    everything = _raw(images, torch.from_numpy(bundle.target))
+    everything = _raw(images, torch.from_numpy(bundle.target), "all")
     count = round(0.2 * len(everything))
     rest, held = stratified_split(everything.labels, count, generator(0, "digits test"))
-    return _Parts(everything.select(rest), everything.select(held), 10)
+    return Parts(everything.select(rest), everything.select(held), 10)
 
 
-def _torchvision(name: str, root: Path, download: bool) -> _Parts:
+def _torchvision(name: str, root: Path, download: bool) -> Parts:
     inside = TORCHVISION[name][1]
     remedy = (
         f"pass --download to fetch it, or --data DIR (or {DATA_VARIABLE}) with the folder that "
@@ -250,12 +265,12 @@ def _torchvision(name: str, root: Path, download: bool) -> _Parts:
     if not download and find_data(name, root) is None and not old.is_dir():
         raise ValueError(f"{name} was not found in {root} (looked for {root / inside}): {remedy}")
     found, names = read_torchvision(name, root, download, remedy)
-    train, test = (_raw(images, labels) for images, labels in found)
-    return _Parts(train, test, TORCHVISION[name][2], class_names=names)
+    train, test = (_raw(*one, part) for one, part in zip(found, ("train", "test"), strict=True))
+    return Parts(train, test, TORCHVISION[name][2], class_names=names)
 
 
-def _registered(name: str, root: Path, download: bool) -> _Parts:
-    found: list[Images] = []
+def _registered(name: str, root: Path, download: bool) -> Parts:
+    found: list[Part] = []
     given: Any = DATASETS[name](root, download)
     pairs = isinstance(given, tuple | list) and len(given) == 2
     if not pairs or not all(isinstance(one, tuple | list) and len(one) == 2 for one in given):
@@ -263,21 +278,21 @@ def _registered(name: str, root: Path, download: bool) -> _Parts:
             f"data set {name!r} returned a {type(given).__name__}: expected two pairs, "
             "(training images, labels) and (test images, labels)"
         )
-    for part, what in zip(given, ("training", "test"), strict=True):
-        images, labels = (torch.as_tensor(value) for value in part)
+    for pair, part in zip(given, ("train", "test"), strict=True):
+        images, labels = (torch.as_tensor(value) for value in pair)
         fits = images.dtype == torch.uint8 and images.ndim == 4 and labels.shape == images.shape[:1]
         if not fits or not len(labels) or labels.is_floating_point() or int(labels.min()) < 0:
             raise ValueError(
-                f"data set {name!r}, {what} part: expected images (N, C, H, W) as uint8 and labels "
+                f"data set {name!r}, {part} part: expected images (N, C, H, W) as uint8 and labels "
                 f"(N,) from 0 on, received {images.dtype} {tuple(images.shape)} and "
                 f"{labels.dtype} {tuple(labels.shape)}"
             )
-        found.append(_raw(images, labels.long()))
-    classes = 1 + max(int(part.labels.max()) for part in found)
-    return _Parts(found[0], found[1], classes)
+        found.append(_raw(images, labels.long(), part))
+    classes = 1 + max(int(one.labels.max()) for one in found)
+    return Parts(found[0], found[1], classes)
 
 
-def _folder(name: str, datadir: str | Path | None, image_size: int | None) -> _Parts:
+def _folder(name: str, datadir: str | Path | None) -> Path:
     folder = find_data(name, datadir)
     if folder is None:
         given = name[len(FOLDER_PREFIX) :]
@@ -286,47 +301,11 @@ def _folder(name: str, datadir: str | Path | None, image_size: int | None) -> _P
             f"no folder {', nor '.join(map(str, tried))}: give the path of a folder of class "
             "folders, or of one that holds train/ and test/, as imagefolder:DIR"
         )
-    where = part_folders(folder)
-    classes = class_folders(where["train"])
-    if len(classes) < 2:
-        raise ValueError(
-            f"expected at least two class folders with images in {where['train']}, found "
-            f"{len(classes)}: put the images of each class into a folder of its own"
-            + "".join(f", or give imagefolder:{inner}" for inner in inner_folders(where["train"]))
-        )
-    if empty := empty_folders(where["train"]):
-        raise ValueError(
-            f"no image in {', '.join(empty[:10])} of {where['train']}: add images to these classes "
-            "(JPEG, PNG, TIFF, BMP, WebP, GIF, PPM), or remove the folders"
-        )
-    files = {p: FolderImages.found_in(f, classes, image_size) for p, f in where.items()}
-    size = sum(part.nbytes() for part in files.values())
-    if size > DECODE_BYTES and image_size is None:
-        raise ValueError(
-            f"the images of {folder} take {size / 2**30:.0f} GiB decoded, so they are read one at "
-            "a time: set image_size (--set dataset.image_size=N) to give them one size"
-        )
-    parts: dict[str, Images] = dict(files)
-    if size <= DECODE_BYTES:
-        unreadable = []
-        for part, found in files.items():
-            try:
-                parts[part] = found.decode_all()
-            except UnreadableImages as error:
-                unreadable.append(str(error))
-        if unreadable:
-            raise UnreadableImages("; ".join(unreadable))
-    if "test" not in parts:
-        labels = parts["train"].labels
-        count = max(1, round(0.1 * len(labels)))
-        rest, held = stratified_split(labels, count, generator(0, "folder test"))
-        parts = {"train": parts["train"].select(rest), "test": parts["train"].select(held)}
-    return _Parts(
-        parts["train"], parts["test"], len(classes), parts.get("val"), class_names=tuple(classes)
-    )
+    return folder
 
 
-def _raw(images: Tensor, labels: Tensor) -> ImageTensors:
-    """Images not yet normalised."""
+def _raw(images: Tensor, labels: Tensor, part: str) -> Part:
+    """Images not yet normalised, each called by its place in a part of the data set."""
     channels = images.shape[1]
-    return ImageTensors(images, labels, torch.zeros(channels), torch.ones(channels))
+    tensors = ImageTensors(images, labels, torch.zeros(channels), torch.ones(channels))
+    return Part(tensors, tuple(f"{part}/{index}" for index in range(len(labels))))

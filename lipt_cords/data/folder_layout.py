@@ -15,11 +15,14 @@ EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm",
      ".tif", ".tiff")
 )  # fmt: skip
-HIDDEN = frozenset(("__macosx", "@eadir", "lost+found", "$recycle.bin", "__pycache__"))
-"""Folders that systems leave, beside those that begin with a dot."""
+HIDDEN = frozenset(
+    ("__macosx", "@eadir", "lost+found", "$recycle.bin", "__pycache__", "thumbs.db", "desktop.ini")
+)
+"""Files and folders that systems leave, beside those that begin with a dot."""
 _PARTS = {
     "train": "train", "training": "train", "trn": "train",
     "val": "val", "valid": "val", "validation": "val", "validate": "val",
+    "dev": "val", "development": "val",
     "test": "test", "testing": "test", "tst": "test", "tests": "test",
 }  # fmt: skip
 _FILLERS = ("set", "sets", "data", "dataset", "image", "images", "img", "imgs", "split", "folder")
@@ -35,13 +38,17 @@ def part_folders(folder: Path) -> dict[str, Path]:
 
     Raises:
         ValueError: a training part without either, one of them without a training part, two folders
-            for one part, or a layout that may be parts under other names.
+            for one part, images in other folders beside parts, or a layout that may be parts under
+            other names.
     """
     named: dict[str, list[str]] = {}
+    others = []
     for name in _folders(folder):
         part, sure = _part_of(name)
         if part is not None and (sure or _holds_folders_only(folder / name)):
             named.setdefault(part, []).append(name)
+        else:
+            others.append(name)
     for part, names in named.items():
         if len(names) > 1:
             raise ValueError(
@@ -58,6 +65,13 @@ def part_folders(folder: Path) -> dict[str, Path]:
             )
         _refuse_other_parts(folder)
         return {"train": folder}
+    if mixed := [f"{name}/" for name in others if image_files(folder / name)]:
+        more = f" and {len(mixed) - 5} more" if len(mixed) > 5 else ""
+        raise ValueError(
+            f"{folder} has {', '.join(f'{path.name}/' for path in parts.values())} and beside them "
+            f"images in {', '.join(mixed[:5])}{more}, which may be classes: move them into the "
+            "parts, or out of this folder"
+        )
     if "test" not in parts and "val" in parts:
         parts["test"] = parts.pop("val")
     if "test" not in parts:
@@ -73,9 +87,23 @@ def class_folders(folder: Path) -> list[str]:
     return [name for name in _folders(folder) if image_files(folder / name)]
 
 
-def empty_folders(folder: Path) -> list[str]:
-    """Names of the folders inside ``folder`` that hold no image, sorted."""
-    return [name for name in _folders(folder) if not image_files(folder / name)]
+def class_files(folder: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """The images of each folder inside ``folder``, empty ones included, and all other files.
+
+    Returns:
+        Sorted paths of images by the sorted names of the folders; and the visible files that are
+        not among them: of another kind, or beside the folders.
+
+    Raises:
+        ValueError: a folder that cannot be read; it is named.
+    """
+    images: dict[str, list[str]] = {}
+    others = [entry.path for entry in _visible(str(folder)) if not _is_folder(entry)]
+    for name in _folders(folder):
+        found = _files(folder / name)
+        images[name] = [path for path in found if is_image(path)]
+        others += [path for path in found if not is_image(path)]
+    return images, others
 
 
 def image_files(folder: Path) -> list[str]:
@@ -86,18 +114,27 @@ def image_files(folder: Path) -> list[str]:
     Raises:
         ValueError: a folder that cannot be read; it is named.
     """
+    return [path for path in _files(folder) if is_image(path)]
+
+
+def is_image(path: str) -> bool:
+    """Whether a file's name ends as that of an image."""
+    return os.path.splitext(path)[1].lower() in EXTENSIONS  # noqa: PTH122
+
+
+def _files(folder: Path) -> list[str]:
     above = frozenset((os.path.realpath(folder), *map(str, Path(folder).resolve().parents)))
-    return sorted(_images_below(str(folder), above))
+    return sorted(_files_below(str(folder), above))
 
 
-def _images_below(folder: str, above: frozenset[str]) -> list[str]:
+def _files_below(folder: str, above: frozenset[str]) -> list[str]:
     found = []
     for entry in _visible(folder):
         if _is_folder(entry):
             place = os.path.realpath(entry.path)
             if place not in above:
-                found += _images_below(entry.path, above | {place})
-        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
+                found += _files_below(entry.path, above | {place})
+        else:
             found.append(entry.path)
     return found
 
@@ -162,8 +199,7 @@ def _holds_folders_only(folder: Path) -> bool:
 
 
 def _own_images(folder: Path) -> bool:
-    endings = (os.path.splitext(entry.name)[1].lower() for entry in _visible(str(folder)))  # noqa: PTH122
-    return any(ending in EXTENSIONS for ending in endings)
+    return any(is_image(entry.name) for entry in _visible(str(folder)))
 
 
 def _refuse_other_parts(folder: Path) -> None:

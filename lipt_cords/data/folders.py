@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lipt_cords.data.folder_layout import class_folders, image_files
-from lipt_cords.data.image_files import decoded
+from lipt_cords.data.image_files import UnreadableImage, decoded
 from lipt_cords.data.images import ImageTensors, channel_statistics
 
 THREADED_PIXELS = 3 * 96 * 96
 _CHUNK = 256
-MOST_NAMED = 20
-"""Unreadable files that an error names."""
-
-
-class UnreadableImages(ValueError):
-    """Files that are no whole images; the message names them."""
 
 
 class FolderImages(Dataset[tuple[Tensor, int]]):
@@ -51,33 +43,6 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         self.mean = torch.zeros(3) if mean is None else mean
         self.std = torch.ones(3) if std is None else std
 
-    @classmethod
-    def found_in(
-        cls, folder: Path, classes: Sequence[str], image_size: int | None = None
-    ) -> FolderImages:
-        """The images in the class folders of ``folder``.
-
-        Args:
-            classes: names of the classes in the order of their labels.
-
-        Raises:
-            ValueError: a class folder that is not among ``classes``, or no image at all.
-        """
-        paths: list[str] = []
-        labels: list[int] = []
-        for name in class_folders(folder):
-            if name not in classes:
-                raise ValueError(
-                    f"{folder} has a class {name!r} that the training images lack (they have "
-                    f"{', '.join(classes)}): remove the folder or add training images"
-                )
-            files = image_files(folder / name)
-            paths += files
-            labels += [classes.index(name)] * len(files)
-        if not paths:
-            raise ValueError(f"no image in the class folders of {folder}: add some or remove it")
-        return cls(paths, torch.tensor(labels, dtype=torch.int64), image_size)
-
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -90,7 +55,7 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         """One image as uint8, shape (3, H, W).
 
         Raises:
-            ValueError: a file that is no whole image; it is named.
+            UnreadableImage: a file that is no whole image.
         """
         image = decoded(self.paths[index])
         if self.image_size is not None and image.shape[1:] != (self.image_size, self.image_size):
@@ -119,49 +84,65 @@ class FolderImages(Dataset[tuple[Tensor, int]]):
         first = self._first()
         return 0 if first is None else self.decode(first).numel() * len(self)
 
-    def decode_all(self) -> ImageTensors:
+    def decode_all(self) -> tuple[ImageTensors, dict[int, str]]:
         """Decode every image into memory, on all cores if the images are large.
+
+        Returns:
+            The images; and why some cannot be read, by their index. Their pixels mean nothing.
 
         Raises:
             ValueError: images of several sizes and no ``image_size``.
-            UnreadableImages: files that are no whole images, all of which are named.
         """
         broken: dict[int, str] = {}
         first = self._first()
         shape = torch.Size((3, 0, 0)) if first is None else self.decode(first).shape
         images = torch.empty((len(self), *shape), dtype=torch.uint8)
 
-        def fill(start: int) -> None:
-            for index in range(start, min(start + _CHUNK, len(self))):
-                try:
-                    image = self.decode(index)
-                except ValueError as error:
-                    broken[index] = str(error)
-                    continue
-                if image.shape != shape:
-                    raise ValueError(
-                        f"images differ in size: {self.paths[first or 0]} has {tuple(shape[1:])} "
-                        f"pixels, {self.paths[index]} has {tuple(image.shape[1:])}: set "
-                        "image_size (--set dataset.image_size=N) to resize them"
-                    )
-                images[index] = image
+        def fill(index: int) -> None:
+            try:
+                image = self.decode(index)
+            except UnreadableImage as error:
+                broken[index] = error.reason
+                return
+            if image.shape != shape:
+                raise ValueError(
+                    f"images differ in size: {self.paths[first or 0]} has {tuple(shape[1:])} "
+                    f"pixels, {self.paths[index]} has {tuple(image.shape[1:])}: set "
+                    "image_size (--set dataset.image_size=N) to resize them"
+                )
+            images[index] = image
 
         # Decoding a thumbnail takes less time than handing the interpreter to another thread.
-        threads = os.cpu_count() if shape.numel() >= THREADED_PIXELS else 1
+        self._each(fill, threads=os.cpu_count() if shape.numel() >= THREADED_PIXELS else 1)
+        return ImageTensors(images, self.labels, self.mean, self.std), broken
+
+    def unreadable(self) -> dict[int, str]:
+        """Read every file, on all cores: why some are no whole images, by their index."""
+        broken: dict[int, str] = {}
+
+        def check(index: int) -> None:
+            try:
+                decoded(self.paths[index], small=True)
+            except UnreadableImage as error:
+                broken[index] = error.reason
+
+        self._each(check, threads=os.cpu_count())
+        return broken
+
+    def _each(self, work: Callable[[int], None], threads: int | None) -> None:
+        def some(start: int) -> None:
+            for index in range(start, min(start + _CHUNK, len(self))):
+                work(index)
+
         with ThreadPoolExecutor(max_workers=threads) as pool:
-            list(pool.map(fill, range(0, len(self), _CHUNK)))
-        if broken:
-            named = [broken[index] for index in sorted(broken)]
-            more = f" (and {len(named) - MOST_NAMED} more)" if len(named) > MOST_NAMED else ""
-            raise UnreadableImages("; ".join(named[:MOST_NAMED]) + more)
-        return ImageTensors(images, self.labels, self.mean, self.std)
+            list(pool.map(some, range(0, len(self), _CHUNK)))
 
     def _first(self) -> int | None:
         """The first image that can be read, or None."""
         for index in range(len(self)):
             try:
                 self.decode(index)
-            except ValueError:  # named with all others when they are read
+            except UnreadableImage:  # named with all others when they are read
                 continue
             return index
         return None

@@ -14,7 +14,7 @@ from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.experiments.assemble import pick_device, subset_size_of
 from lipt_cords.experiments.memory_bench import Followed, MemoryBench
-from lipt_cords.experiments.run import load_splits
+from lipt_cords.experiments.run import OnData, load_splits
 from lipt_cords.training.memory.breakdown import PlainPeak, plain_peak
 from lipt_cords.training.memory.largest_batch import LargestBatch, largest_batch
 from lipt_cords.training.memory.plan import Plan, Policy, plan_activations
@@ -149,6 +149,7 @@ def plan_memory(
     largest: bool = False,
     at_most: int = AT_MOST,
     splits: DataSplits | None = None,
+    on_data: OnData | None = None,
     on_measured: OnMeasured | None = None,
 ) -> MemoryRun:
     """Plan the training step of a configuration within a memory budget, and take it once.
@@ -167,6 +168,7 @@ def plan_memory(
             on that one.
         at_most: samples at which that search ends.
         splits: the data, already loaded.
+        on_data: called with the data when they are loaded here, to say what they are.
         on_measured: called with each batch size that the search has measured, and its trace.
 
     Raises:
@@ -179,7 +181,7 @@ def plan_memory(
         )
     notes: list[str] = []
     device = pick_device(config.train_args.device, notes)
-    splits = load_splits(config) if splits is None else splits
+    splits = load_splits(config, on_data) if splits is None else splits
     bench = MemoryBench(config, splits, device, bandwidth=bandwidth, policy=policy, speed=speed)
     size = config.dataloader.batch_size if batch_size is None else batch_size
     found = None

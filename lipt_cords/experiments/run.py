@@ -46,6 +46,7 @@ from lipt_cords.training.trainer import CheckpointPlan, Trainer
 from lipt_cords.warmstart.result import WarmStartResult
 
 OnPoint = Callable[[CurvePoint], None]
+OnData = Callable[[DataSplits], None]
 SCHEMA = 1
 SPLIT_SEED = 0
 """Runs of all seeds share one split, so that their spread is that of training and selection."""
@@ -60,10 +61,15 @@ owns_output = owns("output", when=is_main_process)
 """Makes a function own its argument ``output`` while it runs, on the rank that writes."""
 
 
-def load_splits(config: RunConfig) -> DataSplits:
-    """The data of a run."""
+def load_splits(config: RunConfig, on_data: OnData | None = None) -> DataSplits:
+    """The data of a run.
+
+    Args:
+        config: its section ``dataset`` says which.
+        on_data: called with them, to say what they are.
+    """
     data = config.dataset
-    return load_dataset(
+    splits = load_dataset(
         data.name,
         data.datadir,
         seed=SPLIT_SEED,
@@ -71,7 +77,11 @@ def load_splits(config: RunConfig) -> DataSplits:
         download=data.download,
         limit=data.limit,
         image_size=data.image_size,
+        skip_unreadable=data.skip_unreadable,
     )
+    if on_data is not None:
+        on_data(splits)
+    return splits
 
 
 def build_net(config: RunConfig, splits: DataSplits) -> nn.Module:
@@ -106,6 +116,7 @@ def run(
     splits: DataSplits | None = None,
     warm: WarmStartResult | None = None,
     command: str | None = None,
+    on_data: OnData | None = None,
     on_point: OnPoint | None = None,
 ) -> RunRecord | None:
     """Run a configuration: data, net, warm start, loader, training, evaluation.
@@ -123,6 +134,7 @@ def run(
         warm: the warm start that the configuration asks for, already fitted on these data with
             this seed; the record carries its costs.
         command: the command line that asked for it, to be written down.
+        on_data: called with the data when they are loaded here, to say what they are.
         on_point: called with every point of the curve, for a progress display.
 
     Returns:
@@ -152,7 +164,8 @@ def run(
     )
     device = pick_device(config.train_args.device, record.notes)
     memory = PeakMemory(device)
-    splits = load_splits(config) if splits is None else splits
+    splits = load_splits(config, on_data) if splits is None else splits
+    record.notes += splits.left_out.notes()
     plan = _checkpoints(config, directory, splits, device)
     state = plan.load() if resume and plan is not None else None
     with isolated_rng(config.train_args.seed, "run"), _without_cords_warnings():
@@ -214,7 +227,11 @@ def run(
 
 @owns_output
 def fit_warm_start(
-    config: RunConfig, *, output: str | Path | None = None, splits: DataSplits | None = None
+    config: RunConfig,
+    *,
+    output: str | Path | None = None,
+    splits: DataSplits | None = None,
+    on_data: OnData | None = None,
 ) -> WarmStartResult:
     """Fit the warm start of a configuration alone, and save it.
 
@@ -223,6 +240,7 @@ def fit_warm_start(
         output: directory for the merged weights and the report, and for finished workers, from
             which an interrupted run continues; None writes nothing.
         splits: the data, already loaded.
+        on_data: called with the data when they are loaded here, to say what they are.
 
     Raises:
         ValueError: whatever is wrong with the options or the data.
@@ -235,7 +253,8 @@ def fit_warm_start(
     if output is not None and options is not None and options.work_dir is None:
         # So the same command continues where it was interrupted.
         options = options.model_copy(update={"work_dir": Path(output)})
-    splits = load_splits(config) if splits is None else splits
+    splits = load_splits(config, on_data) if splits is None else splits
+    notes += splits.left_out.notes()
     model = build_net(config, splits).to(device)
     result = fit_lipt(config, options, splits, model)
     result.report.notes.extend(notes)

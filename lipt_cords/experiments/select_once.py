@@ -41,6 +41,7 @@ from lipt_cords.experiments.choose import (
 )
 from lipt_cords.experiments.run import (
     SPLIT_SEED,
+    OnData,
     build_net,
     is_main_process,
     load_splits,
@@ -149,6 +150,7 @@ def select_once(
     checkpoint: str | Path | None = None,
     output: str | Path | None = None,
     splits: DataSplits | None = None,
+    on_data: OnData | None = None,
 ) -> SelectionRun | None:
     """Select one subset as a configuration says.
 
@@ -160,6 +162,7 @@ def select_once(
             and a note says so.
         output: directory for ``selection.json`` and ``selection.npz``; None writes nothing.
         splits: the data, already loaded.
+        on_data: called with the data when they are loaded here, to say what they are.
 
     Returns:
         The selection; None on the ranks of ``torchrun`` that only help with the warm start.
@@ -172,7 +175,8 @@ def select_once(
     check_strategy(config)
     notes: list[str] = []
     device = pick_device(config.train_args.device, notes)
-    splits = load_splits(config) if splits is None else splits
+    splits = load_splits(config, on_data) if splits is None else splits
+    notes += splits.left_out.notes()
     memory = PeakMemory(device)
     budget = subset_size_of(len(splits.train), config)  # type: ignore[arg-type]
     if checkpoint is None and chooses_untrained(config):

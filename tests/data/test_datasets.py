@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lipt_cords.data import datasets as module
+from lipt_cords.data import folder_parts as module
 from lipt_cords.data.datasets import (
     DATA_VARIABLE,
     DATASET_NAMES,
@@ -291,7 +291,8 @@ def test_the_folder_that_an_error_advises_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("train", "test"),
     [("Training", "Testing"), ("TRAIN", "val"), ("train_set", "TestSet"), ("train2017", "val2017"),
-     ("seg_train", "seg_test"), ("trn", "validation"), ("Train Images", "Test Images")],
+     ("seg_train", "seg_test"), ("trn", "validation"), ("Train Images", "Test Images"),
+     ("training", "DEV"), ("Train", "valid"), ("train", "testing")],
 )  # fmt: skip
 def test_parts_are_recognised_in_any_wording(tmp_path, train, test):
     fake_folder(tmp_path, {train: 4, test: 2})
@@ -327,22 +328,28 @@ def test_a_layout_of_two_readings_is_refused(tmp_path, parts, message):
 
 
 def test_hidden_files_and_links_in_a_circle_are_ignored(tmp_path):
-    fake_folder(tmp_path, {"train": 6, "test": 2})
+    elsewhere = tmp_path / "more"
+    elsewhere.mkdir()
+    Image.new("RGB", (8, 8)).save(elsewhere / "x.TIFF")
+    tmp_path = fake_folder(tmp_path / "photos", {"train": 6, "test": 2})
     hidden = (".ipynb_checkpoints", "__MACOSX", "@eaDir", ".git")
     for place in (tmp_path, tmp_path / "train", tmp_path / "train" / "a"):
         for name in hidden:
             (place / name).mkdir()
             (place / name / "copy.jpg").write_bytes(b"")
-    for name in ("._0.jpg", ".DS_Store"):
+    for name in ("._0.jpg", ".DS_Store", "Thumbs.db", "desktop.ini"):
         (tmp_path / "train" / "a" / name).write_bytes(b"Mac")
     (tmp_path / "train" / "b" / "up").symlink_to(tmp_path)
     (tmp_path / "train" / "b" / "here").symlink_to(tmp_path / "train" / "b")
     (tmp_path / "train" / "self").symlink_to(tmp_path / "train" / "self")
     (tmp_path / "train" / "all").symlink_to(tmp_path / "train")
-    (tmp_path / "more").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "more" / "x.TIFF")
-    (tmp_path / "train" / "c" / "elsewhere").symlink_to(tmp_path / "more")
+    (tmp_path / "train" / "c" / "elsewhere").symlink_to(elsewhere)
+    (tmp_path / "train" / "a" / "loop.jpg").symlink_to(tmp_path / "train" / "a" / "loop.jpg")
+    with pytest.raises(ValueError, match="a/loop.jpg .Too many levels of symbolic links"):
+        load_dataset(f"imagefolder:{tmp_path}")
+    (tmp_path / "train" / "a" / "loop.jpg").unlink()
     splits = load_dataset(f"imagefolder:{tmp_path}")
+    assert splits.left_out.others == ("train/self",)
     assert splits.class_names == ("a", "b", "c")
     assert len(splits.train) + len(splits.val) == 19, "a link to another folder is followed"
 
@@ -356,7 +363,7 @@ def test_images_of_sixteen_bits_keep_their_grey(tmp_path):
         assert np.array_equal(image[2].numpy(), grey >> 8)
     for kind in (np.float32, np.int32):
         Image.fromarray(grey.astype(kind)).save(tmp_path / "wide.tiff")
-        with pytest.raises(ValueError, match=r"wide.tiff has pixels of 32 bits"):
+        with pytest.raises(ValueError, match=r"wide.tiff \(pixels of 32 bits"):
             decoded(str(tmp_path / "wide.tiff"))
 
 
@@ -380,7 +387,7 @@ def test_no_file_ends_in_another_error(tmp_path_factory, junk, cut):
     try:
         assert decoded(str(path)).shape[0] == 3
     except ValueError as error:
-        assert "junk.png is" in str(error)
+        assert "junk.png (" in str(error)
 
 
 def test_every_unreadable_image_is_named_at_once(tmp_path):
@@ -391,9 +398,12 @@ def test_every_unreadable_image_is_named_at_once(tmp_path):
     (folder / "0.jpg").write_bytes((folder / "0.jpg").read_bytes()[:400])
     (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     (tmp_path / "test" / "b" / "1.png").write_bytes(b"<html>")
-    with pytest.raises(ValueError, match="bomb.png is too large .*3600000000 pixels") as caught:
+    with pytest.raises(ValueError, match="bomb.png .too large: .*3600000000 pixels") as caught:
         load_dataset(f"imagefolder:{tmp_path}")
-    for name in ("a/empty.jpg is not", "a/0.jpg is not", "a/gone.jpg is not", "b/1.png is not"):
+    for name in (
+        "5 of 21 images", "a/empty.jpg (empty)", "a/0.jpg (truncated)",
+        "a/gone.jpg (No such file or directory)", "b/1.png (not an image", "--skip-unreadable",
+    ):  # fmt: skip
         assert name in str(caught.value)
     for path in folder.iterdir():
         path.unlink()
@@ -406,7 +416,7 @@ def test_a_broken_image_is_named(tmp_path):
     fake_folder(tmp_path, {"train": 4, "test": 2})
     broken = tmp_path / "train" / "b" / "2.jpg"
     broken.write_bytes(broken.read_bytes()[:40])
-    with pytest.raises(ValueError, match="2.jpg is not a whole image"):
+    with pytest.raises(ValueError, match="1 of 18 images .*b/2.jpg .truncated"):
         load_dataset(f"imagefolder:{tmp_path}")
 
 

@@ -1,0 +1,139 @@
+"""The parts of an image folder: its files found, read, and divided where the folder does not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lipt_cords.base.randomness import generator
+from lipt_cords.data.folder_layout import class_files, inner_folders, part_folders
+from lipt_cords.data.folders import FolderImages
+from lipt_cords.data.parts import LeftOut, Part, Parts, listed, reasons
+from lipt_cords.data.splits import stratified_split
+
+DECODE_BYTES = 2 * 2**30
+"""Image folders up to this many bytes decoded are kept in memory."""
+MOST_NAMED = 20
+"""Unreadable files that an error names."""
+
+
+def folder_parts(
+    folder: Path, image_size: int | None = None, *, skip_unreadable: bool = False
+) -> Parts:
+    """Read a folder of images.
+
+    Args:
+        folder: as :mod:`lipt_cords.data.folder_layout` understands it.
+        image_size: side in pixels to which images are resized and cropped.
+        skip_unreadable: leave out files that cannot be read; else they are an error.
+
+    Raises:
+        ValueError: a layout that is not clear, classes that do not match, images of several sizes,
+            or files that cannot be read: all are counted, and up to 20 named.
+    """
+    found, classes, left_out = _found(folder, image_size)
+    size = sum(images.nbytes() for images in found.values())
+    if size > DECODE_BYTES and image_size is None:
+        raise ValueError(
+            f"the images of {folder} take {size / 2**30:.0f} GiB decoded, so they are read one at "
+            "a time: set image_size (--set dataset.image_size=N) to give them one size"
+        )
+    parts: dict[str, Part] = {}
+    unreadable: dict[str, str] = {}
+    for name, files in found.items():
+        names = tuple(_relative(path, folder) for path in files.paths)
+        if size <= DECODE_BYTES:
+            images, broken = files.decode_all()
+            parts[name] = Part(images, names).without(broken)
+        else:
+            broken = files.unreadable()
+            parts[name] = Part(files, names).without(broken)
+        unreadable |= {names[index]: broken[index] for index in sorted(broken)}
+    if unreadable and not skip_unreadable:
+        raise _unreadable(folder, unreadable, sum(map(len, found.values())))
+    for name, part in parts.items():
+        _refuse_lost(folder, name, found[name], part, classes)
+    if "test" not in parts:
+        labels = parts["train"].labels
+        count = max(1, round(0.1 * len(labels)))
+        rest, held = stratified_split(labels, count, generator(0, "folder test"))
+        parts = {"train": parts["train"].select(rest), "test": parts["train"].select(held)}
+    return Parts(
+        parts["train"], parts["test"], len(classes), parts.get("val"), tuple(classes), folder,
+        replace(left_out, unreadable=unreadable),
+    )  # fmt: skip
+
+
+def _found(
+    folder: Path, image_size: int | None
+) -> tuple[dict[str, FolderImages], list[str], LeftOut]:
+    """The files of each part, not yet read; the names of the classes; and what else is there."""
+    where = part_folders(folder)
+    found: dict[str, FolderImages] = {}
+    classes: list[str] = []
+    others: list[str] = []
+    empty: list[str] = []
+    for part, place in where.items():
+        files, more = class_files(place)
+        without = [name for name in files if not files[name]]
+        if part == "train":
+            classes = [name for name in files if files[name]]
+            _refuse_classes(place, classes, without)
+        empty += [_relative(str(place / name), folder) for name in without]
+        others += [_relative(path, folder) for path in more]
+        for name in files:
+            if name not in classes and files[name]:
+                raise ValueError(
+                    f"{place} has a class {name!r} that the training images lack (they have "
+                    f"{', '.join(classes)}): remove the folder or add training images"
+                )
+        paths = [path for name in files for path in files[name]]
+        if not paths:
+            raise ValueError(f"no image in the class folders of {place}: add some or remove it")
+        labels = [classes.index(name) for name in files for _ in files[name]]
+        found[part] = FolderImages(paths, torch.tensor(labels, dtype=torch.int64), image_size)
+    return found, classes, LeftOut(empty=tuple(empty), others=tuple(others))
+
+
+def _refuse_classes(place: Path, classes: list[str], empty: list[str]) -> None:
+    """Refuse fewer than two classes, or some without a training image."""
+    if len(classes) < 2:
+        raise ValueError(
+            f"expected at least two class folders with images in {place}, found {len(classes)}: "
+            "put the images of each class into a folder of its own"
+            + "".join(f", or give imagefolder:{inner}" for inner in inner_folders(place))
+        )
+    if empty:
+        raise ValueError(
+            f"no image in {', '.join(empty[:10])} of {place}: add images to these classes (JPEG, "
+            "PNG, TIFF, BMP, WebP, GIF, PPM), or remove the folders"
+        )
+
+
+def _unreadable(folder: Path, unreadable: Mapping[str, str], count: int) -> ValueError:
+    return ValueError(
+        f"{len(unreadable):,} of {count:,} images in {folder} cannot be read: "
+        f"{reasons(unreadable, MOST_NAMED)}. Replace or remove them, or leave them out by "
+        "skip_unreadable (--skip-unreadable)"
+    )
+
+
+def _refuse_lost(
+    folder: Path, name: str, files: FolderImages, part: Part, classes: list[str]
+) -> None:
+    """Refuse a class of which no training image can be read, and a part without any."""
+    left = set(part.labels.tolist())
+    lost = [classes[label] for label in sorted(set(files.labels.tolist()) - left)]
+    if lost and (name == "train" or not left):
+        raise ValueError(
+            f"no image of {listed(lost)} in the {name} part of {folder} can be read: add some, or "
+            "remove these folders"
+        )
+
+
+def _relative(path: str, folder: Path) -> str:
+    return path[len(str(folder)) :].lstrip(os.sep).replace(os.sep, "/")
