@@ -27,6 +27,7 @@ EXTRAS = {
     "report": ("matplotlib", "jinja2"),
     "track": ("tensorboard",),
     "prune": ("torch_pruning",),
+    "timm": ("timm",),
     "dev": ("pytest", "hypothesis", "ruff", "mypy", "importlinter"),
 }
 """Modules behind each optional part of the installation."""

@@ -26,12 +26,15 @@ from lipt_cords.cords.schema import (
     TrainConfig,
 )
 from lipt_cords.cords.yaml_text import MOST_CHARACTERS, read_yaml
+from lipt_cords.models.outside import TIMM, module_of
 from lipt_cords.training.optimizers import OptimizerConfig, SchedulerConfig
 from lipt_cords.warmstart.config import WarmStartConfig
 
 SETTINGS = ("SL", "supervisedlearning")
 ALIASES = {"dss_strategy": "dss_args"}
 KEY_ALIASES = {"loss": {"name": "type"}}
+NETS = ("architecture", "timm", "import")
+"""Keys of ``model`` that name a net, one of which is given."""
 
 
 class RunConfig(BaseModel):
@@ -90,7 +93,9 @@ class RunConfig(BaseModel):
         raw = canonical(mapping)
         for override in overrides:
             apply_override(raw, override)
-        modules = tuple(dict.fromkeys([*_module_names(raw.pop("imports", None)), *imports]))
+        modules = tuple(
+            dict.fromkeys([*_module_names(raw.pop("imports", None)), *imports, *_name_net(raw)])
+        )
         if modules and not code:
             raise ValueError(
                 f"imports (or --import, --set imports=) names {', '.join(map(repr, modules))}, "
@@ -160,6 +165,32 @@ def _unknown_section(name: str) -> ValueError:
     if homes:
         return ValueError(f"{name!r} is not a section but a key: write {' or '.join(homes)}")
     return unknown_name("configuration section", name, RunConfig.model_fields)
+
+
+def _name_net(raw: dict[str, Any]) -> list[str]:
+    """Write the net of a configuration as its ``architecture``; the module that it is in, if any.
+
+    Raises:
+        ValueError: several nets, or a name of another form.
+    """
+    model = raw.get("model")
+    given = [key for key in NETS if isinstance(model, Mapping) and model.get(key) is not None]
+    if not isinstance(model, Mapping) or not given:
+        return []
+    if len(given) > 1:
+        raise ValueError(
+            f"model names {len(given)} nets, by {' and by '.join(given)}: keep one of them"
+        )
+    key, name = given[0], model[given[0]]
+    if key != "architecture":
+        forms = {"timm": "a name such as resnet18", "import": "my_module:make_net"}
+        if not isinstance(name, str) or (":" in name) != (key == "import") or not name.strip(":"):
+            raise ValueError(f"expected {forms[key]} at model.{key}, received {name!r}")
+        others = {one: value for one, value in model.items() if one not in NETS}
+        name = f"{TIMM}:{name}" if key == "timm" else name
+        raw["model"] = {**others, "architecture": name}
+    module = module_of(name) if isinstance(name, str) else None
+    return [] if module is None else [module]
 
 
 def _module_names(value: Any) -> tuple[str, ...]:
@@ -282,6 +313,9 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
             )
         node[key] = inner = dict(inner)
         node = inner
+    if keys[0] == "model" and keys[-1] in NETS:  # the last one named is meant
+        for key in NETS:
+            node.pop(key, None)
     node[keys[-1]] = value
 
 

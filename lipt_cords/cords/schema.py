@@ -69,7 +69,8 @@ class ModelConfig(ConfigSection):
     section: ClassVar[str] = "model"
 
     architecture: str = "cnn"
-    """A net's name, in our spelling or CORDS's."""
+    """A net's name, in our spelling or CORDS's. ``timm: NAME`` in its place takes a net of timm,
+    ``import: my_module:make_net`` a function of a module of yours (no keys of CORDS)."""
     type: str = "pre-defined"
     """Kind of model in CORDS's words; ignored here."""
     numclasses: int | None = Field(None, ge=2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
 from lipt_cords.base.randomness import isolated_rng
 from lipt_cords.base.registry import Registry
 from lipt_cords.models.nets import CifarResNet, SmallCNN, WideResNet
+from lipt_cords.models.outside import build_outside
 
 SMALL_IMAGE = 64
 """Largest image side, in pixels, for which torchvision's nets get a 3x3 stem without pooling."""
@@ -112,7 +114,10 @@ def build_model(
 
     Args:
         name: one of ``MODEL_NAMES`` or a registered one; case, hyphens and underscores do not
-            matter, and CORDS's ``ResNet18`` and ``MnistNet`` are understood.
+            matter, and CORDS's ``ResNet18`` and ``MnistNet`` are understood. ``timm:resnet18`` is
+            timm's, without pretrained weights (extra ``timm``); ``my_module:make_net`` calls a
+            function of a module of your own with those of ``num_classes``, ``in_channels`` and
+            ``image_size`` that it takes.
         num_classes: outputs of the head.
         in_channels: channels of the images.
         image_size: side of the images in pixels; up to 64, torchvision's nets get a 3x3 stem of
@@ -120,18 +125,20 @@ def build_model(
         seed: seed of the initial weights; the global random state is left as it was.
 
     Raises:
-        ValueError: an unknown name, or a size that is not positive.
+        ValueError: an unknown name, a size that is not positive, or a function that makes no net.
+        ImportError: timm is named and not installed.
 
     >>> import torch
     >>> build_model("cnn", 10, in_channels=1)(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])
     """
-    known = canonical_model_name(name)
+    known = name if ":" in name else canonical_model_name(name)
     for option, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if value < 1:
             raise ValueError(f"{option} must be at least 1, received {value}")
     with isolated_rng(seed, "model"):
-        built = MODELS[known](num_classes, in_channels, image_size)
+        make = partial(build_outside, name) if ":" in name else MODELS[known]
+        built = make(num_classes, in_channels, image_size)
     if not isinstance(built, nn.Module):
         raise ValueError(
             f"model {name!r} is built as a {type(built).__name__}: expected a torch.nn.Module"
