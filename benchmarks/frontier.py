@@ -38,14 +38,9 @@ from benchmarks.gradient_signal import (
     train_plainly,
 )
 from lipt_cords import LiPTWarmStart
-from lipt_cords.base.files import (
-    load_tensors,
-    output_directory,
-    read_json,
-    save_tensors,
-    write_json,
-)
+from lipt_cords.base.files import output_directory, read_json, write_json
 from lipt_cords.base.provenance import provenance
+from lipt_cords.base.tensor_files import load_tensors, save_tensors
 
 SETS = {"fashion-mnist": "fashion-mnist", "cifar10-jpeg": "imagefolder:{data}/cifar10-images"}
 WORKERS, POOL, EPOCHS = 16, 20_000, 10

@@ -16,7 +16,8 @@ from typing import Any
 
 from benchmarks.faults.ranks import OPTIONS, Job, fit, summary_of
 from benchmarks.faults.runs import Run, forked, lost
-from lipt_cords.base.files import load_tensors, read_json
+from lipt_cords.base.files import read_json
+from lipt_cords.base.tensor_files import load_tensors
 from lipt_cords.warmstart.resume.identity import code_hash
 
 LIMIT = 45.0

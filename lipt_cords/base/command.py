@@ -1,4 +1,4 @@
-"""Ctrl-C before a command has begun: torch is read for seconds, in which no command runs yet."""
+"""Ctrl-C before a command has begun, while its modules are imported."""
 
 from __future__ import annotations
 

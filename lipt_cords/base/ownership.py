@@ -146,6 +146,15 @@ def owns(
     return decorated
 
 
+def is_main_process() -> bool:
+    """Whether this process reports and writes: rank 0 under ``torchrun``, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+owns_output = owns("output", when=is_main_process)
+"""Makes a function own its argument ``output`` while it runs, on the rank that writes."""
+
+
 def _claimed(where: Path, token: str | None) -> _Held:
     """Hold a folder, alone or together with the others that have this token."""
     me = Holder(

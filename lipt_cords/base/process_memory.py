@@ -3,6 +3,7 @@
 glibc returns large blocks to the kernel when they are freed, and the kernel hands them out again
 page by page, zeroed: this takes a tenth of a small net's step on a CPU. Our own processes
 (commands, local processes of a warm start) turn this off; in a caller's process nothing is changed.
+A command does so before it knows whether it needs torch, so torch is imported where it is asked.
 """
 
 from __future__ import annotations
@@ -12,15 +13,10 @@ import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from lipt_cords.base.devices import (
-    free_accelerator_bytes,
-    is_accelerator,
-    peak_bytes,
-    reset_peak,
-)
+if TYPE_CHECKING:
+    import torch
 
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
@@ -34,12 +30,15 @@ class PeakMemory:
     Args:
         device: if it is an accelerator, its peak is measured too.
 
+    >>> import torch
     >>> peak = PeakMemory(torch.device("cpu")).read()
     >>> list(peak), peak["process"] > 2**20
     (['process'], True)
     """
 
     def __init__(self, device: torch.device) -> None:
+        from lipt_cords.base.devices import reset_peak
+
         self.device = device
         try:
             _CLEAR.write_text("5")
@@ -50,6 +49,8 @@ class PeakMemory:
 
     def read(self) -> dict[str, int]:
         """Bytes by ``process`` and, on a GPU, ``gpu``."""
+        from lipt_cords.base.devices import peak_bytes
+
         peak = {"process": self._process()}
         there = peak_bytes(self.device)
         return peak if there is None else {**peak, "gpu": there}
@@ -91,6 +92,8 @@ _UNKNOWN_FREE_BYTES = 1 << 31
 
 def free_bytes(device: torch.device) -> int:
     """Memory that can still be taken on a device."""
+    from lipt_cords.base.devices import free_accelerator_bytes, is_accelerator
+
     if is_accelerator(device):
         there = free_accelerator_bytes(device)
         return _UNKNOWN_FREE_BYTES if there is None else there

@@ -11,19 +11,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lipt_cords.base.ownership import owned
+from lipt_cords import __version__
+from lipt_cords.base.ownership import is_main_process, owned, owns_output
 from lipt_cords.base.printable import printable
 from lipt_cords.base.process_memory import keep_freed_memory
-from lipt_cords.cli.display import (
-    say,
-    show_diagnosis,
-    show_plan,
-    show_registered,
-    show_report,
-    show_run,
-    show_selection,
-)
 from lipt_cords.cli.interruption import interruptible
+from lipt_cords.cli.lines import say, say_error
 from lipt_cords.cli.plan import plan
 from lipt_cords.cli.support import (
     TUTORIAL,
@@ -42,22 +35,35 @@ from lipt_cords.cli.support import (
     display_for,
     load_configuration,
     print_json,
-    say_error,
 )
 from lipt_cords.cli.values import parse_equal, parse_fractions, parse_seeds, words
-from lipt_cords.experiments.run import is_main_process, owns_output
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 """Click's error of a wrong command line, wherever this version of typer keeps it."""
 
 app = typer.Typer(
     name="lipt-cords",
-    help=TUTORIAL,
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def show_version(asked: bool) -> None:
+    """Print the version and stop."""
+    if asked:
+        typer.echo(f"lipt-cords {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=TUTORIAL, no_args_is_help=True)
+def overview(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=show_version, help="Show the version"),
+    ] = False,
+) -> None:
+    """What stands before every command."""
 
 
 @app.command()
@@ -69,6 +75,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Compare warm-ups on bundled digits through CORDS's loaders."""
+    from lipt_cords.cli.display import show_report
     from lipt_cords.experiments.demo import demo as run_demo
 
     display = display_for(as_json)
@@ -111,6 +118,7 @@ def train(
     lipt-cords train mine.yaml --output runs/mine
     lipt-cords train mine.yaml --output runs/mine --resume     after an interruption
     """
+    from lipt_cords.cli.display import show_run
     from lipt_cords.experiments.run import run
 
     display = display_for(as_json)
@@ -179,6 +187,7 @@ def compare(
     configuration's), random, rs2, glister, gradmatch, craig, stratified, curriculum, importance,
     grand, el2n, full, or another registered selector (--import).
     """
+    from lipt_cords.cli.display import show_plan, show_report
     from lipt_cords.experiments.compare import compare as run_comparison
     from lipt_cords.experiments.compare_plan import plan_comparison
     from lipt_cords.experiments.methods import DEFAULT_METHODS, parse_methods
@@ -281,6 +290,7 @@ def select(
     \b
     lipt-cords select mine.yaml --checkpoint runs/warmstart --set dss_args.type=Stratified
     """
+    from lipt_cords.cli.display import show_selection
     from lipt_cords.experiments.select_once import select_once
 
     display = display_for(as_json)
@@ -351,6 +361,7 @@ def doctor(
     lipt-cords doctor --list --import my_module    with those of a module of yours
     """
     from lipt_cords.base.registry import import_modules
+    from lipt_cords.cli.display import show_diagnosis, show_registered
     from lipt_cords.cli.doctor import diagnose, registered
 
     import_modules(imports or ())

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lipt_cords.base.printable import printable
 from lipt_cords.cli.doctor import OK, Diagnosis, Registered
+from lipt_cords.cli.lines import say
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.experiments.compare_plan import ComparisonPlan, PlannedRun
 from lipt_cords.experiments.record import RunRecord
@@ -25,14 +26,6 @@ from lipt_cords.training.ledger import CurvePoint
 from lipt_cords.warmstart.report import WarmStartReport
 
 MARKS = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "broken": "[red]broken[/]"}
-
-
-def say(console: Console, text: str, style: str | None = None) -> None:
-    """Print text as it is, but for what would steer the terminal.
-
-    The terminal wraps it, so that a path in it can be copied.
-    """
-    console.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class Display:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lipt_cords.base.sizes import show_bytes
-from lipt_cords.cli.display import say
+from lipt_cords.cli.lines import say
 from lipt_cords.experiments.memory_plan import MemoryRun
 from lipt_cords.training.memory.largest_batch import LargestBatch
 from lipt_cords.training.memory.trace import KEEP, RECOMPUTE, SWAP, Trace

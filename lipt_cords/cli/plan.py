@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from lipt_cords.base.files import output_directory, write_atomic
+from lipt_cords.base.ownership import is_main_process
 from lipt_cords.base.sizes import parse_bytes
-from lipt_cords.cli.display import say
-from lipt_cords.cli.display_memory import show_measured, show_memory_plan
+from lipt_cords.cli.lines import say
 from lipt_cords.cli.support import (
     AsJson,
     ConfigFile,
@@ -27,7 +27,6 @@ from lipt_cords.cli.support import (
     load_configuration,
 )
 from lipt_cords.cli.values import parse_bandwidth, parse_policy
-from lipt_cords.experiments.run import is_main_process
 
 
 def plan(
@@ -70,6 +69,7 @@ def plan(
     lipt-cords plan mine.yaml --budget 2GiB --plot step.svg
     lipt-cords plan mine.yaml --budget 2GiB --largest       how large can a batch be?
     """
+    from lipt_cords.cli.display_memory import show_measured, show_memory_plan
     from lipt_cords.experiments.memory_plan import AT_MOST, plan_memory
     from lipt_cords.experiments.report.memory import memory_timeline
     from lipt_cords.experiments.report.svg import as_file

@@ -1,4 +1,8 @@
-"""What every command needs: its configuration, a place to show things, and errors in one line."""
+"""What every command needs: its configuration, a place to show things, and errors in one line.
+
+Nothing that takes long is imported here, nor in the modules of the commands: torch takes seconds,
+and ``lipt-cords --help`` needs none of it. A command imports what it calls.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,16 @@ import logging
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from lipt_cords.cli.display import Display, say
-from lipt_cords.experiments.run import is_main_process
+from lipt_cords.base.ownership import is_main_process
+from lipt_cords.cli.lines import say
+
+if TYPE_CHECKING:
+    from lipt_cords.cli.display import Display
 
 ConfigFile = Annotated[Path, typer.Argument(help="A .yaml; or a CORDS .py, whose code is executed")]
 
@@ -119,6 +126,8 @@ def command_line() -> str:
 
 def display_for(as_json: bool) -> Display:
     """Where progress and results are shown: standard error, where JSON has the standard output."""
+    from lipt_cords.cli.display import Display
+
     return Display(Console(stderr=as_json, quiet=not is_main_process()))
 
 
@@ -142,8 +151,3 @@ def print_json(payload: dict[str, Any]) -> None:
     """Results for machines, on standard output."""
     if is_main_process():
         sys.stdout.write(json.dumps(payload, indent=2, allow_nan=False) + "\n")
-
-
-def say_error(text: str) -> None:
-    """One red line."""
-    say(Console(stderr=True), f"lipt-cords: {text}", style="red")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.sizes import parse_bytes
-from lipt_cords.experiments.contest import Equal
-from lipt_cords.training.memory.plan import Policy
+
+if TYPE_CHECKING:
+    from lipt_cords.experiments.contest import Equal
+    from lipt_cords.training.memory.plan import Policy
 
 
 def words(text: str) -> list[str]:
@@ -64,6 +66,8 @@ def parse_equal(text: str | None) -> Equal | None:
     Raises:
         ValueError: an unknown measure.
     """
+    from lipt_cords.experiments.contest import Equal
+
     if text is None:
         return None
     for known in get_args(Equal):
@@ -92,6 +96,8 @@ def parse_policy(text: str) -> Policy:
     Raises:
         ValueError: an unknown policy.
     """
+    from lipt_cords.training.memory.plan import Policy
+
     for known in get_args(Policy):
         if text == known:
             return known  # type: ignore[no-any-return]

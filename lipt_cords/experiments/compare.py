@@ -15,6 +15,7 @@ from typing import Any
 from lipt_cords.base.differences import first_difference
 from lipt_cords.base.errors import already_made
 from lipt_cords.base.files import read_json, write_json
+from lipt_cords.base.ownership import is_main_process, owns_output
 from lipt_cords.base.provenance import machine_name, provenance
 from lipt_cords.base.registry import code_of
 from lipt_cords.cords.config import RunConfig
@@ -30,9 +31,7 @@ from lipt_cords.experiments.report.words import reading
 from lipt_cords.experiments.run import (
     SCHEMA,
     contents_of_splits,
-    is_main_process,
     load_splits,
-    owns_output,
 )
 from lipt_cords.training.ledger import CurvePoint, Ledger
 

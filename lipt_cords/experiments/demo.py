@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from lipt_cords.base.ownership import owns_output
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.experiments.compare import OnRun, compare
 from lipt_cords.experiments.contest import Contest
 from lipt_cords.experiments.methods import Method
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.results import RESULTS
-from lipt_cords.experiments.run import load_splits, owns_output, run
+from lipt_cords.experiments.run import load_splits, run
 
 FULL_EPOCHS = 15
 """Full-data epochs that LiPT replaces: the shortest warm-up of the published comparisons."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,7 +13,8 @@ from torch import nn
 
 from lipt_cords.base.errors import already_made
 from lipt_cords.base.files import write_json
-from lipt_cords.base.ownership import owns
+from lipt_cords.base.ownership import is_main_process as is_main_process
+from lipt_cords.base.ownership import owns_output as owns_output
 from lipt_cords.base.process_memory import PeakMemory
 from lipt_cords.base.provenance import provenance
 from lipt_cords.base.randomness import isolated_rng, preserved_rng
@@ -50,15 +50,6 @@ OnData = Callable[[DataSplits], None]
 SCHEMA = 1
 SPLIT_SEED = 0
 """Runs of all seeds share one split, so that their spread is that of training and selection."""
-
-
-def is_main_process() -> bool:
-    """Whether this process reports and writes: rank 0 under ``torchrun``, or the only one."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-owns_output = owns("output", when=is_main_process)
-"""Makes a function own its argument ``output`` while it runs, on the rank that writes."""
 
 
 def load_splits(config: RunConfig, on_data: OnData | None = None) -> DataSplits:

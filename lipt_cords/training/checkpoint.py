@@ -19,7 +19,7 @@ import torch
 from lipt_cords.base.devices import random_states as random_states_there
 from lipt_cords.base.devices import set_random_states as set_random_states_there
 from lipt_cords.base.differences import differences
-from lipt_cords.base.files import load_plain, save_plain
+from lipt_cords.base.tensor_files import load_plain, save_plain
 
 logger = logging.getLogger(__name__)
 

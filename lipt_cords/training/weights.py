@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lipt_cords.base.files import checksum, load_plain, load_tensors, read_json
+from lipt_cords.base.files import checksum, read_json
+from lipt_cords.base.tensor_files import load_plain, load_tensors
 from lipt_cords.training.checkpoint import FORMAT, require_seal
 
 RECORD = "warm_start.json"

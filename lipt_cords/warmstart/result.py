@@ -11,14 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lipt_cords.base.files import (
-    checksum,
-    read_json,
-    save_tensors,
-    write_json,
-)
+from lipt_cords.base.files import checksum, read_json, write_json
 from lipt_cords.base.messages import decode, encode
 from lipt_cords.base.ownership import owned
+from lipt_cords.base.tensor_files import save_tensors
 from lipt_cords.data.collated import CollateFunction, apart, collated
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.copies import bare, copy_model

@@ -4,7 +4,7 @@ import os
 import pytest
 import torch
 
-from lipt_cords.base import files
+from lipt_cords.base import files, tensor_files
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path, monkeypatch):
@@ -45,18 +45,18 @@ def test_tensors_round_trip_whatever_their_memory_layout(tmp_path):
         "count": torch.tensor(3),
         "channels_last": torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last),
     }
-    path = files.save_tensors(tmp_path / "weights.safetensors", tensors, seed="0")
-    loaded = files.load_tensors(path)
+    path = tensor_files.save_tensors(tmp_path / "weights.safetensors", tensors, seed="0")
+    loaded = tensor_files.load_tensors(path)
     assert loaded.keys() == tensors.keys()
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 40])
 def test_a_truncated_tensor_file_is_refused_by_name(tmp_path, keep):
-    path = files.save_tensors(tmp_path / "weights.safetensors", {"w": torch.ones(8)})
+    path = tensor_files.save_tensors(tmp_path / "weights.safetensors", {"w": torch.ones(8)})
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"weights\.safetensors is not a whole safetensors file"):
-        files.load_tensors(path)
+        tensor_files.load_tensors(path)
 
 
 def test_a_file_in_the_way_of_a_directory_is_named(tmp_path):

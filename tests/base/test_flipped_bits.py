@@ -17,7 +17,8 @@ from report_material import comparison, runs_of
 from torch import nn
 from warmstart_material import make_images
 
-from lipt_cords.base.files import load_tensors, read_json, save_tensors, write_json
+from lipt_cords.base.files import read_json, write_json
+from lipt_cords.base.tensor_files import load_tensors, save_tensors
 from lipt_cords.experiments.report.results import read_results
 from lipt_cords.training.checkpoint import load_checkpoint, save_checkpoint
 from lipt_cords.training.weights import load_weights

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -210,12 +211,15 @@ def test_an_interrupted_command_says_what_is_kept(
         assert "Traceback" not in shown.err
         return line.removeprefix("lipt-cords: interrupted; ")
 
+    again = ": the same command begins again"
     output = tmp_path / "out"
     train = ["train", config, "--output", str(output)]
     with step_does(stop(signal.SIGTERM)):
-        assert interrupted(train, 143) == f"nothing new is kept in {output}"
+        assert interrupted(train, 143) == f"nothing new is kept in {output}{again}"
         warm = ["warmstart", config, "--output", str(tmp_path / "warm")]
-        assert interrupted(warm, 143) == f"nothing new is kept in {tmp_path / 'warm'}"
+        assert interrupted(warm, 143) == f"nothing new is kept in {tmp_path / 'warm'}{again}"
+        select = ["select", config, "--output", str(tmp_path / "select")]
+        assert interrupted(select, 143) == f"nothing is kept{again}"
     with step_does(stop(signal.SIGINT)):
         assert "give --output" in interrupted(train[:2], 130)
     finished: list[Any] = []
@@ -229,13 +233,25 @@ def test_an_interrupted_command_says_what_is_kept(
         one_by_one = ["--set", "dss_args.warm_start.together=1"]
         assert interrupted([*warm, *one_by_one], 130).startswith("finished workers are kept in")
     assert not output.exists()
-    output.mkdir()
-    (output / "checkpoint.pt").touch()
-    assert kept_in(output) == f"the last checkpoint is kept in {output}: add --resume to continue"
+
+
+def test_what_is_kept_is_said_with_the_command_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["lipt-cords", "train", "my file.yaml"])
+    (tmp_path / "checkpoint.pt").touch()
+    go_on = "; go on with: lipt-cords train 'my file.yaml'"
+    kept = f"the last checkpoint is kept in {tmp_path}{go_on}"
+    assert kept_in(tmp_path, "--resume") == f"{kept} --resume"
+    assert kept_in(tmp_path, "") == kept
+    (tmp_path / "checkpoint.pt").unlink()
     write_json(tmp_path / "results.json", comparison(runs_of("random", [0.5], 0, 0)))
-    assert kept_in(tmp_path).startswith("1 finished runs are kept in")
+    sys.argv.append("--resume")
+    assert kept_in(tmp_path, "--resume") == (
+        f"1 finished run is kept in {tmp_path}{go_on} --resume"
+    )
     (tmp_path / "results.json").write_text("{")
-    assert kept_in(tmp_path) == f"nothing new is kept in {tmp_path}"
+    assert kept_in(tmp_path, "--resume").startswith(f"nothing new is kept in {tmp_path}: ")
 
 
 def test_programming_errors_are_not_swallowed(config: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lipt_cords.base.files import save_tensors
+from lipt_cords.base.tensor_files import save_tensors
 from lipt_cords.training.checkpoint import save_checkpoint
 from lipt_cords.training.weights import load_weights
 

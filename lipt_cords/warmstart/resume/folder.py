@@ -16,15 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from lipt_cords.base.differences import first_difference
-from lipt_cords.base.files import (
-    checksum,
-    load_tensors,
-    output_directory,
-    read_json,
-    save_tensors,
-    write_json,
-)
+from lipt_cords.base.files import checksum, output_directory, read_json, write_json
 from lipt_cords.base.seal import REMEDY
+from lipt_cords.base.tensor_files import load_tensors, save_tensors
 from lipt_cords.models.state import State
 
 logger = logging.getLogger(__name__)

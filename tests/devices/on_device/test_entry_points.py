@@ -28,7 +28,7 @@ from lipt_cords import (
     worker_difficulty,
 )
 from lipt_cords.base import devices
-from lipt_cords.base.files import load_plain
+from lipt_cords.base.tensor_files import load_plain
 from lipt_cords.cli.commands import main
 from lipt_cords.cli.doctor import device_checks
 from lipt_cords.cords.config import RunConfig
