@@ -1,4 +1,4 @@
-"""Tables about many processes: merges, faults, many calls in one process."""
+"""What fewer merges save, and what they cost."""
 
 from __future__ import annotations
 
@@ -34,52 +34,4 @@ def _runs(rows: list[dict[str, Any]], merges: int | None) -> list[dict[str, Any]
     return [row for row in rows if row["kind"] == "lipt" and row["rounds"] == merges]
 
 
-def faults() -> str:
-    """Injected faults and how the runs ended."""
-    results = load("faults")
-    rows = [
-        [
-            name,
-            str(found["trials"]),
-            str(found["ended_merged"]),
-            str(found["ended_with_clear_error"]),
-            str(found["ended_with_unclear_error"] + found["hung"]),
-            f"{found['resumed_equal']} of {found['resumed']}" if found["resumed"] else "-",
-            str(found["finished_workers_lost"]),
-            str(found["orphans"] + found["files_left"] + found["wrong_bits"]),
-        ]
-        for name, found in results["scenarios"].items()
-    ]
-    head = (
-        "Fault, at random moments", "Trials", "Ended merged", "Ended with a clear error",
-        "Hung or unclear",
-        "Resumed with equal bits", "Finished workers lost", "Orphans, files left, wrong bits",
-    )  # fmt: skip
-    return markdown(head, rows) + origin(results)
-
-
-def steady() -> str:
-    """What one process keeps of hundreds of calls."""
-    results = load("steady")
-    rows = []
-    for name, found in results["series"].items():
-        growth = found["memory_growth_bytes_per_call"]
-        more = found["more"]
-        rows.append(
-            [
-                name,
-                f"{found['calls']} x {len(found['seeds'])}",
-                f"{growth['mean']:,.0f} ({growth['min']:,.0f} to {growth['max']:,.0f})",
-                str(max(more["descriptors"])),
-                str(max(more["native_threads"])),
-                str(max(more["children"])),
-            ]
-        )
-    head = (
-        "In one process", "Calls x seeds", "More memory, bytes a call", "More descriptors",
-        "More threads", "More children",
-    )  # fmt: skip
-    return markdown(head, rows) + origin(results)
-
-
-DISTRIBUTED = (frontier, faults, steady)
+DISTRIBUTED = (frontier,)
