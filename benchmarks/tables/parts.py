@@ -36,22 +36,28 @@ def measured(values: Sequence[float]) -> str:
 
 
 def origin(*results: dict[str, Any]) -> str:
-    """Where the figures of a table come from, in a line for each machine and revision."""
-    commands: dict[str, list[str]] = {}
+    """Where the figures of a table come from, in a line for each machine."""
+    machines: dict[str, dict[str, list[str]]] = {}
     for one in results:
-        commands.setdefault(_place(one), []).append(f"`{one['command']}`")
-    return "".join(f"\n{', '.join(each)}, {place}.\n" for place, each in commands.items())
+        place = one.get("provenance", one)
+        revisions = machines.setdefault(_machine(place), {})
+        revisions.setdefault(_revision(one, place), []).append(f"`{one['command']}`")
+    return "".join(
+        "\n" + "; ".join(f"{', '.join(each)}, {revision}" for revision, each in found.items())
+        + f", {machine}.\n"
+        for machine, found in machines.items()
+    )  # fmt: skip
 
 
-def _place(results: dict[str, Any]) -> str:
-    place = results.get("provenance", results)
+def _machine(place: dict[str, Any]) -> str:
     machine = place["machine"]
     threads = f"{machine['threads']} thread" + "s" * (machine["threads"] != 1)
+    return f"torch {place['versions']['torch']}, {threads} of {machine['processor']}"
+
+
+def _revision(results: dict[str, Any], place: dict[str, Any]) -> str:
     later = "".join(
         f" (completed at {one['revision']}, on {one['machine']['processor']})"
         for one in results.get("resumed", [])
     )
-    return (
-        f"revision {place['revision']}{later}, torch {place['versions']['torch']}, {threads} of "
-        f"{machine['processor']}"
-    )
+    return f"revision {place['revision']}{later}"
