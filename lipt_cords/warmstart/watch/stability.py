@@ -3,8 +3,8 @@
 Workers are replicas, so their spread is the noise of the gradients. But replicas share their bias,
 and once the learning rate falls they agree, whatever they have learned: their agreement shows how
 noisy a round is, not how good the model is. The merged model's held-out loss follows the quality of
-the gradients, and how fast it still falls shows whether more rounds help (figures in
-docs/distributed.md).
+the gradients, and how fast it still falls shows whether more rounds help
+(``benchmarks/stability.py`` measures both).
 """
 
 from __future__ import annotations
