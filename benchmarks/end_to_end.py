@@ -4,8 +4,8 @@
 
 Fashion-MNIST (needs DIR/FashionMNIST), ResNet-8, a tenth of the pool, GLISTER through CORDS's own
 loader: from scratch at random, RS2 at equal subset epochs and at LiPT's whole cost, after CORDS's
-full-data warm-up, after LiPT, and after one worker of equal critical path. Interrupted runs go on
-where they stopped.
+full-data warm-up, after ``warm_start: lipt`` with eight workers, and after one worker of equal
+critical path. Interrupted runs go on where they stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if __name__ == "__main__":  # in place of this folder, the repository
 
 import torch
 
-from benchmarks import EARLIER, RESULTS
+from benchmarks import RESULTS
 from benchmarks.lean import lean
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.cords.config import RunConfig
@@ -35,7 +35,6 @@ METHODS = (
 
 def configuration(data: str | None, pool: int, epochs: int) -> RunConfig:
     """What all methods share."""
-    warm_start = {**EARLIER, "num_workers": 8, "common_steps": 100, "epochs": 4, "batch_size": 64}
     return RunConfig.parse(
         {
             "dataset": {
@@ -53,7 +52,7 @@ def configuration(data: str | None, pool: int, epochs: int) -> RunConfig:
                 "greedy": "Naive",
                 "fraction": 0.1,
                 "select_every": 10,
-                "warm_start": warm_start,
+                "warm_start": {"num_workers": 8},
             },
             "train_args": {"num_epochs": epochs, "device": "cpu", "eval_every": 10},
         }

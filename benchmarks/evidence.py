@@ -5,14 +5,10 @@
 warm-up: the preset ``lipt`` in place of CORDS's full-data warm-up, before RS2 and before GLISTER,
 GradMatch and CRAIG re-selected as in CORDS. warm-up-cheaper: the same with the preset in one
 process, and with half of its critical path. tax: RS2 on a tenth after the preset and after ten
-epochs on all data, where Muon trains everything. end-to-end: passes until an
-accuracy, against training on all data; everybody trains with Muon. budget: everybody spends the
-same passes in all; RS2 is the rival.
-search: the same critical path for everybody, fractions from 1 to 50 %, and what selects, how
-often. importance: whether importance sampling, re-drawn every epoch, needs LiPT or only a warm
-model. ResNet-8, a pool of 20,000 images, 16 workers where a warm start does not say how many.
-search and importance were asked of one merge with SGD, before the preset was what it is.
-Interrupted runs go on where they stopped.
+epochs on all data, where Muon trains everything. end-to-end: passes until an accuracy,
+against training on all data; everybody trains with Muon. budget: everybody spends the same passes
+in all; RS2 is the rival. ResNet-8, a pool of 20,000 images, 16 workers where a warm start does not
+say how many. Interrupted runs go on where they stopped.
 """
 
 from __future__ import annotations
@@ -28,7 +24,7 @@ if __name__ == "__main__":  # in place of this folder, the repository
 
 import torch
 
-from benchmarks import EARLIER, RESULTS
+from benchmarks import RESULTS
 from benchmarks.lean import lean
 from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
@@ -41,10 +37,6 @@ SETS = ("fashion-mnist", "cifar10-jpeg")
 POOL = 20_000
 BF16: dict[str, Any] = {"precision": "bf16"}
 """The preset, and nothing else of the warm start."""
-SGD_ONCE: dict[str, Any] = {
-    **EARLIER, **BF16, "num_workers": 8, "common_steps": 200, "epochs": 4, "batch_size": 64,
-    "sparsity": "none", "augmentation": "none",
-}  # fmt: skip
 HALF: dict[str, Any] = {**BF16, "common_steps": 100, "local_steps": 312, "rounds": 20}
 SGD: dict[str, Any] = {"lr": 0.05, "nesterov": True}
 MUON: dict[str, Any] = {"type": "muon"}
@@ -109,35 +101,6 @@ QUESTIONS: dict[str, list[Part]] = {
         Part(
             ("random", "rs2", "one-worker-annealed+rs2", "lipt+rs2", "lipt+glister"),
             terms={"equal": "total", "budget": 200_000},
-        )
-    ],
-    "search": [
-        Part(
-            (
-                "random", "rs2", "lipt+rs2", "lipt+curriculum/scratch", "lipt+stratified/every=5",
-                "one-worker+rs2",
-            ),
-            fractions=(0.01, 0.05, 0.1, 0.2, 0.3, 0.5),
-            terms={"equal": "critical-path", "budget": 40_000},
-            warm_start=SGD_ONCE,
-        ),
-        Part(
-            (
-                "lipt+curriculum", "lipt+stratified/every=1", "lipt+stratified/every=20",
-                "lipt+importance/every=1", "lipt+importance/every=5", "lipt+glister/every=5",
-            ),
-            terms={"equal": "critical-path", "budget": 40_000},
-            warm_start=SGD_ONCE,
-        ),
-    ],
-    "importance": [
-        Part(
-            (
-                "rs2", "lipt+rs2", "one-worker+rs2", "none+importance/every=1",
-                "one-worker+importance/every=1", "lipt+importance/every=1",
-            ),
-            terms={"equal": "critical-path", "budget": 40_000},
-            warm_start=SGD_ONCE,
         )
     ],
 }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from benchmarks.tables.evidence import of, signed
+from benchmarks.tables.fixed import first_use, of, signed, uncut
 from benchmarks.tables.parts import RESULTS, load, markdown, origin, spread
 
 SETS = ("cifar10-jpeg", "fashion-mnist")
@@ -35,8 +35,19 @@ def share_of_training(results: dict[str, Any], fraction: float) -> float:
     return statistics.fmean(spent)
 
 
+def rivals(name: str, fraction: float) -> list[str]:
+    """LiPT's difficulty with trial trainings, and one worker's: accuracy; and the bill."""
+    results = load(f"fixed_subset-{name}")
+    if uncut(results, fraction):
+        return ["the random one", "the random one"]
+    return [
+        spread([row["accuracy"] for row in of(results, fraction, method)])
+        for method in ("lipt", "one-worker")
+    ]
+
+
 def chosen() -> str:
-    """Accuracy after training on subsets that were chosen without training, and the cost."""
+    """Fixed subsets: random, chosen without training, and by the scores of trained models."""
     text = ""
     for name, results in measured():
         rows = []
@@ -51,15 +62,21 @@ def chosen() -> str:
                     spread([row["accuracy"] for row in random]),
                     spread([row["accuracy"] for row in found]),
                     signed(above_random(results, fraction)),
-                    ", ".join(f"{100 * row['cut']:.0f}" for row in found),
                     f"{100 * share_of_training(results, fraction):.0f} %",
+                    *rivals(name, fraction),
                 ]
             )
         head = (
-            "Fraction", "Seeds", "Random, %", "Chosen, %", "Difference, points",
-            "Cut, % by seed", "Choosing, of one training's time",
+            "Fraction", "Seeds", "Random, %", "`choose_subset`, %", "Difference, points",
+            "Choosing, of one training's time", "LiPT's difficulty and trials, %",
+            "One worker's, %",
         )  # fmt: skip
-        text += f"{name}.\n\n" + markdown(head, rows) + origin(results) + "\n"
+        few, many = first_use(load(f"fixed_subset-{name}"))
+        text += (
+            f"{name}.\n\n" + markdown(head, rows) + "\nLiPT's warm-up, trials and training make "
+            f"{few:.1f} to {many:.1f} times the passes of the training.\n"
+            + origin(results) + "\n"
+        )  # fmt: skip
     return text
 
 

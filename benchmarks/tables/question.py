@@ -8,9 +8,9 @@ import statistics
 from typing import Any
 
 from benchmarks.tables.parts import RESULTS, load, markdown, origin, spread
-from lipt_cords.experiments.report.summary import times
 
-SETS = ("fashion-mnist", "cifar10-jpeg")
+SETS = ("cifar10-jpeg", "fashion-mnist")
+SELECTORS = ("glister", "gradmatch", "craig")
 Runs = list[dict[str, Any]]
 
 
@@ -70,81 +70,86 @@ def heading(name: str, results: dict[str, Any], part: int = 0) -> str:
     return f"{name}, {seeds} seed{'s' * (seeds > 1)}.\n\n"
 
 
-def costs_table(results: dict[str, Any], part: int = 0) -> str:
-    """Every method of a part with a single fraction: accuracy, and what it spent."""
-    rows = [
-        [
-            runs[0]["label"],
-            spread(accuracies(runs)),
-            f"{mean(runs, 'warmup_critical_passes'):,.0f}",
-            f"{mean(runs, 'warmup_passes'):,.0f}",
-            f"{merges(runs)}",
-            f"{mean(runs, 'critical_passes'):,.0f}",
-            f"{mean(runs, 'passes'):,.0f}",
-        ]
-        for runs in runs_of(results, part).values()
-    ]
-    head = (
-        "Method", "Test accuracy, %", "Warm-up passes, critical path", "in all", "Merges",
-        "All passes, critical path", "in all",
-    )  # fmt: skip
-    return markdown(head, rows)
-
-
-def costs_of(question: str) -> str:
-    """Accuracy and costs of every method that a question was asked of, set by set."""
-    return "\n".join(
-        heading(name, results) + costs_table(results) + origin(results)
-        for name, results in asked(question)
-    )
+def warm_up() -> str:
+    """Accuracy of training on a tenth of the data, after full epochs and after the preset."""
+    text, cost = "", "warmup_critical_passes"
+    for name, results in asked("warm-up"):
+        rows, runs = [], by_method(results)
+        for kind in ("rs2", *SELECTORS):
+            epochs = 10 if kind == "rs2" else 8
+            rival, mine = runs[f"full={epochs}+{kind}"], runs[f"lipt+{kind}"]
+            rows.append(
+                [
+                    mine[0]["label"].partition(" ")[0],
+                    f"{epochs}",
+                    spread(accuracies(rival)),
+                    spread(accuracies(mine)),
+                    compared(mine, rival),
+                    f"{mean(rival, cost) / mean(mine, cost):.1f}",
+                ]
+            )
+        head = (
+            "Then", "Full epochs", "After them, %", "After LiPT, %", "Difference, points",
+            "Critical path, times shorter",
+        )  # fmt: skip
+        mine, alone = runs["lipt+rs2"], runs["one-worker-annealed+rs2"]
+        text += heading(name, results) + markdown(head, rows)
+        text += (
+            f"\nLiPT's warm-up: {mean(mine, cost):,.0f} passes on the critical path, "
+            f"{mean(mine, 'warmup_passes'):,.0f} in all, {merges(mine)} merges. RS2 with no "
+            f"warm-up: {spread(accuracies(runs['rs2']))} %; after one annealed worker of LiPT's "
+            f"critical path: {spread(accuracies(alone))} %; a random subset after LiPT: "
+            f"{spread(accuracies(runs['lipt+random']))} %.\n"
+        )
+        text += origin(results) + "\n"
+    return text
 
 
 def tax() -> str:
-    """The warm-up's critical path, at the accuracy of what follows."""
-    return costs_of("warm-up")
-
-
-def tax_reading() -> str:
-    """What the shorter warm-up costs or gains, in sentences."""
-    sentences, cost = [], "warmup_critical_passes"
-    for name, results in asked("warm-up"):
-        runs = by_method(results)
-        lipt, full, alone = (
-            runs[f"{warm}+rs2"] for warm in ("lipt", "full=10", "one-worker-annealed")
-        )
-        sentences.append(
-            f"{name}, then fresh random subsets: `warm_start: lipt` makes "
-            f"{mean(full, cost) / mean(lipt, cost):.1f} times fewer warm-up passes on the critical "
-            f"path than 10 full epochs (in all, "
-            f"{mean(lipt, 'warmup_passes') / mean(full, 'warmup_passes'):.2f} times as many), and "
-            f"ends {compared(lipt, full)} points from it. Against one worker with "
-            f"{mean(alone, cost):,.0f} passes: {compared(lipt, alone)} points."
-        )
-    return " ".join(sentences) + "\n"
+    """RS2 on a tenth after several warm-ups, where Muon trains everything."""
+    text = ""
+    for name, results in asked("tax"):
+        full = by_method(results)["full=10+rs2"]
+        rows = [
+            [
+                runs[0]["label"] + (", half the path" if part else ""),
+                spread(accuracies(runs)),
+                "" if runs is full else compared(runs, full),
+                f"{mean(runs, 'warmup_critical_passes'):,.0f}",
+                f"{mean(runs, 'warmup_passes'):,.0f}",
+            ]
+            for part in range(len(results["parts"]))
+            for runs in by_method(results, part).values()
+        ]
+        head = (
+            "Method", "Test accuracy, %", "Against after 10 full epochs, points",
+            "Warm-up passes, critical path", "in all",
+        )  # fmt: skip
+        text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
+    return text
 
 
 def end_to_end_passes() -> str:
-    """Training on all data against LiPT in rounds and RS2, passes at equal accuracy."""
+    """Training on all data against LiPT and RS2, passes at equal accuracy."""
     text = ""
     for name, results in asked("end-to-end"):
         rows, ladder = [], full_ladder(results)
         for (method, _), runs in all_runs(results):
             equal = passes_for(ladder, mean(runs))
-            critical = mean(runs, "critical_passes")
-            times = "-" if equal is None else f"{equal / critical:.1f}"
+            critical, passes = mean(runs, "critical_passes"), mean(runs, "passes")
             rows.append(
                 [
                     runs[0]["label"],
                     spread(accuracies(runs)),
                     f"{critical:,.0f}",
-                    f"{mean(runs, 'passes'):,.0f}",
-                    f"{merges(runs)}",
-                    "1" if method == "full-data" else times,
+                    f"{passes:,.0f}",
+                    "-" if equal is None or method == "full-data" else f"{equal / critical:.1f}",
+                    "-" if equal is None or method == "full-data" else f"{passes / equal:.2f}",
                 ]
             )
         head = (
-            "Method", "Test accuracy, %", "Passes, critical path", "in all", "Merges",
-            "Passes of all-data training at its accuracy, over its critical path",
+            "Method", "Test accuracy, %", "Passes, critical path", "in all",
+            "Critical path, times shorter than all data's", "Passes in all, over all data's",
         )  # fmt: skip
         text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
     return text
@@ -195,44 +200,25 @@ def ratios(results: dict[str, Any], method: str) -> list[tuple[float, float, Run
     return found
 
 
-def end_to_end_passes_reading() -> str:
-    """How much shorter the critical path is at equal accuracy."""
-    sentences = []
-    for name, results in asked("end-to-end"):
-        for method, words in (("lipt-rounds+rs2", "LiPT in rounds, then RS2"), ("rs2", "RS2")):
-            found = ratios(results, method)
-            if not found:
-                sentences.append(
-                    f"{name}: no length of {words} has an accuracy between those of the "
-                    "all-data runs."
-                )
-            for ratio, total, runs in found:
-                sentences.append(
-                    f"{name}: {words} reaches {100 * mean(runs):.1f} % with {times(ratio)} passes "
-                    "on the critical path than training on all data needs for it "
-                    f"({total:.2f} times as many in all)."
-                )
-    return " ".join(sentences) + "\n"
-
-
 def equal_total() -> str:
     """Everybody spends the same passes in all."""
-    return costs_of("budget")
-
-
-def equal_total_reading() -> str:
-    """Which method wins at equal passes."""
-    sentences = []
+    text = ""
     for name, results in asked("budget"):
-        runs = by_method(results)
-        mine = [rows for method, rows in runs.items() if method.startswith("lipt")]
-        best = max(mine, key=mean)
-        sentences.append(
-            f"{name}: the best with LiPT is {best[0]['label']}, {compared(best, runs['rs2'])} "
-            f"points from RS2 and {compared(best, runs['one-worker+rs2'])} from RS2 after one "
-            "worker."
-        )
-    return " ".join(sentences) + "\n"
+        rows = [
+            [
+                runs[0]["label"],
+                spread(accuracies(runs)),
+                f"{mean(runs, 'warmup_passes'):,.0f}",
+                f"{mean(runs, 'critical_passes'):,.0f}",
+                f"{mean(runs, 'passes'):,.0f}",
+            ]
+            for runs in by_method(results).values()
+        ]
+        head = (
+            "Method", "Test accuracy, %", "Warm-up passes", "All passes, critical path", "in all",
+        )  # fmt: skip
+        text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
+    return text
 
 
 def report_build() -> str:
@@ -247,7 +233,4 @@ def report_build() -> str:
     )
 
 
-QUESTIONS = (
-    report_build, tax, tax_reading, end_to_end_passes, end_to_end_passes_reading, equal_total,
-    equal_total_reading,
-)  # fmt: skip
+QUESTIONS = (report_build, warm_up, tax, end_to_end_passes, equal_total)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.tables.evidence import signed
+from benchmarks.tables.fixed import signed
 from benchmarks.tables.parts import load, markdown, origin, spread
 
 

@@ -21,7 +21,6 @@ if __name__ == "__main__":  # in place of this folder, the repository
 from benchmarks.tables.cheaper import CHEAPER
 from benchmarks.tables.choose import CHOOSING
 from benchmarks.tables.distributed import DISTRIBUTED
-from benchmarks.tables.evidence import EVIDENCE
 from benchmarks.tables.headline import headline
 from benchmarks.tables.label_issues import LABEL_ISSUES
 from benchmarks.tables.memory import MEMORY
@@ -30,9 +29,9 @@ from benchmarks.tables.parts import load, markdown, origin, spread
 from benchmarks.tables.preset import PRESET
 from benchmarks.tables.question import QUESTIONS
 from benchmarks.tables.reliability import RELIABILITY
-from benchmarks.tables.search import SEARCHES
 from benchmarks.tables.text_and_tables import TEXT_AND_TABLES
 from benchmarks.tables.unlearning import UNLEARNING
+from benchmarks.tables.wrong_labels import WRONG_LABELS
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -64,11 +63,6 @@ def end_to_end() -> str:
     return markdown(head, rows) + origin(results)
 
 
-def end_to_end_reading() -> str:
-    """What the end-to-end table says, in the words that the comparison computed."""
-    return str(load("end_to_end")["reading"]) + "\n"
-
-
 def selection() -> str:
     """Selectors against CORDS."""
     results = load("selection")
@@ -83,24 +77,6 @@ def selection() -> str:
         for row in results["table"]
     ]
     head = ("Case, 10 classes, 10 % budget", "CORDS, s", "Here, s", "Faster", "Aimed at")
-    return markdown(head, rows) + origin(results)
-
-
-def selection_growth() -> str:
-    """How selectors grow in the pool's size, and the memory they take."""
-    results = load("selection")
-    memory = {row["selector"]: row for row in results["memory"]}
-    rows = []
-    for line in results["curves"]:
-        if line["embedding_dim"] == 512:
-            row = memory[line["selector"]]
-            growth = f"{line['exponent']:.2f}"
-            rows.append([line["selector"], growth, f"{max(0.0, row['ratio']):.1f}"])
-    head = (
-        "Selector, per class, E=512",
-        "Exponent of its time in N",
-        "Peak extra memory, x factors",
-    )
     return markdown(head, rows) + origin(results)
 
 
@@ -124,11 +100,9 @@ def selection_imagenet() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
-        end_to_end, end_to_end_reading, selection, selection_growth,
-        selection_imagenet, *CHOOSING, *LABEL_ISSUES, *DISTRIBUTED, *EVIDENCE, *QUESTIONS,
-        *SEARCHES, *PAPER,
-        *CHEAPER, *UNLEARNING, *MEMORY, *RELIABILITY, *PRESET, *TEXT_AND_TABLES,
-        headline,
+        end_to_end, selection, selection_imagenet, *CHOOSING, *LABEL_ISSUES, *WRONG_LABELS,
+        *TEXT_AND_TABLES, *QUESTIONS, *PRESET, *PAPER, *DISTRIBUTED, *RELIABILITY, *CHEAPER,
+        *MEMORY, *UNLEARNING, headline,
     )
 }  # fmt: skip
 

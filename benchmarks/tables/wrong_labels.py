@@ -1,0 +1,44 @@
+"""The table of benchmarks/wrong_labels.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.tables.parts import RESULTS, load, markdown, origin, spread
+
+SETS = ("cifar10-jpeg", "fashion-mnist")
+
+
+def trained_with_wrong_labels() -> list[tuple[str, dict[str, Any]]]:
+    """The committed results, set by set."""
+    names = [name for name in SETS if (RESULTS / f"wrong_labels-{name}.json").exists()]
+    return [(name, load(f"wrong_labels-{name}")) for name in names]
+
+
+def wrong_labels() -> str:
+    """Accuracy after training on subsets of a pool with wrong labels."""
+    text = ""
+    for name, results in trained_with_wrong_labels():
+        draws = list(dict.fromkeys((row["kind"], row["share"]) for row in results["rows"]))
+        rows = []
+        for method in dict.fromkeys(row["method"] for row in results["rows"]):
+            cells = [
+                spread(
+                    [
+                        row["accuracy"] for row in results["rows"]
+                        if (row["method"], row["kind"], row["share"]) == (method, *draw)
+                    ]
+                )
+                for draw in draws
+            ]  # fmt: skip
+            rows.append([method, *cells])
+        head = (
+            "Trained on",
+            *(f"{100 * s:.0f} % wrong, {k}" if s else "none wrong" for k, s in draws),
+        )
+        seeds = len({row["seed"] for row in results["rows"]})
+        text += f"{name}, {seeds} seeds.\n\n" + markdown(head, rows) + origin(results) + "\n"
+    return text
+
+
+WRONG_LABELS = (wrong_labels,)
