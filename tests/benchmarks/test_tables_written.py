@@ -67,6 +67,6 @@ def test_links_between_pages_lead_somewhere(page):
 
 
 def test_the_methods_of_the_page_on_comparisons_are_known():
-    text = (ROOT / "docs/evidence.md").read_text()
+    text = (ROOT / "docs/report.md").read_text()
     (names,) = re.findall(r"--methods (\S+)", text)
     assert len(parse_methods(names.split(","))) > 3
