@@ -308,6 +308,48 @@ def select(
 
 @app.command()
 @interruptible
+@owns_output
+def clean(
+    config: ConfigFile,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Weights whose embeddings compare the samples; none without it"),
+    ] = None,
+    overrides: Overrides = None,
+    imports: Imports = None,
+    seed: Seed = None,
+    output: Output = Path("runs/clean"),
+    data: Data = None,
+    download: Download = False,
+    no_code: NoCode = False,
+    skip_unreadable: SkipUnreadable = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the labels that are probably wrong, with a page of the pictures.
+
+    \b
+    lipt-cords clean mine.yaml --output runs/clean
+    lipt-cords train mine.yaml --set dataset.without=runs/clean/suspects.csv
+    """
+    from lipt_cords.cli.display import show_suspects
+    from lipt_cords.experiments.clean import check_labels
+
+    display = display_for(as_json)
+    settings = load_configuration(
+        config, overrides, seed, data, download, imports, no_code, skip_unreadable
+    )
+    if not is_main_process():
+        return
+    found = check_labels(settings, checkpoint=checkpoint, on_data=display.data)
+    written = [] if output is None else found.save(output)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        show_suspects(display.console, found, written)
+
+
+@app.command()
+@interruptible
 def report(
     directories: Annotated[
         list[Path], typer.Argument(metavar="DIR...", help="With the results of one comparison")

@@ -15,6 +15,7 @@ from lipt_cords.base.printable import printable
 from lipt_cords.cli.doctor import OK, Diagnosis, Registered
 from lipt_cords.cli.lines import say
 from lipt_cords.data.datasets import DataSplits
+from lipt_cords.experiments.clean import LabelCheck
 from lipt_cords.experiments.compare_plan import ComparisonPlan, PlannedRun
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.page import write_report
@@ -25,6 +26,7 @@ from lipt_cords.experiments.select_once import SelectionRun
 from lipt_cords.training.ledger import CurvePoint
 from lipt_cords.warmstart.report import WarmStartReport
 
+SUSPECTS_SHOWN = 8
 MARKS = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "broken": "[red]broken[/]"}
 
 
@@ -195,6 +197,31 @@ def show_selection(console: Console, made: SelectionRun, output: Path | None) ->
     if output is not None:
         for name in ("selection.json", "selection.npz"):
             say(console, f"  {output / name}")
+
+
+def show_suspects(console: Console, found: LabelCheck, written: Sequence[Path]) -> None:
+    """How many labels are probably wrong, the most suspect ones, and which classes are confused."""
+    count = len(found.suspects)
+    say(
+        console,
+        f"{count:,} of {len(found.samples):,} labels are suspect; predicted from all the others, "
+        f"{found.agreement:.0%} of the labels agree",
+    )
+    for note in found.notes:
+        say(console, f"note: {note}")
+    if count:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for name in ("the most suspect", "label", "probably"):
+            table.add_column(name, overflow="fold")
+        for one in found.suspects[:SUSPECTS_SHOWN]:
+            table.add_row(*map(printable, (one.sample, one.label, one.likely)))
+        console.print(table)
+        often = ", ".join(
+            f"{label} for {likely} ({many:,})" for label, likely, many in found.pairs()[:3]
+        )
+        say(console, f"most often: {often}")
+    for path in written:
+        say(console, f"  {path}")
 
 
 def show_report(console: Console, results: dict[str, Any], output: Path | None) -> None:

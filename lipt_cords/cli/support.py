@@ -57,7 +57,7 @@ Data = Annotated[Path | None, typer.Option(help="Directory that holds the data")
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data if it is not there")]
 
 
-TUTORIAL = """Train on a small, well-chosen subset of your data, without a full-data warm-up first.
+TUTORIAL = """Pick the few per cent of your data worth training on, find wrong labels, wait less.
 
 \b
 See it work, in two minutes and on bundled data:
@@ -67,13 +67,16 @@ Is this machine ready, and what is missing?
 Your data: put each class's images into a folder, and write mine.yaml:
   dataset: {name: "imagefolder:my-images", image_size: 32}
   model: {architecture: resnet8}
-  dss_args: {type: GradMatch, selector: fast, fraction: 0.05, warm_start: lipt}
+  dss_args: {type: Covering, fraction: 0.05}
+Which 5 % of it is worth training on?
+  lipt-cords select mine.yaml --output runs/subset
+Which labels are probably wrong?
+  lipt-cords clean mine.yaml --output runs/clean
 What would it cost to find out whether that beats a random subset?
   lipt-cords compare mine.yaml --dry-run
 Find out, and look at the page that it writes:
   lipt-cords compare mine.yaml --output runs/mine
-Only the subset, or a whole training on it:
-  lipt-cords select mine.yaml --output runs/subset
+Choose and train:
   lipt-cords train mine.yaml --output runs/trained
 Would a larger batch fit into a GPU's memory, and what would that cost (simulated on a CPU)?
   lipt-cords plan mine.yaml --budget 2GiB --largest

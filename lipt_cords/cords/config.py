@@ -141,8 +141,9 @@ class RunConfig(BaseModel):
         """Every key with its value, ready for JSON; those of later versions where they are set."""
         # Left out when empty, so that runs of earlier versions can be resumed.
         keys = self.model_dump(mode="json", exclude=None if self.imports else {"imports"})
-        if not self.dataset.skip_unreadable:
-            del keys["dataset"]["skip_unreadable"]
+        for name in ("skip_unreadable", "without"):
+            if not keys["dataset"][name]:
+                del keys["dataset"][name]
         return keys
 
     @field_validator("*", mode="before")

@@ -24,6 +24,7 @@ from lipt_cords.data.folder_parts import folder_parts
 from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.parts import LeftOut, Part, Parts
+from lipt_cords.data.sample_lists import read_sample_list
 from lipt_cords.data.splits import balanced_sample, stratified_split
 from lipt_cords.data.torchvision_files import DATA_SETS as TORCHVISION
 from lipt_cords.data.torchvision_files import read_torchvision
@@ -164,6 +165,7 @@ def load_dataset(
     limit: int | None = None,
     image_size: int | None = None,
     skip_unreadable: bool = False,
+    without: str | Path | None = None,
 ) -> DataSplits:
     """Load a data set by name, with a seeded stratified validation split.
 
@@ -182,6 +184,9 @@ def load_dataset(
         limit: most training images to use, classes balanced; None for all.
         image_size: side in pixels to which an image folder is resized; needed if sizes differ.
         skip_unreadable: leave out files of an image folder that cannot be read.
+        without: a CSV file whose column ``sample`` names samples to leave out of training and
+            validation, such as the ``suspects.csv`` of ``lipt-cords clean``. All others stay in
+            the part in which they are without it, and so does the whole test part.
 
     Raises:
         ValueError: an unknown name, missing data (it says where it looked), unreadable images.
@@ -207,11 +212,16 @@ def load_dataset(
         parts = _registered(known, data_directory(datadir), download)
     else:
         parts = _torchvision(known, data_directory(datadir), download)
-    return _split(known, parts, val_fraction, limit, seed)
+    return _split(known, parts, val_fraction, limit, seed, without)
 
 
 def _split(
-    name: str, parts: Parts, val_fraction: float, limit: int | None, seed: int
+    name: str,
+    parts: Parts,
+    val_fraction: float,
+    limit: int | None,
+    seed: int,
+    without: str | Path | None,
 ) -> DataSplits:
     """Hold out the validation part, apply the limit, normalise the parts alike."""
     train, val, labels, left_out = parts.train, parts.val, parts.train.labels, parts.left_out
@@ -222,6 +232,15 @@ def _split(
         count = min(max(1, round(val_fraction * len(labels))), len(labels) - 1)
         kept, held = stratified_split(labels, count, generator(seed, "validation split"))
         val = train.select(held)
+    if without is not None:
+        known = {*train.names, *val.names, *parts.test.names}
+        gone = read_sample_list(without, known) - set(parts.test.names)
+        kept = kept[torch.tensor([train.names[i] not in gone for i in kept.tolist()])]
+        val = val.without({i: "" for i, one in enumerate(val.names) if one in gone})
+        left_out = replace(left_out, by_list=(Path(without).name, len(gone)))
+        for what, some in (("training", kept), ("validation", val)):
+            if not len(some):
+                raise ValueError(f"no {what} image is left without those of {without}: shorten it")
     if limit is not None:
         left_out = replace(left_out, over_limit=max(0, len(kept) - limit))
         kept = kept[balanced_sample(labels[kept], limit, generator(seed, "limit"))]

@@ -55,14 +55,20 @@ class LeftOut:
     """Folders without an image."""
     others: tuple[str, ...] = ()
     """Files that are no images, or in no class folder."""
+    by_list: tuple[str, int] | None = None
+    """A file that lists samples to leave out, and how many of them were."""
     over_limit: int = 0
     """Training images beyond ``limit``."""
 
     def notes(self) -> list[str]:
         """What a reader of results must know."""
-        if not self.unreadable:
-            return []
-        return [f"{len(self.unreadable):,} unreadable left out: {reasons(self.unreadable)}"]
+        said = []
+        if self.unreadable:
+            said.append(f"{len(self.unreadable):,} unreadable left out: {reasons(self.unreadable)}")
+        if self.by_list:
+            name, count = self.by_list
+            said.append(f"{count:,} left out by {name}")
+        return said
 
     def __str__(self) -> str:
         said = self.notes()

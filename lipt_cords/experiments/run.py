@@ -69,6 +69,7 @@ def load_splits(config: RunConfig, on_data: OnData | None = None) -> DataSplits:
         limit=data.limit,
         image_size=data.image_size,
         skip_unreadable=data.skip_unreadable,
+        without=data.without,
     )
     if on_data is not None:
         on_data(splits)

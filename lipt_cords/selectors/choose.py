@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,7 @@ from lipt_cords.selectors.closed_form.principal import principal
 from lipt_cords.selectors.closed_form.ridge import KERNEL_WIDTH, classes_of, leave_one_out
 from lipt_cords.selectors.confident_learning import prune_by_noise_rate
 
+logger = logging.getLogger(__name__)
 DECIDED = frozenset({"scores", "score", "pilot", "val_gradients"})
 """Arguments of `select` and `covering` that follow from the others here."""
 LANDMARKS = 1_000
@@ -120,8 +122,12 @@ def choose_subset(
         scores=known.margin[pool], pilot=judge.within(pool), seed=seed, **options,
     )  # fmt: skip
     ended = time.perf_counter()
+    said = [one for one in (known.warning, chosen.info.get("warning")) if one]
+    if known.warning is not None:
+        logger.warning("choose_subset: %s", known.warning)
     info = {
         **chosen.info,
+        **({"warning": "; ".join(said)} if said else {}),
         "suspects_left_out": count - len(pool),
         "features": found.kind,
         "leave_one_out_accuracy": known.accuracy,

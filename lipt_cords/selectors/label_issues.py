@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from lipt_cords.selectors.checks import as_tensor
 from lipt_cords.selectors.closed_form.ridge import OutOfSample, classes_of, leave_one_out
 from lipt_cords.selectors.confident_learning import prune_by_noise_rate
 
+logger = logging.getLogger(__name__)
 SUM_TOLERANCE = 1e-3
 
 
@@ -33,6 +35,7 @@ class LabelIssues:
         probabilities: (N, C) float64, out of sample; the columns are ``classes``, ascending. With
             the position of the label among them it is what cleanlab takes as ``pred_probs``.
         classes: (C,) int64.
+        warning: that the features say nothing about the labels; None where they do.
     """
 
     indices: Tensor
@@ -41,6 +44,7 @@ class LabelIssues:
     likely: Tensor
     probabilities: Tensor
     classes: Tensor
+    warning: str | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -122,7 +126,11 @@ def find_label_issues(
     indices = suspect.nonzero().flatten()
     order = torch.sort(scores[indices], descending=True, stable=True).indices
     likely = classes[_without_own(known.predictions, columns, suspect).argmax(dim=1)]
-    return LabelIssues(indices[order], scores, labels, likely, known.probabilities, classes)
+    if known.warning is not None:
+        logger.warning("find_label_issues: %s", known.warning)
+    return LabelIssues(
+        indices[order], scores, labels, likely, known.probabilities, classes, known.warning
+    )
 
 
 def _without_own(predictions: Tensor, columns: Tensor, suspect: Tensor) -> Tensor:

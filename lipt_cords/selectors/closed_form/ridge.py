@@ -85,6 +85,20 @@ class OutOfSample:
         """Share of samples whose likely class is their label."""
         return float((self.likely == self.labels).double().mean())
 
+    @property
+    def warning(self) -> str | None:
+        """That the features say nothing about the labels; None where they predict them better,
+        by two standard deviations, than always naming the most frequent class."""
+        share = float(torch.bincount(self.columns).max()) / len(self)
+        chance = share + 2 * (share * (1 - share) / len(self)) ** 0.5
+        if self.accuracy > min(chance, 1 - 1 / len(self)):
+            return None
+        return (
+            f"the features predict {self.accuracy:.0%} of the labels, and {share:.0%} are of the "
+            "most frequent class: they say nothing about the labels, and what is found by them "
+            "means nothing. Give rows of your own, or a trained net, as features"
+        )
+
 
 def leave_one_out(
     features: Features | Tensor | NDArray[Any],

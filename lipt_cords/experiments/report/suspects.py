@@ -1,0 +1,112 @@
+"""The page of labels that are probably wrong, with the pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset
+
+from lipt_cords.base.errors import missing_extra
+from lipt_cords.data.folders import FolderImages
+from lipt_cords.data.images import ImageTensors
+from lipt_cords.experiments.report.svg import DARK_SERIES, NAMED
+
+PICTURES = 300
+"""The page shows this many suspects; the list has all."""
+SIDE = 96
+"""Larger pictures are made smaller, in pixels."""
+PAIRS = 12
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """One sample whose label is probably wrong."""
+
+    sample: str
+    """Its path in the image folder, or its place in the data set such as ``train/7``."""
+    part: str
+    """``train``, ``val`` or ``test``."""
+    label: str
+    """The class that it has now."""
+    likely: str
+    """The class that it probably belongs to."""
+    score: float
+    """By how much the likely class is ahead; larger for more suspect labels."""
+    place: int
+    """Its place in ``data``."""
+
+
+def suspects_page(
+    suspects: Sequence[Suspect],
+    pairs: Sequence[tuple[str, str, int]],
+    data: Dataset[Any],
+    told: Sequence[str],
+    notes: Sequence[str],
+) -> str:
+    """The page as one file that loads nothing from a network.
+
+    Args:
+        suspects: the most suspect first.
+        pairs: label, likely class and number of suspects, the most frequent first.
+        data: where their samples are.
+        told: what the samples were compared by, and how many labels agree.
+        notes: what a reader must know.
+
+    Raises:
+        ImportError: jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError:
+        raise missing_extra("jinja2", "report", "to write the page") from None
+    environment = Environment(
+        loader=PackageLoader("lipt_cords.experiments.report"),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    shown = [(one, picture(data, one.place)) for one in suspects[:PICTURES]]
+    return environment.get_template(
+        "suspects.html"
+    ).render(
+        suspects=suspects,
+        total=len(data),  # type: ignore[arg-type]
+        shown=shown,
+        pairs=pairs[:PAIRS],
+        by=told[0],
+        agreement=told[1],
+        notes=notes,
+        colours={variable: colour for colour, variable in NAMED.items()},
+        dark={f"s{number}": colour for number, colour in enumerate(DARK_SERIES)},
+    )
+
+
+def picture(data: Dataset[Any], place: int) -> str | None:
+    """A sample as a PNG in a ``data:`` address; None for what is no image."""
+    while isinstance(data, ConcatDataset):
+        number = next(n for n, end in enumerate(data.cumulative_sizes) if place < end)
+        place -= data.cumulative_sizes[number - 1] if number else 0
+        data = data.datasets[number]
+    if isinstance(data, ImageTensors):
+        return as_png(data.images[place].cpu())
+    if isinstance(data, FolderImages):
+        return as_png(data.decode(place))
+    return None
+
+
+def as_png(pixels: Tensor) -> str | None:
+    """uint8 pixels (C, H, W) of one or three channels, at most ``SIDE`` wide and high."""
+    from PIL import Image
+
+    if pixels.shape[0] not in (1, 3):
+        return None
+    shown = torch.movedim(pixels, 0, -1).squeeze(-1).numpy()
+    image = Image.fromarray(shown)
+    image.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
