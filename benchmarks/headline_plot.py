@@ -1,6 +1,6 @@
 """Draw README's picture: what a chosen subset gains, and accuracy against waiting.
 
-    python benchmarks/headline_plot.py        reads results/*.json, writes docs/images/pays.png
+python benchmarks/headline_plot.py        reads results/*.json, writes docs/images/pays.png
 """
 
 from __future__ import annotations
