@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.tables.parts import RESULTS, load, markdown, origin, spread
@@ -51,14 +52,17 @@ def merges(runs: Runs) -> int:
     return len(report["rounds"]) if len(report["workers"]) > 1 else 0
 
 
+def pooled_deviation(one: Sequence[float], other: Sequence[float]) -> float:
+    """The deviation of two groups of seeds of equal size."""
+    return math.sqrt((statistics.variance(one) + statistics.variance(other)) / 2)
+
+
 def compared(one: Runs, other: Runs) -> str:
     """A difference of means in points, and whether it is more than one pooled deviation."""
     difference = 100 * (mean(one) - mean(other))
     if min(len(one), len(other)) < 2:
         return f"{difference:+.1f} (one seed)"
-    pooled = 100 * math.sqrt(
-        (statistics.variance(accuracies(one)) + statistics.variance(accuracies(other))) / 2
-    )
+    pooled = 100 * pooled_deviation(accuracies(one), accuracies(other))
     beyond = "beyond" if abs(difference) > pooled else "within"
     digits = 2 if f"{abs(difference):.1f}" == f"{pooled:.1f}" else 1  # which one is larger shows
     return f"{difference:+.{digits}f} ({beyond} one pooled deviation, {pooled:.{digits}f})"
