@@ -84,14 +84,16 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     splits = load(args.set, args.data)
-    rows = read_json(path)["rows"] if args.resume and path.exists() else []
+    kept = read_json(path) if args.resume and path.exists() else {"rows": []}
+    rows = kept["rows"]
     payload = {
         "kind": "choose",
         "command": f"python benchmarks/choose.py --data DIR --set {args.set}",
         "data": args.set,
         "settings": {"pool": POOL, "training": TRAINING, "net": "resnet8"},
         "rows": rows,
-        "provenance": provenance(),
+        "provenance": kept.get("provenance") or provenance(),
+        "resumed": [*kept.get("resumed", []), provenance()] if rows else [],
     }
     if not args.random and not any(one["method"] == "random" for one in rows):
         earlier = earlier_rows(args.set)
