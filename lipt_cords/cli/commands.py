@@ -36,7 +36,7 @@ from lipt_cords.cli.support import (
     load_configuration,
     print_json,
 )
-from lipt_cords.cli.values import parse_equal, parse_fractions, parse_seeds, words
+from lipt_cords.cli.values import parse_equal, parse_fraction, parse_fractions, parse_seeds, words
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 """Click's error of a wrong command line, wherever this version of typer keeps it."""
@@ -275,6 +275,12 @@ def select(
         Path | None,
         typer.Option(help="Weights that select: a warm start's directory, a .safetensors, a .pt"),
     ] = None,
+    fraction: Annotated[
+        str | None, typer.Option(help="Share of the training images, such as 0.05 or 5%")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace another selection in --output")
+    ] = False,
     overrides: Overrides = None,
     imports: Imports = None,
     seed: Seed = None,
@@ -285,19 +291,28 @@ def select(
     no_code: NoCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Select one subset: indices and weights, JSON and .npz.
+    """Select one subset: indices and weights, in selection.json, .npz and selected.csv.
 
     \b
+    lipt-cords select mine.yaml --fraction 5%
     lipt-cords select mine.yaml --checkpoint runs/warmstart --set dss_args.type=Stratified
     """
     from lipt_cords.cli.display import show_selection
     from lipt_cords.experiments.select_once import select_once
 
     display = display_for(as_json)
+    if fraction is not None:
+        overrides = [*(overrides or []), f"dss_args.fraction={parse_fraction(fraction)}"]
     settings = load_configuration(
         config, overrides, seed, data, download, imports, no_code, skip_unreadable
     )
-    made = select_once(settings, checkpoint=checkpoint, output=output, on_data=display.data)
+    made = select_once(
+        settings,
+        checkpoint=checkpoint,
+        output=output,
+        overwrite=overwrite,
+        on_data=display.data,
+    )
     if made is None:
         return
     if as_json:

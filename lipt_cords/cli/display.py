@@ -171,6 +171,10 @@ def show_run(console: Console, record: RunRecord, output: Path | None) -> None:
         say(console, f"note: {note}")
     if output is not None:
         say(console, f"results: {output / 'results.json'}")
+        if record.subsets is not None:
+            chosen = len(record.subsets["epochs"])
+            which = "the only selection" if chosen == 1 else f"the last of {chosen} selections"
+            say(console, f"{which}: {output / 'selected.csv'}")
 
 
 def show_selection(console: Console, made: SelectionRun, output: Path | None) -> None:
@@ -195,7 +199,7 @@ def show_selection(console: Console, made: SelectionRun, output: Path | None) ->
     for note in made.notes:
         say(console, f"note: {note}")
     if output is not None:
-        for name in ("selection.json", "selection.npz"):
+        for name in ("selection.json", "selection.npz", "selected.csv"):
             say(console, f"  {output / name}")
 
 

@@ -60,6 +60,21 @@ def parse_fractions(text: str) -> list[float]:
     return found
 
 
+def parse_fraction(text: str) -> float:
+    """One share of the pool.
+
+    >>> parse_fraction("0.05"), parse_fraction("5%")
+    (0.05, 0.05)
+
+    Raises:
+        ValueError: not one number.
+    """
+    try:
+        return float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise ValueError(f"--fraction takes a number like 0.05 or 5%, received {text!r}") from None
+
+
 def parse_equal(text: str | None) -> Equal | None:
     """What is to be equal, if anything.
 

@@ -34,6 +34,7 @@ from lipt_cords.experiments.assemble import (
     warm_start_options,
 )
 from lipt_cords.experiments.choose import per_sample_loss, schedule_of
+from lipt_cords.experiments.chosen_files import SELECTION, write_table
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.results import RESULTS
 from lipt_cords.experiments.tracking import Tracker
@@ -120,7 +121,8 @@ def run(
         config: the run.
         method: its name in the record; None takes the strategy's.
         seed: replaces the configuration's.
-        output: directory for ``results.json`` and the checkpoint; None writes nothing.
+        output: directory for ``results.json``, ``selected.csv`` (the last selection) and the
+            checkpoint; None writes nothing.
         resume: continue from the checkpoint in ``output``.
         splits: the data, already loaded.
         warm: the warm start that the configuration asks for, already fitted on these data with
@@ -212,6 +214,9 @@ def run(
             splits.train, labels_of(splits.train), splits.class_names
         )
     if directory is not None:
+        last = trainer.subsets
+        if last.indices is not None and last.weights is not None:
+            write_table(directory, splits, last.indices, last.weights, last.scores)
         head = {"schema": SCHEMA, "kind": "run", "command": command}
         write_json(directory / RESULTS, {**head, **record.to_dict()}, seal=True)
     return record
@@ -295,6 +300,10 @@ def _refuse_earlier(directory: Path) -> None:
         raise ValueError(
             f"{directory / RESULTS} holds results already, of a run that saved no checkpoint: "
             "delete it, or choose another --output"
+        )
+    if (directory / SELECTION).exists():
+        raise ValueError(
+            f"{directory / SELECTION} is of lipt-cords select: choose another --output"
         )
 
 

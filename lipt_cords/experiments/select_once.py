@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from lipt_cords.base.files import write_atomic, write_json
+from lipt_cords.base.differences import first_difference
+from lipt_cords.base.files import read_json, write_atomic, write_json
 from lipt_cords.base.ownership import owned
 from lipt_cords.base.process_memory import PeakMemory
 from lipt_cords.base.provenance import provenance
@@ -39,6 +40,8 @@ from lipt_cords.experiments.choose import (
     dynamics_score_of,
     per_sample_loss,
 )
+from lipt_cords.experiments.chosen_files import SELECTION, write_table
+from lipt_cords.experiments.report.results import PLACES, RESULTS
 from lipt_cords.experiments.run import (
     SPLIT_SEED,
     OnData,
@@ -50,11 +53,12 @@ from lipt_cords.experiments.run import (
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.selectors.base import Selection
 from lipt_cords.selectors.report import SelectionReport
+from lipt_cords.training.subset import CHECKPOINT
 from lipt_cords.training.weights import RECORD as STORED
 from lipt_cords.training.weights import load_weights
 from lipt_cords.warmstart.result import WarmStartResult
 
-RECORD, ARRAYS = "selection.json", "selection.npz"
+ARRAYS = "selection.npz"
 SCHEMA = 1
 
 
@@ -72,6 +76,10 @@ class SelectionRun:
     peak_memory_bytes: dict[str, int]
     """Most memory of the ``process`` while it selected, and of the ``gpu`` if there is one."""
     config: dict[str, Any]
+    checkpoint: str | None = None
+    """The file or directory of the weights, where they were given."""
+    splits: DataSplits | None = None
+    """The data, which name the samples in ``selected.csv``."""
     notes: list[str] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=provenance)
 
@@ -110,6 +118,7 @@ class SelectionRun:
                 "size": report.pool,
             },
             "weights_from": self.weights_from,
+            "checkpoint": self.checkpoint,
             "accuracy": {"subset": report.subset_accuracy, "pool": report.pool_accuracy},
             "warning": report.warning,
             "seconds": self.seconds,
@@ -122,7 +131,7 @@ class SelectionRun:
         }
 
     def save(self, directory: str | Path) -> Path:
-        """Write ``selection.npz`` and ``selection.json``, each whole or not at all.
+        """Write ``selection.npz``, ``selected.csv`` and ``selection.json``, each whole or absent.
 
         Raises:
             ValueError: the directory cannot be written, or another run uses it.
@@ -139,7 +148,9 @@ class SelectionRun:
         np.savez(buffer, **arrays)
         with owned(where):
             write_atomic(where / ARRAYS, buffer.getvalue())
-            write_json(where / RECORD, self.to_dict(), seal=True)
+            if self.splits is not None:
+                write_table(where, self.splits, chosen.indices, chosen.weights, chosen.scores)
+            write_json(where / SELECTION, self.to_dict(), seal=True)
         return where
 
 
@@ -149,6 +160,7 @@ def select_once(
     *,
     checkpoint: str | Path | None = None,
     output: str | Path | None = None,
+    overwrite: bool = False,
     splits: DataSplits | None = None,
     on_data: OnData | None = None,
 ) -> SelectionRun | None:
@@ -160,7 +172,9 @@ def select_once(
             the checkpoint of a run. None: the configuration's warm start is run; without one,
             ``Covering`` chooses without a model, and for other strategies the untrained net selects
             and a note says so.
-        output: directory for ``selection.json`` and ``selection.npz``; None writes nothing.
+        output: directory for ``selection.json``, ``selection.npz`` and ``selected.csv``; None
+            writes nothing.
+        overwrite: replace another selection in ``output``.
         splits: the data, already loaded.
         on_data: called with the data when they are loaded here, to say what they are.
 
@@ -168,11 +182,16 @@ def select_once(
         The selection; None on the ranks of ``torchrun`` that only help with the warm start.
 
     Raises:
-        ValueError: whatever is wrong with the options, the data or the checkpoint.
+        ValueError: whatever is wrong with the options, the data or the checkpoint; or ``output``
+            holds a run, or another selection and ``overwrite`` is not set.
     """
     started = time.perf_counter()
     selector_for(config.dss_args.strategy)  # Full has none
     check_strategy(config)
+    known = None if checkpoint is None else str(Path(checkpoint).expanduser().resolve())
+    if output is not None and is_main_process():
+        asked = {"config": config.to_dict(), "checkpoint": known}
+        _refuse_other(Path(output).expanduser(), asked, overwrite)
     notes: list[str] = []
     device = pick_device(config.train_args.device, notes)
     splits = load_splits(config, on_data) if splits is None else splits
@@ -212,11 +231,29 @@ def select_once(
         },
         peak_memory_bytes=memory.read(),
         config=config.to_dict(),
+        checkpoint=known,
+        splits=splits,
         notes=notes,
     )
     if output is not None:
         made.save(output)
     return made
+
+
+def _refuse_other(directory: Path, asked: dict[str, Any], overwrite: bool) -> None:
+    """Refuse a directory that holds a run, or a selection that was asked for in other words."""
+    for name in (RESULTS, CHECKPOINT):
+        if (directory / name).exists():
+            raise ValueError(f"{directory / name} is of a run: choose another --output")
+    path = directory / SELECTION
+    if overwrite or not path.exists():
+        return
+    remedy = "choose another --output, or replace it by --overwrite"
+    before = read_json(path, remedy=remedy)
+    stored = {name: before.get(name) for name in asked}
+    changed = first_difference(asked, stored, ignore=PLACES)
+    if changed is not None:
+        raise ValueError(f"{path} holds another selection ({changed}): {remedy}")
 
 
 def _weights(

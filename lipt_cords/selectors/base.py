@@ -265,7 +265,7 @@ def check_option_names(name: str, options: Iterable[str]) -> None:
 def select(
     name: str,
     gradients: LastLayerGradients | Tensor | NDArray[Any],
-    budget: int,
+    budget: int | float,
     *,
     val_gradients: LastLayerGradients | None = None,
     per: Per = "class",
@@ -282,7 +282,8 @@ def select(
         gradients: last-layer gradients of the N samples of the pool, read as float32 (other
             precisions are copied). Selectors that draw at random also take the labels alone,
             (N,) integers.
-        budget: how many samples to choose, 1..N; met exactly. With ``per="class"`` classes share
+        budget: how many samples to choose, 1..N, or a float in (0, 1]: their share of the pool,
+            rounded, at least one sample. It is met exactly. With ``per="class"`` classes share
             it in proportion to their sizes, the fractions rounded by largest remainder, and each
             gets at least one sample if the budget is not below their number.
         val_gradients: last-layer gradients of a validation set, for selectors that use one.
@@ -332,7 +333,7 @@ _COMMON_OPTIONS = ("val_gradients", "per", "linear_layer", "seed", "batch_size",
 
 def _validated(
     gradients: LastLayerGradients | Tensor | NDArray[Any],
-    budget: int,
+    budget: int | float,
     val_gradients: LastLayerGradients | None,
     per: str,
     linear_layer: bool,

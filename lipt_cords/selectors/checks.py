@@ -21,12 +21,20 @@ _CHUNK_ROWS = 1 << 14
 
 
 def check_budget(budget: Any, size: int) -> int:
-    """An integer in 1..N.
+    """A number of samples, in 1..N: the budget itself, or a fraction of all, rounded.
 
+    >>> check_budget(30, 1000), check_budget(0.05, 1000), check_budget(1.0, 1000)
+    (30, 50, 1000)
     >>> check_budget(5, 3)
     Traceback (most recent call last):
     ValueError: expected a budget between 1 and the pool's 3 samples, received 5
     """
+    if isinstance(budget, float | np.floating):
+        if not 0 < budget <= 1:
+            raise ValueError(
+                f"expected as budget a whole number or a fraction in (0, 1], received {budget}"
+            )
+        return max(1, round(float(budget) * size))
     number = _integer("budget", budget)
     if not 1 <= number <= size:
         raise ValueError(

@@ -91,7 +91,7 @@ def choose_subset(
     if val_dataset is not None:
         val_dataset = collated(val_dataset, collate_fn)
     count = dataset_length(dataset)
-    wanted = budget_of(budget, count)
+    wanted = check_budget(budget, count)
     labels = labels_of(dataset)
     classes, _ = classes_of(labels)
     judging = None if val_dataset is None else _labels_of_judges(val_dataset, classes)
@@ -138,21 +138,6 @@ def choose_subset(
     return replace(
         chosen, indices=indices, name="choose_subset", seconds=ended - started, info=info
     )
-
-
-def budget_of(budget: int | float, count: int) -> int:
-    """A number of samples: the budget itself, or a fraction of all, rounded, at least one.
-
-    >>> budget_of(30, 1000), budget_of(0.05, 1000), budget_of(1.0, 1000)
-    (30, 50, 1000)
-    """
-    if isinstance(budget, float):
-        if not 0 < budget <= 1:
-            raise ValueError(
-                f"expected a whole number of samples or a fraction in (0, 1], received {budget}"
-            )
-        return max(1, round(budget * count))
-    return check_budget(budget, count)
 
 
 def _labels_of_judges(dataset: Dataset[Any], classes: Tensor) -> Tensor:

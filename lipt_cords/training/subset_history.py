@@ -34,6 +34,7 @@ class SubsetHistory:
         cuts: share of the hardest samples that was left out of each, if the selector cuts.
         indices: of the latest, in the order of choice.
         weights: of the latest, one per index.
+        scores: of the latest, one per index, if its selector has them.
     """
 
     epochs: list[int] = field(default_factory=list)
@@ -42,6 +43,7 @@ class SubsetHistory:
     cuts: list[float | None] = field(default_factory=list)
     indices: Tensor | None = None
     weights: Tensor | None = None
+    scores: Tensor | None = None
 
     def add(
         self,
@@ -50,6 +52,7 @@ class SubsetHistory:
         weights: Tensor,
         accuracies: tuple[float | None, float | None] = (None, None),
         cut: float | None = None,
+        scores: Tensor | None = None,
     ) -> None:
         """Add a subset.
 
@@ -59,6 +62,7 @@ class SubsetHistory:
             weights: (k,).
             accuracies: of the subset and of the pool, with the selecting model.
             cut: share of the hardest samples that was left out.
+            scores: (k,), or None.
         """
         if self.indices is not None:
             self.overlaps.append(round(jaccard(self.indices, indices), 4))
@@ -68,6 +72,7 @@ class SubsetHistory:
         known = subset is not None and pool is not None
         self.accuracies.append([float(subset or 0), float(pool or 0)] if known else None)
         self.indices, self.weights = indices.long().clone(), weights.float().clone()
+        self.scores = None if scores is None else scores.clone()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors, for a checkpoint."""

@@ -258,6 +258,7 @@ class Trainer:
                 opened.chosen.weights,
                 opened.accuracies,
                 opened.chosen.info.get("cut"),
+                opened.chosen.scores,
             )
         if opened.kind == FULL:
             costs.warmup_passes += passes

@@ -173,11 +173,36 @@ def test_the_command(
     shown = capsys.readouterr().out
     assert "30 of 150 by CRAIG" in shown and "facility location value" in shown
     assert "classified correctly, subset" in shown and "selection.npz" in shown
-    assert main([*command, "--set", "dss_args.type=Importance", "--json"]) == 0
+    other = [*command, "--set", "dss_args.type=Importance", "--json"]
+    assert main(other) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "another selection (checkpoint is " in said and "replace it by --overwrite" in said
+    assert main([*other, "--overwrite"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["strategy"] == "Importance" and printed["weights_from"] == "untrained"
-    assert main([*command, "--checkpoint", str(tmp_path / "absent.pt")]) == 2
+    assert main([*command, "--overwrite", "--checkpoint", str(tmp_path / "absent.pt")]) == 2
     assert "no weights at" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_an_output_is_written_over_by_the_same_selection_alone(
+    digits: DataSplits, tmp_path: Path
+) -> None:
+    config, other = _config(type="Random"), _config(type="Random", fraction=0.3)
+    for _ in range(2):
+        _once(config, splits=digits, output=tmp_path)
+    with pytest.raises(ValueError, match=r"another selection \(config.dss_args.fraction is 0.2 "):
+        select_once(other, splits=digits, output=tmp_path)
+    with pytest.raises(ValueError, match="selection.json is of lipt-cords select: choose another"):
+        run(config, splits=digits, output=tmp_path)
+    assert len(read_json(tmp_path / "selection.json")["indices"]) == 30
+    _once(other, splits=digits, output=tmp_path, overwrite=True)
+    assert len(read_json(tmp_path / "selection.json")["indices"]) == 45
+    (tmp_path / "selection.json").write_text("{")
+    with pytest.raises(ValueError, match="selection.json is not valid JSON .*by --overwrite"):
+        select_once(other, splits=digits, output=tmp_path)
+    run(config, splits=digits, output=tmp_path / "run")
+    with pytest.raises(ValueError, match="results.json is of a run: choose another --output"):
+        select_once(config, splits=digits, output=tmp_path / "run", overwrite=True)
 
 
 def mostly_right(digits: DataSplits) -> tuple[torch.nn.Module, float]:

@@ -1,0 +1,57 @@
+"""What a selection leaves for people and other programs: ``selected.csv`` and ``split.json``."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from torch import Tensor
+
+from lipt_cords.base.files import write_atomic
+from lipt_cords.data.datasets import DataSplits
+from lipt_cords.data.labels import labels_of
+
+TABLE = "selected.csv"
+SELECTION = "selection.json"
+"""The record of a selection that ``select`` makes."""
+
+
+def write_table(
+    directory: Path,
+    splits: DataSplits,
+    indices: Tensor,
+    weights: Tensor,
+    scores: Tensor | None = None,
+) -> Path:
+    """Write ``selected.csv``: a line a sample, in the order of choice, under a heading.
+
+    Columns: ``path`` in the image folder (for other data ``sample``, its place such as
+    ``train/7``), ``index`` in the training part, ``label``, ``class`` where classes have names,
+    ``weight``, and ``score`` where there are scores.
+
+    Args:
+        directory: where.
+        splits: the data.
+        indices: of the chosen training samples, (k,).
+        weights: (k,).
+        scores: (k,), or None.
+    """
+    labels = labels_of(splits.train)[indices].tolist()
+    names = splits.samples.get("train", ())
+    columns: dict[str, list[object]] = {}
+    if names:
+        what = "sample" if splits.root is None else "path"
+        columns[what] = [names[index] for index in indices.tolist()]
+    columns |= {"index": indices.tolist(), "label": labels}
+    if splits.class_names:
+        columns["class"] = [splits.class_names[label] for label in labels]
+    columns["weight"] = [f"{weight:.9g}" for weight in weights.tolist()]
+    if scores is not None:
+        columns["score"] = [f"{score:.9g}" for score in scores.tolist()]
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(columns)
+    lines.writerows(zip(*columns.values(), strict=True))
+    # Names of old file systems may be no UTF-8.
+    return write_atomic(directory / TABLE, text.getvalue().encode(errors="surrogateescape"))
