@@ -120,7 +120,7 @@ def find_label_issues(
         known = leave_one_out(rows, labels, kernel="rbf", seed=seed, device=device)
     else:
         given = _probabilities(out_of_sample, len(labels), len(classes))
-        known = OutOfSample(given, given, labels, classes, ridge=0.0, error=0.0)
+        known = OutOfSample(given, labels, classes, ridge=0.0, error=0.0, given=given)
     suspect = prune_by_noise_rate(known.probabilities, columns)
     scores = known.margin
     indices = suspect.nonzero().flatten()

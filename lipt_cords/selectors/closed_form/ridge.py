@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -36,20 +37,19 @@ class OutOfSample:
 
     Attributes:
         predictions: (N, C) float64, regressions onto one-hot labels; not probabilities.
-        probabilities: (N, C) float64, a softmax of the predictions at the temperature at which the
-            given labels are most likely.
         labels: (N,) int64, the given label of each.
         classes: (C,) int64, the label of each column, ascending.
         ridge: the strength, over the mean eigenvalue of the features' covariance.
         error: mean squared error of the predictions.
+        given: probabilities of one's own, in place of those that are made of the predictions.
     """
 
     predictions: Tensor
-    probabilities: Tensor
     labels: Tensor
     classes: Tensor
     ridge: float
     error: float
+    given: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,6 +58,14 @@ class OutOfSample:
     def columns(self) -> Tensor:
         """(N,) int64, the column of each sample's label."""
         return torch.searchsorted(self.classes, self.labels)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """(N, C) float64, a softmax of the predictions at the temperature at which the given labels
+        are most likely."""
+        if self.given is not None:
+            return self.given
+        return _probabilities(self.predictions, self.columns)
 
     @property
     def margin(self) -> Tensor:
@@ -163,9 +171,7 @@ def leave_one_out(
     strengths = RIDGES if ridge == "auto" else (float(ridge),)
     at = with_float64(resolve_device(device))
     predictions, strength, error = _fit(rows, columns, len(classes), strengths, weights, at)
-    return OutOfSample(
-        predictions, _probabilities(predictions, columns), given, classes, strength, error
-    )
+    return OutOfSample(predictions, given, classes, strength, error)
 
 
 def classes_of(labels: Tensor) -> tuple[Tensor, Tensor]:
