@@ -275,6 +275,15 @@ def select(
         Path | None,
         typer.Option(help="Weights that select: a warm start's directory, a .safetensors, a .pt"),
     ] = None,
+    as_train: Annotated[
+        bool, typer.Option("--as-train", help="The subset that `train` would choose first")
+    ] = False,
+    copy: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Copy the chosen image files into it")
+    ] = None,
+    link: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Link the chosen image files there")
+    ] = None,
     fraction: Annotated[
         str | None, typer.Option(help="Share of the training images, such as 0.05 or 5%")
     ] = None,
@@ -294,13 +303,15 @@ def select(
     """Select one subset: indices and weights, in selection.json, .npz and selected.csv.
 
     \b
-    lipt-cords select mine.yaml --fraction 5%
+    lipt-cords select mine.yaml --fraction 5% --copy my-images-5-percent
     lipt-cords select mine.yaml --checkpoint runs/warmstart --set dss_args.type=Stratified
     """
     from lipt_cords.cli.display import show_selection
     from lipt_cords.experiments.select_once import select_once
 
     display = display_for(as_json)
+    if copy is not None and link is not None:
+        raise ValueError("--copy and --link both make the folder of the subset: give one of them")
     if fraction is not None:
         overrides = [*(overrides or []), f"dss_args.fraction={parse_fraction(fraction)}"]
     settings = load_configuration(
@@ -309,6 +320,9 @@ def select(
     made = select_once(
         settings,
         checkpoint=checkpoint,
+        as_train=as_train,
+        folder=copy or link,
+        link=link is not None,
         output=output,
         overwrite=overwrite,
         on_data=display.data,
@@ -319,6 +333,8 @@ def select(
         print_json(made.to_dict())
     else:
         show_selection(display.console, made, output)
+        if copy is not None or link is not None:
+            say(display.console, f"  {copy or link}: {len(made.selection):,} files")
 
 
 @app.command()

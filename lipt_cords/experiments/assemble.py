@@ -356,6 +356,7 @@ def _through_selectors(
         if report.warning:
             logger.warning("epoch %d: %s", epoch, report.warning)
         selection.info["gradient_seconds"] = report.gradient_seconds
+        selection.info["gradient_bytes"] = report.gradient_bytes
         selection.info["accuracies"] = (report.subset_accuracy, report.pool_accuracy)
         return selection
 

@@ -98,6 +98,59 @@ def build_net(config: RunConfig, splits: DataSplits) -> nn.Module:
     )
 
 
+def begin(
+    config: RunConfig,
+    splits: DataSplits,
+    device: torch.device,
+    *,
+    resumed: bool = False,
+    fitted: WarmStartResult | None = None,
+) -> tuple[Trainer, list[str]] | None:
+    """Run the warm start of a configuration, if it has one, and build all that its epochs need.
+
+    Call it inside ``isolated_rng`` with the run's seed and :func:`without_cords_warnings`.
+
+    Args:
+        config: the run.
+        splits: its data.
+        device: of its net.
+        resumed: whether a checkpoint will be loaded next.
+        fitted: the warm start, where it has run already.
+
+    Returns:
+        The trainer, without data to evaluate on, and what a reader must know; None on ranks of
+        ``torchrun`` that only help with the warm start.
+    """
+    model = build_net(config, splits).to(device)
+    if uses_cords(config, []):
+        make_cords_compatible(model)
+    # Before the loader, as CORDS's scripts do: a warm start loads its weights in place.
+    precision = autocast_dtype(config.train_args.precision, device)
+    optimizer = build_optimizer(model, config.optimizer, precision=precision)
+    assembled = assemble(config, splits, model, resumed=resumed, fitted=fitted)
+    if not is_main_process():
+        return None
+    trainer = Trainer(
+        model,
+        assembled.source,
+        optimizer,
+        build_scheduler(optimizer, config.scheduler, epochs=_stepped_epochs(config)),
+        loss=per_sample_loss(config),
+        schedule_over=config.scheduler.over,
+        eval_every=config.train_args.eval_every,
+        precision=config.train_args.precision,
+        memory_format=config.train_args.memory_format,
+        memory=config.train_args.memory,
+    )
+    trainer.result.costs = assembled.costs
+    if assembled.report is None:
+        flops = full_data_flops(config, splits, model, schedule_of(config).warmup_epochs)
+        assembled.costs.warmup_flops = assembled.costs.warmup_critical_flops = flops
+    else:
+        trainer.extra["warm_start"] = assembled.report.to_dict()
+    return trainer, assembled.notes
+
+
 @owns_output
 def run(
     config: RunConfig,
@@ -162,39 +215,16 @@ def run(
     record.notes += splits.left_out.notes()
     plan = _checkpoints(config, directory, splits, device)
     state = plan.load() if resume and plan is not None else None
-    with isolated_rng(config.train_args.seed, "run"), _without_cords_warnings():
-        model = build_net(config, splits).to(device)
-        if uses_cords(config, []):
-            make_cords_compatible(model)
-        # Before the loader, as CORDS's scripts do: a warm start loads its weights in place.
-        precision = autocast_dtype(config.train_args.precision, device)
-        optimizer = build_optimizer(model, config.optimizer, precision=precision)
-        assembled = assemble(config, splits, model, resumed=resume, fitted=warm)
-        if not is_main_process():
+    with isolated_rng(config.train_args.seed, "run"), without_cords_warnings():
+        began = begin(config, splits, device, resumed=resume, fitted=warm)
+        if began is None:
             return None
-        record.notes += assembled.notes
-        trainer = Trainer(
-            model,
-            assembled.source,
-            optimizer,
-            build_scheduler(optimizer, config.scheduler, epochs=_stepped_epochs(config, record)),
-            loss=per_sample_loss(config),
-            evaluation={
-                "val": BatchSource(splits.val, device=device),
-                "test": BatchSource(splits.test, device=device),
-            },
-            schedule_over=config.scheduler.over,
-            eval_every=config.train_args.eval_every,
-            precision=config.train_args.precision,
-            memory_format=config.train_args.memory_format,
-            memory=config.train_args.memory,
-        )
-        trainer.result.costs = assembled.costs
-        if assembled.report is None:
-            flops = full_data_flops(config, splits, model, schedule_of(config).warmup_epochs)
-            assembled.costs.warmup_flops = assembled.costs.warmup_critical_flops = flops
-        if assembled.report is not None:
-            trainer.extra["warm_start"] = assembled.report.to_dict()
+        trainer, notes = began
+        record.notes += [*notes, *_schedule_notes(config)]
+        trainer.evaluation = {
+            "val": BatchSource(splits.val, device=device),
+            "test": BatchSource(splits.test, device=device),
+        }
         if state is not None:
             trainer.load_state_dict(state)
         kept = plan if config.ckpt.is_save else None
@@ -275,7 +305,7 @@ def _tracked(tracker: Tracker | None, trainer: Trainer, on_point: OnPoint | None
 
 
 @contextmanager
-def _without_cords_warnings() -> Iterator[None]:
+def without_cords_warnings() -> Iterator[None]:
     """CORDS asks for pinned memory on machines without a GPU, and torch says so at every epoch."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
@@ -328,14 +358,15 @@ def _checkpoints(
     )
 
 
-def _stepped_epochs(config: RunConfig, record: RunRecord) -> int:
-    """Epochs in which the schedule is stepped; a cosine of another length is worth a note."""
-    schedule = schedule_of(config)
+def _stepped_epochs(config: RunConfig) -> int:
+    """Epochs in which the schedule is stepped."""
     over_subset = config.scheduler.over == "subset"
-    epochs = schedule.subset_epochs if over_subset else config.train_args.num_epochs
-    wanted = config.scheduler.T_max
-    if config.scheduler.type == "cosine_annealing" and wanted not in (None, epochs):
-        record.notes.append(
-            f"scheduler.T_max is {wanted} but the schedule is stepped in {epochs} epochs"
-        )
-    return epochs
+    return schedule_of(config).subset_epochs if over_subset else config.train_args.num_epochs
+
+
+def _schedule_notes(config: RunConfig) -> list[str]:
+    """A cosine of another length than the schedule's is worth a note."""
+    epochs, wanted = _stepped_epochs(config), config.scheduler.T_max
+    if config.scheduler.type != "cosine_annealing" or wanted in (None, epochs):
+        return []
+    return [f"scheduler.T_max is {wanted} but the schedule is stepped in {epochs} epochs"]

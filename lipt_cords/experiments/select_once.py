@@ -22,11 +22,13 @@ from lipt_cords.base.files import read_json, write_atomic, write_json
 from lipt_cords.base.ownership import owned
 from lipt_cords.base.process_memory import PeakMemory
 from lipt_cords.base.provenance import provenance
+from lipt_cords.base.randomness import isolated_rng
 from lipt_cords.cords.config import RunConfig
-from lipt_cords.cords.strategies import selector_for
+from lipt_cords.cords.strategies import fact_of, selector_for
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.data.source import BatchSource
 from lipt_cords.experiments.assemble import (
+    check_selection,
     fit_lipt,
     pick_device,
     subset_size_of,
@@ -39,20 +41,24 @@ from lipt_cords.experiments.choose import (
     chooses_untrained,
     dynamics_score_of,
     per_sample_loss,
+    schedule_of,
 )
 from lipt_cords.experiments.chosen_files import SELECTION, write_table
 from lipt_cords.experiments.report.results import PLACES, RESULTS
 from lipt_cords.experiments.run import (
     SPLIT_SEED,
     OnData,
+    begin,
     build_net,
     is_main_process,
     load_splits,
     owns_output,
+    without_cords_warnings,
 )
+from lipt_cords.experiments.subset_folder import check_subset_folder, make_subset_folder
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.selectors.base import Selection
-from lipt_cords.selectors.report import SelectionReport
+from lipt_cords.selectors.report import SelectionReport, SubsetAccuracy
 from lipt_cords.training.subset import CHECKPOINT
 from lipt_cords.training.weights import RECORD as STORED
 from lipt_cords.training.weights import load_weights
@@ -70,7 +76,8 @@ class SelectionRun:
     """Positions in the training split; the weights average to about 1."""
     report: SelectionReport
     weights_from: str
-    """``checkpoint``, ``warm start`` or ``untrained``: the model that selected; or ``no model``."""
+    """``checkpoint``, ``warm start``, ``full-data epochs`` or ``untrained``: the model that
+    selected; or ``no model``."""
     seconds: dict[str, float]
     """Wall time of ``weights``, ``gradients``, ``selection`` and ``total``."""
     peak_memory_bytes: dict[str, int]
@@ -78,6 +85,8 @@ class SelectionRun:
     config: dict[str, Any]
     checkpoint: str | None = None
     """The file or directory of the weights, where they were given."""
+    as_train: bool = False
+    """Whether it is the first selection of a training."""
     splits: DataSplits | None = None
     """The data, which name the samples in ``selected.csv``."""
     notes: list[str] = field(default_factory=list)
@@ -119,6 +128,7 @@ class SelectionRun:
             },
             "weights_from": self.weights_from,
             "checkpoint": self.checkpoint,
+            "as_train": self.as_train,
             "accuracy": {"subset": report.subset_accuracy, "pool": report.pool_accuracy},
             "warning": report.warning,
             "seconds": self.seconds,
@@ -159,6 +169,9 @@ def select_once(
     config: RunConfig,
     *,
     checkpoint: str | Path | None = None,
+    as_train: bool = False,
+    folder: str | Path | None = None,
+    link: bool = False,
     output: str | Path | None = None,
     overwrite: bool = False,
     splits: DataSplits | None = None,
@@ -172,6 +185,10 @@ def select_once(
             the checkpoint of a run. None: the configuration's warm start is run; without one,
             ``Covering`` chooses without a model, and for other strategies the untrained net selects
             and a note says so.
+        as_train: choose what a training of this configuration would choose first, with CORDS's
+            loader, a pilot's trials and full-data epochs where it has them.
+        folder: where the chosen files of an image folder are copied to, into class folders.
+        link: make links to them in place of copies.
         output: directory for ``selection.json``, ``selection.npz`` and ``selected.csv``; None
             writes nothing.
         overwrite: replace another selection in ``output``.
@@ -182,26 +199,45 @@ def select_once(
         The selection; None on the ranks of ``torchrun`` that only help with the warm start.
 
     Raises:
-        ValueError: whatever is wrong with the options, the data or the checkpoint; or ``output``
-            holds a run, or another selection and ``overwrite`` is not set.
+        ValueError: whatever is wrong with the options, the data or the checkpoint; ``output`` holds
+            a run, or another selection and ``overwrite`` is not set; the data are no image folder
+            or ``folder`` is not a new one.
     """
     started = time.perf_counter()
     selector_for(config.dss_args.strategy)  # Full has none
-    check_strategy(config)
+    if as_train and checkpoint is not None:
+        raise ValueError(
+            "--as-train selects by the model that the training has then, so --checkpoint has no "
+            "place: leave one of them out"
+        )
+    if as_train:
+        check_selection(config, [])
+    else:
+        check_strategy(config)
+    where = None if output is None else Path(output).expanduser()
+    target = None if folder is None else Path(folder).expanduser()
+    if target is not None:
+        check_subset_folder(target, config, where)
     known = None if checkpoint is None else str(Path(checkpoint).expanduser().resolve())
-    if output is not None and is_main_process():
-        asked = {"config": config.to_dict(), "checkpoint": known}
-        _refuse_other(Path(output).expanduser(), asked, overwrite)
+    if where is not None and is_main_process():
+        asked = {"config": config.to_dict(), "checkpoint": known, "as_train": as_train}
+        _refuse_other(where, asked, overwrite)
     notes: list[str] = []
     device = pick_device(config.train_args.device, notes)
     splits = load_splits(config, on_data) if splits is None else splits
     notes += splits.left_out.notes()
     memory = PeakMemory(device)
     budget = subset_size_of(len(splits.train), config)  # type: ignore[arg-type]
-    if checkpoint is None and chooses_untrained(config):
+    weights_seconds = 0.0
+    if as_train:
+        first = _first_of_training(config, splits, device, notes)
+        if first is None:
+            return None
+        selection, report, weights_from = first
+    elif checkpoint is None and chooses_untrained(config):
         if not is_main_process():
             return None
-        weights_from, weights_seconds = "no model", 0.0
+        weights_from = "no model"
         selection, report = choose_untrained(config, budget, splits.train, device)
     else:
         model = build_net(config, splits).to(device)
@@ -232,12 +268,57 @@ def select_once(
         peak_memory_bytes=memory.read(),
         config=config.to_dict(),
         checkpoint=known,
+        as_train=as_train,
         splits=splits,
         notes=notes,
     )
-    if output is not None:
-        made.save(output)
+    if where is not None:
+        made.save(where)
+    if target is not None:
+        make_subset_folder(target, splits, selection.indices.tolist(), link=link)
     return made
+
+
+def _first_of_training(
+    config: RunConfig, splits: DataSplits, device: torch.device, notes: list[str]
+) -> tuple[Selection, SelectionReport, str] | None:
+    """The first selection of a training, its report, and what selected; None on helping ranks."""
+    dss, after = config.dss_args, schedule_of(config).select_after
+    with isolated_rng(config.train_args.seed, "run"), without_cords_warnings():
+        began = begin(config, splits, device)
+        if began is None:
+            return None
+        trainer, said = began
+        opened = trainer.first_subset(after)
+    notes += said
+    chosen = opened.chosen
+    if chosen is None:
+        raise ValueError(f"epoch {after} of this training selects nothing: check dss_args")
+    subset, pool = opened.accuracies
+    warning = None
+    if subset is not None and pool is not None:
+        warning = SubsetAccuracy(subset=subset, pool=pool, size=len(chosen)).warning
+    report = SelectionReport(
+        strategy=dss.strategy,
+        selection_type=dss.selection_type or "PerClass",
+        epoch=after,
+        budget=len(chosen),
+        pool=len(splits.train),  # type: ignore[arg-type]
+        gradient_seconds=opened.gradient_seconds,
+        selection_seconds=opened.selection_seconds - opened.gradient_seconds,
+        gradient_bytes=chosen.info.get("gradient_bytes"),
+        subset_accuracy=subset,
+        pool_accuracy=pool,
+        warning=warning,
+        info=chosen.info,
+    )
+    if dss.warm_start is not None:
+        return chosen, report, "warm start"
+    if after > 0:
+        return chosen, report, "full-data epochs"
+    if not chooses_untrained(config) and not fact_of(dss.strategy, "labels_only"):
+        notes.append("as in CORDS, an untrained model chooses nothing: the first subset is random")
+    return chosen, report, "no model"
 
 
 def _refuse_other(directory: Path, asked: dict[str, Any], overwrite: bool) -> None:

@@ -30,8 +30,9 @@ class SelectionReport:
     gradient_seconds: float
     """Reading the data and one forward pass over it."""
     selection_seconds: float
-    gradient_bytes: int
-    """Factored gradients of the pool and, where they are needed, of the validation set."""
+    gradient_bytes: int | None
+    """Factored gradients of the pool and, where they are needed, of the validation set; None if
+    they were not measured."""
     subset_accuracy: float | None
     """Fraction of the subset that the model classifies correctly; None if it was not measured."""
     pool_accuracy: float | None

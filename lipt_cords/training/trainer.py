@@ -38,7 +38,7 @@ from lipt_cords.training.checkpoint import (
 from lipt_cords.training.evaluation import accuracy
 from lipt_cords.training.ledger import FULL, SKIPPED, SUBSET, CurvePoint, Ledger
 from lipt_cords.training.memory.report import MemoryReport
-from lipt_cords.training.sources import EpochSource
+from lipt_cords.training.sources import Epoch, EpochSource
 from lipt_cords.training.step import MemoryFormat, Precision, Step, weighted_loss
 from lipt_cords.training.subset_history import SubsetHistory
 
@@ -200,6 +200,23 @@ class Trainer:
             self.result.notes += [self.result.memory.summary(), *self.result.memory.notes]
         return self.result
 
+    def first_subset(self, epoch: int) -> Epoch:
+        """Train up to an epoch, counted from 0, and open it: the batches that would come next.
+
+        Call it inside ``isolated_rng``.
+        """
+        if epoch > 0:
+            self.run(epoch)
+        return_logits_alone(self.model)
+        try:
+            return self._open()
+        finally:
+            return_everything(self.model)
+
+    def _open(self) -> Epoch:
+        train_as_given(self.model)
+        return self.source.open(self.epoch)
+
     def state_dict(self) -> dict[str, Any]:
         """All that decides the following epochs, and the records so far."""
         return {
@@ -236,9 +253,8 @@ class Trainer:
         restore_random_states(state["random"])
 
     def _train_epoch(self) -> tuple[str, float | None]:
-        train_as_given(self.model)
         started = self._clock()
-        opened = self.source.open(self.epoch)
+        opened = self._open()
         total, passes = torch.zeros((), device=self.device, dtype=widest_float(self.device)), 0
         for batch in opened.batches:
             inputs, labels, weights = split_weighted(batch)

@@ -15,13 +15,16 @@ from torch.utils.data import default_collate
 from lipt_cords.base.files import read_json
 from lipt_cords.cli.commands import main
 from lipt_cords.cords.config import RunConfig
+from lipt_cords.cords.importing import cords_version
 from lipt_cords.data.datasets import DataSplits, load_dataset
 from lipt_cords.experiments.run import build_net, fit_warm_start, run
 from lipt_cords.experiments.select_once import SelectionRun, select_once
 from lipt_cords.models.gradients import last_layer_gradients
 from lipt_cords.selectors.base import select
 from lipt_cords.selectors.report import subset_accuracy
+from lipt_cords.training.subset_history import SubsetHistory
 
+needs_cords = pytest.mark.skipif(cords_version() is None, reason="CORDS is not installed")
 WARM = {"num_workers": 2, "common_steps": 2, "local_steps": 3, "batch_size": 16}
 
 
@@ -104,6 +107,53 @@ def test_what_is_selected_is_what_a_run_trains_on(digits: DataSplits) -> None:
     finally:
         assembly.choose_subset = original
     assert chosen == [_once(config, splits=digits).selection.indices.tolist()]
+
+
+PILOT = {"cut": "auto", "pilot": 0.5, "pilot_cuts": [0.1, 0.3]}
+
+
+@pytest.mark.parametrize(
+    ("dss", "by"),
+    [
+        ({"type": "CRAIG", "selector": "fast", "warm_start": WARM}, "warm start"),
+        ({"type": "Stratified", "warm_start": WARM, "options": PILOT}, "warm start"),
+        ({"type": "Curriculum", "warm_start": WARM}, "warm start"),
+        ({"type": "GradMatch", "selector": "fast", "kappa": 0.5}, "full-data epochs"),
+        ({"type": "GLISTER", "selector": "fast"}, "no model"),
+        ({"type": "Covering", "fraction": 0.3}, "no model"),
+        ({"type": "Random", "selector": "fast"}, "no model"),
+        ({"type": "RS2"}, "no model"),
+        pytest.param({"type": "GLISTER", "warm_start": WARM}, "warm start", marks=needs_cords),
+        pytest.param({"type": "GradMatch", "kappa": 0.5}, "full-data epochs", marks=needs_cords),
+        pytest.param({"type": "CRAIG"}, "no model", marks=needs_cords),
+    ],
+)
+def test_as_train_is_the_first_subset_of_the_training(
+    digits: DataSplits, dss: dict[str, Any], by: str, tmp_path: Path
+) -> None:
+    config = _config(select_every=1, **dss)
+    made = _once(config, as_train=True, splits=digits, output=tmp_path / "selected")
+    first: list[tuple[list[int], list[float]]] = []
+    original = SubsetHistory.add
+
+    def spy(history: SubsetHistory, epoch: int, indices: Any, weights: Any, *rest: Any) -> None:
+        first.append((indices.tolist(), weights.tolist()))
+        original(history, epoch, indices, weights, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SubsetHistory, "add", spy)
+        run(config, splits=digits)
+    assert (made.selection.indices.tolist(), made.selection.weights.tolist()) == first[0]
+    assert made.weights_from == by
+    record = read_json(tmp_path / "selected" / "selection.json")
+    assert record["as_train"] and len(record["indices"]) == len(first[0][0])
+
+
+def test_as_train_takes_no_checkpoint(digits: DataSplits, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--checkpoint has no place: leave one of them out"):
+        select_once(_config(), as_train=True, checkpoint=tmp_path, splits=digits)
+    with pytest.raises(ValueError, match="selects nothing"):
+        select_once(_config(type="Full"), as_train=True, splits=digits)
 
 
 def test_weights_from_a_warm_start_and_from_a_run(digits: DataSplits, tmp_path: Path) -> None:
