@@ -96,7 +96,7 @@ def main() -> None:
         on_run=announce,
     )
     results["command"] = "python benchmarks/end_to_end.py --data DIR"
-    print(results["reading"])
+    print(results["verdict"])
     print(write_json(directory / "end_to_end.json", lean(without_local_paths(results))))
 
 

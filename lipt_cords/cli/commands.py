@@ -89,6 +89,7 @@ def demo(
         seeds=seeds,
         command=command_line(),
         on_run=display.run,
+        on_point=display.point,
         on_strategy=display.strategy,
     )
     if as_json:
@@ -221,7 +222,7 @@ def compare(
             return
         results = run_comparison(
             settings, methods=names, seeds=chosen, **terms, jobs=jobs, output=output, resume=resume,
-            splits=splits, command=command_line(), on_run=display.run,
+            splits=splits, command=command_line(), on_run=display.run, on_point=display.point,
         )  # fmt: skip
         if not is_main_process():
             return

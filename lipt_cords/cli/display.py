@@ -19,11 +19,14 @@ from lipt_cords.experiments.clean import LabelCheck
 from lipt_cords.experiments.compare_plan import ComparisonPlan, PlannedRun
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.page import write_report
+from lipt_cords.experiments.report.results import notes_of_run
 from lipt_cords.experiments.report.subsets import PANELS
 from lipt_cords.experiments.report.summary import count, seconds
 from lipt_cords.experiments.report.terminal import comparison_table
+from lipt_cords.experiments.report.words import soup_notes
 from lipt_cords.experiments.select_once import SelectionRun
 from lipt_cords.training.ledger import CurvePoint
+from lipt_cords.warmstart.progress import Pulse
 from lipt_cords.warmstart.report import WarmStartReport
 
 SUSPECTS_SHOWN = 8
@@ -39,6 +42,8 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self._pulse = Pulse(lambda line: say(console, line))
+        self._running = ""
 
     def data(self, splits: DataSplits) -> None:
         """What became of the data, in one line."""
@@ -46,8 +51,10 @@ class Display:
 
     def run(self, method: str, fraction: float, seed: int, record: RunRecord | None) -> None:
         """One line for every finished run of a comparison."""
+        self._running = f"seed {seed}, {fraction:.3g}, {method}"
         if record is None:
             return
+        self._pulse.rest()
         name = f"  seed {seed}  {fraction:<5.3g} {method:<17} "
         if record.status != "ok":
             line = (record.error or "").splitlines()[0]
@@ -59,6 +66,10 @@ class Display:
         """One line for every other strategy that the demo passes through."""
         if record is not None:
             say(self.console, f"  {name} after LiPT: {_reached(record)}")
+
+    def point(self, point: CurvePoint) -> None:
+        """A line every half minute while a run of a comparison trains."""
+        self._pulse.beat(lambda: f"  {self._running}: {_place(point)}")
 
     @contextmanager
     def curve(self, epochs: int) -> Iterator[Callable[[CurvePoint], None]]:
@@ -75,10 +86,9 @@ class Display:
             task = progress.add_task("warm start", total=epochs)
 
             def on_point(point: CurvePoint) -> None:
-                accuracy = "" if point.val_accuracy is None else f" val {point.val_accuracy:.1%}"
-                progress.update(
-                    task, completed=point.epoch, description=f"epoch {point.epoch}{accuracy}"
-                )
+                progress.update(task, completed=point.epoch, description=_place(point))
+                if not self.console.is_terminal:
+                    self._pulse.beat(lambda: f"  {_place(point)} of {epochs}")
 
             yield on_point
 
@@ -167,7 +177,7 @@ def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) ->
 def show_run(console: Console, record: RunRecord, output: Path | None) -> None:
     """The outcome of one run in a few lines."""
     say(console, f"{record.method}: {_outcome(record)}")
-    for note in record.notes:
+    for note in [*record.notes, *notes_of_run(record.config, record.to_dict())]:
         say(console, f"note: {note}")
     if output is not None:
         say(console, f"results: {output / 'results.json'}")
@@ -229,11 +239,15 @@ def show_suspects(console: Console, found: LabelCheck, written: Sequence[Path]) 
 
 
 def show_report(console: Console, results: dict[str, Any], output: Path | None) -> None:
-    """Table, reading and plots of a comparison."""
+    """Table, verdict and page of a comparison."""
     console.print()
     console.print(comparison_table(results["summary"]))
     console.print()
-    console.print(printable(results["reading"]), markup=False, highlight=False)
+    for text in results["details"]:
+        console.print(printable(text), markup=False, highlight=False)
+    for note in soup_notes(results["summary"]):
+        say(console, f"note: {note}")
+    console.print(printable(results["verdict"]), markup=False, highlight=False, style="bold")
     for run in results["runs"]:
         if run["status"] != "ok":
             line = f"failed: {run['method']}, seed {run['seed']}: {run['error']}"
@@ -291,6 +305,11 @@ def show_registered(console: Console, names: Sequence[Registered]) -> None:
 def _plain(text: str) -> str:
     """Text that rich must not read as markup, such as ``lipt-cords[cords]``."""
     return printable(text).replace("[", r"\[")
+
+
+def _place(point: CurvePoint) -> str:
+    accuracy = "" if point.val_accuracy is None else f"val {point.val_accuracy:.1%}, "
+    return f"{accuracy}epoch {point.epoch}"
 
 
 def _percent(value: float | None) -> str:

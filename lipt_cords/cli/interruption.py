@@ -66,7 +66,9 @@ def interruptible(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def ending(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with terminable():
+            from lipt_cords.warmstart.progress import plain_lines
+
+            with terminable(), plain_lines():
                 return command(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit) as stopped:
             by_signal = isinstance(stopped, Terminated | SystemExit)

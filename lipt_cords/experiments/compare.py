@@ -27,19 +27,21 @@ from lipt_cords.experiments.methods import DEFAULT_METHODS, Method, parse_method
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.results import PLACES, RESULTS, read_results
 from lipt_cords.experiments.report.summary import summarise
-from lipt_cords.experiments.report.words import reading
+from lipt_cords.experiments.report.words import verdict
 from lipt_cords.experiments.run import (
     SCHEMA,
     contents_of_splits,
     load_splits,
 )
 from lipt_cords.training.ledger import CurvePoint, Ledger
+from lipt_cords.warmstart.progress import each_line_once
 
 OnRun = Callable[[str, float, int, RunRecord | None], None]
 """Called with method, fraction, seed, and None before a run or its record after it."""
 
 
 @owns_output
+@each_line_once()
 def compare(
     config: RunConfig,
     *,
@@ -83,8 +85,9 @@ def compare(
         on_point: called with every point of every curve, with one job.
 
     Returns:
-        What ``results.json`` holds: ``runs``, ``summary`` (a row a method and fraction) and
-        ``reading`` (a paragraph a fraction).
+        What ``results.json`` holds: ``runs``, ``summary`` (a row a method and fraction, each soup
+        alone among them), ``verdict`` (the answer in a sentence) and ``details`` (what else the
+        figures say, a paragraph a fraction).
 
     Raises:
         ValueError: an unknown method, a seed or fraction that repeats, a fraction that leaves
@@ -149,7 +152,8 @@ def _blank(
         **provenance(),
         "runs": [],
         "summary": [],
-        "reading": "",
+        "verdict": "",
+        "details": [],
     }
 
 
@@ -230,4 +234,5 @@ def _update(
         rows.append(row)
     results["runs"] = rows
     results["summary"] = summarise(rows)
-    results["reading"] = reading(results["summary"])
+    said = verdict(results["summary"])
+    results["verdict"], results["details"] = said.text, list(said.details)

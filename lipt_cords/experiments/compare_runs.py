@@ -30,6 +30,7 @@ from lipt_cords.experiments.compare_plan import PlannedRun
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.run import fit_warm_start, load_splits, run
 from lipt_cords.training.ledger import CurvePoint
+from lipt_cords.warmstart.progress import hush
 from lipt_cords.warmstart.result import WarmStartResult
 
 logger = logging.getLogger(__name__)
@@ -182,6 +183,7 @@ def _serve(pipe: Connection, threads: int, modules: Sequence[str]) -> None:
             logger.warning("a process of this comparison lacks names: %s", error)
     torch.set_num_threads(threads)
     keep_freed_memory()
+    hush()  # the plan has told what warm starts cost
     splits: DataSplits | None = None
     while True:
         try:

@@ -17,12 +17,14 @@ from lipt_cords.experiments.methods import Method
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.results import RESULTS
 from lipt_cords.experiments.run import load_splits, run
+from lipt_cords.training.ledger import CurvePoint
+from lipt_cords.warmstart.progress import each_line_once
 
 FULL_EPOCHS = 15
 """Full-data epochs that LiPT replaces: the shortest warm-up of the published comparisons."""
 METHODS = (
     "random", "rs2", "full", "lipt", "lipt+random", "lipt+stratified/scratch/static", "one-worker",
-    "rs2@critical-path", "rs2@total",
+    "rs2@critical-path", "rs2@total", "full-data@total",
 )  # fmt: skip
 OTHER_STRATEGIES = ("GradMatch", "CRAIG")
 
@@ -67,6 +69,7 @@ def one_thread() -> Iterator[None]:
 
 
 @owns_output
+@each_line_once()
 @one_thread()
 def demo(
     output: str | Path | None,
@@ -74,6 +77,7 @@ def demo(
     seeds: int = 3,
     command: str | None = None,
     on_run: OnRun | None = None,
+    on_point: Callable[[CurvePoint], None] | None = None,
     on_strategy: Callable[[str, RunRecord | None], None] | None = None,
 ) -> tuple[dict[str, Any], list[RunRecord]]:
     """Compare warm-ups for GLISTER, then pass once through CORDS's other loaders.
@@ -83,6 +87,7 @@ def demo(
         seeds: runs of each method.
         command: the command line that asked for it, to be written down.
         on_run: called before and after every run of the comparison.
+        on_point: called with every point of every curve of the comparison.
         on_strategy: called before (with None) and after the pass of each other strategy.
 
     Returns:
@@ -103,6 +108,7 @@ def demo(
         splits=splits,
         command=command,
         on_run=on_run,
+        on_point=on_point,
     )
     others = []
     for strategy in OTHER_STRATEGIES:

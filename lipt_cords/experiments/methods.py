@@ -29,8 +29,12 @@ WARMUPS = {
 COUNTED = ("full", "full-annealed")
 """Warm-ups that take a number of epochs, as in ``full=5``."""
 LIPT = ("lipt", "lipt-rounds", "lipt-once")
-SPENDING = {"critical-path": "LiPT's critical path", "total": "all of LiPT's passes"}
-DEFAULT_METHODS = ("random", "rs2", "full", "lipt", "one-worker", "rs2@critical-path", "rs2@total")
+SPENDING = {"critical-path": "equal waiting", "total": "equal passes"}
+"""What a method spends as LiPT does, and what a table calls it."""
+DEFAULT_METHODS = (
+    "random", "rs2", "full", "lipt", "one-worker", "rs2@critical-path", "rs2@total",
+    "full-data@total",
+)  # fmt: skip
 SHORT = {
     "random": ("none", "random"),
     "rs2": ("none", "rs2"),

@@ -11,7 +11,7 @@ def test_names_in_words() -> None:
     labels = [Method.parse(name).label("CRAIG") for name in DEFAULT_METHODS]
     assert labels == [
         "random", "RS2", "CRAIG after full data", "CRAIG after LiPT", "CRAIG after one worker",
-        "RS2, LiPT's critical path", "RS2, all of LiPT's passes",
+        "RS2, equal waiting", "RS2, equal passes", "all data, equal passes",
     ]  # fmt: skip
     for name, words in {
         "lipt+random": "random after LiPT",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from lipt_cords.experiments.report.curves import Figure
 from lipt_cords.experiments.report.results import Results
-from lipt_cords.experiments.report.summary import Row, percent, seconds
+from lipt_cords.experiments.report.summary import Row, is_soup, percent, seconds
 from lipt_cords.experiments.report.svg import INK, SERIES, figure, svg_of
 
 PHASES = {
@@ -42,7 +42,7 @@ def time_figures(results: Results) -> Iterator[Figure]:
         rows = [
             row
             for row in results.summary
-            if row["fraction"] == fraction and row["accuracy"] is not None
+            if row["fraction"] == fraction and row["accuracy"] is not None and not is_soup(row)
         ]
         if not rows:
             continue

@@ -77,6 +77,8 @@ def _section(section: Section) -> Iterator[str]:
         yield from _table(section.table)
     for paragraph in (*section.text, *section.details):
         yield from (plain(paragraph), "")
+    if section.more is not None:
+        yield from _table(section.more)
     for heading, figures in section.figures:
         if heading and figures:
             yield from (f"### {plain(heading)}", "")

@@ -15,7 +15,8 @@ from lipt_cords.base.files import read_json
 from lipt_cords.base.options import readable_errors
 from lipt_cords.base.printable import printable
 from lipt_cords.experiments.report.schema import Payload, SavedWarmStart
-from lipt_cords.experiments.report.summary import summarise
+from lipt_cords.experiments.report.summary import start_accuracy, summarise
+from lipt_cords.experiments.report.words import soup_note, soup_notes
 from lipt_cords.training.weights import RECORD as WARM_START
 
 RESULTS = "results.json"
@@ -223,9 +224,27 @@ def _notes(parts: Sequence[Payload], runs: Sequence[Mapping[str, Any]]) -> list[
             f"The runs were made on {len(machines)} kinds of machine ({'; '.join(machines)}): "
             "their seconds do not compare."
         )
+    notes += soup_notes(summarise(runs))
+    if parts[0].kind == "run":
+        notes += notes_of_run(parts[0].config, runs[0])
     said = [note for part in parts for note in part.notes]
     said += [note for run in good for note in run["notes"]]
     return [*notes, *dict.fromkeys(said)]
+
+
+def notes_of_run(config: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+    """Whether the warm start of a single run was better before the training on the subset.
+
+    Args:
+        config: of the run.
+        run: its record as in ``results.json``.
+    """
+    dss = config.get("dss_args")
+    warm = dss.get("warm_start") if isinstance(dss, dict) else None
+    begins_with_it = isinstance(warm, dict) and warm.get("start_from") != "initial"
+    if not begins_with_it or run["status"] != "ok":
+        return []
+    return soup_note(run["method"], start_accuracy(run), run["test_accuracy"])
 
 
 def _warm_start_alone(path: Path) -> Results:

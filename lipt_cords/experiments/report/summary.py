@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,11 @@ COSTS = (
 )  # fmt: skip
 
 
+SOUP_LABELS = {
+    "soup of lipt": "LiPT's soup alone", "soup of lipt-rounds": "soup of LiPT in rounds alone",
+    "soup of lipt-once": "soup of LiPT, one merge, alone",
+}  # fmt: skip
+_FROM_SOUP = re.compile(r"(lipt(?:-rounds|-once)?)(?=[+/@]|$)")
 SHOWN_DIGIT = 5e-4
 """Half of the last digit in which accuracies are shown: what is closer looks equal."""
 
@@ -21,37 +27,90 @@ SHOWN_DIGIT = 5e-4
 def summarise(runs: Sequence[Row]) -> list[dict[str, Any]]:
     """One row a method and fraction: accuracy as mean and sample deviation, costs as means.
 
+    Every soup has a row of its own behind those of its fraction: what a LiPT warm start reaches
+    without any training on a subset, which the first point of each of its runs has measured.
+
     Args:
         runs: records as in ``results.json``; failed ones are counted and left out of the means.
 
     Returns:
-        Rows in the order in which methods and fractions first ran.
+        Rows in the order in which fractions and methods first ran.
     """
     rows = []
-    for fraction, method in dict.fromkeys((run.get("fraction"), run["method"]) for run in runs):
-        mine = [run for run in runs if (run.get("fraction"), run["method"]) == (fraction, method)]
-        good = [run for run in mine if run["status"] == "ok"]
-        row: dict[str, Any] = {
-            "method": method,
-            "fraction": fraction,
-            "label": mine[0].get("label", method),
-            "runs": len(good),
-            "failed": len(mine) - len(good),
-            "accuracy": None,
-            "deviation": None,
-        }
-        if good:
-            accuracies = [run["test_accuracy"] for run in good]
-            row["accuracy"] = statistics.fmean(accuracies)
-            row["deviation"] = statistics.stdev(accuracies) if len(good) > 1 else None
-            row.update(
-                {c: statistics.fmean(run["costs"].get(c, 0.0) for run in good) for c in COSTS}
-            )
-            row["peak_memory"] = max(
-                (run.get("peak_memory_bytes") or {}).get("process", 0) for run in good
-            )
-        rows.append(row)
+    everything = [*runs, *_soups(runs)]
+    for fraction in dict.fromkeys(run.get("fraction") for run in runs):
+        here = [run for run in everything if run.get("fraction") == fraction]
+        for method in dict.fromkeys(run["method"] for run in here):
+            rows.append(_row(fraction, method, [run for run in here if run["method"] == method]))
     return rows
+
+
+def _row(fraction: float | None, method: str, mine: Sequence[Row]) -> dict[str, Any]:
+    good = [run for run in mine if run["status"] == "ok"]
+    row: dict[str, Any] = {
+        "method": method,
+        "fraction": fraction,
+        "label": mine[0].get("label", method),
+        "soup": mine[0].get("soup") or soup_of(method),
+        "runs": len(good),
+        "failed": len(mine) - len(good),
+        "accuracy": None,
+        "deviation": None,
+    }
+    if good:
+        accuracies = [run["test_accuracy"] for run in good]
+        row["accuracy"] = statistics.fmean(accuracies)
+        row["deviation"] = statistics.stdev(accuracies) if len(good) > 1 else None
+        row.update({c: statistics.fmean(run["costs"].get(c, 0.0) for run in good) for c in COSTS})
+        row["peak_memory"] = max(
+            (run.get("peak_memory_bytes") or {}).get("process", 0) for run in good
+        )
+    return row
+
+
+def soup_of(method: str) -> str | None:
+    """The soup from which a method trains on subsets; None if it trains from none.
+
+    >>> soup_of("lipt+random"), soup_of("lipt-once"), soup_of("lipt/scratch"), soup_of("rs2")
+    ('soup of lipt', 'soup of lipt-once', None, None)
+    """
+    found = _FROM_SOUP.match(method)
+    return None if found is None or "/scratch" in method else f"soup of {found.group(1)}"
+
+
+def is_soup(row: Row) -> bool:
+    """Whether a row is a soup alone."""
+    return str(row["method"]).startswith("soup of ")
+
+
+def start_accuracy(run: Row) -> float | None:
+    """The test accuracy of a run before its first step on a subset, if it was measured."""
+    first = run["curve"][0] if run.get("curve") else {}
+    accuracy = first.get("test_accuracy") if first.get("phase") == "start" else None
+    return None if accuracy is None else float(accuracy)
+
+
+def _soups(runs: Sequence[Row]) -> list[dict[str, Any]]:
+    """Each soup of each seed, as a run that ends where training on a subset would begin."""
+    found: dict[Any, dict[str, Any]] = {}
+    for run in runs:
+        soup = soup_of(run["method"])
+        if soup is None or run["status"] != "ok" or start_accuracy(run) is None:
+            continue
+        spent = {name: run["costs"].get(name, 0.0) for name in COSTS if name.startswith("warmup_")}
+        sums = {
+            name: spent[f"warmup_{name}"]
+            for name in ("passes", "critical_passes", "seconds", "critical_seconds")
+        }
+        found.setdefault(
+            (run.get("fraction"), soup, run["seed"]),
+            {
+                "method": soup, "soup": soup, "fraction": run.get("fraction"), "seed": run["seed"],
+                "label": SOUP_LABELS[soup], "status": "ok", "test_accuracy": start_accuracy(run),
+                "costs": {**spent, **sums},
+            },
+        )  # fmt: skip
+    return list(found.values())
 
 
 def accuracy_text(row: Row) -> str:
@@ -89,28 +148,10 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.4g}\N{NO-BREAK SPACE}%"
 
 
-def pooled(one: Row, other: Row) -> float:
-    """The root of the two variances' mean, each weighted by its degrees of freedom."""
-    free = [row["runs"] - 1 for row in (one, other)]
-    squares = sum(n * row["deviation"] ** 2 for n, row in zip(free, (one, other), strict=True))
-    return float((squares / sum(free)) ** 0.5)
-
-
-def clear(one: Row, other: Row) -> int:
-    """1 or -1 where one method is clearly above or below another, 0 where it is open."""
-    if one["deviation"] is None or other["deviation"] is None:
-        return 0
-    difference = one["accuracy"] - other["accuracy"]
-    if abs(difference) <= pooled(one, other):
-        return 0
-    return 1 if difference > 0 else -1
-
-
 def surely(one: Row, other: Row, tries: int = 1) -> int:
     """1 or -1 where one method is above or below another beyond chance, 0 where it is open.
 
     Welch's t-test at 5 %, two-sided, over seeds; Bonferroni's correction for the best of several.
-    Stricter than :func:`clear`, whose one deviation a few equal methods often exceed by luck.
 
     Args:
         one: a row.
@@ -131,18 +172,6 @@ def surely(one: Row, other: Row, tries: int = 1) -> int:
     if not chance < 0.05 / tries:
         return 0
     return 1 if difference > 0 else -1
-
-
-def gap(one: Row, other: Row, name: str | None = None) -> str:
-    """How far one method is above or below another, measured in their spread."""
-    difference = 100 * (one["accuracy"] - other["accuracy"])
-    if one["deviation"] is None or other["deviation"] is None:
-        spread = "one seed, no spread to judge it by"
-    else:
-        inside = "more than" if clear(one, other) else "within"
-        spread = f"{inside} one pooled deviation of {100 * pooled(one, other):.1f}"
-    side = "above" if difference >= 0 else "below"
-    return f"{abs(difference):.1f} points {side} {name or other['label']} ({spread})"
 
 
 def times(ratio: float) -> str:

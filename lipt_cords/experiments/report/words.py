@@ -1,23 +1,25 @@
-"""What the figures say, in sentences that are computed from them."""
+"""What a comparison says, in sentences that are computed from its figures.
+
+The terminal, the page, its Markdown and ``results.json`` show the same sentences. A difference
+counts as proven where Welch's t-test over seeds finds it
+(:func:`lipt_cords.experiments.report.summary.surely`).
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from lipt_cords.experiments.report.summary import (
+    SHOWN_DIGIT,
     Row,
     accuracy_text,
-    clear,
-    count,
-    gap,
+    is_soup,
     percent,
-    seconds,
     surely,
-    times,
 )
 
 FULL_WARMUP = re.compile(r"full(=\d+)?(\+selector)?")
@@ -25,127 +27,211 @@ FULL_WARMUP = re.compile(r"full(=\d+)?(\+selector)?")
 AS_CHEAP = 1.02
 """A rival may make this many times a method's passes, as subsets are whole samples and epochs."""
 PERCENT = "\N{NO-BREAK SPACE}%"
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+PARTS = {
+    2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 6: "a sixth", 7: "a seventh",
+    8: "an eighth", 9: "a ninth", 10: "a tenth",
+}  # fmt: skip
 Outcome = Literal["pays", "loses", "open"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison says of LiPT, in a few sentences, and where.
+    """What a comparison says, and where.
 
     Attributes:
-        text: the sentences.
-        fraction: the fraction that they are about, where there are several.
-        outcomes: whether it pays, by fraction; empty without LiPT.
+        text: the answer: what to use, how much better it is, at which cost, and whether the seeds
+            prove it.
+        details: what else the figures say, a paragraph a fraction.
+        fraction: the fraction that the answer is about, where there are several.
+        outcomes: whether LiPT pays, by fraction; empty without LiPT.
     """
 
     text: str
+    details: Sequence[str]
     fraction: float | None
     outcomes: Mapping[float | None, Outcome]
 
 
 def verdict(summary: Sequence[Row]) -> Verdict:
-    """Does LiPT pay? Judged against whatever costs no more, at every fraction.
+    """Which method to use.
 
-    A fraction pays if the best method with a LiPT warm start is above every other method that
-    makes no more passes in all, beyond chance
-    (:func:`lipt_cords.experiments.report.summary.surely`); it loses if
-    one of those is above it so; otherwise, and with a single seed, it stays open.
+    At every fraction the best method with a LiPT warm start stands against all that make no more
+    passes, its soup alone among them. LiPT pays where it is above each of them beyond chance
+    (:func:`lipt_cords.experiments.report.summary.surely`), and loses where one of them is above it
+    so; otherwise, and with a single seed, it stays open. The answer is about the fraction at which
+    LiPT leads by most.
 
     Args:
-        summary: rows of :func:`summarise`.
+        summary: rows of :func:`~lipt_cords.experiments.report.summary.summarise`.
     """
     rows = [row for row in summary if row["accuracy"] is not None]
     if not rows:
-        return Verdict("No run has ended well, so there is nothing to say.", None, {})
+        return Verdict("No run has ended well, so there is nothing to say.", [], None, {})
     fractions = list(dict.fromkeys(row.get("fraction") for row in rows))
-    by_fraction = {f: [row for row in rows if row.get("fraction") == f] for f in fractions}
+    at = {f: [row for row in rows if row.get("fraction") == f] for f in fractions}
+    several = len(fractions) > 1
     with_lipt = {
-        f: some for f, some in by_fraction.items() if any(map(_is_lipt, some)) and len(some) > 1
+        f: some
+        for f, some in at.items()
+        if any(map(_is_lipt, some)) and sum(not is_soup(row) for row in some) > 1
     }
-    if not with_lipt:
-        best = max(rows, key=lambda row: row["accuracy"])
-        where = f" at {percent(best['fraction'])} of the data" if len(fractions) > 1 else ""
-        text = f"Highest mean accuracy: {best['label']}, {accuracy_text(best)} %{where}."
-        if any(map(_is_lipt, rows)):
-            text += " There is nothing to compare it with: add random and rs2 to the methods."
-        return Verdict(text, best.get("fraction"), {})
-    outcomes = {f: _outcome(some)[0] for f, some in with_lipt.items()}
-    chosen = max(with_lipt, key=lambda f: _lead(with_lipt[f]))
-    sentences = [_across(outcomes)] if len(outcomes) > 1 else []
+    outcomes = {f: _answer(some)[0] for f, some in with_lipt.items()}
+    if with_lipt:
+        chosen = max(with_lipt, key=lambda f: _lead(with_lipt[f]))
+    else:
+        chosen = max(rows, key=lambda row: row["accuracy"])["fraction"]
+    sentences = [_sentence(_answer(at[chosen])[1], chosen if several else None)]
+    if len(outcomes) > 1:
+        sentences.append(_across(outcomes))
     lost = [
         percent(f)
         for f in dict.fromkeys(row.get("fraction") for row in summary if _is_lipt(row))
-        if f is not None and not any(map(_is_lipt, by_fraction.get(f, [])))
+        if f is not None and not any(map(_is_lipt, at.get(f, [])))
     ]
     if lost:
         sentences.append(f"At {_listed(lost)} every run with LiPT failed.")
-    sentences.append(_best_sentence(with_lipt[chosen], chosen if len(fractions) > 1 else None))
-    sentences.append(_outcome(with_lipt[chosen])[1])
-    return Verdict(" ".join(filter(None, sentences)), chosen, outcomes)
+    details = []
+    for fraction, some in at.items():
+        said = [] if fraction == chosen else [_sentence(_answer(some)[1], fraction)]
+        said += _beside_others(some)
+        if said and several and fraction == chosen and fraction is not None:
+            said[0] = f"At {percent(fraction)}: {said[0]}"
+        details += [" ".join(said)] if said else []
+    return Verdict(" ".join(sentences), details, chosen, outcomes)
 
 
 def _is_lipt(row: Row) -> bool:
     return str(row["method"]).startswith("lipt")
 
 
+def _highest(rows: Sequence[Row]) -> Row:
+    """The row of the highest accuracy; of equal ones the cheapest."""
+    return max(rows, key=lambda row: (row["accuracy"], -row["passes"]))
+
+
 def _best_lipt(rows: Sequence[Row]) -> Row:
-    return max(filter(_is_lipt, rows), key=lambda row: row["accuracy"])
+    return _highest([*filter(_is_lipt, rows)])
 
 
-def _as_cheap(rows: Sequence[Row], best: Row) -> list[Row]:
-    """Other methods that make no more passes, in all."""
-    return [r for r in rows if not _is_lipt(r) and r["passes"] <= AS_CHEAP * best["passes"]]
+def _as_cheap(rows: Sequence[Row], best: Row, cost: str = "passes") -> list[Row]:
+    """Other methods that cost no more."""
+    return [r for r in rows if not _is_lipt(r) and r[cost] <= AS_CHEAP * best[cost]]
 
 
 def _lead(rows: Sequence[Row]) -> float:
     """How far the best with LiPT is ahead of what costs no more."""
     best = _best_lipt(rows)
-    rivals = [row["accuracy"] for row in _as_cheap(rows, best)]
+    rivals = [row["accuracy"] for row in _as_cheap(rows, best) if not is_soup(row)]
     return float(best["accuracy"] - max(rivals)) if rivals else -math.inf
 
 
-def _outcome(rows: Sequence[Row]) -> tuple[Outcome, str]:
+def _answer(rows: Sequence[Row]) -> tuple[Outcome, str]:
+    """Of one fraction: what became of LiPT, and what to use, as a sentence without its capital."""
+    trained = [row for row in rows if not is_soup(row)]
+    if len(trained) == 1:
+        (only,) = trained
+        return "open", (
+            f"{only['label']} reached {accuracy_text(only)}{PERCENT}. There is nothing to compare "
+            "it with: run lipt-cords compare with random and rs2 among the methods."
+        )
+    if not any(map(_is_lipt, rows)):
+        best = _highest(rows)
+        others = [row for row in rows if row is not best]
+        return "open", _use(best, _highest(others), len(others))
     best = _best_lipt(rows)
     rivals = _as_cheap(rows, best)
-    if not rivals:
-        return "open", "No method in it costs as little: add random and rs2 to the methods."
-    if min(row["runs"] for row in (best, *rivals)) < 2:
-        return "open", "With one seed a method there is no spread to judge a difference by."
-    tries = sum(map(_is_lipt, rows))
-    better = [row for row in rivals if surely(row, best) > 0]
-    if better:
-        rival = max(better, key=lambda row: row["accuracy"])
-        return (
-            "loses",
-            f"It does not pay here: {rival['label']}, which makes no more passes in all, is "
-            f"{_apart(rival, best)} points better.",
+    if not any(row in trained for row in rivals):
+        return "open", (
+            f"{best['label']} reached {accuracy_text(best)}{PERCENT}. No method here costs as "
+            "little: add random and rs2 to the methods."
         )
+    better = [row for row in rivals if surely(row, best, len(rivals)) > 0]
+    rival = _highest(better or rivals)
+    if better or rival["accuracy"] > best["accuracy"] - SHOWN_DIGIT:
+        return "loses" if better else "open", _use(rival, best, len(rivals))
+    tries = sum(map(_is_lipt, rows))
     unclear = [row for row in rivals if surely(best, row, tries) <= 0]
-    rival = max(unclear or rivals, key=lambda row: row["accuracy"])
-    if unclear:
+    rival = _highest(unclear or rivals)
+    if unclear and best["passes"] > AS_CHEAP * rival["passes"]:
+        return "open", (
+            f"run more seeds before you pay for {best['label']}: it is "
+            f"{_apart(best, rival)} than {rival['label']} here, {_cost(best, rival)}; "
+            f"{_proof(best, rival, tries)}."
+        )
+    return "open" if unclear else "pays", _use(best, rival, tries)
+
+
+def _use(one: Row, other: Row, tries: int) -> str:
+    """Advice to use a method, since it is no worse than another."""
+    if abs(one["accuracy"] - other["accuracy"]) < SHOWN_DIGIT:
         return (
-            "open",
-            f"Whether it is better than {rival['label']}, which makes no more passes in all, "
-            f"is open: they are {_apart(rival, best)} points apart.",
+            f"use {one['label']}: it reaches what {other['label']} reaches here, "
+            f"{_cost(one, other)}."
         )
     return (
-        "pays",
-        f"It pays here: the best that makes no more passes in all, {rival['label']}, is "
-        f"{_apart(rival, best)} points worse.",
+        f"use {one['label']}: {_apart(one, other)} than {other['label']} here, "
+        f"{_cost(one, other)}; {_proof(one, other, tries)}."
     )
 
 
+def _sentence(said: str, fraction: float | None) -> str:
+    """A sentence with its capital, or with the fraction before it."""
+    if fraction is None:
+        return said if said.startswith("random") else said[0].upper() + said[1:]
+    return f"At {percent(fraction)} of the data, {said}"
+
+
 def _apart(one: Row, other: Row) -> str:
-    return f"{100 * abs(one['accuracy'] - other['accuracy']):.1f}"
+    """How far a method is from another.
+
+    >>> _apart({"accuracy": 0.9}, {"accuracy": 0.85})
+    '5.0 points higher'
+    """
+    points = 100 * (one["accuracy"] - other["accuracy"])
+    return f"{abs(points):.1f} points {'higher' if points >= 0 else 'lower'}"
+
+
+def _proof(one: Row, other: Row, tries: int = 1) -> str:
+    seeds = min(one["runs"], other["runs"])
+    number = NUMBERS[seeds] if seeds < len(NUMBERS) else str(seeds)
+    if seeds == 1:
+        return "one seed proves nothing"
+    return f"{number} seeds {'prove it' if surely(one, other, tries) else 'do not prove it'}"
+
+
+def _cost(one: Row, other: Row) -> str:
+    """The passes of a method beside those of another, and its wait where that is another matter."""
+    computing = share(one["passes"], other["passes"])
+    waiting = share(one["critical_passes"], other["critical_passes"])
+    said = f"at {computing} passes"
+    return said if waiting == computing else f"{said} and {waiting} waiting"
+
+
+def share(value: float, of: float) -> str:
+    """A cost beside another, before its name.
+
+    >>> [share(value, 100) for value in (0, 14, 50, 100, 130, 1200)]
+    ['none of the', 'a seventh of the', 'half of the', 'the same', '1.3 times the', '12 times the']
+    >>> share(80, 100)
+    '80\\xa0% of the'
+    """
+    ratio = value / max(of, 1.0)
+    if ratio <= 0:
+        return "none of the"
+    if 1 / AS_CHEAP <= ratio <= AS_CHEAP:
+        return "the same"
+    if ratio > 1:
+        return f"{ratio:.0f} times the" if ratio >= 9.95 else f"{ratio:.1f} times the"
+    part = round(1 / ratio)
+    if part in PARTS and abs(ratio * part - 1) < 0.06:
+        return f"{PARTS[part]} of the"
+    return f"{100 * ratio:.2g}{PERCENT} of the"
 
 
 def _across(outcomes: Mapping[float | None, Outcome]) -> str:
-    """Where it pays, where not, and where it is open, in one sentence."""
-    words = {
-        "pays": "pays",
-        "loses": "does not pay",
-        "open": "cannot be distinguished from rivals that cost no more",
-    }
+    """Where LiPT pays, where not, and where it is open, in one sentence."""
+    words = {"pays": "pays", "loses": "does not pay", "open": "is not proven either way"}
     parts = []
     for outcome, said in words.items():
         where = [percent(f) for f, o in outcomes.items() if o == outcome and f is not None]
@@ -158,118 +244,88 @@ def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _best_sentence(rows: Sequence[Row], fraction: float | None) -> str:
+def _beside_others(rows: Sequence[Row]) -> list[str]:
+    """The best with LiPT beside what tells why: a full warm-up, one worker, a random subset, ..."""
+    if not any(map(_is_lipt, rows)):
+        return []
     best = _best_lipt(rows)
-    where = "" if fraction is None else f"At {percent(fraction)}, "
-    text = f"{where}{best['label']} reached {accuracy_text(best)}{PERCENT}"
-    full = max(
-        (row for row in rows if str(row["method"]).startswith("full")),
-        key=lambda row: (FULL_WARMUP.fullmatch(row["method"]) is not None, row["accuracy"]),
-        default=None,
-    )
-    if full is None:
-        text += f" in {seconds(best['seconds'])} s and {count(best['passes'])} passes"
-    else:
-        text += (
-            f" in {_share(best, full, 'seconds')} of the time, {_share(best, full, 'passes')} of "
-            f"the passes and {_share(best, full, 'critical_passes')} of the critical path of "
-            f"{full['label']}, which reached {accuracy_text(full)}{PERCENT}"
+    said = [f"{best['label']} reached {accuracy_text(best)}{PERCENT}."]
+    waits = [row for row in _as_cheap(rows, best, "critical_passes") if not is_soup(row)]
+    dearer = [row for row in waits if row["passes"] > AS_CHEAP * best["passes"]]
+    named = [row["method"] for row, _ in _controls(rows)]
+    others = [(row, _nothing) for row in dearer if row["method"] not in named]
+    for rival, why in (*_controls(rows), *others):
+        said.append(
+            f"It is {_apart(best, rival)} than {rival['label']}, {_cost(best, rival)}; "
+            f"{_proof(best, rival)}{why(surely(best, rival))}."
         )
-    plain = [row for row in rows if row["method"] in ("random", "rs2")]
+    return said if len(said) > 1 else []
+
+
+def _nothing(_: int) -> str:
+    return ""
+
+
+def _controls(rows: Sequence[Row]) -> Iterator[tuple[Row, Callable[[int], str]]]:
+    """Methods beside which the best with LiPT shows something, and what it shows."""
+
+    def found(name: str) -> Iterator[Row]:
+        return (row for row in rows if row["method"] == name)
+
+    full = [row for row in rows if str(row["method"]).startswith("full")]
+    full = [row for row in full if not str(row["method"]).startswith("full-data")]
+    if full:
+        exact = [row for row in full if FULL_WARMUP.fullmatch(row["method"])]
+        yield _highest(exact or full), _nothing
+    best = _best_lipt(rows)
+    for row in found("one-worker"):
+        yield (
+            row,
+            lambda outcome: (
+                ": merging workers pays here"
+                if outcome > 0
+                else ": that merging helps is not shown"
+            ),
+        )
+    if best["method"] == "lipt":
+        for row in found("lipt+random"):
+            yield row, lambda outcome: (
+                ": choosing the subset pays here" if outcome > 0
+                else ": that choosing the subset helps is not shown"
+            )  # fmt: skip
+    plain = [row for name in ("random", "rs2") for row in found(name)]
     if plain:
-        names = {"random": "a random subset", "rs2": "RS2"}
-        reached = [f"{names[row['method']]} {accuracy_text(row)}{PERCENT}" for row in plain]
-        text += f"; {_listed(reached)} without a warm-up"
-    return text + "."
+        yield _highest(plain), _nothing
+    for name in ("rs2@total", "full-data@total"):
+        for row in found(name):
+            yield row, _nothing
 
 
-def _share(one: Row, other: Row, cost: str) -> str:
-    return f"{100 * one[cost] / max(other[cost], 1e-9):.0f}{PERCENT}"
-
-
-def reading(summary: Sequence[Row]) -> str:
-    """A paragraph a fraction that says what the table shows and what it does not.
+def soup_notes(summary: Sequence[Row]) -> list[str]:
+    """Where a soup is better than what was trained on a subset from it.
 
     Args:
-        summary: rows of :func:`summarise`.
+        summary: rows of :func:`~lipt_cords.experiments.report.summary.summarise`.
     """
-    fractions = list(dict.fromkeys(row.get("fraction") for row in summary))
-    if len(fractions) < 2:
-        return _paragraph(summary)
-    parts = {f: [row for row in summary if row["fraction"] == f] for f in fractions}
-    named = {f: "Without a fraction" if f is None else f"At {f:.4g} of the data" for f in fractions}
-    return "\n\n".join(f"{named[f]}: {_paragraph(parts[f])}" for f in fractions)
+    notes = []
+    for soup in filter(is_soup, summary):
+        for row in summary:
+            here = row["soup"] == soup["soup"] and row["fraction"] == soup["fraction"]
+            if here and not is_soup(row):
+                notes += soup_note(row["label"], soup["accuracy"], row["accuracy"])
+    return list(dict.fromkeys(notes))
 
 
-def _paragraph(summary: Sequence[Row]) -> str:
-    rows = {row["method"]: row for row in summary if row["accuracy"] is not None}
-    sentences = []
-    if rows:
-        best = max(rows.values(), key=lambda row: row["accuracy"])
-        sentences.append(f"Highest mean accuracy: {best['label']}, {accuracy_text(best)} %.")
-    lipt = rows.get("lipt")
-    if lipt is not None:
-        sentences += _about_lipt(lipt, rows)
-    failures = sum(row["failed"] for row in summary)
-    if failures:
-        sentences.append(f"{failures} run{'s' * (failures > 1)} failed and are in no mean.")
-    runs = min((row["runs"] for row in rows.values()), default=0)
-    if runs == 1:
-        sentences.append("1 seed a method: without a spread no difference is a finding.")
-    elif runs:
-        sentences.append(
-            f"{runs} seeds a method: what lies within one pooled deviation is no finding."
-        )
-    return " ".join(sentences)
+def soup_note(label: str, soup: float | None, trained: float | None) -> list[str]:
+    """A note if a soup is better than what was trained on a subset from it, or none.
 
-
-def _about_lipt(lipt: Row, rows: Mapping[str, Row]) -> list[str]:
-    sentences = []
-    full = next((rows[name] for name in rows if FULL_WARMUP.fullmatch(name)), None)
-    if full is not None:
-        critical = full["warmup_passes"] / max(1.0, lipt["warmup_critical_passes"])
-        total = full["warmup_passes"] / max(1.0, lipt["warmup_passes"])
-        sentences.append(
-            f"{lipt['label']} is {gap(lipt, full)}; its warm-up makes {times(critical)} "
-            f"sample-passes on the critical path, {times(total)} over all workers."
-        )
-    if "one-worker" in rows:
-        sentences.append(
-            _control(
-                lipt,
-                rows["one-worker"],
-                "one worker as long as that critical path",
-                pays="merging workers pays here",
-                otherwise="merging workers buys nothing that shows here",
-            )
-        )
-    if "lipt+random" in rows:
-        sentences.append(
-            _control(
-                lipt,
-                rows["lipt+random"],
-                "a random subset after the same warm start",
-                pays="choosing the subset pays here",
-                otherwise="the warm model, not the choice of the subset, earns the accuracy here",
-            )
-        )
-    plain = [rows[name] for name in ("random", "rs2") if name in rows]
-    if plain:
-        rival = max(plain, key=lambda row: row["accuracy"])
-        cheaper = lipt["passes"] / max(1.0, rival["passes"])
-        sentences.append(
-            f"It is {gap(lipt, rival, rival['label'] + ' without a warm-up')}, whose passes are "
-            f"{times(cheaper)} in all."
-        )
-    equal = [row for name, row in rows.items() if "@" in name and not _is_lipt(row)]
-    if equal:
-        rival = max(equal, key=lambda row: row["accuracy"])
-        sentences.append(f"At equal cost it is {gap(lipt, rival, rival['label'])}.")
-    if sentences:
-        sentences[0] = sentences[0].replace("It is", f"{lipt['label']} is", 1)
-    return sentences
-
-
-def _control(one: Row, other: Row, name: str, *, pays: str, otherwise: str) -> str:
-    """A method beside its control, and what that shows."""
-    return f"It is {gap(one, other, name)}: {pays if clear(one, other) > 0 else otherwise}."
+    >>> soup_note("GLISTER after LiPT", 0.95, 0.92)
+    ['GLISTER after LiPT: the soup alone is 3.0 points better than after training on the subset; \
+use the soup, or a larger subset']
+    """
+    if soup is None or trained is None or soup - trained < SHOWN_DIGIT:
+        return []
+    return [
+        f"{label}: the soup alone is {100 * (soup - trained):.1f} points better than after "
+        "training on the subset; use the soup, or a larger subset"
+    ]

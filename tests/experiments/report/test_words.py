@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lipt_cords.experiments.report.summary import count, summarise
 from lipt_cords.experiments.report.terminal import comparison_table
-from lipt_cords.experiments.report.words import reading, verdict
+from lipt_cords.experiments.report.words import soup_notes, verdict
 
 FAILED = {"method": "rs2", "label": "RS2", "seed": 1, "status": "failed", "error": "ValueError: no"}
 RUNS = [
@@ -26,14 +26,14 @@ RUNS = [
 
 def test_failed_runs_are_counted_and_never_averaged() -> None:
     rows = {row["method"]: row for row in summarise(RUNS)}
-    assert list(rows) == ["random", "rs2", "full", "lipt"]
+    assert list(rows) == ["random", "rs2", "full", "lipt", "soup of lipt"]
     assert (rows["rs2"]["runs"], rows["rs2"]["failed"], rows["rs2"]["accuracy"]) == (1, 1, 0.8)
     assert rows["rs2"]["deviation"] is None
     assert rows["lipt"]["accuracy"] == pytest.approx(0.915)
     assert rows["lipt"]["deviation"] == pytest.approx(0.01)
     only = summarise([FAILED])
     assert only[0]["accuracy"] is None and only[0]["failed"] == 1
-    assert "1 run failed" in reading(only)
+    assert verdict(only).text.startswith("No run has ended well")
 
 
 def test_the_table_fits_80_columns() -> None:
@@ -51,42 +51,61 @@ def test_the_table_fits_80_columns() -> None:
     assert "…" not in text
 
 
-def test_the_reading_is_computed() -> None:
-    text = reading(summarise(RUNS))
-    assert "Highest mean accuracy: GLISTER after LiPT, 91.5 ± 1.0 %." in text
-    assert "0.5 points above GLISTER after full data (within one pooled deviation of 1.0)" in text
-    assert "5.0 times fewer sample-passes on the critical path, 1.2 times fewer over all" in text
-    assert "11.5 points above RS2 without a warm-up (one seed, no spread" in text
-    assert "1 run failed" in text
+def said_of(runs: list[dict[str, Any]]) -> str:
+    said = verdict(summarise(runs))
+    return " ".join([said.text, *said.details]).replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_a_dearer_warm_up_is_not_called_cheaper() -> None:
-    runs = [*runs_of("full", [0.90, 0.91], 1000, 1000), *runs_of("lipt", [0.91], 2000, 8000)]
-    text = reading(summarise(runs))
-    assert "2.0 times more sample-passes on the critical path, 8.0 times more over all" in text
-    assert text.endswith("1 seed a method: without a spread no difference is a finding.")
+def test_the_answer_names_direction_size_cost_proof_and_what_to_do() -> None:
+    cheaper = [*runs_of("rs2", [0.85, 0.95], 0, 0), *runs_of("lipt", [0.84, 0.86], 200, 600)]
+    assert verdict(summarise(cheaper)).text == (
+        "Use RS2: 5.0 points higher than GLISTER after LiPT here, at a seventh of the passes and "
+        "a third of the waiting; two seeds do not prove it."
+    )
+    dearer = [*runs_of("rs2", [0.80, 0.81], 0, 0), *runs_of("lipt", [0.81, 0.82], 200, 600)]
+    assert verdict(summarise(dearer)).text == (
+        "Run more seeds before you pay for GLISTER after LiPT: it is 1.0 points higher than RS2 "
+        "here, at 7.0 times the passes and 3.0 times the waiting; two seeds do not prove it."
+    )
+    alike = [*runs_of("random", [0.8, 0.9], 0, 0), *runs_of("lipt", [0.8, 0.9], 200, 600)]
+    assert verdict(summarise(alike)).text == (
+        "Use random: it reaches what GLISTER after LiPT reaches here, at a seventh of the passes "
+        "and a third of the waiting."
+    )
+    without = [
+        *runs_of("random", [0.80, 0.81, 0.82], 0, 0),
+        *runs_of("rs2", [0.9, 0.91, 0.92], 0, 0),
+    ]
+    assert verdict(summarise(without)).text == (
+        "Use RS2: 10.0 points higher than random here, at the same passes; three seeds prove it."
+    )
 
 
-def test_a_pooled_deviation_weighs_each_method_by_its_seeds() -> None:
-    runs = [*runs_of("full", [0.80, 0.90], 10, 10), *runs_of("lipt", [0.90] * 9, 10, 10)]
-    # Variances 0.005 with one degree of freedom, and 0 with eight.
-    assert "pooled deviation of 2.4" in reading(summarise(runs))
+def test_the_rest_tells_what_the_best_with_lipt_shows() -> None:
+    text = said_of(RUNS)
+    assert "GLISTER after LiPT reached 91.5 ± 1.0 %." in text
+    assert (
+        "It is 0.5 points higher than GLISTER after full data, at 82 % of the passes and 27 % of "
+        "the waiting; three seeds do not prove it." in text
+    )
+    assert "It is 11.5 points higher than RS2, at 9.0 times the passes and" in text
+    assert "one seed proves nothing" in text
 
 
 @pytest.mark.parametrize(
     ("one_worker", "words"),
     [
-        ([0.80, 0.81, 0.82], "merging workers pays here"),
-        ([0.90, 0.91, 0.92], "merging workers buys nothing that shows here"),
-        ([0.97, 0.98, 0.99], "merging workers buys nothing that shows here"),
+        ([0.80, 0.81, 0.82], "prove it: merging workers pays here"),
+        ([0.90, 0.91, 0.92], "do not prove it: that merging helps is not shown"),
+        ([0.97, 0.98, 0.99], "prove it: that merging helps is not shown"),
     ],
 )
-def test_the_reading_does_not_flatter(one_worker: list[float], words: str) -> None:
+def test_what_is_said_of_controls_does_not_flatter(one_worker: list[float], words: str) -> None:
     runs = [*RUNS, *runs_of("one-worker", one_worker, 200, 200)]
-    runs += runs_of("lipt+random", [0.95, 0.95, 0.96], 200, 800)
-    text = reading(summarise(runs))
+    runs += runs_of("lipt+random", [0.90, 0.90, 0.91], 200, 800)
+    text = said_of(runs)
     assert words in text
-    assert "the warm model, not the choice of the subset, earns the accuracy here" in text
+    assert "do not prove it: that choosing the subset helps is not shown" in text
 
 
 def test_numbers_stay_short() -> None:
@@ -96,26 +115,31 @@ def test_numbers_stay_short() -> None:
 
 def test_a_named_number_of_full_epochs_is_the_warm_up_that_lipt_replaces() -> None:
     runs = [*runs_of("full=5", [0.90, 0.91], 1000, 1000), *runs_of("lipt", [0.92, 0.93], 200, 800)]
-    said = reading(summarise(runs))
-    assert "GLISTER after LiPT is 2.0 points above full=5" in said
-    alone = reading(
-        summarise([*runs_of("rs2", [0.5, 0.6], 0, 0), *runs_of("lipt", [0.9, 0.8], 1, 2)])
+    runs += runs_of("full+random", [0.95, 0.96], 1000, 1000)
+    assert "It is 2.0 points higher than full=5, at 82 % of the passes" in said_of(runs)
+
+
+def with_soup(trained: list[float], soup: float, method: str = "lipt", **more: Any) -> list[Any]:
+    runs = runs_of(method, trained, 200, 800, **more)
+    for run in runs:
+        run["curve"][0]["test_accuracy"] = soup
+    return runs
+
+
+def test_a_soup_stands_alone_beside_what_is_trained_from_it() -> None:
+    runs = with_soup([0.90, 0.92], 0.95) + with_soup([0.97, 0.98], 0.95, "lipt+random")
+    runs += with_soup([0.50, 0.52], 0.10, "lipt/scratch") + runs_of("rs2", [0.80, 0.81], 0, 0)
+    rows = {row["method"]: row for row in summarise(runs)}
+    soup = rows["soup of lipt"]
+    assert list(rows)[-1] == "soup of lipt" and soup["label"] == "LiPT's soup alone"
+    assert (soup["accuracy"], soup["runs"], soup["deviation"]) == (0.95, 2, 0.0)
+    assert (soup["critical_passes"], soup["passes"], soup["seconds"]) == (200, 800, 1.0)
+    (note,) = soup_notes(list(rows.values()))
+    assert note.startswith("GLISTER after LiPT: the soup alone is 4.0 points better than after")
+    only = with_soup([0.90, 0.92], 0.95) + runs_of("rs2", [0.80, 0.81], 0, 0)
+    assert verdict(summarise(only)).text.startswith(
+        "Use LiPT's soup alone: 4.0 points higher than GLISTER after LiPT here"
     )
-    assert "GLISTER after LiPT is 30.0 points above RS2" in alone
-
-
-def test_several_fractions_are_told_apart() -> None:
-    runs = [
-        {**run, "fraction": fraction}
-        for fraction in (0.01, 0.1)
-        for run in runs_of("lipt", [0.5 + fraction, 0.6 + fraction], 1, 2)
-    ]
-    rows = summarise(runs)
-    assert [row["fraction"] for row in rows] == [0.01, 0.1]
-    assert rows[1]["accuracy"] == pytest.approx(0.65)
-    assert [part[:20] for part in reading(rows).split("\n\n")] == [
-        "At 0.01 of the data:", "At 0.1 of the data: ",
-    ]  # fmt: skip
 
 
 def at(fraction: float, lipt: list[float], rs2: list[float], **more: list[float]) -> list[Any]:
@@ -132,13 +156,15 @@ def test_a_verdict_says_where_it_pays_where_not_and_where_it_is_open() -> None:
     said = verdict(summarise(runs))
     assert said.outcomes == {0.01: "pays", 0.1: "loses", 0.3: "open"} and said.fraction == 0.01
     text = said.text.replace("\N{NO-BREAK SPACE}", " ")
-    assert text.startswith(
-        "LiPT pays at 1 %; it does not pay at 10 %; it cannot be distinguished from rivals that "
-        "cost no more at 30 % of the data. At 1 %, GLISTER after LiPT reached 81.0 ± 1.0 % in "
-        "100 % of the time, 82 % of the passes and 27 % of the critical path of GLISTER after full "
-        "data, which reached 84.0 ± 1.0 %; RS2 61.0 ± 1.0 % without a warm-up."
+    assert text == (
+        "At 1 % of the data, use GLISTER after LiPT: 20.0 points higher than RS2 here, at 9.0 "
+        "times the passes and 3.0 times the waiting; three seeds prove it. LiPT pays at 1 %; it "
+        "does not pay at 10 %; it is not proven either way at 30 % of the data."
     )
-    assert text.endswith("RS2, is 20.0 points worse.")
+    first, second, third = (part.replace("\N{NO-BREAK SPACE}", " ") for part in said.details)
+    assert first.startswith("At 1 %: GLISTER after LiPT reached 81.0 ± 1.0 %.")
+    assert second.startswith("At 10 % of the data, use RS2: 10.0 points higher than GLISTER after")
+    assert third.startswith("At 30 % of the data, use RS2: ")
 
 
 def test_a_verdict_asks_for_rivals_that_cost_as_little() -> None:
@@ -149,16 +175,20 @@ def test_a_verdict_asks_for_rivals_that_cost_as_little() -> None:
     equal = [*dearer, *runs_of("rs2@total", [0.85, 0.86], 0, 801)]
     said = verdict(summarise(equal))
     assert said.outcomes == {None: "loses"}
-    assert "RS2, all of LiPT's passes, which makes no more passes in all, is 5.0" in said.text
+    assert said.text.startswith("Use RS2, equal passes: 5.0 points higher than GLISTER after LiPT")
 
 
 @pytest.mark.parametrize(
     ("runs", "words"),
     [
         ([FAILED], "No run has ended well"),
-        (runs_of("rs2", [0.5, 0.6], 0, 0), "Highest mean accuracy: RS2, 55.0"),
-        (runs_of("lipt", [0.5, 0.6], 0, 0), "There is nothing to compare it with"),
-        ([*runs_of("rs2", [0.5], 0, 0), *runs_of("lipt", [0.9], 1, 2)], "With one seed a method"),
+        (runs_of("rs2", [0.5, 0.6], 0, 0), "RS2 reached 55.0"),
+        (runs_of("rs2", [0.5, 0.6], 0, 0), "There is nothing to compare it with"),
+        (
+            [*runs_of("rs2", [0.5], 0, 0), *runs_of("lipt", [0.9], 90, 90)],
+            "Run more seeds before you pay for GLISTER after LiPT: it is 40.0 points higher than "
+            "RS2 here, at 1.9 times the passes; one seed proves nothing.",
+        ),
     ],
 )
 def test_a_verdict_without_evidence_says_so(runs: list[dict[str, Any]], words: str) -> None:
@@ -173,8 +203,8 @@ def test_a_verdict_without_evidence_says_so(runs: list[dict[str, Any]], words: s
         ({"rs2": [0.85, 0.95, 0.99], "random": [0.920, 0.921, 0.922]}, "loses", "random"),
         # Clearly better than the highest, and the noisy one is open.
         ({"rs2": [0.880, 0.881, 0.882], "one-worker": [0.80, 0.88, 0.93]}, "open", "one worker"),
-        ({"rs2": [0.880, 0.881, 0.882], "one-worker": [0.70]}, "open", "With one seed"),
-        ({"rs2": [0.900, 0.900, 0.900]}, "open", "is open: they are 0.1 points apart"),
+        ({"rs2": [0.880, 0.881, 0.882], "one-worker": [0.70]}, "open", "one seed proves nothing"),
+        ({"rs2": [0.900, 0.900, 0.900]}, "open", "0.1 points higher than RS2 here"),
         ({"rs2": [0.880, 0.881, 0.882]}, "pays", "RS2"),
     ],
 )
@@ -185,7 +215,7 @@ def test_a_verdict_names_the_rival_that_decides(
     for name, accuracies in rivals.items():
         runs += runs_of(name, accuracies, 0, 700)
     said = verdict(summarise(runs))
-    assert said.outcomes == {None: outcome} and words in said.text.rpartition("%")[2]
+    assert said.outcomes == {None: outcome} and words in said.text
 
 
 def test_equal_methods_seldom_get_a_verdict() -> None:
@@ -207,8 +237,3 @@ def test_a_fraction_without_rivals_is_not_the_headline_and_a_failed_one_is_named
     said = verdict(summarise(runs))
     assert said.fraction == 0.1
     assert "At 30\N{NO-BREAK SPACE}% every run with LiPT failed." in said.text
-
-
-def test_lipt_is_no_rival_of_its_own_at_equal_cost() -> None:
-    runs = [*runs_of("lipt", [0.9, 0.91], 1, 2), *runs_of("lipt@total", [0.8, 0.81], 1, 2)]
-    assert "At equal cost" not in reading(summarise(runs))
