@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lipt_cords.selectors.difficulty import register_score
     from lipt_cords.selectors.label_issues import LabelIssues, find_label_issues
     from lipt_cords.selectors.loader import SubsetLoader
+    from lipt_cords.training.reselecting_loader import ReselectingLoader
     from lipt_cords.training.subset import train_on_subset
     from lipt_cords.warmstart.config import WarmStartConfig
     from lipt_cords.warmstart.difficulty import WorkerDifficulty, worker_difficulty
@@ -43,6 +44,7 @@ __all__ = [
     "LiPTWarmStart",
     "OutOfSample",
     "Report",
+    "ReselectingLoader",
     "RunConfig",
     "Selection",
     "SubsetLoader",
@@ -76,6 +78,7 @@ _FROM = {
     "LiPTWarmStart": "warmstart.warm_start",
     "OutOfSample": "selectors.closed_form",
     "Report": "experiments.report.page",
+    "ReselectingLoader": "training.reselecting_loader",
     "RunConfig": "cords.config",
     "Selection": "selectors.base",
     "SubsetLoader": "selectors.loader",

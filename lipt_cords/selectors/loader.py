@@ -85,6 +85,15 @@ def with_weights(batch: Any, weights: Tensor) -> Any:
     return (batch, weights)
 
 
+def plain_arguments(dataset: Any, collate_fn: Any) -> tuple[Any, Any]:
+    """What a SubsetLoader was built with, where a trainer reads it off one to build it anew."""
+    if isinstance(dataset, _WeightedItems):
+        dataset = dataset.dataset
+    if isinstance(collate_fn, _WeightedCollate):
+        collate_fn = collate_fn.collate
+    return dataset, collate_fn
+
+
 def _batch_length(batch: Any) -> int | None:
     """Samples in a batch, if it tells."""
     if isinstance(batch, Mapping):
@@ -235,11 +244,7 @@ class SubsetLoader(DataLoader[Any]):
             shuffle = False
             for option in ("sampler", "generator"):
                 loader_options.pop(option, None)
-            # What a trainer that builds the loader anew reads off the one before.
-            if isinstance(dataset, _WeightedItems):
-                dataset = dataset.dataset
-            if isinstance(collate_fn, _WeightedCollate):
-                collate_fn = collate_fn.collate
+            dataset, collate_fn = plain_arguments(dataset, collate_fn)
         for option in ("sampler", "batch_sampler", "generator"):
             if loader_options.pop(option, None) is not None:
                 raise ValueError(
