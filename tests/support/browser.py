@@ -44,6 +44,10 @@ frame.addEventListener('load', () => {
   }).length;
   found.images = [...page.images].filter((one) => !one.complete || !one.naturalWidth).length;
   const ground = light(numbers(view.getComputedStyle(root).backgroundColor));
+  const answer = page.querySelector('.verdict');
+  found.answer = answer ? answer.getBoundingClientRect().bottom : null;
+  found.scrolls = [...page.querySelectorAll('section > .scroll')]
+    .map((one) => one.scrollWidth - one.clientWidth).filter((beyond) => beyond > 0);
   found.contrast = {};
   for (const one of page.querySelectorAll('body *')) {
     const own = [...one.childNodes].some((n) => n.nodeType === 3 && n.data.trim());

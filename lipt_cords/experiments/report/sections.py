@@ -69,12 +69,12 @@ def sections_of(results: Results, said: Verdict) -> Iterator[Section]:
     yield Section(
         "accuracy", "Accuracy and cost", table=headline_table(results),
         text=[
-            "A pass is one sample forward and backward. Waiting: the passes that follow one "
-            "another (workers side by side count once). Computing: the passes of all workers "
+            "Costs are in passes: one sample forward and backward. Waiting: the passes that follow "
+            "one another (workers side by side count once). Computing: the passes of all workers "
             "together. Seconds: as it ran on this machine. Warm-up, trials and selection are "
             "counted; evaluation is not.",
-            "Accuracy: the mean over seeds ± the sample deviation. Proven: by Welch's t-test over "
-            "seeds, at 5\N{NO-BREAK SPACE}%.",
+            "Accuracy: on test samples, the mean over seeds ± the sample deviation. Proven: by "
+            "Welch's t-test over seeds, at 5\N{NO-BREAK SPACE}%.",
         ],
         details=said.details, more=parts_table(results),
     )  # fmt: skip
@@ -117,7 +117,7 @@ def _cost_groups(results: Results) -> list[tuple[str, list[Figure]]]:
 
 def headline_table(results: Results) -> Table:
     """A row a method and fraction, with three costs."""
-    headings = ("Test accuracy, %", "Waiting, passes", "Computing, passes", "Seconds")
+    headings = ("Accuracy, %", "Waiting", "Computing", "Seconds")
 
     def cells(row: Row) -> list[Cell]:
         return [
@@ -229,8 +229,7 @@ def _subset_sections(results: Results, fraction: float | None) -> Iterator[Secti
     drawn = [one for one in figures if one is not None]
     if drawn:
         yield Section(
-            "subsets", f"The subsets: how steady, how balanced{where}", legend="methods",
-            figures=[("", drawn)],
+            "subsets", f"The subsets: how steady, how balanced{where}", figures=[("", drawn)],
         )  # fmt: skip
     galleries = _galleries(results, fraction)
     if galleries:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, looked_at
-from report_material import comparison, large, runs_of
+from report_material import comparison, large, runs_of, subsets
 
 from lipt_cords.base.files import write_json
 from lipt_cords.experiments.report.page import write_report
@@ -33,6 +33,26 @@ def test_it_is_drawn_sorts_and_is_legible(
     assert found["images"] == 0, "pictures that did not load"
     assert found["contrast"] == {}
     assert found["sorted"]
+    assert found["answer"] < 640, "the answer needs no scrolling"
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_comparison_of_nine_methods_is_read_without_scrolling_sideways(
+    width: int, tmp_path: Path
+) -> None:
+    runs = [
+        run
+        for number, method in enumerate(("random", "rs2", "full", "lipt", "one-worker", *"abcd"))
+        for run in runs_of(method, [0.5, 0.6], 20_000, 40_000 + number, 0.1, subsets=subsets())
+    ]
+    write_json(tmp_path / "results.json", comparison(runs))
+    page = write_report(tmp_path)[0]
+    found = looked_at(page, tmp_path, width=width, theme="light")
+    assert found["overflow"] <= 0 and found["beyond"] == [] and found["scrolls"] == []
+    text = page.read_text()
+    for name in ("overlap", "balance"):  # nine rows with their names, none hides another
+        figure = text[text.index(f'id="{name}-') :].partition("</svg>")[0]
+        assert figure.count("GLISTER after ") == 3
 
 
 def test_long_names_fit_on_a_phone(tmp_path: Path) -> None:

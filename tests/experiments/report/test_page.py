@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from report_material import comparison, large, rounds, runs_of, subsets
 
+import lipt_cords
 from lipt_cords.base.files import write_json
 from lipt_cords.base.printable import printable
 from lipt_cords.experiments.report.markdown import plain
 from lipt_cords.experiments.report.page import Report, write_report
-from lipt_cords.experiments.report.svg import DARK_SERIES, INK, MUTED, PAPER, SERIES
+from lipt_cords.experiments.report.svg import SERIES
 
+TEMPLATES = Path(lipt_cords.__file__).parent / "experiments/report/templates"
 EVIL = '</script><script>alert("x")</script>'
 
 
@@ -180,15 +182,19 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("colour", [INK, MUTED, *SERIES])
-def test_colours_on_white_are_legible(colour: str) -> None:
-    assert contrast(colour, PAPER) >= 4.5
-
-
-@pytest.mark.parametrize("colour", ["#e9ebee", "#a6adb7", *DARK_SERIES])
-def test_colours_on_the_dark_page_are_legible(colour: str) -> None:
-    page = (
-        Path(__file__).parents[3] / "lipt_cords/experiments/report/templates/report.html"
-    ).read_text()
-    assert "--paper:#15181c" in page
-    assert contrast(colour, "#15181c") >= 4.5
+def test_every_colour_of_text_and_lines_is_legible_by_day_and_by_night(tmp_path: Path) -> None:
+    page = write_report(saved(tmp_path, comparison(runs_of("lipt", [0.5], 10, 20))))[0].read_text()
+    style = page[page.index("<style>") : page.index("</style>")]
+    palettes = [
+        dict(re.findall(r"--(\w+):(#[0-9a-f]{6});", block))
+        for block in re.findall(r":root[^{]*\{([^{}]*)\}", style)
+    ]
+    light, night, dark = palettes
+    assert night == dark and light.keys() == dark.keys()
+    for palette in (light, dark):
+        assert {"ink", "muted", *(f"s{number}" for number in range(len(SERIES)))} < palette.keys()
+        for name, colour in palette.items():
+            if name not in ("paper", "grid"):  # the ground, and lines that say nothing
+                assert contrast(colour, palette["paper"]) >= 4.5, name
+    rules = (TEMPLATES / "report.css").read_text()
+    assert not re.search(r"#[0-9a-f]{3,6}\b|rgba?\(", rules), "colours are named"
