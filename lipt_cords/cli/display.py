@@ -209,7 +209,7 @@ def show_selection(console: Console, made: SelectionRun, output: Path | None) ->
     for note in made.notes:
         say(console, f"note: {note}")
     if output is not None:
-        for name in ("selection.json", "selection.npz", "selected.csv"):
+        for name in ("selection.json", "selection.npz", "selected.csv", "split.json"):
             say(console, f"  {output / name}")
 
 

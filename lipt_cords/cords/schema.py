@@ -44,6 +44,9 @@ class DatasetConfig(ConfigSection):
     """Side length to which images of an ``imagefolder`` are resized (not a key of CORDS)."""
     skip_unreadable: bool = False
     """Leave out files of an ``imagefolder`` that cannot be read (not a key of CORDS)."""
+    split: Path | None = None
+    """The ``split.json`` of a run, whose training, validation and test samples are taken (not a
+    key of CORDS)."""
     without: Path | None = None
     """A CSV file that names samples to leave out of training and validation, such as the
     ``suspects.csv`` of ``lipt-cords clean`` (not a key of CORDS)."""

@@ -25,6 +25,7 @@ from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.parts import LeftOut, Part, Parts
 from lipt_cords.data.sample_lists import read_sample_list
+from lipt_cords.data.split_file import Split, places_of, read_split
 from lipt_cords.data.splits import balanced_sample, stratified_split
 from lipt_cords.data.torchvision_files import DATA_SETS as TORCHVISION
 from lipt_cords.data.torchvision_files import read_torchvision
@@ -166,6 +167,7 @@ def load_dataset(
     image_size: int | None = None,
     skip_unreadable: bool = False,
     without: str | Path | None = None,
+    split: str | Path | None = None,
 ) -> DataSplits:
     """Load a data set by name, with a seeded stratified validation split.
 
@@ -187,9 +189,12 @@ def load_dataset(
         without: a CSV file whose column ``sample`` names samples to leave out of training and
             validation, such as the ``suspects.csv`` of ``lipt-cords clean``. All others stay in
             the part in which they are without it, and so does the whole test part.
+        split: the ``split.json`` of a run: its training, validation and test samples, in its
+            order. ``val_fraction`` and ``seed`` then divide nothing.
 
     Raises:
-        ValueError: an unknown name, missing data (it says where it looked), unreadable images.
+        ValueError: an unknown name, missing data (it says where it looked), unreadable images, a
+            split that names samples which are not there.
 
     >>> splits = load_dataset("digits")
     >>> len(splits.train), len(splits.val), len(splits.test), splits.input_shape
@@ -204,15 +209,41 @@ def load_dataset(
         raise ValueError(f"image_size is for imagefolder:DIR alone; {known} keeps its own size")
     if skip_unreadable and not known.startswith(FOLDER_PREFIX):
         raise ValueError(f"skip_unreadable is for imagefolder:DIR alone, received {known}")
+    given = None if split is None else read_split(split)
     if known == "digits":
         parts = _digits()
     elif known.startswith(FOLDER_PREFIX):
-        parts = folder_parts(_folder(known, datadir), image_size, skip_unreadable=skip_unreadable)
+        parts = folder_parts(
+            _folder(known, datadir), image_size, skip_unreadable=skip_unreadable, split=given
+        )
     elif known in DATASETS:
         parts = _registered(known, data_directory(datadir), download)
     else:
         parts = _torchvision(known, data_directory(datadir), download)
+    if given is not None and parts.root is None:
+        parts = _divided(known, parts, given)
     return _split(known, parts, val_fraction, limit, seed, without)
+
+
+def _divided(name: str, parts: Parts, split: Split) -> Parts:
+    """All samples of a data set, divided anew."""
+    train, test = parts.train.images, parts.test.images
+    if not isinstance(train, ImageTensors) or not isinstance(test, ImageTensors):
+        raise TypeError(f"{name} is divided by its files")
+    images = ImageTensors(
+        torch.cat([train.images, test.images]), torch.cat([train.labels, test.labels]),
+        train.mean, train.std,
+    )  # fmt: skip
+    everything = Part(images, (*parts.train.names, *parts.test.names))
+    places = places_of(split, everything.names, name)
+    unused = len(everything) - sum(map(len, places.values()))
+    return replace(
+        parts,
+        train=everything.select(places["train"]),
+        val=everything.select(places["val"]),
+        test=everything.select(places["test"]),
+        left_out=replace(parts.left_out, not_in_split=unused),
+    )
 
 
 def _split(

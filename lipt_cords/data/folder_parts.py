@@ -13,6 +13,7 @@ from lipt_cords.base.randomness import generator
 from lipt_cords.data.folder_layout import class_files, inner_folders, part_folders
 from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.parts import LeftOut, Part, Parts, listed, reasons
+from lipt_cords.data.split_file import Split, places_of
 from lipt_cords.data.splits import stratified_split
 
 DECODE_BYTES = 2 * 2**30
@@ -22,7 +23,11 @@ MOST_NAMED = 20
 
 
 def folder_parts(
-    folder: Path, image_size: int | None = None, *, skip_unreadable: bool = False
+    folder: Path,
+    image_size: int | None = None,
+    *,
+    skip_unreadable: bool = False,
+    split: Split | None = None,
 ) -> Parts:
     """Read a folder of images.
 
@@ -30,12 +35,17 @@ def folder_parts(
         folder: as :mod:`lipt_cords.data.folder_layout` understands it.
         image_size: side in pixels to which images are resized and cropped.
         skip_unreadable: leave out files that cannot be read; else they are an error.
+        split: paths in the folder by part, in place of its own parts; None: its own. Files that it
+            does not name are not read.
 
     Raises:
         ValueError: a layout that is not clear, classes that do not match, images of several sizes,
-            or files that cannot be read: all are counted, and up to 20 named.
+            files that cannot be read (all are counted, and up to 20 named), or files of ``split``
+            that are not there.
     """
     found, classes, left_out = _found(folder, image_size)
+    if split is not None:
+        found, left_out = _divided(found, split, folder, left_out)
     size = sum(images.nbytes() for images in found.values())
     if size > DECODE_BYTES and image_size is None:
         raise ValueError(
@@ -97,6 +107,19 @@ def _found(
         labels = [classes.index(name) for name in files for _ in files[name]]
         found[part] = FolderImages(paths, torch.tensor(labels, dtype=torch.int64), image_size)
     return found, classes, LeftOut(empty=tuple(empty), others=tuple(others))
+
+
+def _divided(
+    found: Mapping[str, FolderImages], split: Split, folder: Path, left_out: LeftOut
+) -> tuple[dict[str, FolderImages], LeftOut]:
+    """The files of all parts, divided anew."""
+    paths = [path for files in found.values() for path in files.paths]
+    labels = torch.cat([files.labels for files in found.values()])
+    images = FolderImages(paths, labels, next(iter(found.values())).image_size)
+    places = places_of(split, [_relative(path, folder) for path in paths], str(folder))
+    unused = len(paths) - sum(map(len, places.values()))
+    divided = {part: images.select(indices) for part, indices in places.items()}
+    return divided, replace(left_out, not_in_split=unused)
 
 
 def _refuse_classes(place: Path, classes: list[str], empty: list[str]) -> None:

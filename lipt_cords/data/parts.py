@@ -57,6 +57,8 @@ class LeftOut:
     """Files that are no images, or in no class folder."""
     by_list: tuple[str, int] | None = None
     """A file that lists samples to leave out, and how many of them were."""
+    not_in_split: int = 0
+    """Samples that the given split does not name."""
     over_limit: int = 0
     """Training images beyond ``limit``."""
 
@@ -77,6 +79,8 @@ class LeftOut:
             shown = listed([ending for ending, _ in endings.most_common()])
             what = "1 other file" if len(self.others) == 1 else f"{len(self.others):,} other files"
             said.append(f"{what} left out ({shown})")
+        if self.not_in_split:
+            said.append(f"{self.not_in_split:,} not in the split")
         if self.over_limit:
             said.append(f"{self.over_limit:,} beyond the limit")
         if self.empty:

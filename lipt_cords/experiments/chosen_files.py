@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lipt_cords.base.files import write_atomic
+from lipt_cords.base.files import write_atomic, write_json
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.data.labels import labels_of
 
-TABLE = "selected.csv"
+TABLE, SPLIT = "selected.csv", "split.json"
 SELECTION = "selection.json"
 """The record of a selection that ``select`` makes."""
 
@@ -55,3 +55,16 @@ def write_table(
     lines.writerows(zip(*columns.values(), strict=True))
     # Names of old file systems may be no UTF-8.
     return write_atomic(directory / TABLE, text.getvalue().encode(errors="surrogateescape"))
+
+
+def write_split(directory: Path, splits: DataSplits) -> Path | None:
+    """Write ``split.json``: the samples of each part, as ``dataset.split`` takes them.
+
+    It has no checksum, so that it can be edited. Data whose samples have no names have none.
+    """
+    if not splits.samples:
+        return None
+    parts = {part: list(names) for part, names in splits.samples.items()}
+    unreadable = dict(splits.left_out.unreadable)
+    head = {"schema": 1, "kind": "split", "dataset": splits.name}
+    return write_json(directory / SPLIT, {**head, **parts, "unreadable": unreadable})

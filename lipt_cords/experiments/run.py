@@ -34,7 +34,7 @@ from lipt_cords.experiments.assemble import (
     warm_start_options,
 )
 from lipt_cords.experiments.choose import per_sample_loss, schedule_of
-from lipt_cords.experiments.chosen_files import SELECTION, write_table
+from lipt_cords.experiments.chosen_files import SELECTION, write_split, write_table
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.results import RESULTS
 from lipt_cords.experiments.tracking import Tracker
@@ -71,6 +71,7 @@ def load_splits(config: RunConfig, on_data: OnData | None = None) -> DataSplits:
         image_size=data.image_size,
         skip_unreadable=data.skip_unreadable,
         without=data.without,
+        split=data.split,
     )
     if on_data is not None:
         on_data(splits)
@@ -174,8 +175,8 @@ def run(
         config: the run.
         method: its name in the record; None takes the strategy's.
         seed: replaces the configuration's.
-        output: directory for ``results.json``, ``selected.csv`` (the last selection) and the
-            checkpoint; None writes nothing.
+        output: directory for ``results.json``, ``selected.csv`` (the last selection),
+            ``split.json`` and the checkpoint; None writes nothing.
         resume: continue from the checkpoint in ``output``.
         splits: the data, already loaded.
         warm: the warm start that the configuration asks for, already fitted on these data with
@@ -246,6 +247,7 @@ def run(
     if directory is not None:
         last = trainer.subsets
         if last.indices is not None and last.weights is not None:
+            write_split(directory, splits)
             write_table(directory, splits, last.indices, last.weights, last.scores)
         head = {"schema": SCHEMA, "kind": "run", "command": command}
         write_json(directory / RESULTS, {**head, **record.to_dict()}, seal=True)
@@ -346,7 +348,7 @@ def _checkpoints(
     identity.pop("ckpt")
     for unrelated in ("tensorboard", "memory_budget", "memory_bandwidth"):
         identity["train_args"].pop(unrelated)
-    for elsewhere in ("datadir", "download"):
+    for elsewhere in ("datadir", "download", "split"):  # the contents of the parts stand below
         identity["dataset"].pop(elsewhere)
     identity["data"] = contents_of_splits(splits)
     identity["kind of device"] = device.type

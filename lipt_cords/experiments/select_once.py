@@ -43,7 +43,7 @@ from lipt_cords.experiments.choose import (
     per_sample_loss,
     schedule_of,
 )
-from lipt_cords.experiments.chosen_files import SELECTION, write_table
+from lipt_cords.experiments.chosen_files import SELECTION, write_split, write_table
 from lipt_cords.experiments.report.results import PLACES, RESULTS
 from lipt_cords.experiments.run import (
     SPLIT_SEED,
@@ -141,7 +141,7 @@ class SelectionRun:
         }
 
     def save(self, directory: str | Path) -> Path:
-        """Write ``selection.npz``, ``selected.csv`` and ``selection.json``, each whole or absent.
+        """Write the record, the arrays, ``selected.csv`` and ``split.json``, each whole or absent.
 
         Raises:
             ValueError: the directory cannot be written, or another run uses it.
@@ -159,6 +159,7 @@ class SelectionRun:
         with owned(where):
             write_atomic(where / ARRAYS, buffer.getvalue())
             if self.splits is not None:
+                write_split(where, self.splits)
                 write_table(where, self.splits, chosen.indices, chosen.weights, chosen.scores)
             write_json(where / SELECTION, self.to_dict(), seal=True)
         return where
@@ -189,8 +190,8 @@ def select_once(
             loader, a pilot's trials and full-data epochs where it has them.
         folder: where the chosen files of an image folder are copied to, into class folders.
         link: make links to them in place of copies.
-        output: directory for ``selection.json``, ``selection.npz`` and ``selected.csv``; None
-            writes nothing.
+        output: directory for ``selection.json``, ``selection.npz``, ``selected.csv`` and
+            ``split.json``; None writes nothing.
         overwrite: replace another selection in ``output``.
         splits: the data, already loaded.
         on_data: called with the data when they are loaded here, to say what they are.
