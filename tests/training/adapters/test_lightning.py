@@ -10,6 +10,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from programs import run_program
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -82,3 +83,11 @@ def test_limits_and_overfitting_read_the_selection(tmp_path: Path) -> None:
 def test_another_loader_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="reads no ReselectingLoader"):
         trainer(1, tmp_path).fit(Module(), DataLoader(DATA, batch_size=30))
+
+
+def test_ranks_of_ddp_share_one_subset_and_lose_nothing() -> None:
+    script = Path(__file__).parents[2] / "support/lightning_ranks.py"
+    done = run_program(script, ranks=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = [line.partition(": ")[2] for line in done.stdout.splitlines() if "rank " in line]
+    assert len(said) == 2 and said[0] == said[1] and "13 samples an epoch, each once" in said[0]
