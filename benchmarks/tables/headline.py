@@ -49,15 +49,15 @@ def headline() -> str:
             _end_to_end,
         ),
         (
-            "The best with LiPT against RS2 at equal passes in all",
+            "The best with LiPT (SGD, one merge) against RS2 at equal passes in all",
             dict(asked("budget")),
             _budget,
         ),
     ]
     rows = [
         [question, *(tell(found[name]) if name in found else "-" for name in NAMES)]
-        for question, found, tell in questions
-    ]
+        for question, found, tell in questions if found
+    ]  # fmt: skip
     return markdown(("Question", *NAMES.values()), rows).replace("---:", "---")
 
 

@@ -109,30 +109,6 @@ def warm_up() -> str:
     return text
 
 
-def tax() -> str:
-    """RS2 on a tenth after several warm-ups, where Muon trains everything."""
-    text = ""
-    for name, results in asked("tax"):
-        full = by_method(results)["full=10+rs2"]
-        rows = [
-            [
-                runs[0]["label"] + (", half the path" if part else ""),
-                spread(accuracies(runs)),
-                "" if runs is full else compared(runs, full),
-                f"{mean(runs, 'warmup_critical_passes'):,.0f}",
-                f"{mean(runs, 'warmup_passes'):,.0f}",
-            ]
-            for part in range(len(results["parts"]))
-            for runs in by_method(results, part).values()
-        ]
-        head = (
-            "Method", "Test accuracy, %", "Against after 10 full epochs, points",
-            "Warm-up passes, critical path", "in all",
-        )  # fmt: skip
-        text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
-    return text
-
-
 def end_to_end_passes() -> str:
     """Training on all data against LiPT and RS2, passes at equal accuracy."""
     text = ""
@@ -237,4 +213,4 @@ def report_build() -> str:
     )
 
 
-QUESTIONS = (report_build, warm_up, tax, end_to_end_passes, equal_total)
+QUESTIONS = (report_build, warm_up, end_to_end_passes, equal_total)
