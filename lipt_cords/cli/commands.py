@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +36,7 @@ from lipt_cords.cli.support import (
     display_for,
     load_configuration,
     print_json,
+    program,
 )
 from lipt_cords.cli.values import parse_equal, parse_fraction, parse_fractions, parse_seeds, words
 
@@ -76,12 +78,17 @@ def demo(
 ) -> None:
     """Compare warm-ups on bundled digits through CORDS's loaders."""
     from lipt_cords.cli.display import show_report
+    from lipt_cords.cords.importing import INSTALL_CORDS, cords_version
     from lipt_cords.experiments.demo import demo as run_demo
 
     display = display_for(as_json)
     if not as_json:
+        through = "CORDS's loader"
+        if cords_version() is None:
+            through = "this package's own loader"
+            say(display.console, f"CORDS is not installed: {INSTALL_CORDS}\n")
         display.console.print(
-            "Bundled digits, a tenth of them to train on: GLISTER through CORDS's loader after "
+            f"Bundled digits, a tenth of them to train on: GLISTER through {through} after "
             "three warm-ups (full data, LiPT, one worker), beside random and RS2. Two minutes.\n"
         )
     results, others = run_demo(
@@ -96,6 +103,7 @@ def demo(
         print_json({**results, "others": [record.to_dict() for record in others]})
     else:
         show_report(display.console, results, output)
+        say(display.console, f"\nNext, your own images: {shlex.join([*program(), '--help'])}")
 
 
 @app.command()

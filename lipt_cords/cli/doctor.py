@@ -116,7 +116,7 @@ def _core(versions: dict[str, str | None]) -> list[Check]:
     checks.append(
         _attempt("core", "torchvision", lambda: _torchvision(versions["torchvision"]), pairing)
     )
-    remedy = "pip install --force-reinstall lipt-cords"
+    remedy = "pip check"
     checks.append(_attempt("core", "warm start and selection", _smoke, remedy))
     return checks
 
@@ -173,18 +173,19 @@ def _backends() -> list[Check]:
 
 
 def _cords() -> Check:
-    from lipt_cords.cords.importing import cords_version, import_cords
+    from lipt_cords.cords.importing import INSTALL_CORDS, cords_version, import_cords
 
     version = cords_version()
-    install = "pip install --no-deps cords==0.0.4 && pip install 'lipt-cords[cords]'"
     if version is None:
-        return Check("cords", "cords", ABSENT, "not installed; our own selectors work", install)
+        return Check(
+            "cords", "cords", ABSENT, "not installed; our own selectors work", INSTALL_CORDS
+        )
 
     def load() -> str:
         import_cords()
         return f"{version}, imports"
 
-    return _attempt("cords", "cords", load, install)
+    return _attempt("cords", "cords", load, INSTALL_CORDS)
 
 
 def _extra(name: str, modules: tuple[str, ...]) -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -18,7 +19,7 @@ import typer
 
 from lipt_cords.base.files import read_json
 from lipt_cords.cli.lines import say_error
-from lipt_cords.cli.support import command_line
+from lipt_cords.cli.support import program
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -126,5 +127,5 @@ def kept_in(output: Path | None, option: str | None) -> str:
 
 def _with(option: str) -> str:
     """This command line with an option, if it is not there yet."""
-    words = command_line()
+    words = shlex.join([*program(), *sys.argv[1:]])
     return words if not option or option in sys.argv else f"{words} {option}"

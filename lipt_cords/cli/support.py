@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -120,6 +121,15 @@ def load_configuration(
         said = f"note: {path} is Python and is executed; --no-code reads .yaml alone"
         say(Console(stderr=True), said)
     return load_config(path, extra, imports=imports or (), code=not no_code)
+
+
+def program() -> list[str]:
+    """What is typed to run this program again: its name, or its path if it is not found by name."""
+    typed = Path(sys.argv[0])
+    if typed.name == "__main__.py":
+        return [sys.executable, "-m", "lipt_cords"]
+    found = shutil.which("lipt-cords")
+    return ["lipt-cords"] if found and typed.exists() and typed.samefile(found) else [str(typed)]
 
 
 def command_line() -> str:

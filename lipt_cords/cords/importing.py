@@ -122,10 +122,7 @@ def import_cords(*submodules: str) -> Any:
             holds the command that installs it.
     """
     if importlib.util.find_spec("cords") is None:
-        raise ImportError(
-            "CORDS is not installed: pip install --no-deps cords==0.0.4 (its own pins resolve on "
-            "no current Python), and what it needs: pip install 'lipt-cords[cords]'"
-        )
+        raise ImportError(f"CORDS is not installed: {INSTALL_CORDS}")
     if _half_loaded():
         _forget_cords()
     before = set(sys.modules)
@@ -140,6 +137,10 @@ def import_cords(*submodules: str) -> Any:
             raise missing_extra(error.name, "cords", "to import CORDS") from error
         raise
     return sys.modules["cords"]
+
+
+INSTALL_CORDS = "pip install --no-deps cords==0.0.4 && pip install 'lipt-cords[cords]'"
+"""Its own pins resolve on no current Python, and the extra has what it really needs."""
 
 
 def cords_version() -> str | None:

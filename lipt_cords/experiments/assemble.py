@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from lipt_cords.base.devices import kinds_here, of_rank, pins_memory, resolve_device
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.factory import cords_loader
-from lipt_cords.cords.importing import cords_version
+from lipt_cords.cords.importing import INSTALL_CORDS, cords_version
 from lipt_cords.cords.patches import enabled
 from lipt_cords.cords.source import CordsSource
 from lipt_cords.cords.strategies import FULL, fact_of, selector_for
@@ -167,8 +167,7 @@ def uses_cords(config: RunConfig, notes: list[str]) -> bool:
         return True
     if selector_for(dss.strategy) not in selector_names():
         raise ValueError(
-            f"{dss.strategy} runs through CORDS, which is not installed: "
-            "pip install --no-deps cords==0.0.4 && pip install 'lipt-cords[cords]'"
+            f"{dss.strategy} runs through CORDS, which is not installed: {INSTALL_CORDS}"
         )
     notes.append(f"CORDS is not installed: {dss.strategy} is our own selector")
     return False

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from lipt_cords.base.files import read_json
 from lipt_cords.base.ownership import owns_output
 from lipt_cords.cords.config import RunConfig
+from lipt_cords.cords.importing import cords_version
 from lipt_cords.experiments.compare import OnRun, compare
 from lipt_cords.experiments.contest import Contest
 from lipt_cords.experiments.methods import Method
@@ -26,16 +28,21 @@ METHODS = (
     "random", "rs2", "full", "lipt", "lipt+random", "lipt+stratified/scratch/static", "one-worker",
     "rs2@critical-path", "rs2@total", "full-data@total",
 )  # fmt: skip
+OWN = ("dataset", "model", "dataloader", "train_args")
+"""Sections of a configuration by which the demo knows its earlier results."""
 OTHER_STRATEGIES = ("GradMatch", "CRAIG")
 
 
 def demo_config(strategy: str = "GLISTER") -> RunConfig:
-    """Digits, a small CNN, a tenth of the data through one of CORDS's loaders."""
+    """Digits, a small CNN, a tenth of the data through one of CORDS's loaders.
+
+    Without CORDS the same selectors of this package take their place.
+    """
     dss: dict[str, Any] = {
         "type": strategy,
         "fraction": 0.1,
         "select_every": 5,
-        "selector": "cords",
+        "selector": "fast" if cords_version() is None else "cords",
         "warm_start": {
             "num_workers": 8, "common_steps": 40, "epochs": 8, "batch_size": 32, "lr": 0.02,
         },
@@ -68,6 +75,19 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def _make_room(results: Path) -> None:
+    """Remove the results of an earlier demo, and no others."""
+    if not results.exists():
+        return
+    made = read_json(results).get("config")
+    own = demo_config().to_dict()
+    if not isinstance(made, dict) or any(made.get(part) != own[part] for part in OWN):
+        raise ValueError(
+            f"{results} holds the results of another run: choose another --output for the demo"
+        )
+    results.unlink()
+
+
 @owns_output
 @each_line_once()
 @one_thread()
@@ -94,10 +114,10 @@ def demo(
         The comparison's results, and the records of the other strategies.
 
     Raises:
-        ImportError: CORDS is not installed.
+        ValueError: ``output`` holds the results of another run.
     """
     if output is not None:
-        (Path(output).expanduser() / RESULTS).unlink(missing_ok=True)
+        _make_room(Path(output).expanduser() / RESULTS)
     splits = load_splits(demo_config())
     results = compare(
         demo_config(),

@@ -70,3 +70,7 @@ def test_public_names_are_imported_when_they_are_used() -> None:
     assert lipt_cords.models.build_model is not None
     with pytest.raises(AttributeError, match="no attribute 'sellect'"):
         getattr(lipt_cords, "sellect")  # noqa: B009
+
+
+def test_one_version_everywhere() -> None:
+    assert f"\nversion: {lipt_cords.__version__}\n" in (ROOT / "CITATION.cff").read_text()

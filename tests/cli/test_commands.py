@@ -22,7 +22,7 @@ from lipt_cords.base.files import read_json, write_json
 from lipt_cords.cli import commands as cli
 from lipt_cords.cli.commands import main
 from lipt_cords.cli.interruption import kept_in
-from lipt_cords.cli.support import configure_logging
+from lipt_cords.cli.support import configure_logging, program
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.experiments import compare_runs, run
 from lipt_cords.experiments.record import RunRecord
@@ -253,6 +253,19 @@ def test_what_is_kept_is_said_with_the_command_that_goes_on(
     )
     (tmp_path / "results.json").write_text("{")
     assert kept_in(tmp_path, "--resume").startswith(f"nothing new is kept in {tmp_path}: ")
+
+
+def test_a_command_to_type_next_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "lipt-cords"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    monkeypatch.setattr("sys.argv", [str(script)])
+    monkeypatch.setenv("PATH", "")
+    assert program() == [str(script)]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program() == ["lipt-cords"]
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "__main__.py")])
+    assert program() == [sys.executable, "-m", "lipt_cords"]
 
 
 def test_programming_errors_are_not_swallowed(config: str) -> None:

@@ -17,6 +17,7 @@ from lipt_cords.base.files import read_json, write_json
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.importing import cords_version
 from lipt_cords.experiments import demo as demo_module
+from lipt_cords.experiments.assemble import uses_cords
 from lipt_cords.experiments.compare import compare
 from lipt_cords.experiments.demo import demo, demo_config
 from lipt_cords.experiments.record import RunRecord
@@ -251,6 +252,21 @@ def test_the_demo_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [run["status"] for run in results["runs"]] == ["ok", "ok"]
     assert [record.method for record in others] == ["GradMatch after LiPT"]
     assert others[0].costs.selections == 1
+    again, _ = demo(tmp_path, seeds=1)  # its own results make room
+    assert again["verdict"] == results["verdict"]
+    made = read_json(tmp_path / "results.json")
+    made["config"]["dataset"]["name"] = "cifar10"
+    write_json(tmp_path / "results.json", made, seal=True)
+    with pytest.raises(ValueError, match="results of another run: choose another --output"):
+        demo(tmp_path, seeds=1)
+    assert read_json(tmp_path / "results.json") == made
+
+
+def test_the_demo_does_without_cords(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_module, "cords_version", lambda: None)
+    assert not uses_cords(demo_config(), [])
+    monkeypatch.setattr(demo_module, "cords_version", lambda: "0.0.4")
+    assert uses_cords(demo_config(), [])
 
 
 def test_the_demo_saves_at_least_four_fifths_of_the_critical_path() -> None:

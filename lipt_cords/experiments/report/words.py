@@ -156,7 +156,7 @@ def _answer(rows: Sequence[Row]) -> tuple[Outcome, str]:
     if unclear and best["passes"] > AS_CHEAP * rival["passes"]:
         return "open", (
             f"run more seeds before you pay for {best['label']}: it is "
-            f"{_apart(best, rival)} than {rival['label']} here, {_cost(best, rival)}; "
+            f"{_apart(best, rival)} here, {_cost(best, rival)}; "
             f"{_proof(best, rival, tries)}."
         )
     return "open" if unclear else "pays", _use(best, rival, tries)
@@ -170,7 +170,7 @@ def _use(one: Row, other: Row, tries: int) -> str:
             f"{_cost(one, other)}."
         )
     return (
-        f"use {one['label']}: {_apart(one, other)} than {other['label']} here, "
+        f"use {one['label']}: {_apart(one, other)} here, "
         f"{_cost(one, other)}; {_proof(one, other, tries)}."
     )
 
@@ -185,11 +185,13 @@ def _sentence(said: str, fraction: float | None) -> str:
 def _apart(one: Row, other: Row) -> str:
     """How far a method is from another.
 
-    >>> _apart({"accuracy": 0.9}, {"accuracy": 0.85})
-    '5.0 points higher'
+    >>> _apart({"accuracy": 0.9}, {"accuracy": 0.85, "label": "RS2"})
+    '5.0 points higher than RS2'
     """
     points = 100 * (one["accuracy"] - other["accuracy"])
-    return f"{abs(points):.1f} points {'higher' if points >= 0 else 'lower'}"
+    if abs(points) < 100 * SHOWN_DIGIT:
+        return f"as accurate as {other['label']}"
+    return f"{abs(points):.1f} points {'higher' if points > 0 else 'lower'} than {other['label']}"
 
 
 def _proof(one: Row, other: Row, tries: int = 1) -> str:
@@ -256,7 +258,7 @@ def _beside_others(rows: Sequence[Row]) -> list[str]:
     others = [(row, _nothing) for row in dearer if row["method"] not in named]
     for rival, why in (*_controls(rows), *others):
         said.append(
-            f"It is {_apart(best, rival)} than {rival['label']}, {_cost(best, rival)}; "
+            f"It is {_apart(best, rival)}, {_cost(best, rival)}; "
             f"{_proof(best, rival)}{why(surely(best, rival))}."
         )
     return said if len(said) > 1 else []
