@@ -55,7 +55,8 @@ def worker_difficulty(
         unseen: only workers whose shard does not hold the sample; False averages over all workers,
             as GraNd and EL2N average over replicas, and ``scorers`` is ignored.
         seed: of the draw of workers.
-        **options: of :func:`lipt_cords.models.gradients.last_layer_gradients`.
+        **options: of :func:`lipt_cords.models.gradients.last_layer_gradients`; ``collate_fn`` is
+            that of the fit.
 
     Raises:
         ValueError: the workers were not kept, none has finite weights, the data set has another
@@ -86,6 +87,8 @@ def worker_difficulty(
         plan_KN = torch.ones(len(finite), count, dtype=torch.bool)
     scores_KN = torch.full(plan_KN.shape, float("nan"), dtype=torch.float64)
     options.setdefault("head", result.config.head)
+    if result.origins is not None and not isinstance(dataset, BatchSource):
+        options.setdefault("collate_fn", result.origins.collate_fn)
     model, right = result.model(), 0
     for row, state in enumerate(finite.values()):
         mine = plan_KN[row].nonzero().flatten()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lipt_cords.base.messages import travels
+from lipt_cords.data.collated import CollateFunction, apart
 from lipt_cords.models.losses import LossFunction
 from lipt_cords.models.state import State
 from lipt_cords.selectors.dynamics import TrainingDynamics
@@ -24,6 +25,11 @@ class Origins:
     dataset: Dataset[Any]
     val_dataset: Dataset[Any] | None
     loss: LossFunction | None
+
+    @property
+    def collate_fn(self) -> CollateFunction | None:
+        """The function that made batches, or None."""
+        return apart(self.dataset)[1]
 
 
 @travels

@@ -15,7 +15,7 @@ from lipt_cords.base.files import checksum, read_json, write_json
 from lipt_cords.base.messages import decode, encode
 from lipt_cords.base.ownership import owned
 from lipt_cords.base.tensor_files import save_tensors
-from lipt_cords.data.collated import CollateFunction, apart, collated
+from lipt_cords.data.collated import CollateFunction, collated
 from lipt_cords.data.source import BatchSource
 from lipt_cords.models.copies import bare, copy_model
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
@@ -249,7 +249,7 @@ class WarmStartResult:
         if self.origins is not None:  # the loss whose gradients trained the workers
             options.setdefault("loss", self.origins.loss)
             if not isinstance(dataset, BatchSource):
-                options.setdefault("collate_fn", apart(self.origins.dataset)[1])
+                options.setdefault("collate_fn", self.origins.collate_fn)
         return last_layer_gradients(merged, dataset, **options)
 
     def save(self, directory: str | Path) -> Path:

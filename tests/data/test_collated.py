@@ -21,6 +21,7 @@ from lipt_cords import (
     last_layer_gradients,
     select,
     train_on_subset,
+    worker_difficulty,
 )
 from lipt_cords.data.collated import collated
 from lipt_cords.data.contents import contents_of
@@ -89,6 +90,7 @@ def test_the_same_seed_gives_the_same_bits_and_forgetting_reads_by_the_function(
         assert torch.equal(value, again.state_dict[name])
     gone = int(first.shards[0][0])
     assert gone not in torch.cat(first.forget([gone]).shards).tolist()
+    assert worker_difficulty(first, DATA).scores.shape == (50,)
 
 
 def test_a_run_resumes_with_its_function_alone(tmp_path: Path) -> None:
