@@ -30,6 +30,7 @@ from lipt_cords.warmstart.progress import Pulse
 from lipt_cords.warmstart.report import WarmStartReport
 
 SUSPECTS_SHOWN = 8
+NOT_MEASURED = "not measured"
 MARKS = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "broken": "[red]broken[/]"}
 
 
@@ -198,11 +199,12 @@ def show_selection(console: Console, made: SelectionRun, output: Path | None) ->
         *((key.replace("_", " "), f"{value:.4g}") for key, value in made.objective.items()),
         ("classified correctly, subset", _percent(report.subset_accuracy)),
         ("classified correctly, pool", _percent(report.pool_accuracy)),
-        ("seconds, gradients", f"{spent['gradients']:.2f}"),
+        ("seconds, gradients", f"{spent['gradients']:.2f}" if spent["gradients"] else NOT_MEASURED),
         ("seconds, selection", f"{spent['selection']:.2f}"),
         ("peak memory", memory),
     ):
-        table.add_row(name, value)
+        if value != NOT_MEASURED:
+            table.add_row(name, value)
     console.print(table)
     if report.warning:
         say(console, f"warning: {report.warning}", style="yellow")
@@ -313,7 +315,7 @@ def _place(point: CurvePoint) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.1%}"
+    return NOT_MEASURED if value is None else f"{value:.1%}"
 
 
 def _outcome(record: RunRecord) -> str:

@@ -186,9 +186,9 @@ def load_dataset(
         limit: most training images to use, classes balanced; None for all.
         image_size: side in pixels to which an image folder is resized; needed if sizes differ.
         skip_unreadable: leave out files of an image folder that cannot be read.
-        without: a CSV file whose column ``sample`` names samples to leave out of training and
-            validation, such as the ``suspects.csv`` of ``lipt-cords clean``. All others stay in
-            the part in which they are without it, and so does the whole test part.
+        without: a CSV file whose column ``path`` or ``sample`` names samples to leave out of
+            training and validation, such as the ``suspects.csv`` of ``lipt-cords clean``. All
+            others stay in the part in which they are without it, and so does the whole test part.
         split: the ``split.json`` of a run: its training, validation and test samples, in its
             order. ``val_fraction`` and ``seed`` then divide nothing.
 

@@ -6,13 +6,13 @@ import csv
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-COLUMN = "sample"
-"""The column that names samples; others are ignored."""
+COLUMNS = ("path", "sample")
+"""The first of these columns that is there names samples; others are ignored."""
 NAMED = 5
 
 
 def read_sample_list(path: str | Path, known: Collection[str]) -> set[str]:
-    """Names of samples in the column ``sample`` of a CSV file.
+    """Names of samples in the column ``path`` or ``sample`` of a CSV file.
 
     Args:
         path: the file.
@@ -23,19 +23,19 @@ def read_sample_list(path: str | Path, known: Collection[str]) -> set[str]:
     """
     where = Path(path).expanduser()
     if not where.is_file():
-        raise ValueError(f"no file {where}: give a CSV with a column {COLUMN!r}")
-    try:
-        with where.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            columns: Sequence[str] = rows.fieldnames or ()
-            if COLUMN not in columns:
-                raise ValueError(
-                    f"{where} has no column {COLUMN!r} (it has {', '.join(columns) or 'none'}): "
-                    "give a list such as the suspects.csv of lipt-cords clean"
-                )
-            names = [row[COLUMN] for row in rows if row[COLUMN]]
-    except UnicodeDecodeError:
-        raise ValueError(f"{where} is no text file: give a CSV with a column {COLUMN!r}") from None
+        raise ValueError(f"no file {where}: give a CSV with a column 'path' or 'sample'")
+    # Names of old file systems may be no UTF-8.
+    with where.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        rows = csv.DictReader(file)
+        columns: Sequence[str] = rows.fieldnames or ()
+        named = next((name for name in COLUMNS if name in columns), None)
+        if named is None:
+            raise ValueError(
+                f"{where} has no column 'path' or 'sample' (it has "
+                f"{', '.join(columns[:NAMED]) or 'none'}): give a list such as the suspects.csv of "
+                "lipt-cords clean"
+            )
+        names = [row[named] for row in rows if row[named]]
     unknown = [name for name in names if name not in known]
     if unknown:
         more = f" and {len(unknown) - NAMED:,} more" if len(unknown) > NAMED else ""

@@ -32,7 +32,7 @@ SUSPECTS, RECORD, ARRAYS, PAGE = (
     "suspects.csv", "suspects.json", "probabilities.npz", "suspects.html",
 )  # fmt: skip
 SCHEMA = 1
-COLUMNS = ("sample", "part", "label", "likely", "score")
+COLUMNS = ("part", "label", "likely", "score")
 
 
 @dataclass
@@ -47,6 +47,8 @@ class LabelCheck:
     """Training, validation and test samples, one after the other."""
     samples: list[str]
     """What each of them is called."""
+    called: str
+    """``path`` where these are files of an image folder, else ``sample``."""
     features: str
     """What the samples were compared by."""
     config: dict[str, Any]
@@ -85,7 +87,7 @@ class LabelCheck:
         """The suspects as CSV."""
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
-        lines.writerow(COLUMNS)
+        lines.writerow([self.called, *COLUMNS])
         for one in self.suspects:
             lines.writerow([one.sample, one.part, one.label, one.likely, f"{one.score:.6g}"])
         return text.getvalue()
@@ -115,8 +117,8 @@ class LabelCheck:
         where = Path(directory).expanduser()
         with owned(where):
             return [
-                write_atomic(where / SUSPECTS, self.table()),
-                write_atomic(where / PAGE, page),
+                write_atomic(where / SUSPECTS, self.table().encode(errors="surrogateescape")),
+                write_atomic(where / PAGE, page.encode(errors="replace")),
                 write_atomic(where / ARRAYS, buffer.getvalue()),
                 write_json(where / RECORD, self.to_dict(), seal=True),
             ]
@@ -178,4 +180,5 @@ def check_labels(
     kind = (
         "features without training" if checkpoint is None else "embeddings of the checkpoint's net"
     )
-    return LabelCheck(suspects, found, data, samples, kind, config.to_dict(), notes)
+    named = "sample" if splits.root is None else "path"
+    return LabelCheck(suspects, found, data, samples, named, kind, config.to_dict(), notes)

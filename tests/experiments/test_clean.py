@@ -56,7 +56,7 @@ def test_wrong_labels_of_every_part_are_listed(folder: Path, tmp_path: Path) -> 
         "suspects.csv", "suspects.html", "probabilities.npz", "suspects.json",
     ]  # fmt: skip
     rows = list(csv.DictReader(written[0].open()))
-    assert [row["sample"] for row in rows] == [one.sample for one in found.suspects]
+    assert [row["path"] for row in rows] == [one.sample for one in found.suspects]
     assert float(rows[0]["score"]) >= float(rows[1]["score"])
     page = written[1].read_text()
     assert page.count("data:image/png;base64,") == 2 and "2 of 80 labels are suspect" in page
@@ -94,9 +94,9 @@ def test_training_goes_on_without_the_suspects(folder: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("sample\ndown/none.png\n", "down/none.png"),
-        ("path,label\nx,y\n", "column 'sample'"),
-        ("", "column 'sample'"),
+        ("path\ndown/none.png\n", "down/none.png"),
+        ("name,label\nx,y\n", "column 'path' or 'sample'"),
+        ("", "column 'path'"),
     ],
 )
 def test_a_list_of_other_data_is_refused(
