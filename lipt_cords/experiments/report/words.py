@@ -257,10 +257,9 @@ def _beside_others(rows: Sequence[Row]) -> list[str]:
     named = [row["method"] for row, _ in _controls(rows)]
     others = [(row, _nothing) for row in dearer if row["method"] not in named]
     for rival, why in (*_controls(rows), *others):
-        said.append(
-            f"It is {_apart(best, rival)}, {_cost(best, rival)}; "
-            f"{_proof(best, rival)}{why(surely(best, rival))}."
-        )
+        alike = abs(best["accuracy"] - rival["accuracy"]) < SHOWN_DIGIT
+        proof = "" if alike else f"; {_proof(best, rival)}{why(surely(best, rival))}"
+        said.append(f"It is {_apart(best, rival)}, {_cost(best, rival)}{proof}.")
     return said if len(said) > 1 else []
 
 

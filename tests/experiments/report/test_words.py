@@ -72,6 +72,11 @@ def test_the_answer_names_direction_size_cost_proof_and_what_to_do() -> None:
         "Use random: it reaches what GLISTER after LiPT reaches here, at a seventh of the passes "
         "and a third of the waiting."
     )
+    assert (
+        verdict(summarise(alike))
+        .details[0]
+        .endswith("It is as accurate as random, at 7.0 times the passes and 3.0 times the waiting.")
+    )
     without = [
         *runs_of("random", [0.80, 0.81, 0.82], 0, 0),
         *runs_of("rs2", [0.9, 0.91, 0.92], 0, 0),
