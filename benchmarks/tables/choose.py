@@ -58,7 +58,6 @@ def chosen() -> str:
             rows.append(
                 [
                     f"{100 * fraction:.0f} %",
-                    f"{len(seeds)}",
                     spread([row["accuracy"] for row in random]),
                     spread([row["accuracy"] for row in found]),
                     signed(above_random(results, fraction)),
@@ -67,16 +66,17 @@ def chosen() -> str:
                 ]
             )
         head = (
-            "Fraction", "Seeds", "Random, %", "`choose_subset`, %", "Difference, points",
+            "Fraction", "Random, %", "`choose_subset`, %", "Difference, points",
             "Choosing, of one training's time", "LiPT's difficulty and trials, %",
             "One worker's, %",
         )  # fmt: skip
         few, many = first_use(load(f"fixed_subset-{name}"))
         text += (
-            f"{name}.\n\n" + markdown(head, rows) + "\nLiPT's warm-up, trials and training make "
-            f"{few:.1f} to {many:.1f} times the passes of the training.\n"
-            + origin(results) + "\n"
-        )  # fmt: skip
+            f"{name}, {len(seeds)} seeds.\n\n"
+            + markdown(head, rows)
+            + f"\nLiPT's warm-up, trials and training make {few:.1f} to {many:.1f} times the "
+            "passes of the training.\n" + origin(results) + "\n"
+        )
     return text
 
 

@@ -19,11 +19,11 @@ def label_issues() -> str:
             mine = [row for row in results["rows"] if (row["share"], row["kind"]) == (share, kind)]
             cells = [
                 spread([row[part] for row in mine])
-                for part in ("auroc", "auroc_linear", "precision", "recall", "likely_is_right")
+                for part in ("auroc", "precision", "recall", "likely_is_right")
             ]
             rows.append([f"{100 * share:.0f} %", kind, *cells])
         head = (
-            "Wrong", "Kind", "AUROC, kernel, %", "AUROC, linear, %", "Precision, %", "Recall, %",
+            "Wrong", "Kind", "AUROC, %", "Precision, %", "Recall, %",
             "Likely label right, %",
         )  # fmt: skip
         seeds = len({row["seed"] for row in results["rows"]})

@@ -65,7 +65,7 @@ def compared(one: Runs, other: Runs) -> str:
     pooled = 100 * pooled_deviation(accuracies(one), accuracies(other))
     beyond = "beyond" if abs(difference) > pooled else "within"
     digits = 2 if f"{abs(difference):.1f}" == f"{pooled:.1f}" else 1  # which one is larger shows
-    return f"{difference:+.{digits}f} ({beyond} one pooled deviation, {pooled:.{digits}f})"
+    return f"{difference:+.{digits}f} ({beyond} the deviation, {pooled:.{digits}f})"
 
 
 def heading(name: str, results: dict[str, Any], part: int = 0) -> str:
@@ -188,29 +188,16 @@ def equal_total() -> str:
             [
                 runs[0]["label"],
                 spread(accuracies(runs)),
-                f"{mean(runs, 'warmup_passes'):,.0f}",
                 f"{mean(runs, 'critical_passes'):,.0f}",
                 f"{mean(runs, 'passes'):,.0f}",
             ]
             for runs in by_method(results).values()
         ]
         head = (
-            "Method", "Test accuracy, %", "Warm-up passes", "All passes, critical path", "in all",
+            "Method", "Test accuracy, %", "Passes, critical path", "in all",
         )  # fmt: skip
         text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
     return text
 
 
-def report_build() -> str:
-    """Time and size of a whole report."""
-    results = load("report_build")
-    runs = len(results["methods"]) * len(results["fractions"]) * results["seeds"]
-    return (
-        f"A report of {runs} runs with {results['figures']} figures took "
-        f"{results['median_seconds']:.1f} s to build (median of {len(results['seconds'])}, the "
-        f"program's start included) and is {results['bytes'] / 1e6:.1f} MB large.\n"
-        + origin(results)
-    )
-
-
-QUESTIONS = (report_build, warm_up, end_to_end_passes, equal_total)
+QUESTIONS = (warm_up, end_to_end_passes, equal_total)

@@ -25,7 +25,7 @@ from benchmarks.tables.headline import headline
 from benchmarks.tables.label_issues import LABEL_ISSUES
 from benchmarks.tables.memory import MEMORY
 from benchmarks.tables.paper import PAPER
-from benchmarks.tables.parts import load, markdown, origin, spread
+from benchmarks.tables.parts import load, markdown, origin
 from benchmarks.tables.preset import PRESET
 from benchmarks.tables.question import QUESTIONS
 from benchmarks.tables.reliability import RELIABILITY
@@ -37,32 +37,6 @@ ROOT = Path(__file__).resolve().parents[2]
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
-def end_to_end() -> str:
-    """Every method of the end-to-end comparison."""
-    results = load("end_to_end")
-    rows = []
-    for row in results["summary"]:
-        runs = [run for run in results["runs"] if run["method"] == row["method"]]
-        name = f"**{row['label']}**" if row["method"] == "lipt" else row["label"]
-        rows.append(
-            [
-                name,
-                spread([run["test_accuracy"] for run in runs]),
-                f"{row['warmup_critical_passes']:,.0f}",
-                f"{row['warmup_passes']:,.0f}",
-                f"{row['critical_passes']:,.0f}",
-                f"{row['passes']:,.0f}",
-                f"{row['selection_seconds']:.1f}",
-                f"{row['seconds']:.1f}",
-            ]
-        )
-    head = (
-        "Method", "Test accuracy, %", "Warm-up passes, critical path", "Warm-up passes, total",
-        "All passes, critical path", "All passes, total", "Selection, s", "All, s, as it ran here",
-    )  # fmt: skip
-    return markdown(head, rows) + origin(results)
-
-
 def selection() -> str:
     """Selectors against CORDS."""
     results = load("selection")
@@ -72,11 +46,11 @@ def selection() -> str:
             f"{row['cords_seconds']:.3f}",
             f"{row['seconds']:.3f}",
             f"{row['ratio']:.1f}x",
-            f"{row['at_least']:g}x",
         ]
         for row in results["table"]
+        if row["samples"] >= 2_000
     ]
-    head = ("Case, 10 classes, 10 % budget", "CORDS, s", "Here, s", "Faster", "Aimed at")
+    head = ("Case, 10 classes, 10 % budget", "CORDS, s", "Here, s", "Faster")
     return markdown(head, rows) + origin(results)
 
 
@@ -100,7 +74,7 @@ def selection_imagenet() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
-        end_to_end, selection, selection_imagenet, *CHOOSING, *LABEL_ISSUES, *WRONG_LABELS,
+        selection, selection_imagenet, *CHOOSING, *LABEL_ISSUES, *WRONG_LABELS,
         *TEXT_AND_TABLES, *QUESTIONS, *PRESET, *PAPER, *DISTRIBUTED, *RELIABILITY, *CHEAPER,
         *MEMORY, *UNLEARNING, headline,
     )

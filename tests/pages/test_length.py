@@ -1,0 +1,19 @@
+"""README and docs stay short enough to be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_WORDS = 12_000
+"""Tables and code included, as ``wc -w`` counts."""
+
+
+def test_readme_and_docs_are_short() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    words = {page.name: len(page.read_text().split()) for page in pages}
+    longest = sorted(words, key=lambda name: -words[name])[:5]
+    assert sum(words.values()) <= MOST_WORDS, (
+        f"{sum(words.values()):,} words: say less, or say it in a docstring that a page links; "
+        f"the longest are {', '.join(f'{name} ({words[name]:,})' for name in longest)}"
+    )
