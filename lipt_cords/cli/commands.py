@@ -198,8 +198,9 @@ def compare(
     """
     from lipt_cords.cli.display import show_plan, show_report
     from lipt_cords.experiments.compare import compare as run_comparison
+    from lipt_cords.experiments.compare import default_methods
     from lipt_cords.experiments.compare_plan import plan_comparison
-    from lipt_cords.experiments.methods import DEFAULT_METHODS, parse_methods
+    from lipt_cords.experiments.methods import parse_methods
     from lipt_cords.experiments.pace import training_pace
     from lipt_cords.experiments.run import load_splits
 
@@ -207,7 +208,7 @@ def compare(
     settings = load_configuration(
         config, overrides, None, data, download, imports, no_code, skip_unreadable
     )
-    names = list(DEFAULT_METHODS) if methods is None else words(methods)
+    names = list(default_methods(settings)) if methods is None else words(methods)
     terms: dict[str, Any] = {
         "fractions": None if fractions is None else parse_fractions(fractions),
         "warm_epochs": warm_epochs,

@@ -20,10 +20,16 @@ from lipt_cords.base.provenance import machine_name, provenance
 from lipt_cords.base.registry import code_of
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.datasets import DataSplits
+from lipt_cords.experiments.choose import chooses_untrained
 from lipt_cords.experiments.compare_plan import ComparisonPlan, PlannedRun, plan_comparison
 from lipt_cords.experiments.compare_runs import make_runs
 from lipt_cords.experiments.contest import Equal
-from lipt_cords.experiments.methods import DEFAULT_METHODS, Method, parse_methods
+from lipt_cords.experiments.methods import (
+    DEFAULT_METHODS,
+    UNTRAINED_METHODS,
+    Method,
+    parse_methods,
+)
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.results import PLACES, RESULTS, read_results
 from lipt_cords.experiments.report.summary import summarise
@@ -40,12 +46,22 @@ OnRun = Callable[[str, float, int, RunRecord | None], None]
 """Called with method, fraction, seed, and None before a run or its record after it."""
 
 
+def default_methods(config: RunConfig) -> tuple[str, ...]:
+    """What a configuration is compared with where nobody says: warm-ups and their controls, or,
+    for a strategy that needs no model, random subsets, RS2 and all data.
+
+    >>> default_methods(RunConfig.parse({"dss_args": {"type": "Covering"}}))
+    ('random', 'rs2', 'none+selector/static', 'full-data')
+    """
+    return UNTRAINED_METHODS if chooses_untrained(config) else DEFAULT_METHODS
+
+
 @owns_output
 @each_line_once()
 def compare(
     config: RunConfig,
     *,
-    methods: Sequence[str] = DEFAULT_METHODS,
+    methods: Sequence[str] | None = None,
     seeds: Iterable[int] = (0, 1, 2),
     fractions: Sequence[float] | None = None,
     warm_epochs: int | None = None,
@@ -65,7 +81,7 @@ def compare(
     Args:
         config: data, net, optimizer, strategy, and the LiPT warm start.
         methods: names of :class:`~lipt_cords.experiments.methods.Method`, such as ``lipt`` or
-            ``lipt+random``.
+            ``lipt+random``; None takes :func:`default_methods`.
         seeds: one run of each method a seed.
         fractions: of the pool in a subset; None takes the configuration's.
         warm_epochs: full-data epochs that LiPT replaces; None takes what the file's kappa says,
@@ -96,6 +112,7 @@ def compare(
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, received {jobs}")
+    methods = default_methods(config) if methods is None else methods
     contenders, chosen = parse_methods(methods), list(seeds)
     directory = Path(output).expanduser() if output is not None and is_main_process() else None
     splits = load_splits(config) if splits is None else splits

@@ -35,6 +35,8 @@ DEFAULT_METHODS = (
     "random", "rs2", "full", "lipt", "one-worker", "rs2@critical-path", "rs2@total",
     "full-data@total",
 )  # fmt: skip
+UNTRAINED_METHODS = ("random", "rs2", "none+selector/static", "full-data")
+"""The same where the strategy needs no trained model."""
 SHORT = {
     "random": ("none", "random"),
     "rs2": ("none", "rs2"),
