@@ -8,7 +8,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 
 from lipt_cords.base.randomness import derive_seed
 from lipt_cords.data.batches import dataset_length
@@ -24,6 +32,33 @@ from lipt_cords.selectors.base import (
 )
 from lipt_cords.selectors.checks import check_budget
 from lipt_cords.selectors.loader import broadcast_selection
+
+WHOLE = (RandomSampler, SequentialSampler, DistributedSampler)
+"""Samplers that leave no sample out for good."""
+
+
+def require_whole(loader: DataLoader[Any]) -> None:
+    """Refuse a DataLoader that reads a part of its data set, or has batches of its own.
+
+    A subset is chosen from the whole data set, so samples that the loader holds back, such as
+    those for validation, would come into it.
+
+    Raises:
+        ValueError: it has a sampler or a batch_sampler of its own, or no batches.
+    """
+    if isinstance(loader.dataset, IterableDataset):  # refused for its missing length
+        return
+    if loader.batch_size is None:
+        what = "no batch_size" if loader.batch_sampler is None else "a batch_sampler of its own"
+    elif isinstance(loader.sampler, WHOLE):
+        return
+    else:
+        what = f"the sampler {type(loader.sampler).__name__}"
+    raise ValueError(
+        f"the DataLoader has {what}, and a subset is chosen from the whole data set and in batches "
+        "of one size: give the data set itself with batch_size=, and only a part of it as "
+        "Subset(dataset, indices)"
+    )
 
 
 class Reselect:
@@ -44,7 +79,7 @@ class Reselect:
 
     Raises:
         ValueError: an unknown selector or option, a budget or ``every`` out of range, held-out
-            samples that are missing.
+            samples that are missing, a DataLoader with a sampler of its own.
     """
 
     def __init__(
@@ -62,6 +97,7 @@ class Reselect:
         **options: Any,
     ) -> None:
         if isinstance(dataset, DataLoader):
+            require_whole(dataset)
             if collate_fn is None and dataset.collate_fn is not default_collate:
                 collate_fn = dataset.collate_fn
             dataset = dataset.dataset

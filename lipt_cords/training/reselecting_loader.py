@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from lipt_cords.data.collated import CollateFunction
 from lipt_cords.selectors.base import Selection
 from lipt_cords.selectors.loader import SubsetLoader, plain_arguments
-from lipt_cords.training.reselect import Reselect
+from lipt_cords.training.reselect import Reselect, require_whole
 
 OF_THE_LOADER = ("num_workers", "pin_memory", "drop_last", "timeout", "worker_init_fn")
 """Options that are taken over from a DataLoader in place of a data set."""
@@ -45,8 +45,8 @@ class ReselectingLoader(SubsetLoader):
         **loader_options: of :class:`lipt_cords.SubsetLoader`.
 
     Raises:
-        ValueError: what :class:`lipt_cords.SubsetLoader` and the selector refuse; an epoch without
-            a model.
+        ValueError: what :class:`lipt_cords.SubsetLoader` and the selector refuse; a DataLoader
+            with a sampler of its own; an epoch without a model.
 
     >>> import torch
     >>> data = torch.utils.data.TensorDataset(torch.randn(60, 4), torch.arange(60) % 3)
@@ -75,6 +75,7 @@ class ReselectingLoader(SubsetLoader):
         dataset, collate_fn = plain_arguments(dataset, collate_fn)
         if isinstance(dataset, DataLoader):
             given = dataset
+            require_whole(given)
             dataset, batch_size = given.dataset, batch_size or given.batch_size
             if collate_fn is None and given.collate_fn is not default_collate:
                 collate_fn = given.collate_fn

@@ -9,10 +9,11 @@ import torch
 from texts import Texts, TokenHead, padded
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler, TensorDataset
 
 from lipt_cords import ReselectingLoader, last_layer_gradients, select
 from lipt_cords.base.randomness import derive_seed
+from lipt_cords.training.reselect import Reselect
 
 LABELS = torch.arange(60) % 3
 ROWS = torch.randn(60, 6, generator=torch.Generator().manual_seed(0)) + LABELS[:, None]
@@ -90,6 +91,22 @@ def test_a_dataloader_is_taken_with_its_options() -> None:
     batches = list(mine)
     assert len(mine) == len(batches) == 3 and mine.batch_size == 3
     assert set(batches[0]) == {"input_ids", "attention_mask", "labels", "weights"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 3, "sampler": SubsetRandomSampler(range(9))}, "SubsetRandomSampler"),
+        ({"batch_sampler": BatchSampler(range(60), 7, False)}, "a batch_sampler of its own"),
+        ({"batch_size": None}, "no batch_size"),
+    ],
+)
+def test_a_dataloader_that_holds_samples_back_is_refused(
+    options: dict[str, Any], words: str
+) -> None:
+    for build in (ReselectingLoader, Reselect):
+        with pytest.raises(ValueError, match=f"{words}.*Subset.dataset, indices"):
+            build(DataLoader(DATA, **options), 12)
 
 
 def test_a_model_may_be_bound_later_and_a_subset_given() -> None:
