@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,9 @@ from lipt_cords.base.registry import import_modules
 TIMM = "timm"
 ARGUMENTS = ("num_classes", "in_channels", "image_size")
 """What a function of the user's is called with, by name, as far as it takes it."""
+
+_MADE: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Nets that functions of the user's have returned, as long as they live."""
 
 
 def module_of(architecture: str) -> str | None:
@@ -35,7 +39,7 @@ def build_outside(
     """Build ``timm:NAME`` or ``my_module:make_net``; weights come from the global random state.
 
     Raises:
-        ValueError: there is no such net, it cannot be built so, or no module is returned.
+        ValueError: there is no such net, it cannot be built so, or one is returned twice.
         ImportError: timm is not installed.
     """
     where, _, name = architecture.partition(":")
@@ -43,7 +47,15 @@ def build_outside(
         return _of_timm(name, num_classes, in_channels, image_size)
     make = _function(where, name)
     given = dict(zip(ARGUMENTS, (num_classes, in_channels, image_size), strict=True))
-    return make(**{key: given[key] for key in _taken(make, architecture)})  # type: ignore[no-any-return]
+    net = make(**{key: given[key] for key in _taken(make, architecture)})
+    if isinstance(net, nn.Module):
+        if net in _MADE:
+            raise ValueError(
+                f"{architecture} returned the net that it had returned before, which another run "
+                "may have trained: build a new one at every call"
+            )
+        _MADE.add(net)
+    return net  # type: ignore[no-any-return]
 
 
 def _function(module: str, name: str) -> Callable[..., Any]:

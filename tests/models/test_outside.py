@@ -44,6 +44,13 @@ def test_what_is_no_net_is_refused(name: str, words: str) -> None:
         build_model(name, 10, **SMALL)
 
 
+def test_a_net_that_is_returned_again_is_refused() -> None:
+    kept = build_model("outside_net:kept", 10, **SMALL)
+    with pytest.raises(ValueError, match="the net that it had returned before.*a new one at every"):
+        build_model("outside_net:kept", 10, **SMALL)
+    assert isinstance(kept, torch.nn.Module)
+
+
 @pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
 def test_nets_of_timm_read_the_images_of_the_data(name: str) -> None:
     model = build_model(f"timm:{name}", 7, in_channels=1, image_size=32).eval()
