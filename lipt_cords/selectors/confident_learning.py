@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-6
+"""By this much a mean of equal probabilities may exceed each of them."""
+
 
 def confident_joint(probabilities: Tensor, columns: Tensor) -> Tensor:
     """How many samples with each label seem to belong to each class.
@@ -25,7 +28,7 @@ def confident_joint(probabilities: Tensor, columns: Tensor) -> Tensor:
     own = probabilities.gather(1, columns[:, None])[:, 0].double()
     counts = torch.bincount(columns, minlength=classes)
     sums = torch.zeros(classes, dtype=torch.float64, device=own.device).index_add_(0, columns, own)
-    confident = probabilities >= sums / counts.clamp(min=1)
+    confident = probabilities >= sums / counts.clamp(min=1) - ROUNDING
     confident[:, counts < 2] = False
     seems = torch.where(confident, probabilities, -1.0).argmax(dim=1)
     sure = confident.any(dim=1) & (counts[columns] > 1)

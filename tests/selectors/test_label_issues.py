@@ -118,6 +118,15 @@ def test_bad_predictions_are_named(chances, words) -> None:
         find_label_issues(noisy()[0], out_of_sample=chances)
 
 
+def test_equal_probabilities_are_as_high_as_their_mean() -> None:
+    labels = torch.arange(200) // 100
+    chances = torch.full((200, 2), 0.3, dtype=torch.float64)
+    chances[torch.arange(200), labels] = 0.7
+    chances[[100, 150]] = chances[[100, 150]].flip(1)
+    found = find_label_issues(TensorDataset(torch.rand(200, 2), labels), out_of_sample=chances)
+    assert sorted(found.indices.tolist()) == [100, 150]
+
+
 def test_one_class_cannot_be_judged() -> None:
     one = TensorDataset(torch.rand(9, 2), torch.zeros(9).long())
     with pytest.raises(ValueError, match="at least two classes"):
