@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lipt_cords.base.errors import missing_extra
 from lipt_cords.base.files import output_directory, write_atomic
 from lipt_cords.base.ownership import owned
 from lipt_cords.experiments.report.bars import PHASES
@@ -14,7 +13,8 @@ from lipt_cords.experiments.report.markdown import markdown_of
 from lipt_cords.experiments.report.results import Results, load_results
 from lipt_cords.experiments.report.sections import Section, sections_of, warm_start_section
 from lipt_cords.experiments.report.summary import percent
-from lipt_cords.experiments.report.svg import DARK_SERIES, DASHES, NAMED, as_file, colour_of
+from lipt_cords.experiments.report.svg import DASHES, NAMED, as_file, colour_of
+from lipt_cords.experiments.report.templating import rendered
 from lipt_cords.experiments.report.words import Verdict, verdict
 
 HTML, MARKDOWN, FIGURES = "report.html", "report.md", "report-figures"
@@ -55,20 +55,9 @@ class Report:
 
     def html(self) -> str:
         """The page as one file that loads nothing from a network."""
-        try:
-            from jinja2 import Environment, PackageLoader, StrictUndefined
-        except ImportError:
-            raise missing_extra("jinja2", "report", "to write the page") from None
-        environment = Environment(
-            loader=PackageLoader("lipt_cords.experiments.report"),
-            autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
-        )  # fmt: skip
-        colours = {variable: colour for colour, variable in NAMED.items()}
-        dark = {f"s{number}": colour for number, colour in enumerate(DARK_SERIES)}
         shares = [fraction for fraction in self.results.fractions if fraction is not None]
-        return environment.get_template("report.html").render(
-            report=self, results=self.results, colours=colours, dark=dark, chips=self._chips(),
+        return rendered(
+            "report.html", report=self, results=self.results, chips=self._chips(),
             shares=", ".join(map(percent, shares)) or "a part",
             phases=[(name, NAMED[colour]) for name, colour in PHASES.items()],
         )  # fmt: skip

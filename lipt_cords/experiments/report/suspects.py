@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
-from lipt_cords.base.errors import missing_extra
 from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
-from lipt_cords.experiments.report.svg import DARK_SERIES, NAMED
+from lipt_cords.experiments.report.templating import rendered
 
 PICTURES = 300
 """The page shows this many suspects; the list has all."""
@@ -61,27 +60,15 @@ def suspects_page(
     Raises:
         ImportError: jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError:
-        raise missing_extra("jinja2", "report", "to write the page") from None
-    environment = Environment(
-        loader=PackageLoader("lipt_cords.experiments.report"),
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    shown = [(one, picture(data, one.place)) for one in suspects[:PICTURES]]
-    return environment.get_template(
-        "suspects.html"
-    ).render(
+    return rendered(
+        "suspects.html",
         suspects=suspects,
         total=len(data),  # type: ignore[arg-type]
-        shown=shown,
+        shown=[(one, picture(data, one.place)) for one in suspects[:PICTURES]],
         pairs=pairs[:PAIRS],
         by=told[0],
         agreement=told[1],
         notes=notes,
-        colours={variable: colour for colour, variable in NAMED.items()},
-        dark={f"s{number}": colour for number, colour in enumerate(DARK_SERIES)},
     )
 
 
