@@ -57,7 +57,9 @@ frame.addEventListener('load', () => {
     const ratio = (Math.max(colour, ground) + 0.05) / (Math.min(colour, ground) + 0.05);
     if (ratio < 4.5) found.contrast[one.tagName + ' ' + one.textContent.slice(0, 30)] = ratio;
   }
-  found.sorted = [...page.querySelectorAll('table')].every((table) =>
+  const tables = [...page.querySelectorAll('table')];
+  const sortable = tables.filter((one) => one.querySelector('th button'));
+  found.sorted = sortable.every((table) =>
     [...table.tHead.rows[0].cells].every((heading, column) => {
       const value = (row) => Number(row.cells[column].dataset.value);
       const rows = () => [...table.tBodies[0].rows];

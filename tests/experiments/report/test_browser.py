@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from browser import CHROMIUM, looked_at
 from report_material import comparison, large, runs_of, subsets
+from torch.utils.data import ConcatDataset
 
 from lipt_cords.base.files import write_json
+from lipt_cords.data.images import ImageTensors
 from lipt_cords.experiments.report.page import write_report
+from lipt_cords.experiments.report.suspects import Suspect, suspects_page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
@@ -73,3 +77,21 @@ def test_the_looking_sees_what_is_wrong(page: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.html").write_text(bad)
     found = looked_at(tmp_path / "bad.html", tmp_path, width=390, theme="light")
     assert found["errors"] and found["overflow"] > 0 and "P pale" in found["contrast"]
+
+
+@pytest.mark.parametrize(("width", "theme"), [(390, "dark"), (1400, "light")])
+def test_the_page_of_suspects_fits_and_is_legible(tmp_path: Path, width: int, theme: str) -> None:
+    images = torch.arange(3 * 8 * 8, dtype=torch.uint8).reshape(1, 3, 8, 8).repeat(4, 1, 1, 1)
+    data = ConcatDataset([ImageTensors(images, torch.tensor([0, 1, 0, 1]))])
+    suspects = [
+        Suspect(f"a folder/{'long' * 20}-{place}.png", "train", "<b>cat", "dog", 1.0, place)
+        for place in range(4)
+    ]
+    page = tmp_path / "suspects.html"
+    page.write_text(
+        suspects_page(suspects, [("<b>cat", "dog", 4)], data, ("features", "90%"), ["a note"])
+    )
+    found = looked_at(page, tmp_path, width=width, theme=theme)
+    assert found["errors"] == [] and found["images"] == 0 and found["contrast"] == {}
+    assert found["overflow"] <= 0 and found["beyond"] == []
+    assert page.read_text().count("&lt;b&gt;cat") == 9
