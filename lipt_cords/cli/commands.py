@@ -373,7 +373,7 @@ def clean(
     lipt-cords train mine.yaml --set dataset.without=runs/clean/suspects.csv
     """
     from lipt_cords.cli.display import show_suspects
-    from lipt_cords.experiments.clean import check_labels
+    from lipt_cords.experiments.clean import check_labels, refuse_edited
 
     display = display_for(as_json)
     settings = load_configuration(
@@ -381,6 +381,8 @@ def clean(
     )
     if not is_main_process():
         return
+    if output is not None:
+        refuse_edited(output)
     found = check_labels(settings, checkpoint=checkpoint, on_data=display.data)
     written = [] if output is None else found.save(output)
     if as_json:

@@ -6,6 +6,7 @@ Samples of every part are looked at: a wrong label of a test image makes every f
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections import Counter
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import numpy as np
 from torch import nn
 from torch.utils.data import ConcatDataset, Dataset
 
-from lipt_cords.base.files import write_atomic, write_json
+from lipt_cords.base.files import read_json, write_atomic, write_json
 from lipt_cords.base.ownership import owned
 from lipt_cords.base.provenance import provenance
 from lipt_cords.cords.config import RunConfig
@@ -78,6 +79,7 @@ class LabelCheck:
             "agreement": self.agreement,
             "suspects": [{key: getattr(one, key) for key in keys} for one in self.suspects],
             "features": self.features,
+            "list_sha256": hashlib.sha256(self.list_bytes()).hexdigest(),
             "notes": self.notes,
             "config": self.config,
             "provenance": self.provenance,
@@ -92,6 +94,10 @@ class LabelCheck:
             lines.writerow([one.sample, one.part, one.label, one.likely, f"{one.score:.6g}"])
         return text.getvalue()
 
+    def list_bytes(self) -> bytes:
+        """``suspects.csv``; names of old file systems may be no UTF-8."""
+        return self.table().encode(errors="surrogateescape")
+
     def save(self, directory: str | Path) -> list[Path]:
         """Write the list, the page, the record and the probabilities, each whole or not at all.
 
@@ -99,7 +105,8 @@ class LabelCheck:
         and ``samples`` (N,), ``classes`` (C,), ``scores`` (N,).
 
         Raises:
-            ValueError: the directory cannot be written, or another run uses it.
+            ValueError: the directory cannot be written, another run uses it, or it holds a list
+                that was edited.
             ImportError: jinja2 is not installed.
         """
         told = [self.features, f"{self.agreement:.0%}"]
@@ -116,12 +123,29 @@ class LabelCheck:
         )
         where = Path(directory).expanduser()
         with owned(where):
+            refuse_edited(where)
             return [
-                write_atomic(where / SUSPECTS, self.table().encode(errors="surrogateescape")),
+                write_atomic(where / SUSPECTS, self.list_bytes()),
                 write_atomic(where / PAGE, page.encode(errors="replace")),
                 write_atomic(where / ARRAYS, buffer.getvalue()),
                 write_json(where / RECORD, self.to_dict(), seal=True),
             ]
+
+
+def refuse_edited(directory: str | Path) -> None:
+    """Refuse a directory whose list a person has edited since it was written.
+
+    Raises:
+        ValueError: ``suspects.csv`` is not as ``suspects.json`` says it was.
+    """
+    path = Path(directory).expanduser() / SUSPECTS
+    if not path.is_file():
+        return
+    remedy = f"choose another --output, or move {SUSPECTS} elsewhere"
+    record = path.with_name(RECORD)
+    written = read_json(record, remedy=remedy).get("list_sha256") if record.is_file() else None
+    if hashlib.sha256(path.read_bytes()).hexdigest() != written:
+        raise ValueError(f"{path} is not as it was written, and would be written over: {remedy}")
 
 
 def check_labels(

@@ -131,6 +131,21 @@ def test_the_command_says_what_it_found(folder: Path, tmp_path: Path) -> None:
     assert len(json.loads(again.stdout)["suspects"]) == 2
 
 
+def test_a_list_that_was_edited_is_not_written_over(folder: Path, tmp_path: Path) -> None:
+    config, out = tmp_path / "mine.yaml", tmp_path / "out"
+    config.write_text(f"dataset: {{name: 'imagefolder:{folder}', image_size: 8}}\n")
+    found = check_labels(configuration(folder))
+    listed = found.save(out)[0]
+    found.save(out)
+    edited = "".join(listed.read_text().splitlines(keepends=True)[:2])
+    listed.write_text(edited)
+    told = CliRunner().invoke(app, ["clean", str(config), "--output", str(out)])
+    assert "not as it was written" in str(told.exception)
+    with pytest.raises(ValueError, match="would be written over: choose another --output"):
+        found.save(out)
+    assert listed.read_text() == edited
+
+
 def test_embeddings_of_a_trained_net_compare_too(folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
