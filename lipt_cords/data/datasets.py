@@ -209,7 +209,7 @@ def load_dataset(
         raise ValueError(f"image_size is for imagefolder:DIR alone; {known} keeps its own size")
     if skip_unreadable and not known.startswith(FOLDER_PREFIX):
         raise ValueError(f"skip_unreadable is for imagefolder:DIR alone, received {known}")
-    given = None if split is None else read_split(split)
+    given = None if split is None else read_split(split, known)
     if known == "digits":
         parts = _digits()
     elif known.startswith(FOLDER_PREFIX):
@@ -236,13 +236,15 @@ def _divided(name: str, parts: Parts, split: Split) -> Parts:
     )  # fmt: skip
     everything = Part(images, (*parts.train.names, *parts.test.names))
     places = places_of(split, everything.names, name)
-    unused = len(everything) - sum(map(len, places.values()))
+    used = {name for names in split.values() for name in names}
+    unused = tuple(name for name in everything.names if name not in used)
     return replace(
         parts,
+        unused=unused,
         train=everything.select(places["train"]),
         val=everything.select(places["val"]),
         test=everything.select(places["test"]),
-        left_out=replace(parts.left_out, not_in_split=unused),
+        left_out=replace(parts.left_out, not_in_split=len(unused)),
     )
 
 
@@ -264,8 +266,8 @@ def _split(
         kept, held = stratified_split(labels, count, generator(seed, "validation split"))
         val = train.select(held)
     if without is not None:
-        known = {*train.names, *val.names, *parts.test.names}
-        gone = read_sample_list(without, known) - set(parts.test.names)
+        fitted = {*train.names, *val.names}
+        gone = read_sample_list(without, {*fitted, *parts.test.names, *parts.unused}) & fitted
         kept = kept[torch.tensor([train.names[i] not in gone for i in kept.tolist()])]
         val = val.without({i: "" for i, one in enumerate(val.names) if one in gone})
         left_out = replace(left_out, by_list=(Path(without).name, len(gone)))

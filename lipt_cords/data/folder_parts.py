@@ -44,8 +44,10 @@ def folder_parts(
             that are not there.
     """
     found, classes, left_out = _found(folder, image_size)
+    unused: tuple[str, ...] = ()
     if split is not None:
-        found, left_out = _divided(found, split, folder, left_out)
+        found, unused = _divided(found, split, folder)
+        left_out = replace(left_out, not_in_split=len(unused))
     size = sum(images.nbytes() for images in found.values())
     if size > DECODE_BYTES and image_size is None:
         raise ValueError(
@@ -74,7 +76,7 @@ def folder_parts(
         parts = {"train": parts["train"].select(rest), "test": parts["train"].select(held)}
     return Parts(
         parts["train"], parts["test"], len(classes), parts.get("val"), tuple(classes), folder,
-        replace(left_out, unreadable=unreadable),
+        replace(left_out, unreadable=unreadable), (*unused, *unreadable),
     )  # fmt: skip
 
 
@@ -110,16 +112,17 @@ def _found(
 
 
 def _divided(
-    found: Mapping[str, FolderImages], split: Split, folder: Path, left_out: LeftOut
-) -> tuple[dict[str, FolderImages], LeftOut]:
-    """The files of all parts, divided anew."""
+    found: Mapping[str, FolderImages], split: Split, folder: Path
+) -> tuple[dict[str, FolderImages], tuple[str, ...]]:
+    """The files of all parts, divided anew, and the names of those in none."""
     paths = [path for files in found.values() for path in files.paths]
     labels = torch.cat([files.labels for files in found.values()])
     images = FolderImages(paths, labels, next(iter(found.values())).image_size)
-    places = places_of(split, [_relative(path, folder) for path in paths], str(folder))
-    unused = len(paths) - sum(map(len, places.values()))
+    names = [_relative(path, folder) for path in paths]
+    places = places_of(split, names, str(folder))
+    used = {name for chosen in split.values() for name in chosen}
     divided = {part: images.select(indices) for part, indices in places.items()}
-    return divided, replace(left_out, not_in_split=unused)
+    return divided, tuple(name for name in names if name not in used)
 
 
 def _refuse_classes(place: Path, classes: list[str], empty: list[str]) -> None:

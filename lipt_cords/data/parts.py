@@ -100,6 +100,8 @@ class Parts:
     root: Path | None = None
     """The image folder to which the samples' names are relative."""
     left_out: LeftOut = field(default_factory=LeftOut)
+    unused: tuple[str, ...] = ()
+    """Samples of the data set that are in no part."""
 
 
 def listed(names: Sequence[str], most: int = NAMED) -> str:

@@ -18,19 +18,26 @@ Split = Mapping[str, Sequence[str]]
 """Names of the samples of each part, in order."""
 
 
-def read_split(path: str | Path) -> Split:
+def read_split(path: str | Path, dataset: str) -> Split:
     """Read a split.
 
     Args:
-        path: JSON with the lists ``train``, ``val`` and ``test`` of sample names; other entries
-            are not read.
+        path: JSON with the lists ``train``, ``val`` and ``test`` of sample names, and maybe the
+            name of its ``dataset``; other entries are not read.
+        dataset: that is to be divided. Image folders may have moved: their files are compared.
 
     Raises:
-        ValueError: the file cannot be read, a list is missing, empty or holds something else, or a
-            sample is named twice.
+        ValueError: the file cannot be read, is of another data set, a list is missing, empty or
+            holds something else, or a sample is named twice.
     """
     path = Path(path).expanduser()
     payload: dict[str, Any] = read_json(path, remedy="give the split.json of a run")
+    of = payload.get("dataset", dataset)
+    if of != dataset and ":" not in dataset:
+        raise ValueError(
+            f"{path} is the split of {of}, and the data are {dataset}: give the split of these "
+            "data, or leave dataset.split out"
+        )
     for part in PARTS:
         names = payload.get(part)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

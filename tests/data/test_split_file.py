@@ -110,6 +110,34 @@ def test_a_wrong_split_is_refused(tmp_path: Path, parts: dict[str, Any], message
         load_dataset(f"imagefolder:{root}", split=written(tmp_path / "mine.json", **parts))
 
 
+def test_a_split_of_other_data_is_refused_though_it_names_places_too(tmp_path: Path) -> None:
+    parts = {"train": ["all/0"], "val": ["all/1"], "test": ["all/2"]}
+    path = written(tmp_path / "mine.json", dataset="mnist", **parts)
+    with pytest.raises(ValueError, match="is the split of mnist, and the data are digits"):
+        load_dataset("digits", split=path)
+
+
+@pytest.mark.parametrize("kind", ["in memory", "one at a time", "places"])
+def test_a_list_to_leave_out_may_name_what_the_split_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    name, options = "digits", {}
+    if kind != "places":
+        name, options = f"imagefolder:{photos(tmp_path / 'pets')}", {"image_size": 8}
+    if kind == "one at a time":
+        monkeypatch.setattr(module, "DECODE_BYTES", 100)
+    whole = load_dataset(name, **options)
+    gone = whole.samples["train"][:3]
+    listed = tmp_path / "suspects.csv"
+    listed.write_text("\n".join(["sample", *gone, whole.samples["test"][0]]))
+    first = load_dataset(name, without=listed, **options)
+    path = write_split(tmp_path, first)
+    again = load_dataset(name, without=listed, split=path, **options)
+    assert same(first, again) and again.left_out.by_list == ("suspects.csv", 0)
+    path = write_split(tmp_path, whole)
+    assert same(first, load_dataset(name, without=listed, split=path, **options))
+
+
 def test_a_split_that_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot read .*none.json: No such file"):
         load_dataset("digits", split=tmp_path / "none.json")
