@@ -115,16 +115,21 @@ def end_to_end_passes() -> str:
     for name, results in asked("end-to-end"):
         rows, ladder = [], full_ladder(results)
         for (method, _), runs in all_runs(results):
-            equal = passes_for(ladder, mean(runs))
+            equal, past = passes_for(ladder, mean(runs)), best_of(ladder)
             critical, passes = mean(runs, "critical_passes"), mean(runs, "passes")
+            shorter, more = "-", "-"
+            if method != "full-data" and equal is not None:
+                shorter, more = f"{equal / critical:.1f}", f"{passes / equal:.2f}"
+            elif method != "full-data" and mean(runs) > past[0]:
+                shorter, more = f"> {past[1] / critical:.1f}", f"< {passes / past[1]:.2f}"
             rows.append(
                 [
                     runs[0]["label"],
                     spread(accuracies(runs)),
                     f"{critical:,.0f}",
                     f"{passes:,.0f}",
-                    "-" if equal is None or method == "full-data" else f"{equal / critical:.1f}",
-                    "-" if equal is None or method == "full-data" else f"{passes / equal:.2f}",
+                    shorter,
+                    more,
                 ]
             )
         head = (
@@ -151,6 +156,11 @@ def full_ladder(results: dict[str, Any]) -> list[tuple[float, float]]:
     return sorted(steps, key=lambda step: step[1])
 
 
+def best_of(ladder: list[tuple[float, float]]) -> tuple[float, float]:
+    """The highest accuracy of training on all data, and the passes that it took."""
+    return max(ladder)
+
+
 def passes_for(ladder: list[tuple[float, float]], accuracy: float) -> float | None:
     """Passes at which training on all data has an accuracy; None off the ends of the ladder.
 
@@ -164,20 +174,6 @@ def passes_for(ladder: list[tuple[float, float]], accuracy: float) -> float | No
         if low <= accuracy <= high:
             return float(few * (many / few) ** ((accuracy - low) / (high - low)))
     return None
-
-
-def ratios(results: dict[str, Any], method: str) -> list[tuple[float, float, Runs]]:
-    """What all-data training needs for a method's accuracy, one for each of its lengths.
-
-    Over the method's critical path; and the method's passes in all over it.
-    """
-    ladder, found = full_ladder(results), []
-    for (name, _), runs in all_runs(results):
-        equal = passes_for(ladder, mean(runs))
-        if name == method and equal is not None:
-            critical, passes = mean(runs, "critical_passes"), mean(runs, "passes")
-            found.append((equal / critical, passes / equal, runs))
-    return found
 
 
 def equal_total() -> str:
