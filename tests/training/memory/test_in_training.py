@@ -79,7 +79,7 @@ def test_workers_say_when_their_steps_change() -> None:
 
 @pytest.mark.parametrize("extra", [{}, {"early_bird": {"ratio": 0.3, "every": 2, "latest": 0.5}}])
 def test_training_on_a_subset_has_the_bits_of_one_without(extra: dict[str, Any]) -> None:
-    selection = Selection(torch.arange(0, 150, 2), torch.linspace(0.5, 1.5, 75), 150)
+    selection = Selection(torch.arange(0, 150, 2), torch.linspace(0.5, 1.5, 75))
     states, results = [], []
     for budget in (None, BUDGET):
         net = build_model("resnet8", 10)
@@ -116,7 +116,7 @@ def test_options_that_do_not_go_together(options: dict[str, Any], said: str) -> 
 
 
 def test_subsets_refuse_what_warm_starts_refuse() -> None:
-    selection = Selection(torch.arange(20), torch.ones(20), 150)
+    selection = Selection(torch.arange(20), torch.ones(20))
     for options, said in (
         ({"memory_budget": "1GiB", "subnetwork": {}}, "and subnetwork trains"),
         ({"memory_bandwidth": 1e9}, "does nothing without memory_budget"),
