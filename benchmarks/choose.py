@@ -25,11 +25,10 @@ if __name__ == "__main__":  # in place of this folder, the repository
 import torch
 
 from benchmarks import RESULTS
-from benchmarks.fixed_subset import PASSES, POOL, TRAINING, arguments, load, train
+from benchmarks.fixed_subset import PASSES, POOL, TRAINING, arguments, load, payload_of, train
 from lipt_cords import choose_subset, select
 from lipt_cords.base.files import output_directory, read_json, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
-from lipt_cords.base.provenance import provenance
 from lipt_cords.data import DataSplits, labels_of
 from lipt_cords.selectors import Selection
 
@@ -84,17 +83,15 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     splits = load(args.set, args.data)
-    kept = read_json(path) if args.resume and path.exists() else {"rows": []}
-    rows = kept["rows"]
-    payload = {
-        "kind": "choose",
-        "command": f"python benchmarks/choose.py --data DIR --set {args.set}",
-        "data": args.set,
-        "settings": {"pool": POOL, "training": TRAINING, "net": "resnet8"},
-        "rows": rows,
-        "provenance": kept.get("provenance") or provenance(),
-        "resumed": [*kept.get("resumed", []), provenance()] if rows else [],
-    }
+    payload = payload_of(
+        path,
+        args.resume,
+        kind="choose",
+        command=f"python benchmarks/choose.py --data DIR --set {args.set}",
+        data=args.set,
+        settings={"pool": POOL, "training": TRAINING, "net": "resnet8"},
+    )
+    rows = payload["rows"]
     if not args.random and not any(one["method"] == "random" for one in rows):
         earlier = earlier_rows(args.set)
         require_same_bits(row(splits, "random", min(PASSES), 0), earlier)

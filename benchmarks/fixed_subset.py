@@ -174,6 +174,17 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def payload_of(path: Path, resume: bool, **head: Any) -> dict[str, Any]:
+    """What a benchmark writes row by row, with the rows that are there and where they were made."""
+    kept = read_json(path) if resume and path.exists() else {"rows": []}
+    return {
+        **head,
+        "rows": kept["rows"],
+        "provenance": kept.get("provenance") or provenance(),
+        "resumed": [*kept.get("resumed", []), provenance()] if kept["rows"] else [],
+    }
+
+
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--again", action="store_true", help=f"rows of {AGAIN} too")
@@ -182,21 +193,19 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     splits = load(args.set, args.data)
-    kept = read_json(path) if args.resume and path.exists() else {"rows": []}
-    rows: list[Row] = kept["rows"]
-    payload = {
-        "kind": "fixed_subset",
-        "command": f"python benchmarks/fixed_subset.py --data DIR --set {args.set}",
-        "data": args.set,
-        "settings": {
+    payload = payload_of(
+        path,
+        args.resume,
+        kind="fixed_subset",
+        command=f"python benchmarks/fixed_subset.py --data DIR --set {args.set}",
+        data=args.set,
+        settings={
             "pool": POOL, "judges": JUDGES, "cuts": CUTS, "lipt": LIPT, "alone": ALONE,
             "training": TRAINING, "net": "resnet8",
             "passes": {str(fraction): PASSES[fraction] for fraction in args.fractions},
         },
-        "rows": rows,
-        "provenance": kept.get("provenance") or provenance(),
-        "resumed": [*kept.get("resumed", []), provenance()] if rows else [],
-    }  # fmt: skip
+    )  # fmt: skip
+    rows: list[Row] = payload["rows"]
     for seed in range(args.seeds):
         for name in ("lipt", *ALONE, *((AGAIN,) if args.again else ())):
             here = [row for row in rows if row["seed"] == seed]

@@ -26,12 +26,11 @@ if __name__ == "__main__":  # in place of this folder, the repository
 import torch
 from torch import Tensor
 
-from benchmarks.fixed_subset import PASSES, POOL, TRAINING, arguments, load, train
+from benchmarks.fixed_subset import PASSES, POOL, TRAINING, arguments, load, payload_of, train
 from benchmarks.label_issues import with_wrong_labels
 from lipt_cords import choose_subset, find_label_issues, select
-from lipt_cords.base.files import output_directory, read_json, write_json
+from lipt_cords.base.files import output_directory, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
-from lipt_cords.base.provenance import provenance
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data import DataSplits, labels_of
 from lipt_cords.data.images import ImageTensors
@@ -125,15 +124,15 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     splits = load(args.set, args.data)
-    rows = read_json(path)["rows"] if args.resume and path.exists() else []
-    payload = {
-        "kind": "wrong labels",
-        "command": f"python benchmarks/wrong_labels.py --data DIR --set {args.set}",
-        "data": args.set,
-        "settings": {"pool": POOL, "subset": BUDGET, "training": TRAINING, "net": "resnet8"},
-        "rows": rows,
-        "provenance": provenance(),
-    }
+    payload = payload_of(
+        path,
+        args.resume,
+        kind="wrong labels",
+        command=f"python benchmarks/wrong_labels.py --data DIR --set {args.set}",
+        data=args.set,
+        settings={"pool": POOL, "subset": BUDGET, "training": TRAINING, "net": "resnet8"},
+    )
+    rows = payload["rows"]
     done = {(one["kind"], one["share"], one["seed"]) for one in rows}
     for kind, share in DRAWS:
         for seed in range(args.seeds):

@@ -115,13 +115,13 @@ def end_to_end_passes() -> str:
     for name, results in asked("end-to-end"):
         rows, ladder = [], full_ladder(results)
         for (method, _), runs in all_runs(results):
-            equal, past = passes_for(ladder, mean(runs)), best_of(ladder)
             critical, passes = mean(runs, "critical_passes"), mean(runs, "passes")
+            found = None if method == "full-data" else passes_to_reach(ladder, mean(runs))
             shorter, more = "-", "-"
-            if method != "full-data" and equal is not None:
-                shorter, more = f"{equal / critical:.1f}", f"{passes / equal:.2f}"
-            elif method != "full-data" and mean(runs) > past[0]:
-                shorter, more = f"> {past[1] / critical:.1f}", f"< {passes / past[1]:.2f}"
+            if found is not None:
+                equal, bound = found
+                above, below = ("> ", "< ") if bound else ("", "")
+                shorter, more = f"{above}{equal / critical:.1f}", f"{below}{passes / equal:.2f}"
             rows.append(
                 [
                     runs[0]["label"],
@@ -156,9 +156,19 @@ def full_ladder(results: dict[str, Any]) -> list[tuple[float, float]]:
     return sorted(steps, key=lambda step: step[1])
 
 
-def best_of(ladder: list[tuple[float, float]]) -> tuple[float, float]:
-    """The highest accuracy of training on all data, and the passes that it took."""
-    return max(ladder)
+def passes_to_reach(
+    ladder: list[tuple[float, float]], accuracy: float
+) -> tuple[float, bool] | None:
+    """Passes of training on all data for an accuracy, and whether they are only a lower bound.
+
+    They are where the accuracy is above that of every length that was run: then those of the best.
+    None below every length.
+    """
+    equal = passes_for(ladder, accuracy)
+    if equal is not None:
+        return equal, False
+    most, passes = max(ladder)
+    return (passes, True) if accuracy > most else None
 
 
 def passes_for(ladder: list[tuple[float, float]], accuracy: float) -> float | None:

@@ -25,7 +25,7 @@ from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.parts import LeftOut, Part, Parts
 from lipt_cords.data.sample_lists import read_sample_list
-from lipt_cords.data.split_file import Split, places_of, read_split
+from lipt_cords.data.split_file import Split, places_of, read_split, unnamed
 from lipt_cords.data.splits import balanced_sample, stratified_split
 from lipt_cords.data.torchvision_files import DATA_SETS as TORCHVISION
 from lipt_cords.data.torchvision_files import read_torchvision
@@ -94,6 +94,11 @@ class DataSplits:
     """The image folder."""
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
     """What of the data is in no part."""
+
+    @property
+    def naming(self) -> str:
+        """What a column of ``samples`` is called: ``path`` in an image folder, else ``sample``."""
+        return "sample" if self.root is None else "path"
 
     def __str__(self) -> str:
         """One line about what became of the data.
@@ -236,8 +241,7 @@ def _divided(name: str, parts: Parts, split: Split) -> Parts:
     )  # fmt: skip
     everything = Part(images, (*parts.train.names, *parts.test.names))
     places = places_of(split, everything.names, name)
-    used = {name for names in split.values() for name in names}
-    unused = tuple(name for name in everything.names if name not in used)
+    unused = unnamed(split, everything.names)
     return replace(
         parts,
         unused=unused,
@@ -269,7 +273,7 @@ def _split(
         fitted = {*train.names, *val.names}
         gone = read_sample_list(without, {*fitted, *parts.test.names, *parts.unused}) & fitted
         kept = kept[torch.tensor([train.names[i] not in gone for i in kept.tolist()])]
-        val = val.without({i: "" for i, one in enumerate(val.names) if one in gone})
+        val = val.without({i for i, one in enumerate(val.names) if one in gone})
         left_out = replace(left_out, by_list=(Path(without).name, len(gone)))
         for what, some in (("training", kept), ("validation", val)):
             if not len(some):

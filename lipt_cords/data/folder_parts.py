@@ -13,7 +13,7 @@ from lipt_cords.base.randomness import generator
 from lipt_cords.data.folder_layout import class_files, inner_folders, part_folders
 from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.parts import LeftOut, Part, Parts, listed, reasons
-from lipt_cords.data.split_file import Split, places_of
+from lipt_cords.data.split_file import Split, places_of, unnamed
 from lipt_cords.data.splits import stratified_split
 
 DECODE_BYTES = 2 * 2**30
@@ -120,9 +120,8 @@ def _divided(
     images = FolderImages(paths, labels, next(iter(found.values())).image_size)
     names = [_relative(path, folder) for path in paths]
     places = places_of(split, names, str(folder))
-    used = {name for chosen in split.values() for name in chosen}
     divided = {part: images.select(indices) for part, indices in places.items()}
-    return divided, tuple(name for name in names if name not in used)
+    return divided, unnamed(split, names)
 
 
 def _refuse_classes(place: Path, classes: list[str], empty: list[str]) -> None:

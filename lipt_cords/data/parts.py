@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -37,7 +37,7 @@ class Part:
         """Some of the samples, in the order given."""
         return Part(self.images.select(indices), tuple(self.names[i] for i in indices.tolist()))
 
-    def without(self, positions: Mapping[int, str]) -> Part:
+    def without(self, positions: Collection[int]) -> Part:
         """All samples but some."""
         if not positions:
             return self

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Sequence
+import io
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+
+from lipt_cords.data.parts import NAMED, listed
 
 COLUMNS = ("path", "sample")
 """The first of these columns that is there names samples; others are ignored."""
-NAMED = 5
 
 
 def read_sample_list(path: str | Path, known: Collection[str]) -> set[str]:
@@ -38,9 +40,22 @@ def read_sample_list(path: str | Path, known: Collection[str]) -> set[str]:
         names = [row[named] for row in rows if row[named]]
     unknown = [name for name in names if name not in known]
     if unknown:
-        more = f" and {len(unknown) - NAMED:,} more" if len(unknown) > NAMED else ""
         raise ValueError(
-            f"{where} names samples that this data set does not have: "
-            f"{', '.join(unknown[:NAMED])}{more}. Make the list from the same data"
+            f"{where} names samples that this data set does not have: {listed(unknown)}. Make the "
+            "list from the same data"
         )
     return set(names)
+
+
+def as_csv(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """A list as :func:`read_sample_list` reads it.
+
+    >>> as_csv(["path", "label"], [["a.jpg", 3]])
+    b'path,label\\na.jpg,3\\n'
+    """
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(heading)
+    lines.writerows(rows)
+    # Names of old file systems may be no UTF-8.
+    return text.getvalue().encode(errors="surrogateescape")

@@ -53,6 +53,12 @@ def read_split(path: str | Path, dataset: str) -> Split:
     return {part: payload[part] for part in PARTS}
 
 
+def unnamed(split: Split, names: Sequence[str]) -> tuple[str, ...]:
+    """The samples, of these names, that a split puts into no part."""
+    used = {name for chosen in split.values() for name in chosen}
+    return tuple(name for name in names if name not in used)
+
+
 def places_of(split: Split, names: Sequence[str], data: str) -> dict[str, Tensor]:
     """Where the samples of each part stand among all of a data set.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 from torch import Tensor
@@ -11,6 +9,7 @@ from torch import Tensor
 from lipt_cords.base.files import write_atomic, write_json
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.data.labels import labels_of
+from lipt_cords.data.sample_lists import as_csv
 
 TABLE, SPLIT = "selected.csv", "split.json"
 SELECTION = "selection.json"
@@ -41,20 +40,15 @@ def write_table(
     names = splits.samples.get("train", ())
     columns: dict[str, list[object]] = {}
     if names:
-        what = "sample" if splits.root is None else "path"
-        columns[what] = [names[index] for index in indices.tolist()]
+        columns[splits.naming] = [names[index] for index in indices.tolist()]
     columns |= {"index": indices.tolist(), "label": labels}
     if splits.class_names:
         columns["class"] = [splits.class_names[label] for label in labels]
     columns["weight"] = [f"{weight:.9g}" for weight in weights.tolist()]
     if scores is not None:
         columns["score"] = [f"{score:.9g}" for score in scores.tolist()]
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(columns)
-    lines.writerows(zip(*columns.values(), strict=True))
-    # Names of old file systems may be no UTF-8.
-    return write_atomic(directory / TABLE, text.getvalue().encode(errors="surrogateescape"))
+    rows = zip(*columns.values(), strict=True)
+    return write_atomic(directory / TABLE, as_csv(list(columns), rows))
 
 
 def write_split(directory: Path, splits: DataSplits) -> Path | None:

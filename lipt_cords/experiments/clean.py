@@ -5,7 +5,6 @@ Samples of every part are looked at: a wrong label of a test image makes every f
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 from collections import Counter
@@ -23,6 +22,7 @@ from lipt_cords.base.provenance import provenance
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.batches import dataset_length
 from lipt_cords.data.datasets import DataSplits
+from lipt_cords.data.sample_lists import as_csv
 from lipt_cords.experiments.assemble import pick_device
 from lipt_cords.experiments.report.suspects import Suspect, suspects_page
 from lipt_cords.experiments.run import OnData, build_net, load_splits
@@ -60,9 +60,7 @@ class LabelCheck:
     def agreement(self) -> float:
         """Share of the labels that are what all other samples predict; suspects of a set where it
         is low are often right."""
-        found = self.issues
-        predicted = found.classes[found.probabilities.argmax(dim=1)]
-        return float((predicted == found.given).double().mean())
+        return float((self.issues.likely == self.issues.given).double().mean())
 
     def pairs(self) -> list[tuple[str, str, int]]:
         """Label, likely class and how many suspects, the most frequent first."""
@@ -79,24 +77,19 @@ class LabelCheck:
             "agreement": self.agreement,
             "suspects": [{key: getattr(one, key) for key in keys} for one in self.suspects],
             "features": self.features,
-            "list_sha256": hashlib.sha256(self.list_bytes()).hexdigest(),
+            "list_sha256": hashlib.sha256(self.table()).hexdigest(),
             "notes": self.notes,
             "config": self.config,
             "provenance": self.provenance,
         }
 
-    def table(self) -> str:
-        """The suspects as CSV."""
-        text = io.StringIO()
-        lines = csv.writer(text, lineterminator="\n")
-        lines.writerow([self.called, *COLUMNS])
-        for one in self.suspects:
-            lines.writerow([one.sample, one.part, one.label, one.likely, f"{one.score:.6g}"])
-        return text.getvalue()
-
-    def list_bytes(self) -> bytes:
-        """``suspects.csv``; names of old file systems may be no UTF-8."""
-        return self.table().encode(errors="surrogateescape")
+    def table(self) -> bytes:
+        """``suspects.csv``."""
+        rows = (
+            [one.sample, one.part, one.label, one.likely, f"{one.score:.6g}"]
+            for one in self.suspects
+        )
+        return as_csv([self.called, *COLUMNS], rows)
 
     def save(self, directory: str | Path) -> list[Path]:
         """Write the list, the page, the record and the probabilities, each whole or not at all.
@@ -109,8 +102,9 @@ class LabelCheck:
                 that was edited.
             ImportError: jinja2 is not installed.
         """
-        told = [self.features, f"{self.agreement:.0%}"]
-        page = suspects_page(self.suspects, self.pairs(), self.data, told, self.notes)
+        page = suspects_page(
+            self.suspects, self.pairs(), self.data, self.features, self.agreement, self.notes
+        )
         found = self.issues
         buffer = io.BytesIO()
         np.savez(
@@ -125,7 +119,7 @@ class LabelCheck:
         with owned(where):
             refuse_edited(where)
             return [
-                write_atomic(where / SUSPECTS, self.list_bytes()),
+                write_atomic(where / SUSPECTS, self.table()),
                 write_atomic(where / PAGE, page.encode(errors="replace")),
                 write_atomic(where / ARRAYS, buffer.getvalue()),
                 write_json(where / RECORD, self.to_dict(), seal=True),
@@ -204,5 +198,4 @@ def check_labels(
     kind = (
         "features without training" if checkpoint is None else "embeddings of the checkpoint's net"
     )
-    named = "sample" if splits.root is None else "path"
-    return LabelCheck(suspects, found, data, samples, named, kind, config.to_dict(), notes)
+    return LabelCheck(suspects, found, data, samples, splits.naming, kind, config.to_dict(), notes)

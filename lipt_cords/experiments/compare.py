@@ -47,8 +47,8 @@ OnRun = Callable[[str, float, int, RunRecord | None], None]
 
 
 def default_methods(config: RunConfig) -> tuple[str, ...]:
-    """What a configuration is compared with where nobody says: warm-ups and their controls, or,
-    for a strategy that needs no model, random subsets, RS2 and all data.
+    """The methods of a comparison where none are given: warm-ups and their controls, or, for a
+    strategy that needs no model, random subsets, RS2 and all data.
 
     >>> default_methods(RunConfig.parse({"dss_args": {"type": "Covering"}}))
     ('random', 'rs2', 'none+selector/static', 'full-data')

@@ -13,8 +13,7 @@ from torch import nn
 
 from lipt_cords.base.errors import already_made
 from lipt_cords.base.files import write_json
-from lipt_cords.base.ownership import is_main_process as is_main_process
-from lipt_cords.base.ownership import owns_output as owns_output
+from lipt_cords.base.ownership import is_main_process, owns_output
 from lipt_cords.base.process_memory import PeakMemory
 from lipt_cords.base.provenance import provenance
 from lipt_cords.base.randomness import isolated_rng, preserved_rng

@@ -19,7 +19,7 @@ from torch import nn
 
 from lipt_cords.base.differences import first_difference
 from lipt_cords.base.files import read_json, write_atomic, write_json
-from lipt_cords.base.ownership import owned
+from lipt_cords.base.ownership import is_main_process, owned, owns_output
 from lipt_cords.base.process_memory import PeakMemory
 from lipt_cords.base.provenance import provenance
 from lipt_cords.base.randomness import isolated_rng
@@ -50,9 +50,7 @@ from lipt_cords.experiments.run import (
     OnData,
     begin,
     build_net,
-    is_main_process,
     load_splits,
-    owns_output,
     without_cords_warnings,
 )
 from lipt_cords.experiments.subset_folder import check_subset_folder, make_subset_folder

@@ -61,6 +61,22 @@ def require_whole(loader: DataLoader[Any]) -> None:
     )
 
 
+def pool_of(
+    pool: Dataset[Any] | DataLoader[Any], collate_fn: CollateFunction | None
+) -> tuple[Dataset[Any], CollateFunction | None]:
+    """The data set of a pool, and what makes batches of it: a DataLoader's own, if none is given.
+
+    Raises:
+        ValueError: a DataLoader that reads a part of its data set.
+    """
+    if not isinstance(pool, DataLoader):
+        return pool, collate_fn
+    require_whole(pool)
+    if collate_fn is None and pool.collate_fn is not default_collate:
+        collate_fn = pool.collate_fn
+    return pool.dataset, collate_fn
+
+
 class Reselect:
     """How a subset is chosen from a pool, again and again.
 
@@ -96,11 +112,7 @@ class Reselect:
         collate_fn: CollateFunction | None = None,
         **options: Any,
     ) -> None:
-        if isinstance(dataset, DataLoader):
-            require_whole(dataset)
-            if collate_fn is None and dataset.collate_fn is not default_collate:
-                collate_fn = dataset.collate_fn
-            dataset = dataset.dataset
+        dataset, collate_fn = pool_of(dataset, collate_fn)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"every must be a whole number of epochs from 1, received {every!r}")
         SELECTORS.entry(selector)

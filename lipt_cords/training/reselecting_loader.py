@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from lipt_cords.data.collated import CollateFunction
 from lipt_cords.selectors.base import Selection
 from lipt_cords.selectors.loader import SubsetLoader, plain_arguments
-from lipt_cords.training.reselect import Reselect, require_whole
+from lipt_cords.training.reselect import Reselect, pool_of
 
 OF_THE_LOADER = ("num_workers", "pin_memory", "drop_last", "timeout", "worker_init_fn")
 """Options that are taken over from a DataLoader in place of a data set."""
@@ -73,12 +73,10 @@ class ReselectingLoader(SubsetLoader):
         **loader_options: Any,
     ) -> None:
         dataset, collate_fn = plain_arguments(dataset, collate_fn)
-        if isinstance(dataset, DataLoader):
-            given = dataset
-            require_whole(given)
-            dataset, batch_size = given.dataset, batch_size or given.batch_size
-            if collate_fn is None and given.collate_fn is not default_collate:
-                collate_fn = given.collate_fn
+        given = dataset
+        dataset, collate_fn = pool_of(given, collate_fn)
+        if isinstance(given, DataLoader):
+            batch_size = batch_size or given.batch_size
             for name in OF_THE_LOADER:
                 loader_options.setdefault(name, getattr(given, name))
         options = dict(selector_options or {})

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from photo_folders import photos
 
 from lipt_cords.cli.commands import main
 from lipt_cords.data import folder_parts as module
@@ -20,16 +20,6 @@ DAMAGED = {
     "cat/half.jpg": (None, "truncated"),
     "dog/page.png": (b"<html>", "not an image, or damaged at its beginning"),
 }
-
-
-def photos(root: Path, count: int = 10, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
-    draws = np.random.default_rng(0)
-    for name in classes:
-        (root / name).mkdir(parents=True)
-        for index in range(count):
-            pixels = draws.integers(0, 255, (12, 12, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{index}.jpg")
-    return root
 
 
 def damage(root: Path) -> None:

@@ -6,9 +6,9 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import photo_folders
 import pytest
 import torch
-from PIL import Image
 
 from lipt_cords import select
 from lipt_cords.base.files import read_json
@@ -20,14 +20,8 @@ from lipt_cords.experiments.run import run
 from lipt_cords.experiments.select_once import select_once
 
 
-def photos(root: Path, count: int = 20, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
-    draws = np.random.default_rng(0)
-    for name in classes:
-        (root / name).mkdir(parents=True)
-        for index in range(count):
-            pixels = draws.integers(0, 255, (8, 8, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{index}.png")
-    return root
+def photos(root: Path, count: int = 20) -> Path:
+    return photo_folders.photos(root, count, side=8, ending=".png")
 
 
 def configured(root: Path, **dss: object) -> RunConfig:

@@ -45,7 +45,8 @@ def suspects_page(
     suspects: Sequence[Suspect],
     pairs: Sequence[tuple[str, str, int]],
     data: Dataset[Any],
-    told: Sequence[str],
+    by: str,
+    agreement: float,
     notes: Sequence[str],
 ) -> str:
     """The page as one file that loads nothing from a network.
@@ -54,7 +55,8 @@ def suspects_page(
         suspects: the most suspect first.
         pairs: label, likely class and number of suspects, the most frequent first.
         data: where their samples are.
-        told: what the samples were compared by, and how many labels agree.
+        by: what the samples were compared by.
+        agreement: share of the labels that are what the other samples predict.
         notes: what a reader must know.
 
     Raises:
@@ -66,8 +68,8 @@ def suspects_page(
         total=len(data),  # type: ignore[arg-type]
         shown=[(one, picture(data, one.place)) for one in suspects[:PICTURES]],
         pairs=pairs[:PAIRS],
-        by=told[0],
-        agreement=told[1],
+        by=by,
+        agreement=f"{agreement:.0%}",
         notes=notes,
     )
 
