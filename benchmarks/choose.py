@@ -25,9 +25,10 @@ if __name__ == "__main__":  # in place of this folder, the repository
 import torch
 
 from benchmarks import RESULTS
-from benchmarks.fixed_subset import PASSES, POOL, TRAINING, arguments, load, payload_of, train
+from benchmarks.fixed_subset import PASSES, POOL, TRAINING, arguments, load, train
+from benchmarks.rows import begun
 from lipt_cords import choose_subset, select
-from lipt_cords.base.files import output_directory, read_json, write_json
+from lipt_cords.base.files import read_json, write_json
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.data import DataSplits, labels_of
 from lipt_cords.selectors import Selection
@@ -79,18 +80,10 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--random", action="store_true", help="train the random subsets too")
     args = parser.parse_args()
-    path = output_directory(args.output) / f"choose-{args.set}.json"
+    path, payload = begun(args, "choose", training=TRAINING, pool=POOL)
     torch.set_num_threads(1)
     keep_freed_memory()
     splits = load(args.set, args.data)
-    payload = payload_of(
-        path,
-        args.resume,
-        kind="choose",
-        command=f"python benchmarks/choose.py --data DIR --set {args.set}",
-        data=args.set,
-        settings={"pool": POOL, "training": TRAINING, "net": "resnet8"},
-    )
     rows = payload["rows"]
     if not args.random and not any(one["method"] == "random" for one in rows):
         earlier = earlier_rows(args.set)

@@ -27,10 +27,10 @@ from torch import nn
 from torch.utils.data import Subset
 
 from benchmarks import EARLIER, RESULTS
+from benchmarks.rows import begun
 from lipt_cords import LiPTWarmStart, WarmStartResult, select, train_on_subset
-from lipt_cords.base.files import output_directory, read_json, write_json
+from lipt_cords.base.files import write_json
 from lipt_cords.base.process_memory import keep_freed_memory
-from lipt_cords.base.provenance import provenance
 from lipt_cords.data import DataSplits, labels_of
 from lipt_cords.data.datasets import load_dataset
 from lipt_cords.experiments.pilot import SubsetPilot
@@ -174,37 +174,18 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def payload_of(path: Path, resume: bool, **head: Any) -> dict[str, Any]:
-    """What a benchmark writes row by row, with the rows that are there and where they were made."""
-    kept = read_json(path) if resume and path.exists() else {"rows": []}
-    return {
-        **head,
-        "rows": kept["rows"],
-        "provenance": kept.get("provenance") or provenance(),
-        "resumed": [*kept.get("resumed", []), provenance()] if kept["rows"] else [],
-    }
-
-
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--again", action="store_true", help=f"rows of {AGAIN} too")
     args = parser.parse_args()
-    path = output_directory(args.output) / f"fixed_subset-{args.set}.json"
+    path, payload = begun(
+        args, "fixed_subset", training=TRAINING, pool=POOL, judges=JUDGES, cuts=CUTS, lipt=LIPT,
+        alone=ALONE,
+        passes={str(fraction): PASSES[fraction] for fraction in args.fractions},
+    )  # fmt: skip
     torch.set_num_threads(1)
     keep_freed_memory()
     splits = load(args.set, args.data)
-    payload = payload_of(
-        path,
-        args.resume,
-        kind="fixed_subset",
-        command=f"python benchmarks/fixed_subset.py --data DIR --set {args.set}",
-        data=args.set,
-        settings={
-            "pool": POOL, "judges": JUDGES, "cuts": CUTS, "lipt": LIPT, "alone": ALONE,
-            "training": TRAINING, "net": "resnet8",
-            "passes": {str(fraction): PASSES[fraction] for fraction in args.fractions},
-        },
-    )  # fmt: skip
     rows: list[Row] = payload["rows"]
     for seed in range(args.seeds):
         for name in ("lipt", *ALONE, *((AGAIN,) if args.again else ())):

@@ -22,9 +22,10 @@ if __name__ == "__main__":  # in place of this folder, the repository
 import torch
 from torch import Tensor
 
-from benchmarks.fixed_subset import PASSES, TRAINING, arguments, load, payload_of, train
+from benchmarks.fixed_subset import PASSES, TRAINING, arguments, load, train
+from benchmarks.rows import begun
 from lipt_cords import choose_subset, select
-from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.files import write_json
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.data import DataSplits, labels_of
 from lipt_cords.data.images import ImageTensors
@@ -75,18 +76,10 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.set_defaults(seeds=3)
     args = parser.parse_args()
-    path = output_directory(args.output) / f"long_tail-{args.set}.json"
+    path, payload = begun(args, "long_tail", training=TRAINING, fraction=FRACTION)
     torch.set_num_threads(1)
     keep_freed_memory()
     splits = load(args.set, args.data)
-    payload = payload_of(
-        path,
-        args.resume,
-        kind="long tail",
-        command=f"python benchmarks/long_tail.py --data DIR --set {args.set}",
-        data=args.set,
-        settings={"fraction": FRACTION, "training": TRAINING, "net": "resnet8"},
-    )
     rows = payload["rows"]
     done = {(one["ratio"], one["seed"]) for one in rows}
     for ratio in RATIOS:

@@ -26,10 +26,11 @@ if __name__ == "__main__":  # in place of this folder, the repository
 import torch
 from torch import Tensor
 
-from benchmarks.fixed_subset import PASSES, POOL, TRAINING, arguments, load, payload_of, train
+from benchmarks.fixed_subset import PASSES, POOL, TRAINING, arguments, load, train
 from benchmarks.label_issues import with_wrong_labels
+from benchmarks.rows import begun
 from lipt_cords import choose_subset, find_label_issues, select
-from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.files import write_json
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data import DataSplits, labels_of
@@ -120,18 +121,10 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.set_defaults(seeds=3)
     args = parser.parse_args()
-    path = output_directory(args.output) / f"wrong_labels-{args.set}.json"
+    path, payload = begun(args, "wrong_labels", training=TRAINING, pool=POOL, subset=BUDGET)
     torch.set_num_threads(1)
     keep_freed_memory()
     splits = load(args.set, args.data)
-    payload = payload_of(
-        path,
-        args.resume,
-        kind="wrong labels",
-        command=f"python benchmarks/wrong_labels.py --data DIR --set {args.set}",
-        data=args.set,
-        settings={"pool": POOL, "subset": BUDGET, "training": TRAINING, "net": "resnet8"},
-    )
     rows = payload["rows"]
     done = {(one["kind"], one["share"], one["seed"]) for one in rows}
     for kind, share in DRAWS:

@@ -1,0 +1,32 @@
+"""Results that a benchmark writes row by row, so that an interrupted one goes on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lipt_cords.base.files import output_directory, read_json
+from lipt_cords.base.provenance import provenance
+
+
+def begun(args: argparse.Namespace, name: str, **settings: Any) -> tuple[Path, dict[str, Any]]:
+    """The file of a benchmark, and what it writes there row by row.
+
+    Args:
+        args: with ``output``, ``set`` and ``resume``: keep the rows that are there, and the record
+            of where they were made.
+        name: of the script, and of the file.
+        **settings: what all rows share.
+    """
+    path = output_directory(args.output) / f"{name}-{args.set}.json"
+    kept = read_json(path) if args.resume and path.exists() else {"rows": []}
+    return path, {
+        "kind": name,
+        "command": f"python benchmarks/{name}.py --data DIR --set {args.set}",
+        "data": args.set,
+        "settings": {"net": "resnet8", **settings},
+        "rows": kept["rows"],
+        "provenance": kept.get("provenance") or provenance(),
+        "resumed": [*kept.get("resumed", []), provenance()] if kept["rows"] else [],
+    }
