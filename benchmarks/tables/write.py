@@ -29,6 +29,7 @@ from benchmarks.tables.parts import load, markdown, origin
 from benchmarks.tables.preset import PRESET
 from benchmarks.tables.question import QUESTIONS
 from benchmarks.tables.reliability import RELIABILITY
+from benchmarks.tables.rivals import RIVALS
 from benchmarks.tables.text_and_tables import TEXT_AND_TABLES
 from benchmarks.tables.unlearning import UNLEARNING
 from benchmarks.tables.wrong_labels import WRONG_LABELS
@@ -75,8 +76,8 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         selection, selection_imagenet, *CHOOSING, *LABEL_ISSUES, *WRONG_LABELS,
-        *TEXT_AND_TABLES, *QUESTIONS, *PRESET, *PAPER, *DISTRIBUTED, *RELIABILITY, *CHEAPER,
-        *MEMORY, *UNLEARNING, headline,
+        *RIVALS, *TEXT_AND_TABLES, *QUESTIONS, *PRESET, *PAPER, *DISTRIBUTED, *RELIABILITY,
+        *CHEAPER, *MEMORY, *UNLEARNING, headline,
     )
 }  # fmt: skip
 
