@@ -23,6 +23,7 @@ from benchmarks.tables.choose import CHOOSING
 from benchmarks.tables.distributed import DISTRIBUTED
 from benchmarks.tables.headline import headline
 from benchmarks.tables.label_issues import LABEL_ISSUES
+from benchmarks.tables.long_tail import LONG_TAIL
 from benchmarks.tables.memory import MEMORY
 from benchmarks.tables.paper import PAPER
 from benchmarks.tables.parts import load, markdown, origin
@@ -76,8 +77,8 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         selection, selection_imagenet, *CHOOSING, *LABEL_ISSUES, *WRONG_LABELS,
-        *RIVALS, *TEXT_AND_TABLES, *QUESTIONS, *PRESET, *PAPER, *DISTRIBUTED, *RELIABILITY,
-        *CHEAPER, *MEMORY, *UNLEARNING, headline,
+        *RIVALS, *LONG_TAIL, *TEXT_AND_TABLES, *QUESTIONS, *PRESET, *PAPER, *DISTRIBUTED,
+        *RELIABILITY, *CHEAPER, *MEMORY, *UNLEARNING, headline,
     )
 }  # fmt: skip
 

@@ -19,19 +19,18 @@ def wrong_labels() -> str:
     """Accuracy after training on subsets of a pool with wrong labels."""
     text = ""
     for name, results in trained_with_wrong_labels():
-        draws = list(dict.fromkeys((row["kind"], row["share"]) for row in results["rows"]))
+        every = {(row["kind"], row["share"]) for row in results["rows"]}
+        draws = sorted(every, key=lambda one: (one[0] == "pair", one[1]))
         rows = []
         for method in dict.fromkeys(row["method"] for row in results["rows"]):
             cells = [
-                spread(
-                    [
-                        row["accuracy"] for row in results["rows"]
-                        if (row["method"], row["kind"], row["share"]) == (method, *draw)
-                    ]
-                )
+                [
+                    row["accuracy"] for row in results["rows"]
+                    if (row["method"], row["kind"], row["share"]) == (method, *draw)
+                ]
                 for draw in draws
             ]  # fmt: skip
-            rows.append([method, *cells])
+            rows.append([method, *(spread(one) if one else "-" for one in cells)])
         head = (
             "Trained on",
             *(f"{100 * s:.0f} % wrong, {k}" if s else "none wrong" for k, s in draws),
