@@ -7,8 +7,9 @@ GradMatch and CRAIG re-selected as in CORDS. warm-up-cheaper: the same with the 
 process, and with half of its critical path. tax: RS2 on a tenth after the preset and after ten
 epochs on all data, where Muon trains everything. end-to-end: passes until an accuracy,
 against training on all data; everybody trains with Muon. budget: everybody spends the same passes
-in all; RS2 is the rival. ResNet-8, a pool of 20,000 images, 16 workers where a warm start does not
-say how many. Interrupted runs go on where they stopped.
+in all and trains with Muon, with the preset in one process and with 16 workers; RS2 is the rival.
+ResNet-8, a pool of 20,000 images, 16 workers where a warm start does not say how many. Interrupted
+runs go on where they stopped.
 """
 
 from __future__ import annotations
@@ -99,9 +100,16 @@ QUESTIONS: dict[str, list[Part]] = {
     ],
     "budget": [
         Part(
-            ("random", "rs2", "one-worker-annealed+rs2", "lipt+rs2", "lipt+glister"),
+            ("random", "rs2", "lipt+rs2", "full-data"),
+            terms={"equal": "total", "budget": 100_000},
+            warm_start={**BF16, "num_workers": 1},
+            optimizer=MUON,
+        ),
+        Part(
+            ("rs2", "one-worker-annealed+rs2", "lipt+rs2", "full-data"),
             terms={"equal": "total", "budget": 200_000},
-        )
+            optimizer=MUON,
+        ),
     ],
 }  # fmt: skip
 
