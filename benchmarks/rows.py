@@ -10,20 +10,25 @@ from lipt_cords.base.files import output_directory, read_json
 from lipt_cords.base.provenance import provenance
 
 
-def begun(args: argparse.Namespace, name: str, **settings: Any) -> tuple[Path, dict[str, Any]]:
+def begun(
+    args: argparse.Namespace, name: str, part: str = "", **settings: Any
+) -> tuple[Path, dict[str, Any]]:
     """The file of a benchmark, and what it writes there row by row.
 
     Args:
         args: with ``output``, ``set`` and ``resume``: keep the rows that are there, and the record
             of where they were made.
         name: of the script, and of the file.
+        part: options of the command for this file alone, such as ``--net resnet18``; their values
+            are in its name.
         **settings: what all rows share.
     """
-    path = output_directory(args.output) / f"{name}-{args.set}.json"
+    values = [one for one in part.split() if not one.startswith("--")]
+    path = output_directory(args.output) / f"{'-'.join([name, args.set, *values])}.json"
     kept = read_json(path) if args.resume and path.exists() else {"rows": []}
     return path, {
         "kind": name,
-        "command": f"python benchmarks/{name}.py --data DIR --set {args.set}",
+        "command": f"python benchmarks/{name}.py --data DIR --set {args.set} {part}".rstrip(),
         "data": args.set,
         "settings": {"net": "resnet8", **settings},
         "rows": kept["rows"],

@@ -187,23 +187,51 @@ def passes_for(ladder: list[tuple[float, float]], accuracy: float) -> float | No
 
 
 def equal_total() -> str:
-    """Everybody spends the same passes in all."""
+    """Everybody spends the same passes in all: on one machine, and with 16 workers."""
     text = ""
     for name, results in asked("budget"):
+        for part in range(len(results["parts"])):
+            rows = [
+                [
+                    runs[0]["label"],
+                    spread(accuracies(runs)),
+                    f"{mean(runs, 'critical_passes'):,.0f}",
+                    f"{mean(runs, 'passes'):,.0f}",
+                ]
+                for runs in by_method(results, part).values()
+            ]
+            head = ("Method", "Test accuracy, %", "Passes, critical path", "in all")
+            text += heading(name, results, part) + markdown(head, rows) + "\n"
+        text += origin(results).lstrip("\n") + "\n"
+    return text
+
+
+def tax() -> str:
+    """RS2 on a tenth after the preset, after half of it, and after ten full epochs."""
+    text = ""
+    for name, results in asked("tax"):
+        full = by_method(results)["full=10+rs2"]
+        named = [
+            (runs[0]["label"] + ", half of the path" * (part == 1), runs)
+            for part in range(len(results["parts"]))
+            for runs in by_method(results, part).values()
+        ]
         rows = [
             [
-                runs[0]["label"],
+                label,
+                f"{mean(runs, 'warmup_critical_passes'):,.0f}",
+                f"{mean(runs, 'warmup_passes'):,.0f}",
                 spread(accuracies(runs)),
-                f"{mean(runs, 'critical_passes'):,.0f}",
-                f"{mean(runs, 'passes'):,.0f}",
+                "-" if runs is full else compared(runs, full),
             ]
-            for runs in by_method(results).values()
+            for label, runs in named
         ]
         head = (
-            "Method", "Test accuracy, %", "Passes, critical path", "in all",
+            "Method", "Warm-up, critical path", "in all", "Test accuracy, %",
+            "Against 10 full epochs, points",
         )  # fmt: skip
         text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
     return text
 
 
-QUESTIONS = (warm_up, end_to_end_passes, equal_total)
+QUESTIONS = (warm_up, tax, end_to_end_passes, equal_total)

@@ -21,6 +21,7 @@ if __name__ == "__main__":  # in place of this folder, the repository
 from benchmarks.tables.cheaper import CHEAPER
 from benchmarks.tables.choose import CHOOSING
 from benchmarks.tables.distributed import DISTRIBUTED
+from benchmarks.tables.field import field
 from benchmarks.tables.headline import headline
 from benchmarks.tables.label_issues import LABEL_ISSUES
 from benchmarks.tables.long_tail import LONG_TAIL
@@ -78,7 +79,7 @@ TABLES: dict[str, Callable[[], str]] = {
     for table in (
         selection, selection_imagenet, *CHOOSING, *LABEL_ISSUES, *WRONG_LABELS,
         *RIVALS, *LONG_TAIL, *TEXT_AND_TABLES, *QUESTIONS, *PRESET, *PAPER, *DISTRIBUTED,
-        *RELIABILITY, *CHEAPER, *MEMORY, *UNLEARNING, headline,
+        *RELIABILITY, *CHEAPER, *MEMORY, *UNLEARNING, field, headline,
     )
 }  # fmt: skip
 
