@@ -42,7 +42,11 @@ def headline() -> str:
             dict(asked("warm-up")),
             _selectors,
         ),
-        ("RS2 after `warm_start: lipt` against after 10 full epochs", dict(asked("warm-up")), _tax),
+        (
+            "RS2 after `warm_start: lipt` against after 10 full epochs, all with Muon",
+            dict(asked("tax")),
+            _tax,
+        ),
         (
             "LiPT, then RS2, against training on all data to equal accuracy",
             dict(asked("end-to-end")),

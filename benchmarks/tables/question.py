@@ -214,8 +214,10 @@ def tax() -> str:
         named = [
             (runs[0]["label"] + ", half of the path" * (part == 1), runs)
             for part in range(len(results["parts"]))
-            for runs in by_method(results, part).values()
+            for method, runs in by_method(results, part).items()
+            if method != "full=10+rs2"
         ]
+        named.append((full[0]["label"], full))
         rows = [
             [
                 label,
@@ -225,7 +227,7 @@ def tax() -> str:
                 "-" if runs is full else compared(runs, full),
             ]
             for label, runs in named
-        ]
+        ]  # fmt: skip
         head = (
             "Method", "Warm-up, critical path", "in all", "Test accuracy, %",
             "Against 10 full epochs, points",
