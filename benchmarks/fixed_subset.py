@@ -56,10 +56,11 @@ PLACE: dict[str, Any] = {"device": "cpu", "launch": "serial", "precision": "bf16
 Row = dict[str, Any]
 
 
-def load(data: str, datadir: Path) -> DataSplits:
+def load(data: str, datadir: Path, pool: int = POOL, val_fraction: float = 0.1) -> DataSplits:
     """The pool, validation images that judge, and the test set."""
     folder = f"imagefolder:{datadir / 'cifar10-images'}"
-    return load_dataset(folder if data == "cifar10-jpeg" else data, datadir, limit=POOL)
+    name = folder if data == "cifar10-jpeg" else data
+    return load_dataset(name, datadir, limit=pool, val_fraction=val_fraction)
 
 
 def net(splits: DataSplits, seed: int) -> nn.Module:

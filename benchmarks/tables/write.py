@@ -20,6 +20,7 @@ if __name__ == "__main__":  # in place of this folder, the repository
 
 from benchmarks.tables.cheaper import CHEAPER
 from benchmarks.tables.choose import CHOOSING
+from benchmarks.tables.choosing_cost import CHOOSING_COST
 from benchmarks.tables.distributed import DISTRIBUTED
 from benchmarks.tables.field import field
 from benchmarks.tables.headline import headline
@@ -77,9 +78,9 @@ def selection_imagenet() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
-        selection, selection_imagenet, *CHOOSING, *LABEL_ISSUES, *WRONG_LABELS,
-        *RIVALS, *LONG_TAIL, *TEXT_AND_TABLES, *QUESTIONS, *PRESET, *PAPER, *DISTRIBUTED,
-        *RELIABILITY, *CHEAPER, *MEMORY, *UNLEARNING, field, headline,
+        selection, selection_imagenet, *CHOOSING, *CHOOSING_COST, *LABEL_ISSUES,
+        *WRONG_LABELS, *RIVALS, *LONG_TAIL, *TEXT_AND_TABLES, *QUESTIONS, *PRESET, *PAPER,
+        *DISTRIBUTED, *RELIABILITY, *CHEAPER, *MEMORY, *UNLEARNING, field, headline,
     )
 }  # fmt: skip
 

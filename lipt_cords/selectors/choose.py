@@ -103,7 +103,7 @@ def choose_subset(
     rows = principal(rows, KERNEL_WIDTH, seed)
     mapped = nystroem(rows, min(LANDMARKS, count), seed)
     own = mapped[:count]
-    known = leave_one_out(own, labels, balanced=balanced, device=device)
+    known = leave_one_out(own, labels, balanced=balanced, device=device, precision="float32")
     if judging is None:
         judge = SubsetJudge.of_pool(own, labels, seed)
     else:

@@ -154,9 +154,16 @@ def _covered(
         draws = generator(problem.seed, "covering", label, *([draw] if draw else []))
         return members[cover(rows[members], group.budget, draws)]
 
-    # One thread a group: the sums of k-means over several threads have no fixed order.
-    with threadpool_limits(limits=1), ThreadPoolExecutor(torch.get_num_threads()) as threads:
+    # One thread a group: its products are too small for more.
+    count = torch.get_num_threads()
+    with threadpool_limits(limits=1), ThreadPoolExecutor(count, initializer=_one_thread) as threads:
         return torch.cat(list(threads.map(of, groups)))
+
+
+def _one_thread() -> None:
+    """Keep the torch of this thread to it."""
+    torch.get_num_threads()  # torch sets its number when it is first asked in a thread
+    threadpool_limits(limits=1)
 
 
 def _covered_batches(

@@ -8,6 +8,7 @@ predictions, so that subsets of easy samples are not judged on harder ones than 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,9 +18,6 @@ from lipt_cords.base.randomness import generator
 JUDGES = 5_000
 STRENGTHS = (1e-3, 1e-2, 1e-1)
 """Over the mean squared length of the subset's rows."""
-
-
-Fitted = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,11 @@ class SubsetJudge:
         judges = torch.arange(len(rows), len(rows) + len(other_rows))
         return cls(torch.cat([rows, other_rows]), torch.cat([labels, other_labels]), judges)
 
+    @cached_property
+    def _judged(self) -> Tensor:
+        """(J, F) float64, rows that are judged."""
+        return self.rows[self.judges].double()
+
     def __call__(self, indices: Tensor) -> float:
         """Accuracy of the best strength of three on the judges."""
         indices = indices if self.pool is None else self.pool[indices]
@@ -64,11 +67,12 @@ class SubsetJudge:
         targets = torch.nn.functional.one_hot(columns, len(classes)).double()
         mean, target = chosen.mean(dim=0), targets.mean(dim=0)
         chosen, targets = chosen - mean, targets - target
-        judged = self.rows[self.judges].double() - mean
         truth = self.labels[self.judges]
         place = torch.full((len(self.labels),), -1)
         place[indices] = torch.arange(len(indices))
-        inside = place[self.judges] >= 0
+        own = place[self.judges]
+        inside = own >= 0
+        own = own[inside]
         scale = float(chosen.square().sum(dim=1).mean())
         if scale == 0:  # equal rows predict the most frequent class
             return float((classes[target.argmax()] == truth).double().mean())
@@ -76,28 +80,33 @@ class SubsetJudge:
         fits, products = (_dual, chosen @ chosen.T) if few else (_primal, chosen.T @ chosen)
         best = 0.0
         for strength in STRENGTHS:
-            solution, leverages = fits(chosen, targets, products, strength * scale)
-            predicted = judged @ solution
-            if bool(inside.any()):
-                own = place[self.judges[inside]]
-                h = (leverages[own] + 1 / len(chosen)).clamp(max=1 - 1e-9)[:, None]
-                predicted[inside] = targets[own] - (targets[own] - predicted[inside]) / (1 - h)
-            right = classes[(predicted + target).argmax(dim=1)] == truth
+            solution, leverages = fits(chosen, targets, products, strength * scale, own)
+            predicted = self._judged @ solution + (target - mean @ solution)
+            h = (leverages + 1 / len(chosen)).clamp(max=1 - 1e-9)[:, None]
+            fitted = targets[own] + target
+            predicted[inside] = fitted - (fitted - predicted[inside]) / (1 - h)
+            right = classes[predicted.argmax(dim=1)] == truth
             best = max(best, float(right.double().mean()))
         return best
 
 
-def _primal(rows: Tensor, targets: Tensor, products: Tensor, penalty: float) -> Fitted:
-    """Coefficients (F, C) of a ridge regression and the leverage of every row."""
-    solved = torch.cholesky_solve(rows.T, _factor(products, penalty))
-    return solved @ targets, (rows * solved.T).sum(dim=1)
+def _primal(
+    rows: Tensor, targets: Tensor, products: Tensor, penalty: float, own: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Coefficients (F, C) of a ridge regression, and the leverages of the rows at ``own``."""
+    factor = _factor(products, penalty)
+    halves = torch.linalg.solve_triangular(factor, rows[own].T, upper=False)
+    return torch.cholesky_solve(rows.T @ targets, factor), halves.square().sum(dim=0)
 
 
-def _dual(rows: Tensor, targets: Tensor, products: Tensor, penalty: float) -> Fitted:
+def _dual(
+    rows: Tensor, targets: Tensor, products: Tensor, penalty: float, own: Tensor
+) -> tuple[Tensor, Tensor]:
     """The same where there are fewer rows than features."""
     factor = _factor(products, penalty)
-    leverages = torch.cholesky_solve(products, factor).diagonal()
-    return rows.T @ torch.cholesky_solve(targets, factor), leverages
+    solved = torch.cholesky_solve(targets, factor)
+    leverages = torch.cholesky_solve(products[:, own], factor)[own, torch.arange(len(own))]
+    return rows.T @ solved, leverages
 
 
 def _factor(products: Tensor, penalty: float) -> Tensor:

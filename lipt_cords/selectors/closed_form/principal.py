@@ -8,9 +8,9 @@ from torch import Tensor
 from lipt_cords.base.randomness import generator
 
 CHUNK = 16_384
-FITTED = 6_000
+FITTED = 4_000
 """Rows that directions are fitted to."""
-OVERSAMPLED, ITERATIONS = 20, 2
+OVERSAMPLED, ITERATIONS = 20, 1
 
 
 def principal(values_NF: Tensor, width: int, seed: int = 0) -> Tensor:

@@ -10,58 +10,90 @@ from lipt_cords.selectors.closed_form.kernel import nearest, squared_distances
 from lipt_cords.selectors.coverage.methods import register_coverage
 from lipt_cords.selectors.grouping import largest_remainder
 
-MOST = 10_000
-"""Larger groups are first divided into cells of about so many rows: the cost stays linear."""
-ITERATIONS = 10
+MOST = 50
+"""Of larger budgets, rows are first divided into cells of about so many: the cost stays linear."""
+CELLS, FITTED = 200, 10_000
+"""Cells at most, and the rows that they are fitted to."""
+ROUNDS, ITERATIONS = 8, 10
 
 
 @register_coverage("kmeans", random=True)
 def kmeans(rows: Tensor, budget: int, draws: torch.Generator) -> Tensor:
     """The samples nearest to the centres of k-means with as many clusters as the budget."""
     first = first_of_equals(rows)
-    if len(first) <= budget:  # each different row, then some that equal one of them
-        others = torch.ones(len(rows), dtype=torch.bool)
-        others[first] = False
-        more = others.nonzero().flatten()
-        more = more[torch.randperm(len(more), generator=draws)[: budget - len(first)]]
-        return torch.cat([first, more])
-    if len(rows) <= MOST:
-        return nearest_each(_centres(rows, budget, draws), rows)
-    cells = -(-len(rows) // MOST)
-    some = rows[torch.randperm(len(rows), generator=draws)[:MOST].sort().values]
+    if budget <= MOST or len(first) <= budget:
+        return _covered(rows, first, budget, draws)
+    cells = min(CELLS, -(-budget // MOST))
+    some = rows[torch.randperm(len(rows), generator=draws)[:FITTED].sort().values]
     cell_of = nearest(rows, _centres(some, cells, draws))
     parts = []
-    sizes = torch.bincount(cell_of, minlength=cells)
-    for cell, share in enumerate(largest_remainder(sizes, budget).tolist()):
+    different = torch.bincount(cell_of[first], minlength=cells)
+    for cell, share in enumerate(largest_remainder(different, budget).tolist()):
         members = (cell_of == cell).nonzero().flatten()
         for piece, count in _pieces(members, share):
-            parts.append(piece[kmeans(rows[piece], count, draws)])
+            own = rows[piece]
+            parts.append(piece[_covered(own, first_of_equals(own), count, draws)])
     return torch.cat(parts)
 
 
 def first_of_equals(rows: Tensor) -> Tensor:
     """The first position of every different row, ascending; rows are compared by a projection."""
     direction = torch.randn(rows.shape[1], generator=generator(0, "distinct"), dtype=torch.float64)
-    _, which = torch.unique(rows.double() @ direction, return_inverse=True)
+    along = torch.cat([part.double() @ direction for part in torch.split(rows, 65_536)])
+    _, which = torch.unique(along, return_inverse=True)
     first = torch.full((int(which.max()) + 1,), len(rows))
     return first.scatter_reduce(0, which, torch.arange(len(rows)), "amin").sort().values
+
+
+def _covered(rows: Tensor, first: Tensor, budget: int, draws: torch.Generator) -> Tensor:
+    """Without cells; ``first`` are the positions of different rows."""
+    if len(first) > budget:
+        return nearest_each(_centres(rows, budget, draws), rows)
+    # Each different row, then some that equal one of them.
+    others = torch.ones(len(rows), dtype=torch.bool)
+    others[first] = False
+    more = others.nonzero().flatten()
+    more = more[torch.randperm(len(more), generator=draws)[: budget - len(first)]]
+    return torch.cat([first, more])
 
 
 def _pieces(members: Tensor, share: int) -> list[tuple[Tensor, int]]:
     """A cell, cut in order where it is much larger than the others, and the share of each piece."""
     if share == 0:
         return []
-    pieces = list(torch.chunk(members, -(-len(members) // MOST)))
+    pieces = list(torch.chunk(members, -(-share // (2 * MOST))))
     shares = largest_remainder(torch.tensor([len(one) for one in pieces]), share)
     return [(one, count) for one, count in zip(pieces, shares.tolist(), strict=True) if count]
 
 
 def _centres(rows: Tensor, count: int, draws: torch.Generator) -> Tensor:
-    from sklearn.cluster import KMeans  # slow to import, and only needed here
+    """Centres (count, F) of Lloyd's iterations; one that has no rows stays where it is."""
+    size = rows.abs().max().clamp(min=torch.finfo(rows.dtype).tiny)  # squares stay finite
+    rows = rows / size
+    centres = _spread(rows, count, draws)
+    before = None
+    for _ in range(ITERATIONS):
+        closest = nearest(rows, centres)
+        if before is not None and torch.equal(closest, before):
+            break
+        before, members = closest, torch.bincount(closest, minlength=count)[:, None]
+        sums = torch.zeros_like(centres).index_add_(0, closest, rows)
+        centres = torch.where(members > 0, sums / members.clamp(min=1), centres)
+    return centres * size
 
-    seed = int(torch.randint(2**31, (), generator=draws))
-    found = KMeans(count, n_init=1, max_iter=ITERATIONS, random_state=seed).fit(rows.numpy())
-    return torch.from_numpy(found.cluster_centers_)
+
+def _spread(rows: Tensor, count: int, draws: torch.Generator) -> Tensor:
+    """First centres, far from each other: k-means++ in rounds of several draws (Bahmani et al.,
+    2012), each row with a probability that follows its squared distance to the earlier ones."""
+    found = rows[torch.randint(len(rows), (1,), generator=draws)]
+    away = squared_distances(rows, found)[:, 0]
+    while len(found) < count:
+        several = min(-(-count // ROUNDS), count - len(found))
+        weights = away.clamp(min=max(1e-12 * float(away.max()), 1e-30))
+        new = rows[torch.multinomial(weights, several, generator=draws)]
+        found = torch.cat([found, new])
+        away = torch.minimum(away, squared_distances(rows, new).amin(dim=1))
+    return found
 
 
 def nearest_each(centres: Tensor, rows: Tensor) -> Tensor:

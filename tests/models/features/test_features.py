@@ -34,24 +34,29 @@ def test_images_of_any_size_and_channels_have_rows(shape) -> None:
     assert not torch.equal(found.values, features(data, seed=1).values)
 
 
-def test_responses_are_those_of_normalised_patches(monkeypatch) -> None:
+@pytest.mark.parametrize(("channels", "side"), [(2, 9), (1, 9), (3, 19), (1, 18)])
+def test_responses_are_those_of_normalised_patches(channels, side, monkeypatch) -> None:
     """A slow oracle: every patch normalised by itself, every filter by a dot product."""
     monkeypatch.setattr(patches_file, "convolves_in_bfloat16", lambda device: False)
-    pictures = torch.randn(4, 2, 9, 9, generator=torch.Generator().manual_seed(0))
+    pictures = torch.randn(4, channels, side, side, generator=torch.Generator().manual_seed(0))
     draws = torch.Generator().manual_seed(1)
     filters = patches_file._fitted(pictures, draws)
     found = patches_file._responses(pictures, filters, 1.0)
     size = filters.weight.shape[-1]
-    side = 9 - size + 1
+    places = side - size + 1
     flat = F.unfold(pictures, size)  # (B, C size size, places)
     spread = (flat.var(dim=1, correction=0, keepdim=True) + patches_file.SMALLEST_CONTRAST).sqrt()
     normal = (flat - flat.mean(dim=1, keepdim=True)) / spread
     weight = filters.weight.flatten(1)
     answers = torch.einsum("kp,bpl->bkl", weight, normal) + filters.bias[:, None]
-    maps = answers.unflatten(2, (side, side))
-    above = F.adaptive_avg_pool2d(F.relu(maps - patches_file.THRESHOLD), patches_file.GRID)
-    below = F.adaptive_avg_pool2d(F.relu(-maps - patches_file.THRESHOLD), patches_file.GRID)
-    expected = torch.cat([above, below], dim=1).flatten(1)
+    maps = answers.unflatten(2, (places, places))
+    chessboard = [maps[..., start::2, start::2] for start in (0, 1)]
+    expected = []
+    for part in chessboard if places >= patches_file.QUINCUNX else [maps]:
+        above = F.adaptive_avg_pool2d(F.relu(part - patches_file.THRESHOLD), patches_file.GRID)
+        below = F.adaptive_avg_pool2d(F.relu(-part - patches_file.THRESHOLD), patches_file.GRID)
+        expected.append(torch.cat([above, below], dim=1).flatten(1))
+    expected = torch.stack(expected).mean(dim=0)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 

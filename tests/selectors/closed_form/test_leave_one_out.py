@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipt_cords.selectors.closed_form import leave_one_out
+from lipt_cords.selectors.closed_form import ridge as ridge_file
 from lipt_cords.selectors.closed_form.kernel import RadialKernel, nystroem
 from lipt_cords.selectors.closed_form.principal import principal
 
@@ -124,6 +125,27 @@ def test_principal_directions_keep_the_most_variance() -> None:
     torch.testing.assert_close(kept.norm(dim=0), exact, rtol=1e-2, atol=0)
 
 
+def test_float32_tells_the_same_difficulties() -> None:
+    draws = torch.Generator().manual_seed(0)
+    rows = torch.randn(300, 8, generator=draws) * torch.logspace(0, -2, 8) + 3.0
+    labels = (rows[:, 0] + 0.5 * torch.randn(300, generator=draws) > 3.0).long()
+    for ridge in ("auto", 1e-3):
+        exact = leave_one_out(rows, labels, ridge=ridge)
+        fast = leave_one_out(rows, labels, ridge=ridge, precision="float32")
+        assert fast.ridge == exact.ridge and fast.predictions.dtype == torch.float64
+        torch.testing.assert_close(fast.margin, exact.margin, atol=1e-4, rtol=0)
+
+
+def test_what_is_kept_between_two_passes_changes_nothing(monkeypatch) -> None:
+    rows = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(100) % 3
+    monkeypatch.setattr(ridge_file, "CHUNK", 16)
+    found = leave_one_out(rows, labels)
+    monkeypatch.setattr(ridge_file, "KEPT", 0)
+    again = leave_one_out(rows, labels)
+    assert found.ridge == again.ridge and torch.equal(found.predictions, again.predictions)
+
+
 @pytest.mark.parametrize(
     ("rows", "labels", "options", "words"),
     [
@@ -135,6 +157,7 @@ def test_principal_directions_keep_the_most_variance() -> None:
         (torch.rand(3, 2), [0, 1, 1], {"ridge": 0.0}, "above 0"),
         (torch.rand(3, 2), [0, 1, 1], {"kernel": "rfb"}, "Did you mean 'rbf'"),
         (torch.rand(3, 2), [0, 1, 1], {"kernel": "rbf", "landmarks": 0}, "landmarks"),
+        (torch.rand(3, 2), [0, 1, 1], {"precision": "float23"}, "Did you mean 'float32'"),
         (torch.rand(3, 2), [0.5, 1, 1], {}, "labels"),
     ],
 )  # fmt: skip

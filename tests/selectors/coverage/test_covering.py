@@ -64,12 +64,38 @@ def test_kmeans_takes_a_sample_of_each_clump() -> None:
 
 def test_large_groups_are_divided_and_keep_their_shares(monkeypatch) -> None:
     rows, _ = clusters(900, classes=1)
-    monkeypatch.setattr(kmeans_file, "MOST", 100)
+    monkeypatch.setattr(kmeans_file, "MOST", 20)
     picks = COVERAGES["kmeans"](rows, 90, torch.Generator().manual_seed(0))
     assert len(set(picks.tolist())) == 90
     far = torch.cdist(rows, rows[picks]).amin(1).mean()
     random = torch.cdist(rows, rows[torch.randperm(900)[:90]]).amin(1).mean()
     assert far < random
+
+
+@pytest.mark.parametrize("equal", [0.0, 0.8])
+def test_the_cost_of_kmeans_is_linear(equal, monkeypatch) -> None:
+    """Distances that are computed, at a tenth of twice as many rows; some may equal each other."""
+    counted = 0
+    centres = kmeans_file._centres
+
+    def counting(rows, count, draws):
+        nonlocal counted
+        counted += len(rows) * count
+        return centres(rows, count, draws)
+
+    monkeypatch.setattr(kmeans_file, "_centres", counting)
+    monkeypatch.setattr(kmeans_file, "MOST", 5)
+    monkeypatch.setattr(kmeans_file, "FITTED", 100)
+    costs = []
+    for count in (1_000, 2_000, 4_000):
+        rows = torch.randn(count, 2, generator=torch.Generator().manual_seed(0))
+        rows[: int(equal * count)] = 1.0
+        counted = 0
+        picks = kmeans_file.kmeans(rows, count // 10, torch.Generator().manual_seed(0))
+        assert len(set(picks.tolist())) == count // 10
+        assert len(rows[picks].unique(dim=0)) >= 0.9 * count // 10
+        costs.append(counted)
+    assert costs[2] < 2.4 * costs[1] and counted < 4_000 * 3 * kmeans_file.MOST
 
 
 def test_herding_is_the_greedy_nearest_mean() -> None:
