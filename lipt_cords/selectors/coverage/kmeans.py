@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ MOST = 50
 """Of larger budgets, rows are first divided into cells of about so many: the cost stays linear."""
 CELLS, FITTED = 200, 10_000
 """Cells at most, and the rows that they are fitted to."""
-ROUNDS, ITERATIONS = 8, 10
+ITERATIONS = 10
 
 
 @register_coverage("kmeans", random=True)
@@ -83,17 +85,25 @@ def _centres(rows: Tensor, count: int, draws: torch.Generator) -> Tensor:
 
 
 def _spread(rows: Tensor, count: int, draws: torch.Generator) -> Tensor:
-    """First centres, far from each other: k-means++ in rounds of several draws (Bahmani et al.,
-    2012), each row with a probability that follows its squared distance to the earlier ones."""
-    found = rows[torch.randint(len(rows), (1,), generator=draws)]
-    away = squared_distances(rows, found)[:, 0]
-    while len(found) < count:
-        several = min(-(-count // ROUNDS), count - len(found))
-        weights = away.clamp(min=max(1e-12 * float(away.max()), 1e-30))
-        new = rows[torch.multinomial(weights, several, generator=draws)]
-        found = torch.cat([found, new])
-        away = torch.minimum(away, squared_distances(rows, new).amin(dim=1))
-    return found
+    """First centres, far from each other: greedy k-means++ (Arthur and Vassilvitskii, 2007).
+
+    Each is the best of a few rows that are drawn with a probability that follows the squared
+    distance to the earlier ones.
+    """
+    trials = 2 + int(math.log(count))
+    lengths = (rows * rows).sum(dim=1)
+    found = torch.empty(count, dtype=torch.int64)
+    found[0] = torch.randint(len(rows), (1,), generator=draws)
+    away = (lengths + lengths[found[0]] - 2 * (rows @ rows[found[0]])).clamp_(min=0.0)
+    places = torch.rand(count, trials, generator=draws)
+    for place in range(1, count):
+        along = away.cumsum(dim=0)
+        drawn = torch.searchsorted(along, places[place] * along[-1]).clamp_(max=len(rows) - 1)
+        tried = torch.addmm(lengths[drawn, None] + lengths, rows[drawn], rows.T, alpha=-2.0)
+        tried = torch.minimum(tried.clamp_(min=0.0), away)
+        best = tried.sum(dim=1).argmin()
+        found[place], away = drawn[best], tried[best]
+    return rows[found]
 
 
 def nearest_each(centres: Tensor, rows: Tensor) -> Tensor:
