@@ -28,7 +28,7 @@ from lipt_cords.selectors.confident_learning import prune_by_noise_rate
 logger = logging.getLogger(__name__)
 DECIDED = frozenset({"scores", "score", "pilot", "val_gradients"})
 """Arguments of `select` and `covering` that follow from the others here."""
-LANDMARKS = 1_000
+LANDMARKS = 800
 COVER_WIDTH = 40
 """Principal directions in which coverage measures distances."""
 
