@@ -21,69 +21,80 @@ def results_of(name: str) -> list[tuple[str, dict[str, Any]]]:
 
 def compute_budget() -> str:
     """Accuracy of batches chosen while training, at equal operations."""
-    text = ""
-    for name, results in results_of("compute_budget"):
+    found = results_of("compute_budget")
+    table: dict[str, list[str]] = {}
+    head = ["Batches"]
+    for name, results in found:
         shares = sorted({row["share"] for row in results["rows"]})
         methods = list(dict.fromkeys(row["method"] for row in results["rows"]))
-        rows = []
         for method in methods:
             mine = [row for row in results["rows"] if row["method"] == method]
-            cells = [_accuracy(results["rows"], method, share, methods[0]) for share in shares]
-            spent = [
-                f"{statistics.fmean(row[part] for row in mine):,.0f}"
-                for part in ("trained_passes", "choosing_passes", "preparing_passes", "cpu_seconds")
-            ]
-            rows.append([method, *cells, *spent])
-        head = (
-            "Batches", *(f"{100 * one:.0f} % wrong, %" for one in shares), "Passes trained on",
-            "on scores", "before", "Processor seconds",
-        )  # fmt: skip
-        seeds = len({row["seed"] for row in results["rows"]})
-        text += f"{name}, {seeds} seeds.\n\n" + markdown(head, rows) + origin(results) + "\n"
-    return text
+            passes, seconds = (
+                statistics.fmean(row[part] for row in mine)
+                for part in ("trained_passes", "cpu_seconds")
+            )
+            table.setdefault(method, []).extend(
+                [
+                    *(_accuracy(results["rows"], method, one, methods[0]) for one in shares),
+                    f"{passes:,.0f}", f"{seconds:.0f}",
+                ]
+            )  # fmt: skip
+        head += [f"{name}, {100 * one:.0f} % wrong, %" for one in shares]
+        head += ["Trained passes", "Seconds"]
+    text = markdown(head, [[method, *cells] for method, cells in table.items()])
+    return _seeds(found) + text + origin(*(results for _, results in found))
 
 
 def _accuracy(rows: list[Row], method: str, share: float, plain: str) -> str:
-    """Mean and deviation, and whether it is ahead of random batches by more than their own."""
+    """Mean and deviation, bold if ahead of random batches by more than a pooled deviation."""
     mine, theirs = (
         [row["accuracy"] for row in rows if (row["method"], row["share"]) == (one, share)]
         for one in (method, plain)
     )
-    if not mine:
-        return "-"
-    text = spread(mine)
     if method == plain or min(len(mine), len(theirs)) < 2:
-        return text
+        return spread(mine)
     difference = statistics.fmean(mine) - statistics.fmean(theirs)
-    return f"**{text}**" if difference > pooled_deviation(mine, theirs) else text
+    bold = "**" if difference > pooled_deviation(mine, theirs) else ""
+    return f"{bold}{spread(mine)}{bold}"
 
 
 def label_rivals() -> str:
-    """AUROC of wrong labels, of the closed form and of what is trained."""
-    text = ""
-    for name, results in results_of("label_rivals"):
+    """AUROC of wrong labels, of the closed form and of what is trained, by its better score."""
+    found = results_of("label_rivals")
+    table: dict[str, list[str]] = {}
+    head, passes = ["By"], {}
+    for name, results in found:
         shares = sorted({row["share"] for row in results["rows"]})
-        closed = load(f"label_issues-{name}")
         drawn = {(row["share"], row["seed"]) for row in results["rows"]}
-        none = [
-            row | {"rival": "`find_label_issues`", "score": "", "passes": 0.0}
-            for row in closed["rows"]
+        closed = [
+            row | {"rival": "`find_label_issues`, nothing trained", "score": "", "passes": 0.0}
+            for row in load(f"label_issues-{name}")["rows"]
             if row["kind"] == "symmetric" and (row["share"], row["seed"]) in drawn
         ]
-        every = [*none, *results["rows"]]
-        rows = []
-        for rival, score in dict.fromkeys((row["rival"], row["score"]) for row in every):
-            mine = [row for row in every if (row["rival"], row["score"]) == (rival, score)]
-            cells = []
-            for share in shares:
-                found = [row["auroc"] for row in mine if row["share"] == share]
-                cells.append(spread(found) if found else "-")
-            passes = statistics.fmean(row["passes"] for row in mine)
-            rows.append([f"{rival}: {score}".removesuffix(": "), *cells, f"{passes:,.0f}"])
-        head = ("By", *(f"{100 * one:.0f} % wrong" for one in shares), "Passes")
-        seeds = len({row["seed"] for row in results["rows"]})
-        text += f"{name}, {seeds} seeds.\n\n" + markdown(head, rows) + origin(results) + "\n"
-    return text
+        every = [*closed, *results["rows"]]
+        for rival in dict.fromkeys(row["rival"] for row in every):
+            mine = [row for row in every if row["rival"] == rival]
+            table.setdefault(rival, []).extend(_best(mine, share) for share in shares)
+            passes[rival] = f"{max(row['passes'] for row in mine):,.0f}"
+        head += [f"{name}, {100 * one:.0f} % wrong" for one in shares]
+    rows = [[rival, *cells, passes[rival]] for rival, cells in table.items()]
+    return _seeds(found) + markdown([*head, "Passes"], rows) + origin(*(one for _, one in found))
+
+
+def _best(rows: list[Row], share: float) -> str:
+    """The AUROC of the score with the largest mean, of one share of wrong labels."""
+    scores = dict.fromkeys(row["score"] for row in rows)
+    found = [
+        [row["auroc"] for row in rows if (row["share"], row["score"]) == (share, score)]
+        for score in scores
+    ]
+    best = max((one for one in found if one), key=statistics.fmean, default=None)
+    return "-" if best is None else spread(best)
+
+
+def _seeds(found: list[tuple[str, dict[str, Any]]]) -> str:
+    counts = {len({row["seed"] for row in results["rows"]}) for _, results in found}
+    return f"{' or '.join(map(str, sorted(counts)))} seeds.\n\n"
 
 
 RIVALS = (compute_budget, label_rivals)
