@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): a few minutes the first time, nothing afterwards"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch torchvision
-	$(PIP) --editable '.[cords,report,track,prune,docs,examples,dev]'
+	$(PIP) --editable '.[cords,report,tables,track,prune,docs,examples,dev]'
 	@# CORDS pins packages that no current Python can install; its real needs are the `cords` extra.
 	$(PIP) --no-deps cords==0.0.4
 	@touch $(READY)

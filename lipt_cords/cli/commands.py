@@ -103,7 +103,7 @@ def demo(
         print_json({**results, "others": [record.to_dict() for record in others]})
     else:
         show_report(display.console, results, output)
-        say(display.console, f"\nNext, your own images: {shlex.join([*program(), '--help'])}")
+        say(display.console, f"\nNext, your own data: {shlex.join([*program(), '--help'])}")
 
 
 @app.command()
@@ -289,13 +289,14 @@ def select(
         bool, typer.Option("--as-train", help="The subset that `train` would choose first")
     ] = False,
     copy: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Copy the chosen image files into it")
+        Path | None,
+        typer.Option(metavar="PATH", help="Copy the chosen image files, or rows, there"),
     ] = None,
     link: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Link the chosen image files there")
     ] = None,
     fraction: Annotated[
-        str | None, typer.Option(help="Share of the training images, such as 0.05 or 5%")
+        str | None, typer.Option(help="Share of the training samples, such as 0.05 or 5%")
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another selection in --output")
@@ -314,6 +315,7 @@ def select(
 
     \b
     lipt-cords select mine.yaml --fraction 5% --copy my-images-5-percent
+    lipt-cords select table.yaml --fraction 5% --copy 5-percent.csv
     lipt-cords select mine.yaml --checkpoint runs/warmstart --set dss_args.type=Stratified
     """
     from lipt_cords.cli.display import show_selection
@@ -344,7 +346,8 @@ def select(
     else:
         show_selection(display.console, made, output)
         if copy is not None or link is not None:
-            say(display.console, f"  {copy or link}: {len(made.selection):,} files")
+            what = "rows" if settings.dataset.is_table else "files"
+            say(display.console, f"  {copy or link}: {len(made.selection):,} {what}")
 
 
 @app.command()

@@ -28,6 +28,7 @@ EXTRAS = {
     "track": ("tensorboard",),
     "prune": ("torch_pruning",),
     "timm": ("timm",),
+    "tables": ("pandas", "pyarrow"),
     "dev": ("pytest", "hypothesis", "ruff", "mypy", "importlinter"),
 }
 """Modules behind each optional part of the installation."""

@@ -69,6 +69,9 @@ Your data: put each class's images into a folder, and write mine.yaml:
   dataset: {name: "imagefolder:my-images", image_size: 32}
   model: {architecture: resnet8}
   dss_args: {type: Covering, fraction: 0.05}
+or a table, CSV or Parquet, and the column of its classes:
+  dataset: {name: "table:customers.csv", label: churned}
+  dss_args: {type: Covering, fraction: 0.05}
 Which 5 % of it is worth training on?
   lipt-cords select mine.yaml --output runs/subset
 Which labels are probably wrong?
@@ -91,7 +94,10 @@ Exit codes: 0 done, 1 something that was checked is broken, 2 wrong options, dat
 
 
 SkipUnreadable = Annotated[
-    bool, typer.Option("--skip-unreadable", help="Leave out image files that cannot be read")
+    bool,
+    typer.Option(
+        "--skip-unreadable", help="Leave out image files that cannot be read, rows without label"
+    ),
 ]
 
 

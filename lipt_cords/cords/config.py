@@ -26,6 +26,7 @@ from lipt_cords.cords.schema import (
     TrainConfig,
 )
 from lipt_cords.cords.yaml_text import MOST_CHARACTERS, read_yaml
+from lipt_cords.data.datasets import TABLE_PREFIX
 from lipt_cords.models.outside import TIMM, module_of
 from lipt_cords.training.optimizers import OptimizerConfig, SchedulerConfig
 from lipt_cords.warmstart.config import WarmStartConfig
@@ -93,6 +94,7 @@ class RunConfig(BaseModel):
         raw = canonical(mapping)
         for override in overrides:
             apply_override(raw, override)
+        _default_net(raw)
         modules = tuple(
             dict.fromkeys([*_module_names(raw.pop("imports", None)), *imports, *_name_net(raw)])
         )
@@ -141,7 +143,7 @@ class RunConfig(BaseModel):
         """Every key with its value, ready for JSON; those of later versions where they are set."""
         # Left out when empty, so that runs of earlier versions can be resumed.
         keys = self.model_dump(mode="json", exclude=None if self.imports else {"imports"})
-        for name in ("skip_unreadable", "without"):
+        for name in ("skip_unreadable", "without", "label", "columns"):
             if not keys["dataset"][name]:
                 del keys["dataset"][name]
         return keys
@@ -166,6 +168,16 @@ def _unknown_section(name: str) -> ValueError:
     if homes:
         return ValueError(f"{name!r} is not a section but a key: write {' or '.join(homes)}")
     return unknown_name("configuration section", name, RunConfig.model_fields)
+
+
+def _default_net(raw: dict[str, Any]) -> None:
+    """Give a table the net that reads rows, where none is named."""
+    data, model = raw.get("dataset"), raw.get("model") or {}
+    if not isinstance(data, Mapping) or not isinstance(model, Mapping):
+        return
+    table = str(data.get("name", "")).lower().startswith(TABLE_PREFIX)
+    if table and all(model.get(key) is None for key in NETS):
+        raw["model"] = {**model, "architecture": "mlp"}
 
 
 def _name_net(raw: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.options import ConfigSection
 from lipt_cords.base.sizes import parse_bytes, parse_memory
 from lipt_cords.cords.strategies import SELECTION_TYPES, split_strategy
+from lipt_cords.data.datasets import TABLE_PREFIX
 from lipt_cords.training.step import MemoryFormat, Precision
 from lipt_cords.warmstart.config import WarmStartConfig
 
@@ -27,7 +28,7 @@ class DatasetConfig(ConfigSection):
     section: ClassVar[str] = "dataset"
 
     name: str = "digits"
-    """A data set's name, or ``imagefolder:DIR``."""
+    """A data set's name, ``imagefolder:DIR``, or ``table:FILE``: CSV or Parquet."""
     datadir: Path | None = None
     """Where the data lies; None looks in the usual places."""
     feature: Literal["dss"] = "dss"
@@ -37,13 +38,26 @@ class DatasetConfig(ConfigSection):
     download: bool = False
     """Fetch the data if it is not there (not a key of CORDS)."""
     limit: int | None = Field(None, ge=1)
-    """At most that many training images, balanced by class (not a key of CORDS)."""
+    """At most that many training samples, balanced by class (not a key of CORDS)."""
     val_fraction: float = Field(0.1, gt=0, lt=1)
-    """Share of the training images held out for validation (not a key of CORDS)."""
+    """Share of the training samples held out for validation (not a key of CORDS)."""
     image_size: int | None = Field(None, ge=1)
     """Side length to which images of an ``imagefolder`` are resized (not a key of CORDS)."""
     skip_unreadable: bool = False
-    """Leave out files of an ``imagefolder`` that cannot be read (not a key of CORDS)."""
+    """Leave out files of an ``imagefolder`` that cannot be read, and rows of a ``table`` without a
+    label (not a key of CORDS)."""
+    label: str | None = None
+    """The column of a ``table`` that holds the classes; None: the one called ``label``, ``target``,
+    ``class`` or ``y`` (not a key of CORDS)."""
+    columns: dict[str, Literal["number", "category", "leave-out"]] = Field(default_factory=dict)
+    """Columns of a ``table`` by name that are used in another way than they would be: as
+    ``number``, as ``category``, or ``leave-out`` (not a key of CORDS)."""
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the data are a table."""
+        return self.name.lower().startswith(TABLE_PREFIX)
+
     split: Path | None = None
     """The ``split.json`` of a run, whose training, validation and test samples are taken (not a
     key of CORDS)."""
@@ -75,8 +89,9 @@ class ModelConfig(ConfigSection):
     section: ClassVar[str] = "model"
 
     architecture: str = "cnn"
-    """A net's name, in our spelling or CORDS's. ``timm: NAME`` in its place takes a net of timm,
-    ``import: my_module:make_net`` a function of a module of yours (no keys of CORDS)."""
+    """A net's name, in our spelling or CORDS's; for tables ``mlp`` if none is given. ``timm: NAME``
+    in its place takes a net of timm, ``import: my_module:make_net`` a function of a module of yours
+    (no keys of CORDS)."""
     type: str = "pre-defined"
     """Kind of model in CORDS's words; ignored here."""
     numclasses: int | None = Field(None, ge=2)

@@ -17,6 +17,7 @@ from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.source import BatchSource
 from lipt_cords.data.steadiness import spread
+from lipt_cords.data.tables.rows import TableRows
 
 SAMPLES = 16
 """Items that are read of data sets that are not in memory."""
@@ -26,9 +27,9 @@ CHUNK = 4096
 def contents_of(dataset: Dataset[Any]) -> str | None:
     """A digest of a data set: the same for the same contents, wherever they lie.
 
-    Of decoded images every byte counts; of image files the names, the sizes, and the pixels of 16
-    images; of other data sets 16 items, spread over the whole. The global random state is
-    preserved.
+    Of decoded images and rows of tables every byte counts; of image files the names, the sizes, and
+    the pixels of 16 images; of other data sets 16 items, spread over the whole. The global random
+    state is preserved.
 
     Args:
         dataset: map-style.
@@ -46,6 +47,9 @@ def contents_of(dataset: Dataset[Any]) -> str | None:
         for part in torch.split(dataset.images, CHUNK):
             _add(total, part)
         _add(total, dataset.labels)
+        return total.hexdigest()[:16]
+    if isinstance(dataset, TableRows):
+        total.update(dataset.digest().encode())
         return total.hexdigest()[:16]
     if isinstance(dataset, FolderImages):
         root = os.path.commonpath(dataset.paths)

@@ -27,12 +27,15 @@ from lipt_cords.data.parts import LeftOut, Part, Parts
 from lipt_cords.data.sample_lists import read_sample_list
 from lipt_cords.data.split_file import Split, places_of, read_split, unnamed
 from lipt_cords.data.splits import balanced_sample, stratified_split
+from lipt_cords.data.tables.parts import table_parts
+from lipt_cords.data.tables.rows import TableRows, summary
 from lipt_cords.data.torchvision_files import DATA_SETS as TORCHVISION
 from lipt_cords.data.torchvision_files import read_torchvision
 
 DATA_VARIABLE = "LIPT_CORDS_DATA"
 STATISTICS_IMAGES = 2048
 FOLDER_PREFIX = "imagefolder:"
+TABLE_PREFIX = "table:"
 
 RawImages = tuple[Tensor, Tensor]
 """Images (N, C, H, W), uint8, and their labels (N,)."""
@@ -63,7 +66,7 @@ def register_dataset(name: str) -> Callable[[DatasetFunction], DatasetFunction]:
 
 
 DATASET_NAMES: tuple[str, ...] = ("digits", *TORCHVISION)
-"""Names of this package, besides ``imagefolder:DIR`` and registered ones."""
+"""Names of this package, besides ``imagefolder:DIR``, ``table:FILE`` and registered ones."""
 DATASET_LINES: dict[str, str] = {
     "digits": "1,797 digits of 8 x 8 pixels, bundled with scikit-learn.",
     "mnist": "70,000 digits of 28 x 28 pixels.",
@@ -71,13 +74,14 @@ DATASET_LINES: dict[str, str] = {
     "cifar10": "60,000 colour pictures of 32 x 32 pixels in 10 classes.",
     "cifar100": "60,000 colour pictures of 32 x 32 pixels in 100 classes.",
     "imagefolder:DIR": "A folder of images, one folder a class.",
+    "table:FILE": "A CSV or Parquet file, one column the label.",
 }
 """What each is, in one line."""
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """A data set in three parts that share one normalisation, measured on the training images."""
+    """A data set in three parts that share one normalisation, measured on the training samples."""
 
     name: str
     train: Dataset[Any]
@@ -89,15 +93,25 @@ class DataSplits:
     """What the classes are called, where the data set says so."""
     samples: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
     """What the samples of ``train``, ``val`` and ``test`` are called: paths in the image folder,
-    or places in the data set such as ``test/7``."""
+    numbers of rows in a table, or places in the data set such as ``test/7``."""
     root: Path | None = None
     """The image folder."""
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
     """What of the data is in no part."""
+    columns: str = field(default="", compare=False)
+    """Which columns of a table are used, and how."""
+
+    @property
+    def is_table(self) -> bool:
+        """Whether samples are rows of a table."""
+        return isinstance(self.train, TableRows)
 
     @property
     def naming(self) -> str:
-        """What a column of ``samples`` is called: ``path`` in an image folder, else ``sample``."""
+        """What a column of ``samples`` is called: ``path`` in an image folder, ``row`` in a table,
+        else ``sample``."""
+        if self.is_table:
+            return "row"
         return "sample" if self.root is None else "path"
 
     def __str__(self) -> str:
@@ -108,10 +122,10 @@ class DataSplits:
         """
         train, val, test = (dataset_length(part) for part in (self.train, self.val, self.test))
         line = (
-            f"{train + val + test:,} images: {train:,} for training, {val:,} for validation, "
-            f"{test:,} for testing"
+            f"{train + val + test:,} {'rows' if self.is_table else 'images'}: {train:,} for "
+            f"training, {val:,} for validation, {test:,} for testing"
         )
-        return "; ".join(filter(None, (line, str(self.left_out))))
+        return "; ".join(filter(None, (line, self.columns, str(self.left_out))))
 
 
 def canonical_dataset_name(name: str) -> str:
@@ -123,14 +137,15 @@ def canonical_dataset_name(name: str) -> str:
     >>> canonical_dataset_name("FashionMNIST"), canonical_dataset_name("CIFAR10")
     ('fashion-mnist', 'cifar10')
     """
-    if str(name).lower().startswith(FOLDER_PREFIX):
-        return FOLDER_PREFIX + str(name)[len(FOLDER_PREFIX) :]
+    for prefix in (FOLDER_PREFIX, TABLE_PREFIX):
+        if str(name).lower().startswith(prefix):
+            return prefix + str(name)[len(prefix) :]
     if name in DATASETS:
         return DATASETS.entry(name).name
     plain = str(name).lower().replace("-", "").replace("_", "")
     known = {known.replace("-", ""): known for known in DATASET_NAMES} | {"fmnist": "fashion-mnist"}
     if plain not in known:
-        valid = (*DATASET_NAMES, *DATASETS.names(), "imagefolder:DIR")
+        valid = (*DATASET_NAMES, *DATASETS.names(), "imagefolder:DIR", "table:FILE")
         raise ValueError(f"{unknown_name('data set', name, valid)} {FOREIGN_NAME}")
     return known[plain]
 
@@ -141,7 +156,7 @@ def data_directory(datadir: str | Path | None = None) -> Path:
 
 
 def find_data(name: str, datadir: str | Path | None = None) -> Path | None:
-    """The folder in which a data set is found, or None.
+    """The folder in which a data set is found, or the file of a table, or None.
 
     >>> find_data("digits").name
     'data'
@@ -155,6 +170,9 @@ def find_data(name: str, datadir: str | Path | None = None) -> Path | None:
     if known.startswith(FOLDER_PREFIX):
         folder = Path(known[len(FOLDER_PREFIX) :]).expanduser()
         return next((f for f in (folder, root / folder) if f.is_dir()), None)
+    if known.startswith(TABLE_PREFIX):
+        file = Path(known[len(TABLE_PREFIX) :]).expanduser()
+        return next((f for f in (file, root / file) if f.is_file()), None)
     if known in DATASETS:
         return root
     inside = root / TORCHVISION[known][1]
@@ -173,29 +191,37 @@ def load_dataset(
     skip_unreadable: bool = False,
     without: str | Path | None = None,
     split: str | Path | None = None,
+    label: str | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> DataSplits:
     """Load a data set by name, with a seeded stratified validation split.
 
     The test part never depends on the seed. Small sets are decoded once and held as bytes.
 
     Args:
-        name: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100`` or
+        name: ``digits``, ``mnist``, ``fashion-mnist``, ``cifar10``, ``cifar100``,
+            ``table:FILE`` (a CSV or Parquet file, of which a fixed tenth is the test part),
             ``imagefolder:DIR``, or a registered name. DIR holds ``train/`` and ``test/`` (and
             maybe ``val/``; with ``val/`` but no ``test/``, that is the test part) of class
             folders, in any case and wording (``Training``, ``test_set``), or class folders
             directly, of which a fixed tenth is then the test part. Hidden files are ignored.
         datadir: folder of the data; None for ``$LIPT_CORDS_DATA`` or ``./data``.
         seed: seed of the validation split and of ``limit``.
-        val_fraction: share of the training images held out for validation, in (0, 1).
+        val_fraction: share of the training samples held out for validation, in (0, 1).
         download: fetch a missing set into ``datadir``.
-        limit: most training images to use, classes balanced; None for all.
+        limit: most training samples to use, classes balanced; None for all.
         image_size: side in pixels to which an image folder is resized; needed if sizes differ.
-        skip_unreadable: leave out files of an image folder that cannot be read.
-        without: a CSV file whose column ``path`` or ``sample`` names samples to leave out of
-            training and validation, such as the ``suspects.csv`` of ``lipt-cords clean``. All
+        skip_unreadable: leave out files of an image folder that cannot be read, and rows of a table
+            without a label.
+        without: a CSV file whose column ``path``, ``row`` or ``sample`` names samples to leave out
+            of training and validation, such as the ``suspects.csv`` of ``lipt-cords clean``. All
             others stay in the part in which they are without it, and so does the whole test part.
         split: the ``split.json`` of a run: its training, validation and test samples, in its
             order. ``val_fraction`` and ``seed`` then divide nothing.
+        label: the column of a table that holds the classes; None takes the one called ``label``,
+            ``target``, ``class`` or ``y``.
+        columns: a use by name for columns of a table that are not to be used as they would be:
+            ``number``, ``category`` or ``leave-out``.
 
     Raises:
         ValueError: an unknown name, missing data (it says where it looked), unreadable images, a
@@ -212,8 +238,12 @@ def load_dataset(
         raise ValueError(f"limit must be at least 1 training image, received {limit}")
     if image_size is not None and not known.startswith(FOLDER_PREFIX):
         raise ValueError(f"image_size is for imagefolder:DIR alone; {known} keeps its own size")
-    if skip_unreadable and not known.startswith(FOLDER_PREFIX):
-        raise ValueError(f"skip_unreadable is for imagefolder:DIR alone, received {known}")
+    if skip_unreadable and not known.startswith((FOLDER_PREFIX, TABLE_PREFIX)):
+        raise ValueError(
+            f"skip_unreadable is for imagefolder:DIR and table:FILE alone, received {known}"
+        )
+    if (label is not None or columns) and not known.startswith(TABLE_PREFIX):
+        raise ValueError(f"label and columns are for table:FILE alone, received {known}")
     given = None if split is None else read_split(split, known)
     if known == "digits":
         parts = _digits()
@@ -221,18 +251,22 @@ def load_dataset(
         parts = folder_parts(
             _folder(known, datadir), image_size, skip_unreadable=skip_unreadable, split=given
         )
+    elif known.startswith(TABLE_PREFIX):
+        parts = table_parts(
+            _table(known, datadir), label, columns, skip_unreadable=skip_unreadable, split=given
+        )
     elif known in DATASETS:
         parts = _registered(known, data_directory(datadir), download)
     else:
         parts = _torchvision(known, data_directory(datadir), download)
-    if given is not None and parts.root is None:
+    if given is not None and not known.startswith((FOLDER_PREFIX, TABLE_PREFIX)):
         parts = _divided(known, parts, given)
     return _split(known, parts, val_fraction, limit, seed, without)
 
 
 def _divided(name: str, parts: Parts, split: Split) -> Parts:
     """All samples of a data set, divided anew."""
-    train, test = parts.train.images, parts.test.images
+    train, test = parts.train.data, parts.test.data
     if not isinstance(train, ImageTensors) or not isinstance(test, ImageTensors):
         raise TypeError(f"{name} is divided by its files")
     images = ImageTensors(
@@ -265,10 +299,12 @@ def _split(
     kept = torch.arange(len(labels))
     if val is None:
         if len(labels) < 2:
-            raise ValueError(f"{name} has {len(labels)} training images: expected at least two")
+            raise ValueError(f"{name} has {len(labels)} training samples: expected at least two")
         count = min(max(1, round(val_fraction * len(labels))), len(labels) - 1)
         kept, held = stratified_split(labels, count, generator(seed, "validation split"))
         val = train.select(held)
+    if isinstance(train.data, TableRows):  # before some are left out, so that nets keep their shape
+        train = Part(train.data.measured_on(kept), train.names)
     if without is not None:
         fitted = {*train.names, *val.names}
         gone = read_sample_list(without, {*fitted, *parts.test.names, *parts.unused}) & fitted
@@ -277,17 +313,21 @@ def _split(
         left_out = replace(left_out, by_list=(Path(without).name, len(gone)))
         for what, some in (("training", kept), ("validation", val)):
             if not len(some):
-                raise ValueError(f"no {what} image is left without those of {without}: shorten it")
+                raise ValueError(f"no {what} sample is left without those of {without}: shorten it")
     if limit is not None:
         left_out = replace(left_out, over_limit=max(0, len(kept) - limit))
         kept = kept[balanced_sample(labels[kept], limit, generator(seed, "limit"))]
     train = train.select(kept)
     measured = torch.arange(len(train))
-    if isinstance(train.images, FolderImages):
+    if isinstance(train.data, FolderImages):
         measured = balanced_sample(train.labels, STATISTICS_IMAGES, generator(0, "statistics"))
-    mean, std = train.images.statistics(measured)
+    mean, std = train.data.statistics(measured)
     named = {"train": train, "val": val, "test": parts.test}
-    normalised = {name: part.images.normalised_as(mean, std) for name, part in named.items()}
+    columns = ""
+    if isinstance(train.data, TableRows):
+        named = {name: part.encoded_as(train) for name, part in named.items()}
+        columns = summary(train.data, parts.dates)
+    normalised = {name: part.data.normalised_as(mean, std) for name, part in named.items()}
     return DataSplits(
         name=name,
         **normalised,
@@ -297,6 +337,7 @@ def _split(
         samples={name: part.names for name, part in named.items()},
         root=parts.root,
         left_out=left_out,
+        columns=columns,
     )
 
 
@@ -358,6 +399,20 @@ def _folder(name: str, datadir: str | Path | None) -> Path:
             "folders, or of one that holds train/ and test/, as imagefolder:DIR"
         )
     return folder
+
+
+def _table(name: str, datadir: str | Path | None) -> Path:
+    path = find_data(name, datadir)
+    if path is None:
+        given = name[len(TABLE_PREFIX) :]
+        tried = list(dict.fromkeys([Path(given).expanduser(), data_directory(datadir) / given]))
+        if folder := next((one for one in tried if one.is_dir()), None):
+            raise ValueError(f"{folder} is a folder: give one CSV or Parquet file, as table:FILE")
+        raise ValueError(
+            f"no file {', nor '.join(map(str, tried))}: give the path of a CSV or Parquet file, as "
+            "table:FILE"
+        )
+    return path
 
 
 def _raw(images: Tensor, labels: Tensor, part: str) -> Part:

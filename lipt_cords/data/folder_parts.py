@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
+from lipt_cords.base.listing import listed, reasons
 from lipt_cords.base.randomness import generator
 from lipt_cords.data.folder_layout import class_files, inner_folders, part_folders
 from lipt_cords.data.folders import FolderImages
-from lipt_cords.data.parts import LeftOut, Part, Parts, listed, reasons
+from lipt_cords.data.parts import LeftOut, Part, Parts
 from lipt_cords.data.split_file import Split, places_of, unnamed
 from lipt_cords.data.splits import stratified_split
 

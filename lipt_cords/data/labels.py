@@ -24,6 +24,7 @@ from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.open_files import nothing_left_open
 from lipt_cords.data.reads import NotedItems, note_read
 from lipt_cords.data.steadiness import spread
+from lipt_cords.data.tables.rows import TableRows
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def _held_in_memory(dataset: Dataset[Any]) -> bool:
         return _held_in_memory(dataset.dataset)
     if type(dataset) is ConcatDataset:
         return all(map(_held_in_memory, dataset.datasets))
-    return type(dataset) in (TensorDataset, ImageTensors, FolderImages)
+    return type(dataset) in (TensorDataset, ImageTensors, FolderImages, TableRows)
 
 
 def _compare(

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor
 
+from lipt_cords.base.listing import listed, reasons
 from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
+from lipt_cords.data.tables.rows import TableRows
 
-Images = ImageTensors | FolderImages
-NAMED = 5
-"""Files that a line names."""
+Samples = ImageTensors | FolderImages | TableRows
+MOST_COLUMNS = 20
+"""Columns that a line names."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images and what each is called: a path in the image folder, or a place such as ``test/7``."""
+    """Samples and what each is called: a path in the image folder, the number of a row in a table,
+    or a place such as ``test/7``."""
 
-    images: Images
+    data: Samples
     names: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -31,11 +34,11 @@ class Part:
     @property
     def labels(self) -> Tensor:
         """Classes, shape (N,)."""
-        return self.images.labels
+        return self.data.labels
 
     def select(self, indices: Tensor) -> Part:
         """Some of the samples, in the order given."""
-        return Part(self.images.select(indices), tuple(self.names[i] for i in indices.tolist()))
+        return Part(self.data.select(indices), tuple(self.names[i] for i in indices.tolist()))
 
     def without(self, positions: Collection[int]) -> Part:
         """All samples but some."""
@@ -44,13 +47,21 @@ class Part:
         kept = [index for index in range(len(self)) if index not in positions]
         return self.select(torch.tensor(kept, dtype=torch.int64))
 
+    def encoded_as(self, other: Part) -> Part:
+        """The same samples; rows of a table become inputs as those of another part do."""
+        if not isinstance(self.data, TableRows) or not isinstance(other.data, TableRows):
+            return self
+        return Part(self.data.encoded_as(other.data.encoding), self.names)
+
 
 @dataclass(frozen=True)
 class LeftOut:
     """What of a data set is in no part."""
 
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    """Why files could not be read, by their names."""
+    """Why files, or rows of a table, could not be read, by their names."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Why columns of a table are not used, by their names."""
     empty: tuple[str, ...] = ()
     """Folders without an image."""
     others: tuple[str, ...] = ()
@@ -60,7 +71,7 @@ class LeftOut:
     not_in_split: int = 0
     """Samples that the given split does not name."""
     over_limit: int = 0
-    """Training images beyond ``limit``."""
+    """Training samples beyond ``limit``."""
 
     def notes(self) -> list[str]:
         """What a reader of results must know."""
@@ -70,6 +81,10 @@ class LeftOut:
         if self.by_list:
             name, count = self.by_list
             said.append(f"{count:,} left out by {name}")
+        if self.columns:
+            one = len(self.columns) == 1
+            what = "1 column" if one else f"{len(self.columns)} columns"
+            said.append(f"{what} left out: {reasons(self.columns, MOST_COLUMNS)}")
         return said
 
     def __str__(self) -> str:
@@ -102,22 +117,5 @@ class Parts:
     left_out: LeftOut = field(default_factory=LeftOut)
     unused: tuple[str, ...] = ()
     """Samples of the data set that are in no part."""
-
-
-def listed(names: Sequence[str], most: int = NAMED) -> str:
-    """The first few of some names.
-
-    >>> listed(["a", "b"]), listed(list("abcdefg"))
-    ('a, b', 'a, b, c, d, e and 2 more')
-    """
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def reasons(unreadable: Mapping[str, str], most: int = NAMED) -> str:
-    """The first few of some files with why they cannot be read.
-
-    >>> reasons({"a.jpg": "truncated"})
-    'a.jpg (truncated)'
-    """
-    return listed([f"{name} ({why})" for name, why in unreadable.items()], most)
+    dates: tuple[str, ...] = ()
+    """Columns of a table that hold dates."""

@@ -7,14 +7,14 @@ import io
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from lipt_cords.data.parts import NAMED, listed
+from lipt_cords.base.listing import NAMED, listed
 
-COLUMNS = ("path", "sample")
+COLUMNS = ("path", "row", "sample")
 """The first of these columns that is there names samples; others are ignored."""
 
 
 def read_sample_list(path: str | Path, known: Collection[str]) -> set[str]:
-    """Names of samples in the column ``path`` or ``sample`` of a CSV file.
+    """Names of samples in the column ``path``, ``row`` or ``sample`` of a CSV file.
 
     Args:
         path: the file.
@@ -25,7 +25,7 @@ def read_sample_list(path: str | Path, known: Collection[str]) -> set[str]:
     """
     where = Path(path).expanduser()
     if not where.is_file():
-        raise ValueError(f"no file {where}: give a CSV with a column 'path' or 'sample'")
+        raise ValueError(f"no file {where}: give a CSV with a column 'path', 'row' or 'sample'")
     # Names of old file systems may be no UTF-8.
     with where.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         rows = csv.DictReader(file)
@@ -33,7 +33,7 @@ def read_sample_list(path: str | Path, known: Collection[str]) -> set[str]:
         named = next((name for name in COLUMNS if name in columns), None)
         if named is None:
             raise ValueError(
-                f"{where} has no column 'path' or 'sample' (it has "
+                f"{where} has no column 'path', 'row' or 'sample' (it has "
                 f"{', '.join(columns[:NAMED]) or 'none'}): give a list such as the suspects.csv of "
                 "lipt-cords clean"
             )

@@ -34,6 +34,7 @@ from lipt_cords.data.labels import labels_of
 from lipt_cords.data.open_files import nothing_left_open, own_file_positions
 from lipt_cords.data.reads import NotedItems, note_read
 from lipt_cords.data.steadiness import ItemsBySeed, differs_between_reads, draws_at_random
+from lipt_cords.data.tables.rows import TableRows
 
 SCAN_BATCH = 1024
 """Samples that are scanned for NaN and infinity at once."""
@@ -174,7 +175,7 @@ class BatchSource:
 
     def _reading(self) -> AbstractContextManager[None]:
         """Around every read: the data set keeps no file open that it opens when it is read."""
-        held = isinstance(self._base, ImageTensors) or type(self._base) is TensorDataset
+        held = isinstance(self._base, ImageTensors | TableRows) or type(self._base) is TensorDataset
         return nullcontext() if held else nothing_left_open(self._base)
 
     def _loader(self, chosen: Tensor, batch_size: int) -> DataLoader[Any]:

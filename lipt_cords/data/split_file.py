@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lipt_cords.base.files import read_json
-from lipt_cords.data.parts import listed
+from lipt_cords.base.listing import listed
 
 PARTS = ("train", "val", "test")
 Split = Mapping[str, Sequence[str]]

@@ -49,7 +49,7 @@ class LabelCheck:
     samples: list[str]
     """What each of them is called."""
     called: str
-    """``path`` where these are files of an image folder, else ``sample``."""
+    """``path`` where these are files of an image folder, ``row`` in a table, else ``sample``."""
     features: str
     """What the samples were compared by."""
     config: dict[str, Any]

@@ -37,7 +37,8 @@ from lipt_cords.experiments.chosen_files import SELECTION, write_split, write_ta
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.results import RESULTS
 from lipt_cords.experiments.tracking import Tracker
-from lipt_cords.models.build import build_model
+from lipt_cords.models.build import build_model, reads_images
+from lipt_cords.models.heads import find_head
 from lipt_cords.training.ledger import CurvePoint
 from lipt_cords.training.optimizers import build_optimizer, build_scheduler
 from lipt_cords.training.step import autocast_dtype
@@ -71,6 +72,8 @@ def load_splits(config: RunConfig, on_data: OnData | None = None) -> DataSplits:
         skip_unreadable=data.skip_unreadable,
         without=data.without,
         split=data.split,
+        label=data.label,
+        columns=data.columns,
     )
     if on_data is not None:
         on_data(splits)
@@ -81,8 +84,15 @@ def build_net(config: RunConfig, splits: DataSplits) -> nn.Module:
     """The net of a run, on the CPU, with weights drawn from the run's seed.
 
     Raises:
-        ValueError: an unknown net, or fewer outputs than the data has classes.
+        ValueError: an unknown net, one for images where the data are a table, or fewer outputs
+            than the data has classes.
     """
+    name = config.model.architecture
+    if splits.is_table and reads_images(name):
+        raise ValueError(
+            f"model.architecture {name!r} reads images, and {splits.name} has rows of a table: "
+            "leave it out, which takes mlp, or name a net of your own by model.import"
+        )
     classes = config.model.numclasses or splits.num_classes
     if classes < splits.num_classes:
         raise ValueError(
@@ -90,10 +100,10 @@ def build_net(config: RunConfig, splits: DataSplits) -> nn.Module:
             "leave it out or raise it"
         )
     return build_model(
-        config.model.architecture,
+        name,
         classes,
         in_channels=splits.input_shape[0],
-        image_size=splits.input_shape[-1],
+        image_size=1 if splits.is_table else splits.input_shape[-1],
         seed=config.train_args.seed,
     )
 
@@ -123,7 +133,7 @@ def begin(
     """
     model = build_net(config, splits).to(device)
     if uses_cords(config, []):
-        make_cords_compatible(model)
+        make_cords_compatible(model, _head_of_several(model, splits, device))
     # Before the loader, as CORDS's scripts do: a warm start loads its weights in place.
     precision = autocast_dtype(config.train_args.precision, device)
     optimizer = build_optimizer(model, config.optimizer, precision=precision)
@@ -289,6 +299,15 @@ def fit_warm_start(
     if output is not None and is_main_process():
         result.save(output)
     return result
+
+
+def _head_of_several(model: nn.Module, splits: DataSplits, device: torch.device) -> str | None:
+    """The head, found by a sample, where a net has several linear layers; None for any other."""
+    if sum(isinstance(layer, nn.Linear) for layer in model.modules()) < 2:
+        return None
+    source = BatchSource(splits.train, [0], device=device, cache_bytes=0)
+    sample, _ = next(source.batches(batch_size=1))
+    return find_head(model, sample=sample).name
 
 
 def _tracked(tracker: Tracker | None, trainer: Trainer, on_point: OnPoint | None) -> OnPoint | None:

@@ -54,6 +54,7 @@ from lipt_cords.experiments.run import (
     without_cords_warnings,
 )
 from lipt_cords.experiments.subset_folder import check_subset_folder, make_subset_folder
+from lipt_cords.experiments.subset_table import check_subset_table, make_subset_table
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.selectors.base import Selection
 from lipt_cords.selectors.report import SelectionReport, SubsetAccuracy
@@ -186,8 +187,9 @@ def select_once(
             and a note says so.
         as_train: choose what a training of this configuration would choose first, with CORDS's
             loader, a pilot's trials and full-data epochs where it has them.
-        folder: where the chosen files of an image folder are copied to, into class folders.
-        link: make links to them in place of copies.
+        folder: where the chosen files of an image folder are copied to, into class folders; of a
+            table, the new file that gets the chosen rows.
+        link: make links to files in place of copies.
         output: directory for ``selection.json``, ``selection.npz``, ``selected.csv`` and
             ``split.json``; None writes nothing.
         overwrite: replace another selection in ``output``.
@@ -199,8 +201,8 @@ def select_once(
 
     Raises:
         ValueError: whatever is wrong with the options, the data or the checkpoint; ``output`` holds
-            a run, or another selection and ``overwrite`` is not set; the data are no image folder
-            or ``folder`` is not a new one.
+            a run, or another selection and ``overwrite`` is not set; the data are neither an
+            image folder nor a table, or ``folder`` is not a new one.
     """
     started = time.perf_counter()
     selector_for(config.dss_args.strategy)  # Full has none
@@ -216,7 +218,10 @@ def select_once(
     where = None if output is None else Path(output).expanduser()
     target = None if folder is None else Path(folder).expanduser()
     if target is not None:
-        check_subset_folder(target, config, where)
+        if config.dataset.is_table:
+            check_subset_table(target, config, link=link)
+        else:
+            check_subset_folder(target, config, where)
     known = None if checkpoint is None else str(Path(checkpoint).expanduser().resolve())
     if where is not None and is_main_process():
         asked = {"config": config.to_dict(), "checkpoint": known, "as_train": as_train}
@@ -273,7 +278,9 @@ def select_once(
     )
     if where is not None:
         made.save(where)
-    if target is not None:
+    if target is not None and splits.is_table:
+        make_subset_table(target, config, splits, selection.indices.tolist())
+    elif target is not None:
         make_subset_folder(target, splits, selection.indices.tolist(), link=link)
     return made
 

@@ -27,8 +27,8 @@ def check_subset_folder(target: Path, config: RunConfig, output: Path | None) ->
     name = canonical_dataset_name(config.dataset.name)
     if not name.startswith(FOLDER_PREFIX):
         raise ValueError(
-            f"--copy and --link make a folder of image files, and {name} has none: take the "
-            "samples from selected.csv, or give imagefolder:DIR"
+            f"--copy and --link take image files or rows of a table, and {name} has none: take the "
+            "samples from selected.csv, or give imagefolder:DIR or table:FILE"
         )
     if target.exists() and not target.is_dir():
         raise ValueError(f"expected a new folder at {target}, found a file: choose another name")

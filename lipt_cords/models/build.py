@@ -9,8 +9,8 @@ from torch import nn
 
 from lipt_cords.base.randomness import isolated_rng
 from lipt_cords.base.registry import Registry
-from lipt_cords.models.nets import CifarResNet, SmallCNN, WideResNet
-from lipt_cords.models.outside import build_outside
+from lipt_cords.models.nets import MLP, CifarResNet, SmallCNN, WideResNet
+from lipt_cords.models.outside import TIMM, build_outside
 
 SMALL_IMAGE = 64
 """Largest image side, in pixels, for which torchvision's nets get a 3x3 stem without pooling."""
@@ -28,19 +28,23 @@ def _plain(name: object) -> str:
 
 ModelFunction = Callable[[int, int, int], nn.Module]
 MODELS: Registry[ModelFunction] = Registry(
-    "model", takes=("num_classes", "in_channels", "image_size")
+    "model", takes=("num_classes", "in_channels", "image_size"), images=None
 )
+"""``images``: whether it reads images alone; None: not known."""
 
 
-def register_model(name: str) -> Callable[[ModelFunction], ModelFunction]:
+def register_model(
+    name: str, *, images: bool | None = None
+) -> Callable[[ModelFunction], ModelFunction]:
     """Make a network known by a name.
 
-    The function takes the number of classes, the channels of the images and their side in pixels,
-    and returns a module that ends in a linear head. It draws its weights from torch's global
-    random state, which is seeded for it.
+    The function takes the number of classes, the channels of the images and their side in pixels
+    (of a table the inputs of a row, and 1), and returns a module that ends in a linear head. It
+    draws its weights from torch's global random state, which is seeded for it.
 
     Args:
         name: must be free.
+        images: whether it reads images alone, so that tables are refused; None: not known.
 
     Raises:
         ValueError: the name is taken, or the function cannot be called so.
@@ -52,55 +56,61 @@ def register_model(name: str) -> Callable[[ModelFunction], ModelFunction]:
                 f"a model named {name!r} is the known {known!r}, for case, hyphens and underscores "
                 "do not matter: choose another name"
             )
-    return MODELS.register(name)
+    return MODELS.register(name, images=images)
 
 
-@register_model("cnn")
+@register_model("cnn", images=True)
 def _cnn(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """Two convolutions and a head, for small images."""
     return SmallCNN(num_classes, in_channels)
 
 
-@register_model("resnet8")
+@register_model("resnet8", images=True)
 def _resnet8(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """The ResNet for CIFAR with 8 layers (He et al., CVPR 2016)."""
     return CifarResNet(1, num_classes, in_channels)
 
 
-@register_model("resnet20")
+@register_model("resnet20", images=True)
 def _resnet20(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """The ResNet for CIFAR with 20 layers (He et al., CVPR 2016)."""
     return CifarResNet(3, num_classes, in_channels)
 
 
-@register_model("resnet56")
+@register_model("resnet56", images=True)
 def _resnet56(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """The ResNet for CIFAR with 56 layers (He et al., CVPR 2016)."""
     return CifarResNet(9, num_classes, in_channels)
 
 
-@register_model("wrn-28-10")
+@register_model("wrn-28-10", images=True)
 def _wrn_28_10(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """The wide ResNet with 28 layers (Zagoruyko, Komodakis, BMVC 2016)."""
     return WideResNet(28, 10, num_classes, in_channels)
 
 
-@register_model("resnet18")
+@register_model("resnet18", images=True)
 def _resnet18(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """torchvision's ResNet-18, with a small stem for small images."""
     return _torchvision_net("resnet18", num_classes, in_channels, image_size)
 
 
-@register_model("resnet50")
+@register_model("resnet50", images=True)
 def _resnet50(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """torchvision's ResNet-50, with a small stem for small images."""
     return _torchvision_net("resnet50", num_classes, in_channels, image_size)
 
 
-@register_model("wide_resnet50_2")
+@register_model("wide_resnet50_2", images=True)
 def _wide_resnet50_2(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
     """torchvision's wide ResNet-50, with a small stem for small images."""
     return _torchvision_net("wide_resnet50_2", num_classes, in_channels, image_size)
+
+
+@register_model("mlp")
+def _mlp(num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """Two hidden layers, for rows of a table or small images."""
+    return MLP(num_classes, in_channels * image_size**2)
 
 
 MODEL_NAMES: tuple[str, ...] = MODELS.names()
@@ -119,9 +129,9 @@ def build_model(
             function of a module of your own with those of ``num_classes``, ``in_channels`` and
             ``image_size`` that it takes.
         num_classes: outputs of the head.
-        in_channels: channels of the images.
-        image_size: side of the images in pixels; up to 64, torchvision's nets get a 3x3 stem of
-            stride 1 and no max-pooling.
+        in_channels: channels of the images; of a table the inputs of a row.
+        image_size: side of the images in pixels, 1 for a table; up to 64, torchvision's nets get a
+            3x3 stem of stride 1 and no max-pooling.
         seed: seed of the initial weights; the global random state is left as it was.
 
     Raises:
@@ -159,6 +169,17 @@ def canonical_model_name(name: str) -> str:
     if plain in _ALIASES:
         return _ALIASES[plain]
     return MODELS.entry(name).name
+
+
+def reads_images(name: str) -> bool:
+    """Whether a net is known to read images and nothing else.
+
+    >>> reads_images("ResNet18"), reads_images("mlp"), reads_images("timm:resnet18")
+    (True, False, True)
+    """
+    if ":" in name:
+        return name.startswith(f"{TIMM}:")
+    return MODELS.entry(canonical_model_name(name)).facts["images"] is True
 
 
 def _torchvision_net(name: str, num_classes: int, in_channels: int, image_size: int) -> nn.Module:

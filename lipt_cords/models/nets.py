@@ -1,4 +1,4 @@
-"""Small networks for small images, written out: the ones that published comparisons use.
+"""Small networks for small images and for rows, written out: the ones that comparisons use.
 
 Each ends with one ``nn.Linear``, so its head is found without help.
 """
@@ -38,6 +38,26 @@ class SmallCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+class MLP(nn.Module):
+    """Two hidden layers of 128 with ReLU, for rows of a table; images are read pixel by pixel."""
+
+    def __init__(self, num_classes: int, inputs: int, width: int = 128) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(inputs, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(width, num_classes)
+        initialise(self)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(rows))
         return logits
 
 

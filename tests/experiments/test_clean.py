@@ -95,7 +95,7 @@ def test_training_goes_on_without_the_suspects(folder: Path, tmp_path: Path) -> 
     ("text", "words"),
     [
         ("path\ndown/none.png\n", "down/none.png"),
-        ("name,label\nx,y\n", "column 'path' or 'sample'"),
+        ("name,label\nx,y\n", "column 'path', 'row' or 'sample'"),
         ("", "column 'path'"),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_list_that_leaves_nothing_is_refused(folder: Path, tmp_path: Path) -> 
     names = [name for part in load_dataset(f"imagefolder:{folder}", image_size=8).samples.values()
              for name in part]  # fmt: skip
     (tmp_path / "list.csv").write_text("sample\n" + "\n".join(names))
-    with pytest.raises(ValueError, match="no training image is left"):
+    with pytest.raises(ValueError, match="no training sample is left"):
         load_dataset(f"imagefolder:{folder}", image_size=8, without=tmp_path / "list.csv")
     with pytest.raises(ValueError, match="no file"):
         load_dataset("digits", without=tmp_path / "absent.csv")

@@ -78,7 +78,9 @@ def test_a_folder_that_would_be_changed_is_refused_before_any_work(
     ):
         with pytest.raises(ValueError, match=message):
             select_once(config, folder=target, output=tmp_path / "out")
-    with pytest.raises(ValueError, match="make a folder of image files, and digits has none"):
+    with pytest.raises(
+        ValueError, match="take image files or rows of a table, and digits has none"
+    ):
         select_once(digits, folder=tmp_path / "few")
     assert not (tmp_path / "out").exists() and not (tmp_path / "few").exists()
 

@@ -19,10 +19,10 @@ def parameters(model: nn.Module) -> int:
 @pytest.mark.parametrize("name", [name for name in MODEL_NAMES if name not in LARGE])
 def test_every_small_net_runs_and_is_usable_by_cords(name):
     model = build_model(name, 7, in_channels=1, image_size=28).eval()
-    logits, embeddings = make_cords_compatible(model)(
+    head = find_head(model, sample=torch.rand(2, 1, 28, 28))
+    logits, embeddings = make_cords_compatible(model, head.name)(
         torch.rand(2, 1, 28, 28), last=True, freeze=True
     )
-    head = find_head(model)
     assert logits.shape == (2, 7) and embeddings.shape == (2, head.module.in_features)
     torch.testing.assert_close(head.module(embeddings), logits)
 

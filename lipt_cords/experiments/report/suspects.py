@@ -14,6 +14,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
+from lipt_cords.data.tables.rows import TableRows
 from lipt_cords.experiments.report.templating import rendered
 
 PICTURES = 300
@@ -28,7 +29,7 @@ class Suspect:
     """One sample whose label is probably wrong."""
 
     sample: str
-    """Its path in the image folder, or its place in the data set such as ``train/7``."""
+    """Its path in the image folder, its row in the table, or its place such as ``train/7``."""
     part: str
     """``train``, ``val`` or ``test``."""
     label: str
@@ -49,7 +50,7 @@ def suspects_page(
     agreement: float,
     notes: Sequence[str],
 ) -> str:
-    """The page as one file that loads nothing from a network.
+    """The page as one file that loads nothing from a network, with pictures or values of rows.
 
     Args:
         suspects: the most suspect first.
@@ -66,7 +67,9 @@ def suspects_page(
         "suspects.html",
         suspects=suspects,
         total=len(data),  # type: ignore[arg-type]
-        shown=[(one, picture(data, one.place)) for one in suspects[:PICTURES]],
+        shown=[
+            (one, picture(data, one.place), values(data, one.place)) for one in suspects[:PICTURES]
+        ],
         pairs=pairs[:PAIRS],
         by=by,
         agreement=f"{agreement:.0%}",
@@ -76,15 +79,27 @@ def suspects_page(
 
 def picture(data: Dataset[Any], place: int) -> str | None:
     """A sample as a PNG in a ``data:`` address; None for what is no image."""
-    while isinstance(data, ConcatDataset):
-        number = next(n for n, end in enumerate(data.cumulative_sizes) if place < end)
-        place -= data.cumulative_sizes[number - 1] if number else 0
-        data = data.datasets[number]
+    data, place = _within(data, place)
     if isinstance(data, ImageTensors):
         return as_png(data.images[place].cpu())
     if isinstance(data, FolderImages):
         return as_png(data.decode(place))
     return None
+
+
+def values(data: Dataset[Any], place: int) -> str | None:
+    """The values of a row of a table; None for other samples."""
+    data, place = _within(data, place)
+    return data.described(place) if isinstance(data, TableRows) else None
+
+
+def _within(data: Dataset[Any], place: int) -> tuple[Dataset[Any], int]:
+    """The data set that holds a sample, of those put together, and its place there."""
+    while isinstance(data, ConcatDataset):
+        number = next(n for n, end in enumerate(data.cumulative_sizes) if place < end)
+        place -= data.cumulative_sizes[number - 1] if number else 0
+        data = data.datasets[number]
+    return data, place
 
 
 def as_png(pixels: Tensor) -> str | None:

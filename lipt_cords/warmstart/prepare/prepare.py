@@ -21,6 +21,7 @@ from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.labels import labels_of
 from lipt_cords.data.source import BatchSource
+from lipt_cords.data.tables.rows import TableRows
 from lipt_cords.models.copies import copy_model
 from lipt_cords.models.described import describe_loss
 from lipt_cords.models.heads import (
@@ -239,12 +240,15 @@ def read_data(
 def _whole_contents(
     dataset: Dataset[Any], val_dataset: Dataset[Any] | None
 ) -> dict[str, str | None]:
-    """Digests of images, of which not only some can be compared, for runs that are stored."""
+    """Digests of images and tables, of which not only some samples can be compared, for runs that
+    are stored."""
     given = {"training": dataset, "held-out": val_dataset}
     return {
-        f"contents of the {which} images": contents_of(data)
+        f"contents of the {which} {'rows' if isinstance(data, TableRows) else 'images'}": (
+            contents_of(data)
+        )
         for which, data in given.items()
-        if isinstance(data, ImageTensors | FolderImages)
+        if isinstance(data, ImageTensors | FolderImages | TableRows)
     }
 
 

@@ -1,0 +1,221 @@
+"""Columns of a CSV file, read in parts: what is stored is numbers, and each different text once.
+
+A column is read as numbers, as dates or as texts, whichever all its values are. One that turns out
+to be of two kinds is read again, as texts.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lipt_cords.base.errors import missing_extra
+from lipt_cords.base.listing import listed
+from lipt_cords.data.tables.values import Columns, Numbers, Texts
+
+ROWS = 50_000
+"""Rows that are read at once."""
+SEPARATORS = (",", ";", "\t", "|")
+"""The one that the heading has most of separates values."""
+MISSING = ["?"]
+"""Read as a missing value besides what pandas does: nothing, NA, N/A, NaN, null, None."""
+_DATE = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)(Z|[+-]\d\d:?\d\d)?)?"
+)
+
+
+def read_csv(path: Path, as_text: Collection[str] = ()) -> Columns:
+    """Read all columns.
+
+    Args:
+        path: UTF-8, with a heading. Values are separated by commas, semicolons, tabs or bars.
+        as_text: columns whose values are kept as they are written.
+
+    Raises:
+        ValueError: another encoding, lines of other lengths than the heading, columns of one name,
+            no rows.
+        ImportError: pandas is not installed.
+    """
+    names, separator = heading(path)
+    texts = {name for name in names if name in as_text}
+    while True:
+        made = {name: _Gathered(name in texts) for name in names}
+        for chunk in _chunks(path, names, separator, texts):
+            for name in names:
+                made[name].add(chunk[name])
+        mixed = {name for name, one in made.items() if len(one.kinds) > 1}
+        if not mixed:
+            return {name: made.pop(name).whole() for name in names}
+        texts |= mixed
+
+
+def heading(path: Path) -> tuple[list[str], str]:
+    """The names of the columns, and what separates values.
+
+    A column without a name is called by its place, such as ``column 1``.
+    """
+    written, separator = written_heading(path)
+    names = [name.strip() or f"column {place}" for place, name in enumerate(written, 1)]
+    refuse_twice(path, names)
+    return names, separator
+
+
+def written_heading(path: Path) -> tuple[list[str], str]:
+    """The heading as it is written, and what separates values."""
+    with explained(path), path.open(newline="", encoding="utf-8-sig") as file:
+        line = next((line for line in file if line.strip()), None)
+        if line is None:
+            raise ValueError(f"{path} is empty: expected a heading and rows")
+        unquoted = re.sub(r'"[^"]*"?', "", line)
+        separator = max(SEPARATORS, key=unquoted.count)
+        if not unquoted.count(separator):
+            raise ValueError(
+                f"{path} has one column, {line.strip()[:60]!r}: expected columns separated by "
+                "commas, semicolons or tabs, one of them the label"
+            )
+        file.seek(0)
+        return next(row for row in csv.reader(file, delimiter=separator) if any(row)), separator
+
+
+def refuse_twice(path: Path, names: Sequence[str]) -> None:
+    """Refuse columns of one name."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{path} has columns of one name: {listed(twice)}. Rename or remove them")
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Give what readers say of a broken file a sentence that says what to do."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        wrong = error.object[error.start : error.start + 1].hex()
+        raise ValueError(
+            f"{path} is not UTF-8 (byte 0x{wrong}): save it as UTF-8, for instance by "
+            "iconv -f latin1 -t utf-8"
+        ) from error
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV file ({error}): repair it") from error
+
+
+def chunks_as_written(path: Path) -> Iterator[Any]:
+    """Frames of the rows with every value as it is written, in parts."""
+    names, separator = heading(path)
+    return _chunks(path, names, separator, set(names), missing=False)
+
+
+def _chunks(
+    path: Path, names: list[str], separator: str, texts: set[str], *, missing: bool = True
+) -> Iterator[Any]:
+    try:
+        import pandas
+    except ImportError as error:
+        raise missing_extra("pandas", "tables", f"to read {path.name}") from error
+    with explained(path):
+        try:
+            with pandas.read_csv(
+                path,
+                sep=separator,
+                names=names,
+                header=0,
+                index_col=False,  # else a value more in each row makes the first ones an index
+                dtype=dict.fromkeys(texts, str),
+                na_values=MISSING if missing else None,
+                keep_default_na=missing,
+                chunksize=ROWS,
+                low_memory=False,
+                encoding="utf-8",
+            ) as chunks:
+                while True:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("error", pandas.errors.ParserWarning)
+                        chunk = next(chunks, None)
+                    if chunk is None:
+                        return
+                    yield chunk
+        except pandas.errors.ParserWarning as error:
+            raise ValueError(
+                f"{path} has more values in its rows than names in its heading ({len(names)}): "
+                f"complete the heading, or quote values that hold {separator!r}"
+            ) from error
+        except (pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:
+            reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
+            raise ValueError(
+                f"{path} cannot be read as CSV ({reason}): repair that line, or quote values that "
+                f"hold {separator!r}"
+            ) from error
+
+
+class _Gathered:
+    """One column, part by part."""
+
+    def __init__(self, as_text: bool) -> None:
+        self.kinds: set[str] = set()
+        self._as_text = as_text
+        self._parts: list[Any] = []
+        self._codes: dict[str, int] = {}
+
+    def add(self, series: Any) -> None:
+        """The values of some more rows."""
+        numeric = series.dtype.kind in "iuf"
+        if series.dtype.kind != "b" and not bool(series.notna().any()):
+            self._parts.append(np.full(len(series), np.nan))  # fits every kind
+            return
+        if numeric:
+            self.kinds.add("numbers")
+            self._parts.append(series.to_numpy(np.float64))
+            return
+        codes, different = series.factorize()
+        values = list(different)
+        true_or_false = all(isinstance(one, bool | np.bool_) for one in values)
+        texts = [str(one) for one in values]
+        days = None if self._as_text else _days(texts)
+        if days is not None:
+            self.kinds.add("dates")
+            self._parts.append(np.append(days, np.nan)[codes])
+            return
+        self.kinds.add("truths" if true_or_false else "texts")
+        places = [self._codes.setdefault(text, len(self._codes)) for text in texts]
+        self._parts.append(np.array([*places, -1], dtype=np.int32)[codes])
+
+    def whole(self) -> Numbers | Texts:
+        """All values; the parts are given up."""
+        parts, self._parts = self._parts, []
+        if not self._as_text and not self.kinds & {"texts", "truths"}:
+            values = np.concatenate([np.empty(0), *parts])
+            there = values[~np.isnan(values)]
+            return Numbers(values, bool((there == np.floor(there)).all()), "dates" in self.kinds)
+        codes = [np.where(np.isnan(part), -1, part).astype(np.int32) for part in parts]
+        return Texts(np.concatenate(codes), tuple(self._codes))
+
+
+def _days(texts: Sequence[str]) -> Any:
+    """Days since 1970 of dates as ISO 8601 writes them; None if one is something else.
+
+    >>> _days(["1970-01-03", "1970-01-01T12:00:00Z"]).tolist(), _days(["1970-02-31"])
+    ([2.0, 0.5], None)
+    """
+    days = np.empty(len(texts))
+    for place, text in enumerate(texts):
+        found = _DATE.fullmatch(text)
+        if found is None:
+            return None
+        day, clock, zone = found.groups()
+        try:
+            moment = np.datetime64(f"{day}T{clock or '00:00'}", "us")
+        except ValueError:
+            return None
+        minutes = 0
+        if zone not in (None, "Z"):
+            digits = zone.replace(":", "")
+            minutes = int(digits[0] + "1") * (60 * int(digits[1:3]) + int(digits[3:]))
+        days[place] = moment.astype(np.int64) / 86_400e6 - minutes / 1440
+    return days

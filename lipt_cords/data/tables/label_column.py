@@ -1,0 +1,113 @@
+"""Which column of a table is the label, and its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lipt_cords.base.listing import listed
+from lipt_cords.data.tables.values import Texts
+
+USUAL = ("label", "target", "class", "y")
+"""Columns that are the label where none is named, in any case."""
+FEW = 20
+"""So many different numbers are classes, however few rows each has."""
+ROWS_OF_A_CLASS = 5
+"""More different numbers than FEW are classes if each has so many rows, on average."""
+
+
+def label_name(path: Path, names: Sequence[str], given: str | None) -> str:
+    """The name of the label's column.
+
+    Args:
+        path: the file.
+        names: of all columns.
+        given: what the user named, or None.
+
+    Raises:
+        ValueError: no such column, or none or several of the usual names.
+    """
+    if given is not None and given in names:
+        return given
+    remedy = "name it by dataset.label (--set dataset.label=NAME)"
+    if all(map(_is_number, names)):
+        raise ValueError(
+            f"the heading of {path} holds numbers alone ({listed(names)}): add a line with the "
+            "names of the columns"
+        )
+    shown = f"the columns are {listed(names, 30)}"
+    if given is not None:
+        alike = [name for name in names if name.lower() == given.lower()]
+        hint = f"; did you mean {alike[0]!r}?" if alike else ""
+        raise ValueError(f"{path} has no column {given!r} to be the label: {shown}{hint}")
+    found = [name for name in names if name.lower() in USUAL]
+    if len(found) == 1:
+        return found[0]
+    which = f"{' and '.join(found)} may all be it" if found else f"none is {', '.join(USUAL)}"
+    raise ValueError(f"which column of {path} is the label? {which}: {remedy}; {shown}")
+
+
+def classes_of(path: Path, name: str, column: Texts) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels from 0 on, -1 where one is missing, and what the classes are called.
+
+    Numbers are sorted by value, so that 10 follows 2; 1 and 1.0 are one class.
+
+    Args:
+        path: the file.
+        name: of the column.
+        column: its values as they are written.
+
+    Raises:
+        ValueError: fewer than two classes, numbers that are quantities, or a text of its own in
+            nearly every row.
+    """
+    counts = np.bincount(column.codes[column.codes >= 0], minlength=len(column.texts))
+    used = [text for text, count in zip(column.texts, counts, strict=True) if count]
+    rows = int(counts.sum())
+    numbers = all(map(_is_number, used))
+    called = {text: _as_number(text) if numbers else text for text in used}
+    classes = sorted(set(called.values()), key=float if numbers else None)
+    if len(classes) < 2:
+        held = f"one class, {classes[0]}" if classes else "no value"
+        raise ValueError(
+            f"the label {name!r} of {path} has {held}: expected at least two classes; name another "
+            "column by dataset.label"
+        )
+    fractions = numbers and any("." in one or "e" in one.lower() for one in classes)
+    many = len(classes) > FEW and (fractions or rows < ROWS_OF_A_CLASS * len(classes))
+    if many and numbers:
+        raise ValueError(
+            f"the label {name!r} of {path} has {len(classes):,} different numbers in {rows:,} rows "
+            f"({listed(classes, 3)}), so it is a quantity: only classes can be learned. Make "
+            "classes of it, such as low, middle and high, or name another column by dataset.label"
+        )
+    if not numbers and len(classes) > max(FEW, rows / 2):
+        raise ValueError(
+            f"the label {name!r} of {path} has {len(classes):,} different texts in {rows:,} rows: "
+            "expected classes that occur again; name another column by dataset.label"
+        )
+    place = {one: index for index, one in enumerate(classes)}
+    lookup = torch.tensor([place[called[text]] if text in called else -1 for text in column.texts])
+    labels = torch.cat([lookup, torch.tensor([-1])])[torch.from_numpy(column.codes).long()]
+    return labels, tuple(classes)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _as_number(text: str) -> str:
+    """One spelling of a number: ``007`` and ``7.0`` are ``7``.
+
+    >>> _as_number("007"), _as_number("7.0"), _as_number("0.50")
+    ('7', '7', '0.5')
+    """
+    value = float(text)
+    return str(int(value)) if value == int(value) and abs(value) < 2**53 else repr(value)

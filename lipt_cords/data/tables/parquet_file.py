@@ -1,0 +1,86 @@
+"""Columns of a Parquet file, read one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lipt_cords.base.errors import missing_extra
+from lipt_cords.data.tables.csv_file import refuse_twice
+from lipt_cords.data.tables.values import Columns, Numbers, Texts, Unusable, Values, as_texts
+
+PARQUET = (".parquet", ".pq")
+"""How such files end."""
+_DAY = 86_400e6
+
+
+def read_parquet(path: Path, as_text: Collection[str] = ()) -> Columns:
+    """Read all columns.
+
+    Args:
+        path: the file.
+        as_text: columns whose values are kept as texts.
+
+    Raises:
+        ValueError: no Parquet file, or columns of one name.
+        ImportError: pyarrow is not installed.
+    """
+    file = opened(path)
+    names = list(file.schema_arrow.names)
+    refuse_twice(path, names)
+    columns: Columns = {}
+    for name in names:
+        found = _values(file.read(columns=[name], use_pandas_metadata=False).column(name))
+        if name in as_text and isinstance(found, Numbers) and not found.dates:
+            found = as_texts(found)
+        columns[name] = found
+    return columns
+
+
+def opened(path: Path) -> Any:
+    """The file as pyarrow gives it.
+
+    Raises:
+        ValueError: no Parquet file.
+        ImportError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise missing_extra("pyarrow", "tables", f"to read {path.name}") from error
+    try:
+        return parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is no Parquet file ({error}): replace it") from error
+
+
+def _values(column: Any) -> Values:
+    """One column of pyarrow's."""
+    from pyarrow import compute, types
+
+    kind = column.type
+    if types.is_dictionary(kind):
+        column = compute.cast(column, kind.value_type)
+        kind = column.type
+    boolean = types.is_boolean(kind)
+    if boolean or types.is_string(kind) or types.is_large_string(kind):
+        coded = compute.cast(column, "large_string").combine_chunks().dictionary_encode()
+        codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+        texts = coded.dictionary.to_pylist()
+        return Texts(codes, tuple(text.capitalize() if boolean else text for text in texts))
+    dates = types.is_date(kind) or types.is_timestamp(kind)
+    if dates:
+        microseconds = compute.cast(compute.cast(column, "timestamp[us]", safe=False), "int64")
+        values = compute.cast(microseconds, "float64", safe=False).to_numpy() / _DAY
+        return Numbers(values, whole=False, dates=True)
+    if types.is_null(kind):
+        return Numbers(np.full(len(column), np.nan), whole=True)
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
+        values = compute.cast(column, "float64", safe=False).to_numpy().astype(np.float64)
+        there = values[~np.isnan(values)]
+        return Numbers(values, bool((there == np.floor(there)).all()))
+    return Unusable(f"of type {kind}")

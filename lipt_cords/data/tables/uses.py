@@ -1,0 +1,119 @@
+"""What each column of a table is good for: a number, a category, or nothing, and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lipt_cords.base.errors import unknown_name
+from lipt_cords.base.listing import listed
+from lipt_cords.data.tables.values import Columns, Numbers, Texts, Unusable, Values, as_texts
+
+NUMBER, CATEGORY, LEAVE_OUT = USES = ("number", "category", "leave-out")
+FEW_TEXTS = 20
+"""So many different texts are categories, however few rows each has."""
+WORDS = 3
+"""Texts of more words, on average, are free text."""
+_ID = re.compile(r"(?i:(.*[ _.-])?(id|idx|index|uuid|guid|key|rowid|row|nr|no))|.*[a-z]I[dD]")
+"""Names of columns that only tell rows apart."""
+
+
+@dataclass(frozen=True)
+class Uses:
+    """The columns of a table by use, in their order."""
+
+    numbers: dict[str, Numbers]
+    categories: dict[str, Texts]
+    left_out: dict[str, str]
+    """Why, by name."""
+
+
+def uses_of(path: Path, columns: Columns, wanted: Mapping[str, str]) -> Uses:
+    """What becomes of each column but the label.
+
+    Left out are columns with one value, with a text of its own in more than half of the rows (ids,
+    free text), and whole numbers that are all different and count the rows or are called an id.
+
+    Args:
+        path: the file.
+        columns: without the label.
+        wanted: a use by name, which is kept to.
+
+    Raises:
+        ValueError: an unknown column or use, numbers wanted of texts, an infinite number, or no
+            column that can be used.
+    """
+    for name, asked in wanted.items():
+        if name not in columns:
+            raise ValueError(
+                f"dataset.columns names {name!r}, which is no column of {path} besides the label: "
+                f"they are {listed(list(columns), 30)}"
+            )
+        if asked not in USES:
+            raise unknown_name(f"use of column {name!r} in dataset.columns", asked, USES)
+    made = Uses({}, {}, {})
+    for name, values in columns.items():
+        use = wanted.get(name)
+        why = "as asked" if use == LEAVE_OUT else _useless(name, values, forced=use is not None)
+        if why is not None:
+            made.left_out[name] = why
+        elif isinstance(values, Numbers) and use != CATEGORY:
+            _refuse_infinite(path, name, values)
+            made.numbers[name] = values
+        elif isinstance(values, Numbers):
+            made.categories[name] = as_texts(values)
+        elif isinstance(values, Texts):
+            if use == NUMBER:
+                raise ValueError(
+                    f"column {name!r} of {path} holds texts such as "
+                    f"{listed([repr(text) for text in values.texts], 3)}: write numbers (with a "
+                    "point, as in 1.5), or leave it out of dataset.columns"
+                )
+            made.categories[name] = values
+    if not made.numbers and not made.categories:
+        said = "; ".join(f"{name}: {why}" for name, why in made.left_out.items())
+        raise ValueError(
+            f"no column of {path} is left beside the label ({said}): add some, or say by "
+            "dataset.columns which to use, such as {NAME: category}"
+        )
+    return made
+
+
+def _useless(name: str, values: Values, *, forced: bool) -> str | None:
+    """Why a column is left out, or None."""
+    if isinstance(values, Unusable):
+        return values.reason
+    there = values.codes >= 0 if isinstance(values, Texts) else ~np.isnan(values.values)
+    count = int(there.sum())
+    if not count:
+        return "empty"
+    given = values.codes[there] if isinstance(values, Texts) else values.values[there]
+    different = len(np.unique(given))
+    if different == 1 and count == len(there):
+        return "one value"
+    if forced:
+        return None
+    if isinstance(values, Texts):
+        if different <= max(FEW_TEXTS, count / 2):
+            return None
+        spaces = sum(text.count(" ") for text in values.texts) / len(values.texts)
+        kind = "free text" if spaces >= WORDS else "an id"
+        return f"{kind}: {different:,} different in {count:,} rows"
+    if values.whole and not values.dates and different == len(there):
+        counts = given.max() - given.min() == different - 1
+        if (different > FEW_TEXTS and counts) or _ID.fullmatch(name):
+            return "an id: different in every row"
+    return None
+
+
+def _refuse_infinite(path: Path, name: str, column: Numbers) -> None:
+    rows = np.flatnonzero(np.isinf(column.values))
+    if len(rows):
+        raise ValueError(
+            f"column {name!r} of {path} is infinite in {len(rows):,} rows (the first is row "
+            f"{rows[0]}, from 0): write a number or nothing"
+        )

@@ -1,0 +1,53 @@
+"""The values of one column of a table, as they were read: numbers, texts, or neither."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A column of numbers."""
+
+    values: npt.NDArray[np.float64]
+    """(N,); NaN where one is missing. Dates are days since 1970."""
+    whole: bool
+    """Whether all of them are whole."""
+    dates: bool = False
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A column of texts, each different one stored once."""
+
+    codes: npt.NDArray[np.int32]
+    """Places in ``texts``, (N,); -1 where one is missing."""
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A column that is no number, no text and no date."""
+
+    reason: str
+
+
+Values = Numbers | Texts | Unusable
+Columns = dict[str, Values]
+
+
+def as_texts(numbers: Numbers) -> Texts:
+    """Numbers as texts, such as the codes of a category; whole ones without a point.
+
+    >>> as_texts(Numbers(np.array([2.0, np.nan, 1.0]), whole=True))
+    Texts(codes=array([ 1, -1,  0], dtype=int32), texts=('1', '2'))
+    """
+    there = ~np.isnan(numbers.values)
+    different, places = np.unique(numbers.values[there], return_inverse=True)
+    codes = np.full(len(numbers.values), -1, dtype=np.int32)
+    codes[there] = places
+    texts = (str(int(one)) if numbers.whole else repr(float(one)) for one in different)
+    return Texts(codes, tuple(texts))

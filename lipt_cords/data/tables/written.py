@@ -1,0 +1,62 @@
+"""Some rows of a table as a table of its own, with all columns and values as they were."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lipt_cords.base.files import write_atomic
+from lipt_cords.data.tables.csv_file import ROWS, chunks_as_written, written_heading
+from lipt_cords.data.tables.parquet_file import PARQUET, opened
+
+Rows = npt.NDArray[np.int64]
+
+
+def write_rows(source: Path, rows: Collection[int], target: Path) -> Path:
+    """Write some rows of a table, in their order in it, whole or not at all.
+
+    Args:
+        source: a CSV or Parquet file that can be read.
+        rows: their numbers, from 0 on.
+        target: a file of the same kind.
+    """
+    chosen = np.array(sorted(rows), dtype=np.int64)
+    made = _parquet if source.suffix.lower() in PARQUET else _csv
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return write_atomic(target, made(source, chosen))
+
+
+def _csv(source: Path, chosen: Rows) -> bytes:
+    heading, separator = written_heading(source)
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=separator, lineterminator="\n").writerow(heading)
+    for number, chunk in enumerate(chunks_as_written(source)):
+        start = number * ROWS
+        places = chosen[(chosen >= start) & (chosen < start + len(chunk))] - start
+        chunk.iloc[places].to_csv(
+            text, sep=separator, header=False, index=False, lineterminator="\n"
+        )
+    return text.getvalue().encode()
+
+
+def _parquet(source: Path, chosen: Rows) -> bytes:
+    from pyarrow import BufferOutputStream, parquet
+
+    file = opened(source)
+    parts, start = [], 0
+    for number in range(file.num_row_groups):
+        count = file.metadata.row_group(number).num_rows
+        places = chosen[(chosen >= start) & (chosen < start + count)] - start
+        if len(places):
+            parts.append(file.read_row_group(number).take(places))
+        start += count
+    held = BufferOutputStream()
+    with parquet.ParquetWriter(held, file.schema_arrow) as writer:
+        for part in parts:
+            writer.write_table(part)
+    return bytes(held.getvalue())

@@ -1,0 +1,154 @@
+"""Files of tables: every column as numbers, dates or texts; broken files are refused."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lipt_cords.data.tables import csv_file
+from lipt_cords.data.tables.csv_file import read_csv
+from lipt_cords.data.tables.parquet_file import read_parquet
+from lipt_cords.data.tables.values import Numbers, Texts, Unusable, Values
+
+
+def written(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def plain(column: Values) -> list[float | str | None]:
+    if isinstance(column, Numbers):
+        return [None if math.isnan(one) else one for one in column.values.tolist()]
+    assert isinstance(column, Texts)
+    return [None if code < 0 else column.texts[code] for code in column.codes.tolist()]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_kinds_of_columns(tmp_path: Path, separator: str, encoding: str) -> None:
+    lines = [
+        ["a", "b c", "day", "ok", "name", ""],
+        ["1", "0.5", "1970-01-02", "True", "Köln", ""],
+        ["", "?", "", "False", '"x\n""y"""', ""],
+        ["3", "-2e3", "1970-01-01 12:00", "True", "NA", ""],
+    ]
+    text = "\n\n".join(separator.join(line) for line in lines) + "\n"  # empty lines are no rows
+    found = read_csv(written(tmp_path / "t.csv", text, encoding))
+    assert list(found) == ["a", "b c", "day", "ok", "name", "column 6"]
+    assert plain(found["a"]) == [1, None, 3] and plain(found["b c"]) == [0.5, None, -2000]
+    assert plain(found["day"]) == [1, None, 0.5] and plain(found["ok"]) == ["True", "False", "True"]
+    assert plain(found["name"]) == ["Köln", 'x\n"y"', None]
+    assert plain(found["column 6"]) == [None] * 3
+    a, b, day = found["a"], found["b c"], found["day"]
+    assert isinstance(a, Numbers) and isinstance(b, Numbers) and isinstance(day, Numbers)
+    assert a.whole and not b.whole and day.dates and not a.dates
+
+
+CELLS = st.one_of(
+    st.integers(-(10**6), 10**6).map(str),
+    st.floats(-1e6, 1e6).map(lambda value: f"{value:.3f}"),
+    st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=6),
+    st.sampled_from(["", "True", "False", "2020-01-31", "007", 'a"b', "x,y", "two\nlines"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=12))
+def test_parts_of_a_file_give_what_the_whole_gives(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("parts") / "t.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("a", "b", "end"), *((*row, "1") for row in rows)])
+    whole = read_csv(path)
+    before, csv_file.ROWS = csv_file.ROWS, 3
+    try:
+        parts = read_csv(path)
+        texts = read_csv(path, as_text=("a", "b"))
+    finally:
+        csv_file.ROWS = before
+    for name, place in (("a", 0), ("b", 1)):
+        assert type(parts[name]) is type(whole[name])
+        assert plain(parts[name]) == plain(whole[name])
+        given_ones = [row[place] for row in rows]
+        if isinstance(whole[name], Texts) and set(given_ones) - {"True", "False", ""}:
+            kept = [one for one in plain(whole[name]) if one is not None]
+            assert kept == [g for g, one in zip(given_ones, plain(whole[name]), strict=True)
+                            if one is not None]  # fmt: skip
+        as_text = texts[name]
+        assert isinstance(as_text, Texts) or all(one is None for one in plain(as_text))
+
+
+def test_a_column_of_two_kinds_is_texts_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_file, "ROWS", 2)
+    path = written(tmp_path / "t.csv", "a,b\n007,1\n08,2\n1.50,3\nx,4\n")
+    assert plain(read_csv(path)["a"]) == ["007", "08", "1.50", "x"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty: expected a heading"),
+        (b"\n \n", "is empty: expected a heading"),
+        (b"name\n1\n", "has one column, 'name'"),
+        (b"a,b,a\n1,2,3\n", "columns of one name: a"),
+        ("a,b\n1,K\u00f6ln\n".encode("latin1"), "is not UTF-8 .byte 0xf6.: save it as UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16"), "is not UTF-8"),
+        (b"a,b\n1,2,3\n4,5,6\n", "more values in its rows than names in its heading .2.*quote"),
+        (b"a,b\n1,2\n4,5,6\n", "Expected 2 fields in line 3, saw 3.*repair that line"),
+        (b'a,b\n1,"2\n', "cannot be read as CSV"),
+    ],
+)
+def test_broken_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as refused:
+        read_csv(path)
+    assert str(path) in str(refused.value)
+
+
+def test_parquet_gives_what_csv_gives(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    dates = np.array(["1970-01-02", "NaT", "1970-01-01T12:00"], dtype="datetime64[ms]")
+    table = pyarrow.table(
+        {
+            "a": pyarrow.array([1, None, 3]),
+            "small": pyarrow.array([0.5, None, 2.0], pyarrow.float32()),
+            "day": pyarrow.array(dates),
+            "ok": [True, False, None],
+            "name": pyarrow.array(["Köln", None, "x"]).dictionary_encode(),
+            "list": [[1], [2], [3]],
+            "none": pyarrow.nulls(3),
+        }
+    )
+    parquet.write_table(table, tmp_path / "t.parquet", row_group_size=2)
+    found = read_parquet(tmp_path / "t.parquet", as_text=("a",))
+    assert plain(found["a"]) == ["1", None, "3"] and plain(found["small"]) == [0.5, None, 2]
+    assert plain(found["day"]) == [1, None, 0.5] and plain(found["ok"]) == ["True", "False", None]
+    assert plain(found["name"]) == ["Köln", None, "x"] and plain(found["none"]) == [None] * 3
+    assert isinstance(found["list"], Unusable) and "list" in found["list"].reason
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match="is no Parquet file .*replace it"):
+        read_parquet(tmp_path / "broken.parquet")
+
+
+def test_readers_that_are_not_installed_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"pip install 'lipt-cords\[tables\]'"):
+        read_parquet(tmp_path / "t.parquet")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"pandas.*pip install 'lipt-cords\[tables\]'"):
+        read_csv(written(tmp_path / "t.csv", "a,b\n1,2\n"))

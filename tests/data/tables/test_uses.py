@@ -1,0 +1,127 @@
+"""What becomes of columns, and which is the label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lipt_cords.data.tables.label_column import classes_of, label_name
+from lipt_cords.data.tables.uses import uses_of
+from lipt_cords.data.tables.values import Columns, Numbers, Texts, Unusable
+
+TABLE = Path("t.csv")
+
+
+def numbers(*values: float, dates: bool = False) -> Numbers:
+    held = np.array(values, dtype=np.float64)
+    there = held[np.isfinite(held)]
+    return Numbers(held, bool((there == there.round()).all()), dates)
+
+
+def texts(*values: str | None) -> Texts:
+    different = sorted({one for one in values if one is not None})
+    codes = [-1 if one is None else different.index(one) for one in values]
+    return Texts(np.array(codes, dtype=np.int32), tuple(different))
+
+
+def columns() -> Columns:
+    rows = range(40)
+    return {
+        "customerId": numbers(*(7.0 * row for row in rows)),
+        "age": numbers(*(7.0 * row for row in rows)),
+        "line": numbers(*reversed(rows)),
+        "price": numbers(*(row + 0.5 for row in rows)),
+        "since": numbers(*rows, dates=True),
+        "gap": numbers(*[np.nan, 1.0] * 20),
+        "same": numbers(*[3.0] * 40),
+        "nothing": numbers(*[np.nan] * 40),
+        "city": texts(*["Rome", "Oslo", None, "Bonn"] * 10),
+        "code": texts(*(f"x{row}" for row in rows)),
+        "note": texts(*(f"a note that is number {row}" for row in rows)),
+        "parts": Unusable("of type list<int64>"),
+    }
+
+
+def test_columns_are_used_or_left_out_with_a_reason() -> None:
+    made = uses_of(TABLE, columns(), {})
+    assert list(made.numbers) == ["age", "price", "since", "gap"]
+    assert list(made.categories) == ["city"]
+    assert made.left_out == {
+        "customerId": "an id: different in every row",
+        "line": "an id: different in every row",
+        "same": "one value",
+        "nothing": "empty",
+        "code": "an id: 40 different in 40 rows",
+        "note": "free text: 40 different in 40 rows",
+        "parts": "of type list<int64>",
+    }
+
+
+def test_a_use_that_is_asked_for_is_kept_to() -> None:
+    wanted = {"customerId": "number", "age": "category", "city": "leave-out", "note": "category"}
+    made = uses_of(TABLE, columns(), wanted)
+    assert "customerId" in made.numbers and made.categories["age"].texts[:2] == ("0", "7")
+    assert made.left_out["city"] == "as asked" and len(made.categories["note"].texts) == 40
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"wage": "number"}, "names 'wage', which is no column of t.csv"),
+        ({"age": "ignore"}, "unknown use of column 'age'.*'leave-out'"),
+        ({"city": "number"}, "holds texts such as 'Bonn', 'Oslo', 'Rome'"),
+        (dict.fromkeys(columns(), "leave-out"), "no column of t.csv is left"),
+    ],
+)
+def test_wrong_uses_are_refused(wanted: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        uses_of(TABLE, columns(), wanted)
+
+
+def test_an_infinite_number_is_refused_by_its_row() -> None:
+    with pytest.raises(ValueError, match="'a' of t.csv is infinite in 1 rows .the first is row 2"):
+        uses_of(TABLE, {"a": numbers(1, 2, np.inf)}, {})
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "found"),
+    [
+        (["a", "Label"], None, "Label"),
+        (["y", "x"], None, "y"),
+        (["y", "label"], "y", "y"),
+        (["a", "b"], None, "none is label, target, class, y.*--set dataset.label.*are a, b"),
+        (["y", "Target"], None, "y and Target may all be it"),
+        (["Churned", "b"], "churned", "no column 'churned'.*did you mean 'Churned'"),
+        (["1", "2.5"], None, "heading of t.csv holds numbers alone"),
+    ],
+)
+def test_the_label_is_found_or_asked_for(names: list[str], given: str | None, found: str) -> None:
+    if found in names:
+        assert label_name(TABLE, names, given) == found
+        return
+    with pytest.raises(ValueError, match=found):
+        label_name(TABLE, names, given)
+
+
+def test_numbers_are_classes_by_value() -> None:
+    labels, names = classes_of(TABLE, "y", texts("10", "2", "2.0", None, "010"))
+    assert names == ("2", "10") and labels.tolist() == [1, 0, 0, -1, 1]
+    labels, names = classes_of(TABLE, "y", texts("no", "yes", "no"))
+    assert names == ("no", "yes") and labels.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (texts("a", "a", None), "has one class, a: expected at least two"),
+        (texts(None, None), "has no value"),
+        (texts(*(str(n / 7) for n in range(60)), *["0.5"] * 600), "different numbers.*a quantity"),
+        (texts(*map(str, range(60)), "1", "2"), "60 different numbers.*Make classes"),
+        (texts(*(f"t{n}" for n in range(60))), "60 different texts in 60 rows"),
+    ],
+)
+def test_what_is_no_class_is_refused(column: Texts, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        classes_of(TABLE, "y", column)
