@@ -168,6 +168,7 @@ def check_labels(
     notes: list[str] = []
     device = pick_device(config.train_args.device, notes)
     splits = load_splits(config, on_data) if splits is None else splits
+    notes += splits.left_out.notes()
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
     data: Dataset[Any] = ConcatDataset(list(parts.values()))
     features: str | nn.Module = "auto"

@@ -131,6 +131,23 @@ def test_the_command_says_what_it_found(folder: Path, tmp_path: Path) -> None:
     assert len(json.loads(again.stdout)["suspects"]) == 2
 
 
+def test_what_was_left_out_is_told(folder: Path, tmp_path: Path) -> None:
+    with Image.open(folder / WRONG[0]) as image:
+        for name in ("across", "down"):
+            for number in range(12):
+                (tmp_path / "images" / name).mkdir(parents=True, exist_ok=True)
+                image.save(tmp_path / "images" / name / f"{number}.png")
+    (tmp_path / "images/down/broken.png").write_bytes(b"")
+    (tmp_path / "gone.csv").write_text("path\nacross/0.png\n")
+    found = check_labels(
+        configuration(tmp_path / "images", skip_unreadable=True, without=tmp_path / "gone.csv")
+    )
+    told = ["1 unreadable left out: down/broken.png (empty)", "1 left out by gone.csv"]
+    assert [one for one in found.notes if "left out" in one] == told
+    page = found.save(tmp_path / "out")[1].read_text()
+    assert all(one in page for one in told)
+
+
 def test_a_list_that_was_edited_is_not_written_over(folder: Path, tmp_path: Path) -> None:
     config, out = tmp_path / "mine.yaml", tmp_path / "out"
     config.write_text(f"dataset: {{name: 'imagefolder:{folder}', image_size: 8}}\n")
