@@ -24,7 +24,7 @@ from lipt_cords.data.folder_parts import folder_parts
 from lipt_cords.data.folders import FolderImages
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.data.parts import LeftOut, Part, Parts
-from lipt_cords.data.sample_lists import read_sample_list
+from lipt_cords.data.sample_lists import known_by, read_sample_list
 from lipt_cords.data.split_file import Split, places_of, read_split, unnamed
 from lipt_cords.data.splits import balanced_sample, stratified_split
 from lipt_cords.data.tables.parts import table_parts
@@ -100,6 +100,8 @@ class DataSplits:
     """What of the data is in no part."""
     columns: str = field(default="", compare=False)
     """Which columns of a table are used, and how."""
+    known_by: str = field(default="", compare=False)
+    """What tells data whose samples have numbers alone from others; empty for an image folder."""
 
     @property
     def is_table(self) -> bool:
@@ -259,8 +261,10 @@ def load_dataset(
         parts = _registered(known, data_directory(datadir), download)
     else:
         parts = _torchvision(known, data_directory(datadir), download)
-    if given is not None and not known.startswith((FOLDER_PREFIX, TABLE_PREFIX)):
-        parts = _divided(known, parts, given)
+    if not known.startswith((FOLDER_PREFIX, TABLE_PREFIX)):
+        labels = torch.cat([parts.train.labels, parts.test.labels])
+        parts = replace(parts, known_by=known_by(known, labels))
+        parts = parts if given is None else _divided(known, parts, given)
     return _split(known, parts, val_fraction, limit, seed, without)
 
 
@@ -307,7 +311,8 @@ def _split(
         train = Part(train.data.measured_on(kept), train.names)
     if without is not None:
         fitted = {*train.names, *val.names}
-        gone = read_sample_list(without, {*fitted, *parts.test.names, *parts.unused}) & fitted
+        everything = {*fitted, *parts.test.names, *parts.unused}
+        gone = read_sample_list(without, everything, parts.known_by) & fitted
         kept = kept[torch.tensor([train.names[i] not in gone for i in kept.tolist()])]
         val = val.without({i for i, one in enumerate(val.names) if one in gone})
         left_out = replace(left_out, by_list=(Path(without).name, len(gone)))
@@ -338,6 +343,7 @@ def _split(
         root=parts.root,
         left_out=left_out,
         columns=columns,
+        known_by=parts.known_by,
     )
 
 

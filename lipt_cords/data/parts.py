@@ -119,3 +119,6 @@ class Parts:
     """Samples of the data set that are in no part."""
     dates: tuple[str, ...] = ()
     """Columns of a table that hold dates."""
+    known_by: str = ""
+    """What tells data whose samples have numbers alone from others
+    (:func:`~lipt_cords.data.sample_lists.known_by`)."""

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from lipt_cords.base.listing import NAMED, listed
 
 COLUMNS = ("path", "row", "sample")
-"""The first of these columns that is there names samples; others are ignored."""
+"""The first of these columns that is there names samples."""
+OF = "data"
+"""The column that says of which data a list is; lists without it, and other columns, are read."""
 
 
-def read_sample_list(path: str | Path, known: Collection[str]) -> set[str]:
+def read_sample_list(path: str | Path, known: Collection[str], of: str = "") -> set[str]:
     """Names of samples in the column ``path``, ``row`` or ``sample`` of a CSV file.
 
     Args:
         path: the file.
         known: every sample of the data set.
+        of: what :func:`known_by` says of the data set.
 
     Raises:
-        ValueError: no such file, no such column, or a name that the data set does not have.
+        ValueError: no such file, no such column, a list of other data, or a name that the data set
+            does not have.
     """
     where = Path(path).expanduser()
     if not where.is_file():
@@ -37,7 +45,16 @@ def read_sample_list(path: str | Path, known: Collection[str]) -> set[str]:
                 f"{', '.join(columns[:NAMED]) or 'none'}): give a list such as the suspects.csv of "
                 "lipt-cords clean"
             )
-        names = [row[named] for row in rows if row[named]]
+        names, made_from = [], set()
+        for row in rows:
+            if row[named]:
+                names.append(row[named])
+                made_from.add(row.get(OF) or of)
+    if others := sorted(made_from - {of}) if of else []:
+        raise ValueError(
+            f"{where} lists samples of {listed(others)}, and these data are {of}: make the list "
+            "from these data, as lipt-cords clean does"
+        )
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(
@@ -45,6 +62,20 @@ def read_sample_list(path: str | Path, known: Collection[str]) -> set[str]:
             "list from the same data"
         )
     return set(names)
+
+
+def known_by(name: str, labels: Tensor) -> str:
+    """What tells a data set, whose samples have numbers alone, from others.
+
+    Args:
+        name: of the data set; of one in a file, such as ``table:FILE``, the kind alone counts.
+        labels: of all its samples in their order, (N,), integers.
+
+    >>> known_by("digits", torch.tensor([3, 1, 4]))
+    'digits, 3 samples, labels 0057aef4'
+    """
+    digest = hashlib.sha256(labels.to(torch.int64).contiguous().numpy().data).hexdigest()[:8]
+    return f"{name.partition(':')[0]}, {len(labels):,} samples, labels {digest}"
 
 
 def as_csv(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:

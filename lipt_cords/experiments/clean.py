@@ -22,7 +22,7 @@ from lipt_cords.base.provenance import provenance
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.batches import dataset_length
 from lipt_cords.data.datasets import DataSplits
-from lipt_cords.data.sample_lists import as_csv
+from lipt_cords.data.sample_lists import OF, as_csv
 from lipt_cords.experiments.assemble import pick_device
 from lipt_cords.experiments.report.suspects import Suspect, suspects_page
 from lipt_cords.experiments.run import OnData, build_net, load_splits
@@ -54,6 +54,8 @@ class LabelCheck:
     """What the samples were compared by."""
     config: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    known_by: str = ""
+    """What tells the data from others, where samples have numbers alone."""
     provenance: dict[str, Any] = field(default_factory=provenance)
 
     @property
@@ -85,11 +87,12 @@ class LabelCheck:
 
     def table(self) -> bytes:
         """``suspects.csv``."""
+        of = [self.known_by] if self.known_by else []
         rows = (
-            [one.sample, one.part, one.label, one.likely, f"{one.score:.6g}"]
+            [one.sample, one.part, one.label, one.likely, f"{one.score:.6g}", *of]
             for one in self.suspects
         )
-        return as_csv([self.called, *COLUMNS], rows)
+        return as_csv([self.called, *COLUMNS, *([OF] if of else [])], rows)
 
     def save(self, directory: str | Path) -> list[Path]:
         """Write the list, the page, the record and the probabilities, each whole or not at all.
@@ -199,4 +202,7 @@ def check_labels(
     kind = (
         "features without training" if checkpoint is None else "embeddings of the checkpoint's net"
     )
-    return LabelCheck(suspects, found, data, samples, splits.naming, kind, config.to_dict(), notes)
+    return LabelCheck(
+        suspects, found, data, samples, splits.naming, kind, config.to_dict(), notes,
+        splits.known_by,
+    )  # fmt: skip

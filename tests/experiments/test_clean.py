@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from lipt_cords.cli.commands import app
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.datasets import load_dataset
 from lipt_cords.experiments.clean import check_labels
+from lipt_cords.experiments.report.suspects import Suspect
 
 WRONG = ("across/a07.png", "down/d11.png")
 
@@ -132,13 +135,10 @@ def test_the_command_says_what_it_found(folder: Path, tmp_path: Path) -> None:
 
 
 def test_what_was_left_out_is_told(folder: Path, tmp_path: Path) -> None:
-    with Image.open(folder / WRONG[0]) as image:
-        for name in ("across", "down"):
-            for number in range(12):
-                (tmp_path / "images" / name).mkdir(parents=True, exist_ok=True)
-                image.save(tmp_path / "images" / name / f"{number}.png")
+    shutil.copytree(folder, tmp_path / "images")
     (tmp_path / "images/down/broken.png").write_bytes(b"")
-    (tmp_path / "gone.csv").write_text("path\nacross/0.png\n")
+    path = load_dataset(f"imagefolder:{folder}", image_size=8).samples["train"][0]
+    (tmp_path / "gone.csv").write_text(f"path\n{path}\n")
     found = check_labels(
         configuration(tmp_path / "images", skip_unreadable=True, without=tmp_path / "gone.csv")
     )
@@ -182,6 +182,23 @@ def test_a_set_without_files_is_named_by_places() -> None:
     found = check_labels(RunConfig.parse({"dataset": {"name": "digits", "limit": 300}}))
     assert all(part in ("train", "val", "test") for part in {one.part for one in found.suspects})
     assert torch.equal(found.issues.given[:5], torch.tensor([found.data[i][1] for i in range(5)]))
+
+
+def test_a_list_says_of_which_data_it_is(tmp_path: Path) -> None:
+    found = check_labels(RunConfig.parse({"dataset": {"name": "digits", "limit": 300}}))
+    one = Suspect("all/3", "train", "3", "5", 0.5, 0)
+    text = replace(found, suspects=[one]).table().decode()
+    assert text.startswith("sample,part,label,likely,score,data\n")
+    of = load_dataset("digits").known_by
+    assert of.startswith("digits, 1,797 samples, labels ") and of in text
+    (tmp_path / "list.csv").write_text(f'sample,data\nall/3,"{of}"\nall/5,"{of}"\n')
+    digits = load_dataset("digits", without=tmp_path / "list.csv", val_fraction=0.3, seed=2)
+    assert digits.left_out.by_list is not None
+    (tmp_path / "list.csv").write_text('sample,data\nall/3,"mnist, 70,000 samples, labels 1"\n')
+    with pytest.raises(ValueError, match=r"samples of mnist, 70,000 .* these data are digits, 1"):
+        load_dataset("digits", without=tmp_path / "list.csv")
+    (tmp_path / "list.csv").write_text("sample,part\nall/3,train\n")  # of an earlier version
+    assert load_dataset("digits", without=tmp_path / "list.csv").left_out.by_list is not None
 
 
 def test_features_that_say_nothing_are_told(tmp_path: Path) -> None:

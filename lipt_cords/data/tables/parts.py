@@ -8,6 +8,7 @@ from pathlib import Path
 from lipt_cords.base.listing import listed
 from lipt_cords.base.randomness import generator
 from lipt_cords.data.parts import LeftOut, Part, Parts
+from lipt_cords.data.sample_lists import known_by
 from lipt_cords.data.split_file import Split, places_of, unnamed
 from lipt_cords.data.splits import stratified_split
 from lipt_cords.data.tables.csv_file import heading, read_csv
@@ -17,6 +18,7 @@ from lipt_cords.data.tables.rows import TableRows
 from lipt_cords.data.tables.uses import CATEGORY, uses_of
 from lipt_cords.data.tables.values import Texts
 
+TABLE = "table"
 CSV = (".csv", ".tsv", ".txt")
 
 
@@ -85,7 +87,7 @@ def table_parts(
     parts = {part: everything.select(indices) for part, indices in places.items()}
     return Parts(
         parts["train"], parts["test"], len(classes), parts.get("val"), classes, None, left_out,
-        (*unused, *unreadable), dates=tuple(dates),
+        (*unused, *unreadable), dates=tuple(dates), known_by=known_by(TABLE, labels),
     )  # fmt: skip
 
 

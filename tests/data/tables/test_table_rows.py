@@ -169,6 +169,16 @@ def test_fewer_rows_keep_the_inputs(tmp_path: Path) -> None:
     assert without.left_out.by_list == ("gone.csv", 1)
 
 
+def test_a_list_of_rows_of_another_table_is_refused(tmp_path: Path) -> None:
+    one, other = customers(tmp_path / "a.csv"), customers(tmp_path / "b.csv", 290)
+    gone = tmp_path / "gone.csv"
+    gone.write_text(f'row,data\n5,"{loaded(one).known_by}"\n')
+    one.rename(tmp_path / "moved.csv")
+    assert loaded(tmp_path / "moved.csv", without=gone).left_out.by_list == ("gone.csv", 1)
+    with pytest.raises(ValueError, match="samples of table, 300 samples, .* are table, 290"):
+        loaded(other, without=gone)
+
+
 def test_a_split_is_kept_to(tmp_path: Path) -> None:
     path = customers(tmp_path / "customers.csv")
     split = tmp_path / "split.json"
