@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from lipt_cords.base.differences import first_difference
-from lipt_cords.base.files import read_json, write_atomic, write_json
+from lipt_cords.base.files import checksum, read_json, write_atomic, write_json
 from lipt_cords.base.ownership import is_main_process, owned, owns_output
 from lipt_cords.base.process_memory import PeakMemory
 from lipt_cords.base.provenance import provenance
@@ -86,6 +86,8 @@ class SelectionRun:
     """The file or directory of the weights, where they were given."""
     as_train: bool = False
     """Whether it is the first selection of a training."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Digests of the files that ``dataset`` names, by key: ``without``, ``split``."""
     splits: DataSplits | None = None
     """The data, which name the samples in ``selected.csv``."""
     notes: list[str] = field(default_factory=list)
@@ -128,6 +130,7 @@ class SelectionRun:
             "weights_from": self.weights_from,
             "checkpoint": self.checkpoint,
             "as_train": self.as_train,
+            "files": self.files,
             "accuracy": {"subset": report.subset_accuracy, "pool": report.pool_accuracy},
             "warning": report.warning,
             "seconds": self.seconds,
@@ -223,8 +226,11 @@ def select_once(
         else:
             check_subset_folder(target, config, where)
     known = None if checkpoint is None else str(Path(checkpoint).expanduser().resolve())
+    files = _digests(config)
     if where is not None and is_main_process():
-        asked = {"config": config.to_dict(), "checkpoint": known, "as_train": as_train}
+        asked = {
+            "config": config.to_dict(), "checkpoint": known, "as_train": as_train, "files": files,
+        }  # fmt: skip
         _refuse_other(where, asked, overwrite)
     notes: list[str] = []
     device = pick_device(config.train_args.device, notes)
@@ -273,6 +279,7 @@ def select_once(
         config=config.to_dict(),
         checkpoint=known,
         as_train=as_train,
+        files=files,
         splits=splits,
         notes=notes,
     )
@@ -327,6 +334,13 @@ def _first_of_training(
     return chosen, report, "no model"
 
 
+def _digests(config: RunConfig) -> dict[str, str]:
+    """What the files that ``dataset`` names hold; one that is not there is refused when read."""
+    named = {"without": config.dataset.without, "split": config.dataset.split}
+    there = {key: path.expanduser() for key, path in named.items() if path is not None}
+    return {key: checksum(path)[:16] for key, path in there.items() if path.is_file()}
+
+
 def _refuse_other(directory: Path, asked: dict[str, Any], overwrite: bool) -> None:
     """Refuse a directory that holds a run, or a selection that was asked for in other words."""
     for name in (RESULTS, CHECKPOINT):
@@ -337,6 +351,8 @@ def _refuse_other(directory: Path, asked: dict[str, Any], overwrite: bool) -> No
         return
     remedy = "choose another --output, or replace it by --overwrite"
     before = read_json(path, remedy=remedy)
+    if "files" not in before:  # of an earlier version
+        asked = {name: value for name, value in asked.items() if name != "files"}
     stored = {name: before.get(name) for name in asked}
     changed = first_difference(asked, stored, ignore=PLACES)
     if changed is not None:

@@ -296,3 +296,23 @@ def test_the_alarm_shows_in_the_command(
     gradients = last_layer_gradients(model, digits.train)
     chosen = select("random", gradients.labels, 30).indices
     assert not subset_accuracy(gradients, chosen).far_lower
+
+
+def test_a_list_that_has_changed_makes_another_selection(tmp_path: Path) -> None:
+    gone, split = tmp_path / "gone.csv", tmp_path / "first/split.json"
+    gone.write_text("sample\nall/3\n")
+    config = _config(type="Random").updated(dataset={"without": gone})
+    _once(config, output=tmp_path / "first")
+    _once(config, output=tmp_path / "first")  # the same again
+    gone.write_text("sample\nall/4\n")
+    with pytest.raises(ValueError, match=r"another selection \(files.without is .*--overwrite"):
+        select_once(config, output=tmp_path / "first")
+    _once(config, output=tmp_path / "first", overwrite=True)
+
+    divided = _config(type="Random").updated(dataset={"split": split})
+    _once(divided, output=tmp_path / "second")
+    record = json.loads(split.read_text())
+    record["train"].pop()
+    split.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"another selection \(files.split is "):
+        select_once(divided, output=tmp_path / "second")
