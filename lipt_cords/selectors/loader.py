@@ -19,6 +19,8 @@ from lipt_cords.base.randomness import generator
 from lipt_cords.data.open_files import nothing_left_open, own_file_positions
 from lipt_cords.selectors.base import Selection
 
+WEIGHTS = "weights"
+"""The key of the weights in a batch that is a dict."""
 Key = tuple[int, float]
 """What the sampler yields: a sample's index and its weight, so workers hold no selection."""
 
@@ -69,7 +71,7 @@ def with_weights(batch: Any, weights: Tensor) -> Any:
     """A batch with the weights of its samples, (B,) float32, at its end or under ``weights``.
 
     Raises:
-        ValueError: it has not as many samples.
+        ValueError: it has not as many samples, or weights of its own.
     """
     found = _batch_length(batch)
     if found is not None and found != len(weights):
@@ -79,7 +81,12 @@ def with_weights(batch: Any, weights: Tensor) -> Any:
             "out, and keep the others"
         )
     if isinstance(batch, Mapping):
-        return {**batch, "weights": weights}
+        if WEIGHTS in batch:
+            raise ValueError(
+                f"the batches have a key {WEIGHTS!r} of their own, under which the weights of the "
+                "selection are given out: call it something else in the data set or in collate_fn"
+            )
+        return {**batch, WEIGHTS: weights}
     if isinstance(batch, tuple | list):
         return (*batch, weights)
     return (batch, weights)
@@ -217,7 +224,8 @@ class SubsetLoader(DataLoader[Any]):
 
     Raises:
         ValueError: a selection that is empty or points outside the data set; an option that
-            would replace the selection's order.
+            would replace the selection's order. Raised at the first batch: dicts that have
+            ``weights`` of their own, and batches of another size than their samples.
 
     >>> from torch.utils.data import TensorDataset
     >>> data = TensorDataset(torch.arange(4.0), torch.tensor([0, 1, 0, 1]))

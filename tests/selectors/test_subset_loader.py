@@ -359,3 +359,10 @@ def test_ranks_share_a_loader_that_was_built_anew() -> None:
     ]
     assert [epoch_of(part) for part in parts] == [[5, 3, 1], [5, 4, 2]]
     assert next(iter(parts[1]))[2].tolist() == pytest.approx([0, 0.4, 0.2])
+
+
+def test_weights_of_the_data_are_not_written_over() -> None:
+    items = [{"x": torch.ones(1), "labels": 1, "weights": 3.0}] * 4
+    loader = SubsetLoader(items, chosen(2, 0), batch_size=2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a key 'weights' of their own.*call it something else"):
+        next(iter(loader))
