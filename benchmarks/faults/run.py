@@ -56,7 +56,7 @@ def summary(verdicts: list[Verdict], seconds: list[float]) -> dict[str, Any]:
         "longest_seconds": max(seconds),
         "median_seconds_to_end": statistics.median(one.seconds_to_end for one in verdicts),
         "moments": [one.moment for one in verdicts],
-        "messages": list(dict.fromkeys(text for one in verdicts for text in one.messages))[:6],
+        "messages": list(dict.fromkeys(text for one in verdicts for text in one.messages))[:8],
     }
 
 

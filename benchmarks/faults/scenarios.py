@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.faults.bench import MOMENTS, STOPPED, Bench, Verdict, unsound
+from benchmarks.faults.bench import CLEAR, MOMENTS, STOPPED, Bench, Verdict, unsound
 from benchmarks.faults.pairs import suspended, two_at_once
 from benchmarks.faults.ranks import ADDRESSES, OPTIONS
 from benchmarks.faults.rigs import small_disk, two_hosts
@@ -201,6 +202,10 @@ def cut_network(bench: Bench, draw: random.Random, trial: int, tolerant: bool) -
     here = [run.ranks().get(rank, {}) for rank in (0, 1)]
     expected = bench.expected(job)
     everywhere = bench.judge(run, verdict, None, r"\w*Rendezvous\w*Error: .*|Signal 9 .*")
+    for rank in (2, 3):
+        said = told_without_the_store(run, rank)
+        verdict.expect(said is not None, f"rank {rank}, without the store, left without a word")
+        verdict.messages.append(f"rank {rank}, without the store: {said}")
     if all(one.get("ended") == "merged" for one in here):
         verdict.expect(here[0]["digest"] == here[1]["digest"], "two ranks of one side differ")
         theirs = [w for w in range(WORKERS) if w % 4 > 1]
@@ -214,6 +219,24 @@ def cut_network(bench: Bench, draw: random.Random, trial: int, tolerant: bool) -
     on_one = replace(job, namespaces=(None,), work_dirs=dirs[:1], endpoint="localhost:0")
     bench.resume(on_one, verdict, None if lacking(run) else expected, finished, draw)
     return verdict
+
+
+def told_without_the_store(run: Run, rank: int) -> str | None:
+    """What the second host's side says of one of its ranks; None for nothing that is clear.
+
+    The ranks or their agent notice first that the store is gone, and the agent then ends the ranks:
+    with SIGTERM, of which they write what they keep, or, if they are too slow or have only begun,
+    without a word of theirs. Then the agent's own error counts.
+    """
+    one = run.ranks().get(rank, {})
+    if one.get("ended") == "merged":
+        return "merged"
+    if one.get("ended") == "error":
+        clear = str(one["type"]).startswith(CLEAR)
+        return f"{one['type']}: {one['text']}" if clear else None
+    log = (run.job.folder / "log_1").read_text(errors="replace")
+    found = re.search(r"\w*Rendezvous\w*Error: .*|Signal (9|15) .*|SignalException: .*", log)
+    return None if found is None else f"its agent ended it: {found.group(0)}"
 
 
 LOCAL = "processes: "
