@@ -232,6 +232,7 @@ def compare(
         results = run_comparison(
             settings, methods=names, seeds=chosen, **terms, jobs=jobs, output=output, resume=resume,
             splits=splits, command=command_line(), on_run=display.run, on_point=display.point,
+            on_wait=display.wait,
         )  # fmt: skip
         if not is_main_process():
             return

@@ -52,7 +52,7 @@ class Display:
 
     def run(self, method: str, fraction: float, seed: int, record: RunRecord | None) -> None:
         """One line for every finished run of a comparison."""
-        self._running = f"seed {seed}, {fraction:.3g}, {method}"
+        self._running = _named(method, fraction, seed)
         if record is None:
             return
         self._pulse.rest()
@@ -71,6 +71,19 @@ class Display:
     def point(self, point: CurvePoint) -> None:
         """A line every half minute while a run of a comparison trains."""
         self._pulse.beat(lambda: f"  {self._running}: {_place(point)}")
+
+    def wait(self, running: Sequence[tuple[PlannedRun, CurvePoint | None]]) -> None:
+        """A line every half minute while runs of a comparison train side by side."""
+
+        def line() -> str:
+            places = (
+                f"{_named(*one.key)}" + ("" if point is None else f": {_place(point)}")
+                for one, point in running
+            )
+            return f"  {'; '.join(places)}"
+
+        if running:
+            self._pulse.beat(line)
 
     @contextmanager
     def curve(self, epochs: int) -> Iterator[Callable[[CurvePoint], None]]:
@@ -307,6 +320,10 @@ def show_registered(console: Console, names: Sequence[Registered]) -> None:
 def _plain(text: str) -> str:
     """Text that rich must not read as markup, such as ``lipt-cords[cords]``."""
     return printable(text).replace("[", r"\[")
+
+
+def _named(method: str, fraction: float, seed: int) -> str:
+    return f"seed {seed}, {fraction:.3g}, {method}"
 
 
 def _place(point: CurvePoint) -> str:

@@ -22,7 +22,7 @@ from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.experiments.choose import chooses_untrained
 from lipt_cords.experiments.compare_plan import ComparisonPlan, PlannedRun, plan_comparison
-from lipt_cords.experiments.compare_runs import make_runs
+from lipt_cords.experiments.compare_runs import OnWait, make_runs
 from lipt_cords.experiments.contest import Equal
 from lipt_cords.experiments.methods import (
     DEFAULT_METHODS,
@@ -75,6 +75,7 @@ def compare(
     command: str | None = None,
     on_run: OnRun | None = None,
     on_point: Callable[[CurvePoint], None] | None = None,
+    on_wait: OnWait | None = None,
 ) -> dict[str, Any]:
     """Run every method at every fraction with every seed.
 
@@ -99,6 +100,8 @@ def compare(
         command: the command line that asked for it, to be written down.
         on_run: called before and after every run.
         on_point: called with every point of every curve, with one job.
+        on_wait: called every few seconds with the runs that go on and their last points, with
+            several jobs.
 
     Returns:
         What ``results.json`` holds: ``runs``, ``summary`` (a row a method and fraction, each soup
@@ -138,7 +141,12 @@ def compare(
             on_run(*planned.key, None)
 
     made = make_runs(
-        [unit for unit in units if unit], splits, jobs=jobs, on_start=started, on_point=on_point
+        [unit for unit in units if unit],
+        splits,
+        jobs=jobs,
+        on_start=started,
+        on_point=on_point,
+        on_wait=on_wait,
     )
     for planned, record in made:
         records[planned.key] = record

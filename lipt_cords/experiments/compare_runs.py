@@ -37,7 +37,11 @@ logger = logging.getLogger(__name__)
 
 OnPoint = Callable[[CurvePoint], None]
 OnStart = Callable[[PlannedRun], None]
+OnWait = Callable[[Sequence[tuple[PlannedRun, CurvePoint | None]]], None]
+"""Called with the runs that go on, each with its last point."""
 Made = tuple[PlannedRun, RunRecord]
+WAIT_SECONDS = 5.0
+"""Longest time between two calls of ``on_wait``."""
 
 
 def make_runs(
@@ -47,6 +51,7 @@ def make_runs(
     jobs: int = 1,
     on_start: OnStart | None = None,
     on_point: OnPoint | None = None,
+    on_wait: OnWait | None = None,
 ) -> Iterator[Made]:
     """Make all runs; each is yielded as soon as it has ended.
 
@@ -56,12 +61,13 @@ def make_runs(
         jobs: processes; 1 runs here, in order.
         on_start: called before every run; with several jobs before every unit's first.
         on_point: called with every point of every curve, with one job.
+        on_wait: called every few seconds with the runs that go on, with several.
     """
     if jobs == 1 or len(units) < 2:
         for unit in units:
             yield from _make_unit(unit, splits, on_start, on_point)
     else:
-        yield from _in_processes(units, min(jobs, len(units)), on_start)
+        yield from _in_processes(units, min(jobs, len(units)), on_start, on_wait)
 
 
 def _make_unit(
@@ -115,6 +121,8 @@ class _Child:
             self.process.start()
         self.unit: list[PlannedRun] = []
         """Its runs that have not ended; without any it is free."""
+        self.point: CurvePoint | None = None
+        """Where the first of them is."""
 
     def give(self, unit: Sequence[PlannedRun]) -> None:
         """Let it make a unit of runs."""
@@ -126,8 +134,12 @@ class _Child:
         """The runs that have ended since the last call."""
         try:
             while self.unit and self.pipe.poll():
-                record: RunRecord = self.pipe.recv()
-                yield self.unit.pop(0), record
+                said: RunRecord | CurvePoint = self.pipe.recv()
+                if isinstance(said, CurvePoint):
+                    self.point = said
+                    continue
+                self.point = None
+                yield self.unit.pop(0), said
         except (EOFError, OSError):  # it has died, which its end tells
             return
 
@@ -138,7 +150,10 @@ class _Child:
 
 
 def _in_processes(
-    units: Sequence[Sequence[PlannedRun]], jobs: int, on_start: OnStart | None
+    units: Sequence[Sequence[PlannedRun]],
+    jobs: int,
+    on_start: OnStart | None,
+    on_wait: OnWait | None,
 ) -> Iterator[Made]:
     waiting = deque(units)
     threads = max(1, torch.get_num_threads() // jobs)
@@ -154,7 +169,10 @@ def _in_processes(
                     on_start(unit[0])
                 (free.pop() if free else children[-1]).give(unit)
             busy = [one for one in children if one.unit]
-            wait([*(one.pipe for one in busy), *(one.process.sentinel for one in busy)])
+            wait(
+                [*(one.pipe for one in busy), *(one.process.sentinel for one in busy)],
+                None if on_wait is None else WAIT_SECONDS,
+            )
             for one in busy:
                 code = one.process.exitcode
                 yield from one.hear()
@@ -168,6 +186,8 @@ def _in_processes(
                 if others:
                     waiting.appendleft(others)
                 yield lost, failed(lost, why)
+            if on_wait is not None:
+                on_wait([(one.unit[0], one.point) for one in busy if one.unit])
     finally:
         for one in children:
             one.end()
@@ -196,5 +216,5 @@ def _serve(pipe: Connection, threads: int, modules: Sequence[str]) -> None:
             for planned in unit:
                 pipe.send(failed(planned, f"{type(error).__name__}: {error}"))
             continue
-        for _, record in _make_unit(unit, splits):
+        for _, record in _make_unit(unit, splits, on_point=pipe.send):
             pipe.send(record)

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import linecache
 import math
+import multiprocessing
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from lipt_cords.base.files import read_json, write_json
+from lipt_cords.cli.display import Display
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.importing import cords_version
 from lipt_cords.experiments import demo as demo_module
 from lipt_cords.experiments.assemble import uses_cords
 from lipt_cords.experiments.compare import compare
+from lipt_cords.experiments.compare_plan import PlannedRun, plan_comparison
+from lipt_cords.experiments.compare_runs import _Child, failed
 from lipt_cords.experiments.demo import demo, demo_config
+from lipt_cords.experiments.methods import parse_methods
 from lipt_cords.experiments.record import RunRecord
-from lipt_cords.experiments.run import run
+from lipt_cords.experiments.run import load_splits, run
 from lipt_cords.selectors.base import SELECTORS
 from lipt_cords.training.ledger import CurvePoint
+from lipt_cords.warmstart import progress
 
 WARM = {"num_workers": 2, "common_steps": 2, "local_steps": 3, "batch_size": 16}
 CONFIG = RunConfig.parse(
@@ -179,7 +187,15 @@ def test_processes_give_the_same_results_and_a_shared_warm_start_is_billed_to_al
 ) -> None:
     methods = ["random", "lipt", "lipt+random/scratch"]
     given = {"methods": methods, "seeds": [0, 1], "fractions": [0.2, 0.3]}
-    alone, two = compare(CONFIG, **given), compare(CONFIG, **given, jobs=2)  # type: ignore[arg-type]
+    seen: set[tuple[str, float, int]] = set()
+
+    def on_wait(running: Sequence[tuple[PlannedRun, CurvePoint | None]]) -> None:
+        assert len(running) <= 2
+        seen.update(one.key for one, _ in running)
+
+    alone = compare(CONFIG, **given)  # type: ignore[arg-type]
+    two = compare(CONFIG, **given, jobs=2, on_wait=on_wait)  # type: ignore[arg-type]
+    assert seen and seen <= {(r["method"], r["fraction"], r["seed"]) for r in two["runs"]}
     for one, other in zip(alone["runs"], two["runs"], strict=True):
         assert one["status"] == "ok", one["error"]
         for name in ("method", "fraction", "seed", "test_accuracy"):
@@ -191,6 +207,23 @@ def test_processes_give_the_same_results_and_a_shared_warm_start_is_billed_to_al
         assert one["costs"]["training_passes"] == bill["training"]
     separate = compare(CONFIG, methods=["lipt+random/scratch"], seeds=[1], fractions=[0.3])
     assert separate["runs"][0]["test_accuracy"] == alone["runs"][-1]["test_accuracy"]
+
+
+def test_where_runs_of_processes_are_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    splits = load_splits(CONFIG)
+    one, other = plan_comparison(CONFIG, splits, parse_methods(["random", "rs2"]), [3]).runs[:2]
+    ours, theirs = multiprocessing.Pipe()
+    child: Any = object.__new__(_Child)
+    child.pipe, child.unit, child.point = ours, [one, other], None
+    theirs.send(CurvePoint(7, "subset", 9, 9, 1.0, 1.0, 0.1, None, 0.5, None))
+    assert list(child.hear()) == []
+    said = io.StringIO()
+    Display(Console(file=said, width=200)).wait([(child.unit[0], child.point), (other, None)])
+    assert said.getvalue() == "  seed 3, 0.2, random: val 50.0%, epoch 7; seed 3, 0.2, rs2\n"
+    theirs.send(record := failed(one, "no luck"))
+    assert list(child.hear()) == [(one, record)]
+    assert child.unit == [other] and child.point is None
 
 
 def test_a_death_takes_its_own_run_along_and_the_others_go_on(one_thread: None) -> None:
