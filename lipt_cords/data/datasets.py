@@ -278,6 +278,7 @@ def _divided(name: str, parts: Parts, split: Split) -> Parts:
         train.mean, train.std,
     )  # fmt: skip
     everything = Part(images, (*parts.train.names, *parts.test.names))
+    split.refuse_other_data(parts.known_by)
     places = places_of(split, everything.names, name)
     unused = unnamed(split, everything.names)
     return replace(

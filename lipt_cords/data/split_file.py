@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,30 @@ from lipt_cords.base.files import read_json
 from lipt_cords.base.listing import listed
 
 PARTS = ("train", "val", "test")
-Split = Mapping[str, Sequence[str]]
-"""Names of the samples of each part, in order."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Names of the samples of each part, in order, and what is known of their data."""
+
+    parts: Mapping[str, Sequence[str]]
+    known_by: str = ""
+    """What tells the data from others (:func:`~lipt_cords.data.sample_lists.known_by`)."""
+
+    def refuse_other_data(self, known_by: str) -> None:
+        """Refuse data that are not those of the split.
+
+        Args:
+            known_by: of the data; empty where names of files tell.
+
+        Raises:
+            ValueError: both are known and differ.
+        """
+        if self.known_by and known_by and self.known_by != known_by:
+            raise ValueError(
+                f"dataset.split is of {self.known_by}, and these data are {known_by}: give the "
+                "split of these data, or leave it out"
+            )
 
 
 def read_split(path: str | Path, dataset: str) -> Split:
@@ -23,7 +46,7 @@ def read_split(path: str | Path, dataset: str) -> Split:
 
     Args:
         path: JSON with the lists ``train``, ``val`` and ``test`` of sample names, and maybe the
-            name of its ``dataset``; other entries are not read.
+            name of its ``dataset`` and what it is ``known_by``; other entries are not read.
         dataset: that is to be divided. Image folders may have moved: their files are compared.
 
     Raises:
@@ -50,12 +73,14 @@ def read_split(path: str | Path, dataset: str) -> Split:
     counts = Counter(name for part in PARTS for name in payload[part])
     if twice := [name for name, count in counts.items() if count > 1]:
         raise ValueError(f"{path} names samples twice: {listed(twice)}. Keep each in one part")
-    return {part: payload[part] for part in PARTS}
+    known_by = payload.get("known_by")
+    named = {part: payload[part] for part in PARTS}
+    return Split(named, known_by if isinstance(known_by, str) else "")
 
 
 def unnamed(split: Split, names: Sequence[str]) -> tuple[str, ...]:
     """The samples, of these names, that a split puts into no part."""
-    used = {name for chosen in split.values() for name in chosen}
+    used = {name for chosen in split.parts.values() for name in chosen}
     return tuple(name for name in names if name not in used)
 
 
@@ -73,14 +98,17 @@ def places_of(split: Split, names: Sequence[str], data: str) -> dict[str, Tensor
     Raises:
         ValueError: samples that are not there; the first ones are named.
 
-    >>> places_of({"train": ["c", "a"], "val": ["b"]}, ["a", "b", "c"], "letters")["train"]
+    >>> split = Split({"train": ["c", "a"], "val": ["b"]})
+    >>> places_of(split, ["a", "b", "c"], "letters")["train"]
     tensor([2, 0])
     """
     where = {name: index for index, name in enumerate(names)}
-    missing = [name for part in split.values() for name in part if name not in where]
+    missing = [name for part in split.parts.values() for name in part if name not in where]
     if missing:
         raise ValueError(
             f"the split names {len(missing):,} samples that are not in {data}: {listed(missing)}. "
             "Give the split of these data, or leave dataset.split out"
         )
-    return {part: torch.tensor([where[name] for name in chosen]) for part, chosen in split.items()}
+    return {
+        part: torch.tensor([where[name] for name in chosen]) for part, chosen in split.parts.items()
+    }

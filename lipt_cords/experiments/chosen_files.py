@@ -61,4 +61,5 @@ def write_split(directory: Path, splits: DataSplits) -> Path | None:
     parts = {part: list(names) for part, names in splits.samples.items()}
     unreadable = dict(splits.left_out.unreadable)
     head = {"schema": 1, "kind": "split", "dataset": splits.name}
+    head |= {"known_by": splits.known_by} if splits.known_by else {}
     return write_json(directory / SPLIT, {**head, **parts, "unreadable": unreadable})

@@ -73,6 +73,7 @@ def table_parts(
     found.clear()
     rows = TableRows.of(uses, labels)
     everything = Part(rows, tuple(map(str, range(len(rows))))).without(set(unlabelled))
+    of = known_by(TABLE, labels)
     unreadable = {str(row): f"no {label}" for row in unlabelled}
     unused: tuple[str, ...] = ()
     left_out = LeftOut(unreadable=unreadable, columns=uses.left_out)
@@ -81,13 +82,14 @@ def table_parts(
         rest, held = stratified_split(everything.labels, count, generator(0, "table test"))
         places = {"train": rest, "test": held}
     else:
+        split.refuse_other_data(of)
         places = places_of(split, everything.names, str(path))
         unused = unnamed(split, everything.names)
         left_out = LeftOut(unreadable=unreadable, columns=uses.left_out, not_in_split=len(unused))
     parts = {part: everything.select(indices) for part, indices in places.items()}
     return Parts(
         parts["train"], parts["test"], len(classes), parts.get("val"), classes, None, left_out,
-        (*unused, *unreadable), dates=tuple(dates), known_by=known_by(TABLE, labels),
+        (*unused, *unreadable), dates=tuple(dates), known_by=of,
     )  # fmt: skip
 
 

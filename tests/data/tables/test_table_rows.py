@@ -186,6 +186,12 @@ def test_a_split_is_kept_to(tmp_path: Path) -> None:
     splits = loaded(path, split=split)
     assert splits.samples["train"] == ("5", "3", "8", "9") and splits.samples["test"] == ("0", "17")
     assert "293 not in the split" in str(splits)
+    text = split.read_text()
+    split.write_text(text.replace("{", '{"known_by": "table, 9 samples, labels 1234abcd", '))
+    with pytest.raises(ValueError, match="dataset.split is of table, 9 .* data are table, 300 "):
+        loaded(path, split=split)
+    split.write_text(text.replace("{", f'{{"known_by": "{splits.known_by}", '))
+    assert loaded(path, split=split).samples == splits.samples
     split.write_text('{"train": ["5", "300"], "val": ["4"], "test": ["0"]}')
     with pytest.raises(ValueError, match="1 samples that are not in .*: 300"):
         loaded(path, split=split)
