@@ -26,7 +26,7 @@ from lipt_cords.cords.schema import (
     TrainConfig,
 )
 from lipt_cords.cords.yaml_text import MOST_CHARACTERS, read_yaml
-from lipt_cords.data.datasets import TABLE_PREFIX
+from lipt_cords.data.tables.parts import TABLE_PREFIX
 from lipt_cords.models.outside import TIMM, module_of
 from lipt_cords.training.optimizers import OptimizerConfig, SchedulerConfig
 from lipt_cords.warmstart.config import WarmStartConfig

@@ -17,7 +17,7 @@ from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.options import ConfigSection
 from lipt_cords.base.sizes import parse_bytes, parse_memory
 from lipt_cords.cords.strategies import SELECTION_TYPES, split_strategy
-from lipt_cords.data.datasets import TABLE_PREFIX
+from lipt_cords.data.tables.parts import TABLE_PREFIX
 from lipt_cords.training.step import MemoryFormat, Precision
 from lipt_cords.warmstart.config import WarmStartConfig
 

@@ -27,7 +27,7 @@ from lipt_cords.data.parts import LeftOut, Part, Parts
 from lipt_cords.data.sample_lists import known_by, read_sample_list
 from lipt_cords.data.split_file import Split, places_of, read_split, unnamed
 from lipt_cords.data.splits import balanced_sample, stratified_split
-from lipt_cords.data.tables.parts import table_parts
+from lipt_cords.data.tables.parts import TABLE_PREFIX, table_parts
 from lipt_cords.data.tables.rows import TableRows, summary
 from lipt_cords.data.torchvision_files import DATA_SETS as TORCHVISION
 from lipt_cords.data.torchvision_files import read_torchvision
@@ -35,7 +35,6 @@ from lipt_cords.data.torchvision_files import read_torchvision
 DATA_VARIABLE = "LIPT_CORDS_DATA"
 STATISTICS_IMAGES = 2048
 FOLDER_PREFIX = "imagefolder:"
-TABLE_PREFIX = "table:"
 
 RawImages = tuple[Tensor, Tensor]
 """Images (N, C, H, W), uint8, and their labels (N,)."""
@@ -313,7 +312,12 @@ def _split(
     if without is not None:
         fitted = {*train.names, *val.names}
         everything = {*fitted, *parts.test.names, *parts.unused}
-        gone = read_sample_list(without, everything, parts.known_by) & fitted
+        called = {
+            name: parts.class_names[label] if parts.class_names else str(label)
+            for part in (train, val)
+            for name, label in zip(part.names, part.labels.tolist(), strict=True)
+        }
+        gone = read_sample_list(without, everything, parts.known_by, called) & fitted
         kept = kept[torch.tensor([train.names[i] not in gone for i in kept.tolist()])]
         val = val.without({i for i, one in enumerate(val.names) if one in gone})
         left_out = replace(left_out, by_list=(Path(without).name, len(gone)))

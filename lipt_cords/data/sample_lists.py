@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,17 +19,21 @@ OF = "data"
 """The column that says of which data a list is; lists without it, and other columns, are read."""
 
 
-def read_sample_list(path: str | Path, known: Collection[str], of: str = "") -> set[str]:
+def read_sample_list(
+    path: str | Path, known: Collection[str], of: str = "", labels: Mapping[str, str] | None = None
+) -> set[str]:
     """Names of samples in the column ``path``, ``row`` or ``sample`` of a CSV file.
 
     Args:
         path: the file.
         known: every sample of the data set.
         of: what :func:`known_by` says of the data set.
+        labels: what samples are labelled, by name; a list that says of which data it is has to
+            agree.
 
     Raises:
-        ValueError: no such file, no such column, a list of other data, or a name that the data set
-            does not have.
+        ValueError: no such file, no such column, a list of other data, a sample with another label
+            than the list says, or a name that the data set does not have.
     """
     where = Path(path).expanduser()
     if not where.is_file():
@@ -45,15 +49,23 @@ def read_sample_list(path: str | Path, known: Collection[str], of: str = "") -> 
                 f"{', '.join(columns[:NAMED]) or 'none'}): give a list such as the suspects.csv of "
                 "lipt-cords clean"
             )
-        names, made_from = [], set()
-        for row in rows:
-            if row[named]:
-                names.append(row[named])
-                made_from.add(row.get(OF) or of)
+        lines = [row for row in rows if row[named]]
+    names = [row[named] for row in lines]
+    made_from = {row.get(OF) or of for row in lines}
     if others := sorted(made_from - {of}) if of else []:
         raise ValueError(
             f"{where} lists samples of {listed(others)}, and these data are {of}: make the list "
             "from these data, as lipt-cords clean does"
+        )
+    relabelled = []
+    for row in lines:
+        said, now = row.get("label"), (labels or {}).get(row[named])
+        if row.get(OF) and said and now not in (None, said):
+            relabelled.append(f"{row[named]} ({said} there, {now} here)")
+    if relabelled:
+        raise ValueError(
+            f"{where} lists samples that have another label now: {listed(relabelled)}. Remove the "
+            "lines of labels that you have mended, or make the list anew if samples have moved"
         )
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -68,14 +80,18 @@ def known_by(name: str, labels: Tensor) -> str:
     """What tells a data set, whose samples have numbers alone, from others.
 
     Args:
-        name: of the data set; of one in a file, such as ``table:FILE``, the kind alone counts.
+        name: of the data set. Of one in a file, such as ``table:FILE``, its kind and its size alone
+            count: the file may be moved, and its labels be mended.
         labels: of all its samples in their order, (N,), integers.
 
     >>> known_by("digits", torch.tensor([3, 1, 4]))
     'digits, 3 samples, labels 0057aef4'
     """
+    kind, in_a_file, _ = name.partition(":")
+    if in_a_file:
+        return f"{kind}, {len(labels):,} samples"
     digest = hashlib.sha256(labels.to(torch.int64).contiguous().numpy().data).hexdigest()[:8]
-    return f"{name.partition(':')[0]}, {len(labels):,} samples, labels {digest}"
+    return f"{name}, {len(labels):,} samples, labels {digest}"
 
 
 def as_csv(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:

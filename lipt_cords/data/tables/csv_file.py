@@ -82,7 +82,8 @@ def written_heading(path: Path) -> tuple[list[str], str]:
                 "commas, semicolons or tabs, one of them the label"
             )
         file.seek(0)
-        return next(row for row in csv.reader(file, delimiter=separator) if any(row)), separator
+        rows = csv.reader(file, delimiter=separator)
+        return next(row for row in rows if len(row) > 1 or any(map(str.strip, row))), separator
 
 
 def refuse_twice(path: Path, names: Sequence[str]) -> None:

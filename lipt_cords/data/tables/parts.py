@@ -18,7 +18,8 @@ from lipt_cords.data.tables.rows import TableRows
 from lipt_cords.data.tables.uses import CATEGORY, uses_of
 from lipt_cords.data.tables.values import Texts
 
-TABLE = "table"
+TABLE_PREFIX = "table:"
+"""Of the name of a table as a data set."""
 CSV = (".csv", ".tsv", ".txt")
 
 
@@ -73,7 +74,7 @@ def table_parts(
     found.clear()
     rows = TableRows.of(uses, labels)
     everything = Part(rows, tuple(map(str, range(len(rows))))).without(set(unlabelled))
-    of = known_by(TABLE, labels)
+    of = known_by(TABLE_PREFIX, labels)
     unreadable = {str(row): f"no {label}" for row in unlabelled}
     unused: tuple[str, ...] = ()
     left_out = LeftOut(unreadable=unreadable, columns=uses.left_out)

@@ -175,8 +175,23 @@ def test_a_list_of_rows_of_another_table_is_refused(tmp_path: Path) -> None:
     gone.write_text(f'row,data\n5,"{loaded(one).known_by}"\n')
     one.rename(tmp_path / "moved.csv")
     assert loaded(tmp_path / "moved.csv", without=gone).left_out.by_list == ("gone.csv", 1)
-    with pytest.raises(ValueError, match="samples of table, 300 samples, .* are table, 290"):
+    with pytest.raises(
+        ValueError, match="samples of table, 300 samples, and these data are table, 290"
+    ):
         loaded(other, without=gone)
+
+
+def test_a_list_of_rows_that_were_moved_or_mended_is_refused(tmp_path: Path) -> None:
+    path = customers(tmp_path / "customers.csv")
+    whole, gone = loaded(path), tmp_path / "gone.csv"
+    row = whole.samples["train"][0]
+    now = whole.class_names[int(whole.train[0][1])]
+    was = {"yes": "no", "no": "yes"}[now]
+    gone.write_text(f'row,label,data\n{row},{now},"{whole.known_by}"\n')
+    assert loaded(path, without=gone).left_out.by_list == ("gone.csv", 1)
+    gone.write_text(f'row,label,data\n{row},{was},"{whole.known_by}"\n')
+    with pytest.raises(ValueError, match=rf"another label now: {row} .{was} there, {now} here"):
+        loaded(path, without=gone)
 
 
 def test_a_split_is_kept_to(tmp_path: Path) -> None:
@@ -187,7 +202,7 @@ def test_a_split_is_kept_to(tmp_path: Path) -> None:
     assert splits.samples["train"] == ("5", "3", "8", "9") and splits.samples["test"] == ("0", "17")
     assert "293 not in the split" in str(splits)
     text = split.read_text()
-    split.write_text(text.replace("{", '{"known_by": "table, 9 samples, labels 1234abcd", '))
+    split.write_text(text.replace("{", '{"known_by": "table, 9 samples", '))
     with pytest.raises(ValueError, match="dataset.split is of table, 9 .* data are table, 300 "):
         loaded(path, split=split)
     split.write_text(text.replace("{", f'{{"known_by": "{splits.known_by}", '))
