@@ -127,7 +127,10 @@ def workers(splits: DataSplits, seed: int) -> Scores:
 
 
 RIVALS: dict[str, Callable[[DataSplits, int], Scores]] = {
-    **{f"in-sample, {epochs} epochs": in_sample(epochs) for epochs in (1, 3, EPOCHS)},
+    **{
+        f"in-sample, {epochs} epoch{'s'[: epochs > 1]}": in_sample(epochs)
+        for epochs in (1, 3, EPOCHS)
+    },
     "LiPT's workers": workers,
     "2 folds": cross_validated(2),
     "5 folds": cross_validated(5),

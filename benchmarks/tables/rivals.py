@@ -62,12 +62,14 @@ def label_rivals() -> str:
     """AUROC of wrong labels, of the closed form and of what is trained, by its better score."""
     found = results_of("label_rivals")
     table: dict[str, list[str]] = {}
-    head, passes = ["By"], {}
+    head, passes = ["By"], dict[str, float]()
     for name, results in found:
         shares = sorted({row["share"] for row in results["rows"]})
         drawn = {(row["share"], row["seed"]) for row in results["rows"]}
+        budget = load(f"compute_budget-{name}")["rows"]
+        spent = max(row["preparing_passes"] for row in budget)
         closed = [
-            row | {"rival": "`find_label_issues`, nothing trained", "score": "", "passes": 0.0}
+            row | {"rival": "`find_label_issues`, nothing trained", "score": "", "passes": spent}
             for row in load(f"label_issues-{name}")["rows"]
             if row["kind"] == "symmetric" and (row["share"], row["seed"]) in drawn
         ]
@@ -75,10 +77,12 @@ def label_rivals() -> str:
         for rival in dict.fromkeys(row["rival"] for row in every):
             mine = [row for row in every if row["rival"] == rival]
             table.setdefault(rival, []).extend(_best(mine, share) for share in shares)
-            passes[rival] = f"{max(row['passes'] for row in mine):,.0f}"
+            most = max(row["passes"] for row in mine)
+            passes[rival] = max(most, passes.get(rival, 0.0))
         head += [f"{name}, {100 * one:.0f} % wrong" for one in shares]
-    rows = [[rival, *cells, passes[rival]] for rival, cells in table.items()]
-    return _seeds(found) + markdown([*head, "Passes"], rows) + origin(*(one for _, one in found))
+    rows = [[rival, *cells, f"{passes[rival]:,.0f}"] for rival, cells in table.items()]
+    head.append("Passes, or operations of as many")
+    return _seeds(found) + markdown(head, rows) + origin(*(results for _, results in found))
 
 
 def _best(rows: list[Row], share: float) -> str:
