@@ -109,12 +109,14 @@ def _spread(rows: Tensor, count: int, draws: torch.Generator) -> Tensor:
 def nearest_each(centres: Tensor, rows: Tensor) -> Tensor:
     """For each centre the nearest row that no other centre took; the nearest pairs go first."""
     distances = squared_distances(centres, rows)
-    picks = torch.empty(len(centres), dtype=torch.int64)
-    order = distances.amin(dim=1).argsort(stable=True)
-    taken = torch.zeros(len(rows), dtype=torch.bool)
+    smallest, closest = distances.min(dim=1)
+    order = smallest.argsort(stable=True)
+    taken: dict[int, None] = {}
     for centre in order.tolist():
-        row = distances[centre]
-        row[taken] = torch.inf
-        picks[centre] = pick = int(row.argmin())
-        taken[pick] = True
-    return picks[order]
+        pick = int(closest[centre])
+        if pick in taken:
+            row = distances[centre]
+            row[list(taken)] = torch.inf
+            pick = int(row.argmin())
+        taken[pick] = None
+    return torch.tensor(list(taken))
