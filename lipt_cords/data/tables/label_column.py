@@ -48,13 +48,15 @@ def label_name(path: Path, names: Sequence[str], given: str | None) -> str:
     if len(found) == 1:
         return found[0]
     which = f"{' and '.join(found)} may all be it" if found else f"none is {', '.join(USUAL)}"
-    raise ValueError(f"which column of {path} is the label? {which}: {remedy}; {shown}")
+    values = ". If these are values, add a heading" if any(map(_is_number, names)) else ""
+    raise ValueError(f"which column of {path} is the label? {which}: {remedy}; {shown}{values}")
 
 
 def classes_of(path: Path, name: str, column: Texts) -> tuple[Tensor, tuple[str, ...]]:
     """Labels from 0 on, -1 where one is missing, and what the classes are called.
 
-    Numbers are sorted by value, so that 10 follows 2; 1 and 1.0 are one class.
+    Numbers are sorted by value, so that 10 follows 2; 1 and 1.0 are one class, and so are texts
+    that differ in spaces at their ends.
 
     Args:
         path: the file.
@@ -66,10 +68,11 @@ def classes_of(path: Path, name: str, column: Texts) -> tuple[Tensor, tuple[str,
             nearly every row.
     """
     counts = np.bincount(column.codes[column.codes >= 0], minlength=len(column.texts))
-    used = [text for text, count in zip(column.texts, counts, strict=True) if count]
+    pairs = zip(column.texts, counts, strict=True)
+    used = [text for text, count in pairs if count and text.strip()]
     rows = int(counts.sum())
     numbers = all(map(_is_number, used))
-    called = {text: _as_number(text) if numbers else text for text in used}
+    called = {text: _as_number(text) if numbers else text.strip() for text in used}
     classes = sorted(set(called.values()), key=float if numbers else None)
     if len(classes) < 2:
         held = f"one class, {classes[0]}" if classes else "no value"

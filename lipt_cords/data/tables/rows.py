@@ -266,4 +266,5 @@ def summary(rows: TableRows, dates: Sequence[str]) -> str:
         )
         if some
     ]
-    return f"{rows.encoding.width} inputs of {', '.join(said)}"
+    width = rows.encoding.width
+    return f"{width:,} {'input' if width == 1 else 'inputs'} of {', '.join(said)}"

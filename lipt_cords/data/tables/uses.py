@@ -20,6 +20,10 @@ WORDS = 3
 """Texts of more words, on average, are free text."""
 _ID = re.compile(r"(?i:(.*[ _.-])?(id|idx|index|uuid|guid|key|rowid|row|nr|no))|.*[a-z]I[dD]")
 """Names of columns that only tell rows apart."""
+_EXACT = 2.0**53
+"""Larger whole numbers are not all told apart."""
+_COMMAS = re.compile(r"\s*[+-]?\d+([.,' ]\d+)*\s*")
+_DATE = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b.*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ def uses_of(path: Path, columns: Columns, wanted: Mapping[str, str]) -> Uses:
         wanted: a use by name, which is kept to.
 
     Raises:
-        ValueError: an unknown column or use, numbers wanted of texts, an infinite number, or no
-            column that can be used.
+        ValueError: an unknown column or use, numbers wanted of texts, an infinite number, numbers
+            with commas, or no column that can be used.
     """
     for name, asked in wanted.items():
         if name not in columns:
@@ -58,6 +62,8 @@ def uses_of(path: Path, columns: Columns, wanted: Mapping[str, str]) -> Uses:
     made = Uses({}, {}, {})
     for name, values in columns.items():
         use = wanted.get(name)
+        if use is None and isinstance(values, Texts):
+            _refuse_commas(path, name, values)
         why = "as asked" if use == LEAVE_OUT else _useless(name, values, forced=use is not None)
         if why is not None:
             made.left_out[name] = why
@@ -102,12 +108,27 @@ def _useless(name: str, values: Values, *, forced: bool) -> str | None:
             return None
         spaces = sum(text.count(" ") for text in values.texts) / len(values.texts)
         kind = "free text" if spaces >= WORDS else "an id"
+        if all(map(_DATE.fullmatch, values.texts)):
+            kind = "dates that are not written as 2024-05-31"
         return f"{kind}: {different:,} different in {count:,} rows"
+    if values.whole and not values.dates and _EXACT <= float(np.abs(given).max()) < np.inf:
+        return "an id: whole numbers of more than 15 digits"
     if values.whole and not values.dates and different == len(there):
         counts = given.max() - given.min() == different - 1
         if (different > FEW_TEXTS and counts) or _ID.fullmatch(name):
             return "an id: different in every row"
     return None
+
+
+def _refuse_commas(path: Path, name: str, column: Texts) -> None:
+    """Refuse texts that are numbers, which would be lost as such."""
+    commas = any("," in text for text in column.texts)
+    if commas and all(map(_COMMAS.fullmatch, column.texts)):
+        raise ValueError(
+            f"column {name!r} of {path} holds numbers with commas such as "
+            f"{listed([repr(text) for text in column.texts], 3)}: write them as 1234.5, or say by "
+            "dataset.columns that it is a category or left out"
+        )
 
 
 def _refuse_infinite(path: Path, name: str, column: Numbers) -> None:

@@ -41,6 +41,8 @@ def columns() -> Columns:
         "code": texts(*(f"x{row}" for row in rows)),
         "note": texts(*(f"a note that is number {row}" for row in rows)),
         "parts": Unusable("of type list<int64>"),
+        "long": numbers(*(1e18 + 512 * (row // 2) for row in rows)),
+        "day": texts(*(f"{row % 28 + 1}.0{row // 5 + 1}.2024" for row in rows)),
     }
 
 
@@ -56,6 +58,8 @@ def test_columns_are_used_or_left_out_with_a_reason() -> None:
         "code": "an id: 40 different in 40 rows",
         "note": "free text: 40 different in 40 rows",
         "parts": "of type list<int64>",
+        "long": "an id: whole numbers of more than 15 digits",
+        "day": "dates that are not written as 2024-05-31: 40 different in 40 rows",
     }
 
 
@@ -85,6 +89,14 @@ def test_an_infinite_number_is_refused_by_its_row() -> None:
         uses_of(TABLE, {"a": numbers(1, 2, np.inf)}, {})
 
 
+@pytest.mark.parametrize("written", [("0,5", "12,25"), ("1,200", "900", None), ("-1.234,5", "1")])
+def test_numbers_with_commas_are_refused(written: tuple[str | None, ...]) -> None:
+    held = {"a": texts(*written), "b": numbers(*range(1, 1 + len(written)))}
+    with pytest.raises(ValueError, match=r"'a' of t.csv holds numbers with commas.* as 1234.5"):
+        uses_of(TABLE, held, {})
+    assert "a" in uses_of(TABLE, held, {"a": "category"}).categories
+
+
 @pytest.mark.parametrize(
     ("names", "given", "found"),
     [
@@ -95,6 +107,7 @@ def test_an_infinite_number_is_refused_by_its_row() -> None:
         (["y", "Target"], None, "y and Target may all be it"),
         (["Churned", "b"], "churned", "no column 'churned'.*did you mean 'Churned'"),
         (["1", "2.5"], None, "heading of t.csv holds numbers alone"),
+        (["1", "yes"], None, "which column .* are 1, yes. If these are values, add a heading"),
     ],
 )
 def test_the_label_is_found_or_asked_for(names: list[str], given: str | None, found: str) -> None:
@@ -108,8 +121,8 @@ def test_the_label_is_found_or_asked_for(names: list[str], given: str | None, fo
 def test_numbers_are_classes_by_value() -> None:
     labels, names = classes_of(TABLE, "y", texts("10", "2", "2.0", None, "010"))
     assert names == ("2", "10") and labels.tolist() == [1, 0, 0, -1, 1]
-    labels, names = classes_of(TABLE, "y", texts("no", "yes", "no"))
-    assert names == ("no", "yes") and labels.tolist() == [0, 1, 0]
+    labels, names = classes_of(TABLE, "y", texts("no", "yes", "no ", " "))
+    assert names == ("no", "yes") and labels.tolist() == [0, 1, 0, -1]
 
 
 @pytest.mark.parametrize(
