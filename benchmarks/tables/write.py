@@ -30,6 +30,7 @@ from benchmarks.tables.memory import MEMORY
 from benchmarks.tables.paper import PAPER
 from benchmarks.tables.parts import load, markdown, origin
 from benchmarks.tables.preset import PRESET
+from benchmarks.tables.pretrained import PRETRAINED
 from benchmarks.tables.question import QUESTIONS
 from benchmarks.tables.reliability import RELIABILITY
 from benchmarks.tables.rivals import RIVALS
@@ -79,8 +80,8 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         selection, selection_imagenet, *CHOOSING, *CHOOSING_COST, *LABEL_ISSUES,
-        *WRONG_LABELS, *RIVALS, *LONG_TAIL, *TEXT_AND_TABLES, *QUESTIONS, *PRESET, *PAPER,
-        *DISTRIBUTED, *RELIABILITY, *CHEAPER, *MEMORY, *UNLEARNING, field, headline,
+        *WRONG_LABELS, *RIVALS, *LONG_TAIL, *TEXT_AND_TABLES, *PRETRAINED, *QUESTIONS, *PRESET,
+        *PAPER, *DISTRIBUTED, *RELIABILITY, *CHEAPER, *MEMORY, *UNLEARNING, field, headline,
     )
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ import torch
 import typer
 import yaml
 from programs import run_program
+from tiny_pretrained import tiny_pretrained
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -256,12 +257,17 @@ def test_examples_run(script: str, words: str) -> None:
     assert words in ran(ROOT / "examples" / script)
 
 
+def test_the_pretrained_example_runs_on_the_folder_of_a_model(tmp_path: Path) -> None:
+    said = ran(ROOT / "examples/pretrained_text.py", tiny_pretrained(tmp_path))
+    assert re.match(r"\d+ snippets, \d+ passes one after another: test accuracy .* merged", said)
+
+
 def test_accelerate_in_two_processes_loses_and_doubles_nothing() -> None:
     told = ran(ROOT / "examples/accelerate_subset.py", ranks=2)
     assert told.count("121 samples in 2 processes, each of the subset once") == 3
 
 
-def ran(script: Path, ranks: int | None = None) -> str:
-    done = run_program(script, ranks=ranks)
+def ran(script: Path, *words: object, ranks: int | None = None) -> str:
+    done = run_program(script, *words, ranks=ranks)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
