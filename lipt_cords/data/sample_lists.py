@@ -59,7 +59,7 @@ def read_sample_list(
         )
     relabelled = []
     for row in lines:
-        said, now = row.get("label"), (labels or {}).get(row[named])
+        said, now = row.get("class") or row.get("label"), (labels or {}).get(row[named])
         if row.get(OF) and said and now not in (None, said):
             relabelled.append(f"{row[named]} ({said} there, {now} here)")
     if relabelled:

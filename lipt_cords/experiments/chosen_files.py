@@ -9,7 +9,7 @@ from torch import Tensor
 from lipt_cords.base.files import write_atomic, write_json
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.data.labels import labels_of
-from lipt_cords.data.sample_lists import as_csv
+from lipt_cords.data.sample_lists import OF, as_csv
 
 TABLE, SPLIT = "selected.csv", "split.json"
 SELECTION = "selection.json"
@@ -25,9 +25,10 @@ def write_table(
 ) -> Path:
     """Write ``selected.csv``: a line a sample, in the order of choice, under a heading.
 
-    Columns: ``path`` in the image folder (for other data ``sample``, its place such as
-    ``train/7``), ``index`` in the training part, ``label``, ``class`` where classes have names,
-    ``weight``, and ``score`` where there are scores.
+    Columns: ``path`` in the image folder (``row`` of a table; for other data ``sample``, its place
+    such as ``train/7``), ``index`` in the training part, ``label``, ``class`` where classes have
+    names, ``weight``, ``score`` where there are scores, and ``data``, of which data it is, where
+    samples have numbers alone.
 
     Args:
         directory: where.
@@ -47,6 +48,8 @@ def write_table(
     columns["weight"] = [f"{weight:.9g}" for weight in weights.tolist()]
     if scores is not None:
         columns["score"] = [f"{score:.9g}" for score in scores.tolist()]
+    if splits.known_by:
+        columns[OF] = [splits.known_by] * len(labels)
     rows = zip(*columns.values(), strict=True)
     return write_atomic(directory / TABLE, as_csv(list(columns), rows))
 

@@ -59,7 +59,7 @@ def test_other_data_are_named_by_their_place(tmp_path: Path) -> None:
     digits = load_dataset("digits", limit=40)
     write_table(tmp_path, digits, torch.tensor([7, 3]), torch.tensor([1.5, 0.5]))
     (first, second) = rows(tmp_path)
-    assert list(first) == ["sample", "index", "label", "weight"]
+    assert list(first) == ["sample", "index", "label", "weight", "data"]
     assert first["sample"] == digits.samples["train"][7] and second["weight"] == "0.5"
 
 

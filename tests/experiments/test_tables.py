@@ -60,11 +60,14 @@ def test_the_chosen_rows_are_listed_and_copied(
     assert "2 columns left out: customer_id (an id: " in said and "note (free text: " in said
     assert "few/few.csv: 13 rows" in said
     chosen = listed("subset/selected.csv")
-    assert list(chosen[0]) == ["row", "index", "label", "class", "weight", "score"]
+    assert list(chosen[0]) == ["row", "index", "label", "class", "weight", "score", "data"]
+    assert {one["data"] for one in chosen} == {"table, 160 samples"}
     numbers = sorted(int(one["row"]) for one in chosen)
     with Path("few/few.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [HEADING, *(rows()[number] for number in numbers)]
     assert [path.name for path in Path("few").iterdir()] == ["few.csv"]
+    without = load_config("mine.yaml", ["dataset.without=subset/selected.csv"])
+    assert len(load_splits(without).train) == 130 - 13  # type: ignore[arg-type]
     split = json.loads(Path("subset/split.json").read_text())
     assert split["dataset"] == "table:customers.csv" and len(split["train"]) == 130
 
