@@ -7,8 +7,6 @@ predictions, so that subsets of easy samples are not judged on harder ones than 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -80,31 +78,19 @@ class SubsetJudge:
             return float((classes[target.argmax()] == truth).double().mean())
         few = len(chosen) < chosen.shape[1]
         fits, products = (_dual, chosen @ chosen.T) if few else (_primal, chosen.T @ chosen)
+        fitting = [fits(chosen, targets, products, one * scale, own) for one in STRENGTHS]
+        solutions = torch.cat([solution for solution, _ in fitting], dim=1)
+        answers = self._judged @ solutions + (target.repeat(len(fitting)) - mean @ solutions)
         best = 0.0
-        for strength in STRENGTHS:
-            solution, leverages = fits(chosen, targets, products, strength * scale, own)
-            predicted = self._judged @ solution + (target - mean @ solution)
+        for predicted, (_, leverages) in zip(
+            answers.chunk(len(fitting), dim=1), fitting, strict=True
+        ):
             h = (leverages + 1 / len(chosen)).clamp(max=1 - 1e-9)[:, None]
             fitted = targets[own] + target
             predicted[inside] = fitted - (fitted - predicted[inside]) / (1 - h)
             right = classes[predicted.argmax(dim=1)] == truth
             best = max(best, float(right.double().mean()))
         return best
-
-
-def easiest(worths: Mapping[float, float], judges: int) -> float:
-    """The largest cut whose subset is worth as much as the best one, up to its sampling error.
-
-    Within half a standard error, worths tell nothing about cuts; and nets that are trained from
-    scratch on the subset gain more from easy samples than a regression on features does.
-
-    Args:
-        worths: accuracy of a judge for the subset of each cut.
-        judges: samples that were judged.
-    """
-    best = max(worths.values())
-    enough = best - 0.5 * math.sqrt(best * (1 - best) / judges)
-    return max(cut for cut, worth in worths.items() if worth >= enough)
 
 
 def _primal(
