@@ -15,7 +15,7 @@ from lipt_cords.base.randomness import generator
 from lipt_cords.models.features.extract import check_rows
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
 from lipt_cords.selectors.checks import check_fraction, check_scores
-from lipt_cords.selectors.closed_form.judge import SubsetJudge
+from lipt_cords.selectors.closed_form.judge import SubsetJudge, easiest
 from lipt_cords.selectors.closed_form.kernel import nearest
 from lipt_cords.selectors.coverage import COVERAGES
 from lipt_cords.selectors.coverage.kmeans import first_of_equals
@@ -55,8 +55,9 @@ def covering(
     Difficulty alone repeats easy samples, and coverage alone takes outliers and wrong labels; each
     mends the other. Within each group the hardest part is cut, and ``method`` covers the rest by
     distances between rows of features. Few samples want a large cut, many want none; the cut is
-    found without training, by ridge regressions on the candidate subsets. Of small subsets several
-    draws are judged, and the best one is taken.
+    found without training, by ridge regressions on the candidate subsets: the largest that is
+    as good as the best one, within half a standard error. Of small subsets several draws are
+    judged, and the best one is taken.
 
     Args:
         problem: the pool's gradients, or labels with ``features`` and ``scores``.
@@ -116,8 +117,10 @@ def covering(
         else:  # worths of a SubsetJudge, which are numbers
             means = {cut: sum(cast("list[float]", some)) / draws for cut, some in worths.items()}
         fraction, info = chosen_by_worth(means)
-        closed_form = isinstance(judge, SubsetJudge)
-        info |= {"evidence": "ridge regression" if closed_form else "pilot", "draws": draws}
+        info |= {"evidence": "pilot", "draws": draws}
+        if isinstance(judge, SubsetJudge):
+            fraction = easiest(cast("dict[float, float]", means), len(judge.judges))
+            info |= {"evidence": "ridge regression"}
         indices = drawn[fraction][worths[fraction].index(max(worths[fraction]))]
     info |= {"cut": fraction, "coverage": method, **_repeats(rows, problem.budget)}
     weights = _stood_for(groups, rows, indices, len(problem)) if weighted and groups else None

@@ -7,6 +7,8 @@ predictions, so that subsets of easy samples are not judged on harder ones than 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -91,6 +93,22 @@ class SubsetJudge:
             right = classes[predicted.argmax(dim=1)] == truth
             best = max(best, float(right.double().mean()))
         return best
+
+
+def easiest(worths: Mapping[float, float], judges: int) -> float:
+    """The largest cut whose subset is worth as much as the best one, up to its sampling error.
+
+    Within half a standard error worths tell nothing about cuts, and there nets that are trained
+    from scratch on the subset gain from easy samples: at 5 % of CIFAR-10, where the worths of cuts
+    from 0.2 to 0.7 are alike, nets are 1 to 3 points better for 0.5 and 0.7.
+
+    Args:
+        worths: accuracy of a judge for the subset of each cut.
+        judges: samples that were judged.
+    """
+    best = max(worths.values())
+    enough = best - 0.5 * math.sqrt(best * (1 - best) / judges)
+    return max(cut for cut, worth in worths.items() if worth >= enough)
 
 
 def _primal(

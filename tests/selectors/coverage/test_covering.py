@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from lipt_cords import choose_subset, leave_one_out, select
 from lipt_cords.models.gradients import LastLayerGradients
-from lipt_cords.selectors.closed_form.judge import SubsetJudge
+from lipt_cords.selectors.closed_form.judge import SubsetJudge, easiest
 from lipt_cords.selectors.coverage import COVERAGES
 from lipt_cords.selectors.coverage import kmeans as kmeans_file
 
@@ -126,6 +126,14 @@ def test_weights_count_what_each_sample_stands_for() -> None:
     mean = (chosen.weights[:, None] * rows[chosen.indices]).mean(0)
     plain = rows[chosen.indices].mean(0)
     assert (mean - rows.mean(0)).norm() <= (plain - rows.mean(0)).norm() + 0.3
+
+
+def test_of_cuts_that_no_judge_tells_apart_the_largest_is_taken() -> None:
+    worths = {0.0: 0.50, 0.3: 0.80, 0.5: 0.79, 0.7: 0.77}  # a standard error of 0.02 at 400
+    assert easiest(worths, 400) == 0.5
+    assert easiest(worths, 100) == 0.5 and easiest(worths, 40) == 0.7
+    assert easiest(worths, 10**6) == 0.3
+    assert easiest({0.0: 1.0, 0.1: 0.999}, 50) == 0.0
 
 
 @settings(max_examples=15, deadline=None)
