@@ -53,7 +53,10 @@ def read_csv(path: Path, as_text: Collection[str] = ()) -> Columns:
                 made[name].add(chunk[name])
         mixed = {name for name, one in made.items() if len(one.kinds) > 1}
         if not mixed:
-            return {name: made.pop(name).whole() for name in names}
+            columns = {name: made.pop(name).whole() for name in names}
+            if _some_missing(columns[names[-1]]):
+                _refuse_short_rows(path, separator, len(names))
+            return {**columns}
         texts |= mixed
 
 
@@ -90,6 +93,31 @@ def refuse_twice(path: Path, names: Sequence[str]) -> None:
     """Refuse columns of one name."""
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{path} has columns of one name: {listed(twice)}. Rename or remove them")
+
+
+def _some_missing(column: Numbers | Texts) -> bool:
+    """Whether values are missing in some rows, and not in all."""
+    missing = column.codes < 0 if isinstance(column, Texts) else np.isnan(column.values)
+    return bool(missing.any()) and not bool(missing.all())
+
+
+def _refuse_short_rows(path: Path, separator: str, width: int) -> None:
+    """Refuse rows with fewer values than the heading, such as the last one of half a file.
+
+    pandas reads them as rows that end in missing values.
+    """
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        with explained(path), path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file, delimiter=separator)
+            for row in rows:
+                if len(row) < width and (len(row) > 1 or any(map(str.strip, row))):
+                    raise ValueError(
+                        f"{path} has {len(row)} of {width} values in the row that ends in line "
+                        f"{rows.line_num:,}: complete it, or remove it"
+                    )
+    finally:
+        csv.field_size_limit(limit)
 
 
 @contextmanager

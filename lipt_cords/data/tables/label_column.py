@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,11 @@ FEW = 20
 """So many different numbers are classes, however few rows each has."""
 ROWS_OF_A_CLASS = 5
 """More different numbers than FEW are classes if each has so many rows, on average."""
+
+
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+"""Python reads more as numbers, such as 1_1."""
+_WHOLE = re.compile(r"\s*[+-]?\d+\s*")
 
 
 def label_name(path: Path, names: Sequence[str], given: str | None) -> str:
@@ -73,7 +79,7 @@ def classes_of(path: Path, name: str, column: Texts) -> tuple[Tensor, tuple[str,
     rows = int(counts.sum())
     numbers = all(map(_is_number, used))
     called = {text: _as_number(text) if numbers else text.strip() for text in used}
-    classes = sorted(set(called.values()), key=float if numbers else None)
+    classes = sorted(set(called.values()), key=_value if numbers else None)
     if len(classes) < 2:
         held = f"one class, {classes[0]}" if classes else "no value"
         raise ValueError(
@@ -100,17 +106,21 @@ def classes_of(path: Path, name: str, column: Texts) -> tuple[Tensor, tuple[str,
 
 
 def _is_number(text: str) -> bool:
-    try:
-        return bool(np.isfinite(float(text)))
-    except ValueError:
-        return False
+    return _NUMBER.fullmatch(text) is not None and bool(np.isfinite(float(text)))
+
+
+def _value(number: str) -> tuple[float, str]:
+    """To sort by; large whole numbers may be equal as floats."""
+    return float(number), number
 
 
 def _as_number(text: str) -> str:
     """One spelling of a number: ``007`` and ``7.0`` are ``7``.
 
-    >>> _as_number("007"), _as_number("7.0"), _as_number("0.50")
-    ('7', '7', '0.5')
+    >>> _as_number("007"), _as_number("7.0"), _as_number("0.50"), _as_number("9007199254740993")
+    ('7', '7', '0.5', '9007199254740993')
     """
+    if _WHOLE.fullmatch(text):
+        return str(int(text))
     value = float(text)
     return str(int(value)) if value == int(value) and abs(value) < 2**53 else repr(value)

@@ -33,10 +33,8 @@ def read_parquet(path: Path, as_text: Collection[str] = ()) -> Columns:
     refuse_twice(path, names)
     columns: Columns = {}
     for name in names:
-        found = _values(file.read(columns=[name], use_pandas_metadata=False).column(name))
-        if name in as_text and isinstance(found, Numbers) and not found.dates:
-            found = as_texts(found)
-        columns[name] = found
+        column = file.read(columns=[name], use_pandas_metadata=False).column(name)
+        columns[name] = _values(column, name in as_text)
     return columns
 
 
@@ -58,8 +56,8 @@ def opened(path: Path) -> Any:
         raise ValueError(f"{path} is no Parquet file ({error}): replace it") from error
 
 
-def _values(column: Any) -> Values:
-    """One column of pyarrow's."""
+def _values(column: Any, as_text: bool) -> Values:
+    """One column of pyarrow's; numbers as texts if asked for."""
     from pyarrow import compute, types
 
     kind = column.type
@@ -78,9 +76,24 @@ def _values(column: Any) -> Values:
         values = compute.cast(microseconds, "float64", safe=False).to_numpy() / _DAY
         return Numbers(values, whole=False, dates=True)
     if types.is_null(kind):
-        return Numbers(np.full(len(column), np.nan), whole=True)
+        empty = Numbers(np.full(len(column), np.nan), whole=True)
+        return as_texts(empty) if as_text else empty
+    if as_text and types.is_integer(kind):
+        return _whole_as_texts(column)
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
         values = compute.cast(column, "float64", safe=False).to_numpy().astype(np.float64)
         there = values[~np.isnan(values)]
-        return Numbers(values, bool((there == np.floor(there)).all()))
+        numbers = Numbers(values, bool((there == np.floor(there)).all()))
+        return as_texts(numbers) if as_text else numbers
     return Unusable(f"of type {kind}")
+
+
+def _whole_as_texts(column: Any) -> Texts:
+    """Whole numbers of any size, each told from the others; in ascending order."""
+    coded = column.combine_chunks().dictionary_encode()
+    different = coded.dictionary.to_numpy(zero_copy_only=False)
+    order = np.argsort(different)
+    ranks = np.empty(len(order) + 1, dtype=np.int32)
+    ranks[order], ranks[-1] = np.arange(len(order)), -1
+    codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return Texts(ranks[codes], tuple(map(str, different[order].tolist())))

@@ -20,6 +20,10 @@ WORDS = 3
 """Texts of more words, on average, are free text."""
 _ID = re.compile(r"(?i:(.*[ _.-])?(id|idx|index|uuid|guid|key|rowid|row|nr|no))|.*[a-z]I[dD]")
 """Names of columns that only tell rows apart."""
+_INDEX = re.compile(r"__index_level_\d+__")
+"""How pandas calls the index of its rows in Parquet."""
+_UNNAMED = re.compile(r"column \d+|Unnamed: \d+")
+"""Columns without a name, as this package and pandas call them: such an index in CSV."""
 _EXACT = 2.0**53
 """Larger whole numbers are not all told apart."""
 _COMMAS = re.compile(r"\s*[+-]?\d+([.,' ]\d+)*\s*")
@@ -113,9 +117,12 @@ def _useless(name: str, values: Values, *, forced: bool) -> str | None:
         return f"{kind}: {different:,} different in {count:,} rows"
     if values.whole and not values.dates and _EXACT <= float(np.abs(given).max()) < np.inf:
         return "an id: whole numbers of more than 15 digits"
+    if values.whole and _INDEX.fullmatch(name):
+        return "the index of pandas"
     if values.whole and not values.dates and different == len(there):
+        names_rows = _ID.fullmatch(name) or _UNNAMED.fullmatch(name)
         counts = given.max() - given.min() == different - 1
-        if (different > FEW_TEXTS and counts) or _ID.fullmatch(name):
+        if (different > FEW_TEXTS and counts) or names_rows:
             return "an id: different in every row"
     return None
 

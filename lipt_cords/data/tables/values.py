@@ -49,5 +49,6 @@ def as_texts(numbers: Numbers) -> Texts:
     different, places = np.unique(numbers.values[there], return_inverse=True)
     codes = np.full(len(numbers.values), -1, dtype=np.int32)
     codes[there] = places
-    texts = (str(int(one)) if numbers.whole else repr(float(one)) for one in different)
+    whole = numbers.whole and bool(np.isfinite(different).all())
+    texts = (str(int(one)) if whole else repr(float(one)) for one in different)
     return Texts(codes, tuple(texts))

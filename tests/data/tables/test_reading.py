@@ -106,6 +106,7 @@ def test_a_column_of_two_kinds_is_texts_as_written(
         (b"a,b\n1,2,3\n4,5,6\n", "more values in its rows than names in its heading .2.*quote"),
         (b"a,b\n1,2\n4,5,6\n", "Expected 2 fields in line 3, saw 3.*repair that line"),
         (b'a,b\n1,"2\n', "cannot be read as CSV"),
+        (b'a,b\n"1\n",2\n\n  \n3,4\n5\n', "1 of 2 values in the row that ends in line 7: complete"),
     ],
 )
 def test_broken_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -138,6 +139,11 @@ def test_parquet_gives_what_csv_gives(tmp_path: Path) -> None:
     assert plain(found["day"]) == [1, None, 0.5] and plain(found["ok"]) == ["True", "False", None]
     assert plain(found["name"]) == ["Köln", None, "x"] and plain(found["none"]) == [None] * 3
     assert isinstance(found["list"], Unusable) and "list" in found["list"].reason
+    large = {"code": [2**53, 2**53 + 1, None], "part": [1.0, math.inf, None]}
+    parquet.write_table(pyarrow.table(large), tmp_path / "large.parquet")
+    found = read_parquet(tmp_path / "large.parquet", as_text=("code", "part"))
+    assert plain(found["code"]) == ["9007199254740992", "9007199254740993", None]
+    assert plain(found["part"]) == ["1.0", "inf", None]
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match="is no Parquet file .*replace it"):
         read_parquet(tmp_path / "broken.parquet")

@@ -42,6 +42,8 @@ def columns() -> Columns:
         "note": texts(*(f"a note that is number {row}" for row in rows)),
         "parts": Unusable("of type list<int64>"),
         "long": numbers(*(1e18 + 512 * (row // 2) for row in rows)),
+        "column 1": numbers(*(3 * row for row in rows)),
+        "__index_level_0__": numbers(*(row // 2 for row in rows)),
         "day": texts(*(f"{row % 28 + 1}.0{row // 5 + 1}.2024" for row in rows)),
     }
 
@@ -59,6 +61,8 @@ def test_columns_are_used_or_left_out_with_a_reason() -> None:
         "note": "free text: 40 different in 40 rows",
         "parts": "of type list<int64>",
         "long": "an id: whole numbers of more than 15 digits",
+        "column 1": "an id: different in every row",
+        "__index_level_0__": "the index of pandas",
         "day": "dates that are not written as 2024-05-31: 40 different in 40 rows",
     }
 
@@ -123,6 +127,13 @@ def test_numbers_are_classes_by_value() -> None:
     assert names == ("2", "10") and labels.tolist() == [1, 0, 0, -1, 1]
     labels, names = classes_of(TABLE, "y", texts("no", "yes", "no ", " "))
     assert names == ("no", "yes") and labels.tolist() == [0, 1, 0, -1]
+
+
+def test_classes_that_are_no_numbers_or_large_ones_are_told_apart() -> None:
+    labels, names = classes_of(TABLE, "y", texts("1_1", "11", "2_1"))
+    assert names == ("11", "1_1", "2_1") and labels.tolist() == [1, 0, 2]
+    labels, names = classes_of(TABLE, "y", texts("9007199254740993", "9007199254740992", "7"))
+    assert names == ("7", "9007199254740992", "9007199254740993") and labels.tolist() == [2, 1, 0]
 
 
 @pytest.mark.parametrize(
