@@ -240,7 +240,8 @@ def show_suspects(console: Console, found: LabelCheck, written: Sequence[Path]) 
         say(console, f"note: {note}")
     if count:
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for name in ("the most suspect", "label", "probably"):
+        rows = " rows, from 0 on" if found.called == "row" else ""
+        for name in (f"the most suspect{rows}", "label", "probably"):
             table.add_column(name, overflow="fold")
         for one in found.suspects[:SUSPECTS_SHOWN]:
             table.add_row(*map(printable, (one.sample, one.label, one.likely)))

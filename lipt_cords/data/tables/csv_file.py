@@ -206,7 +206,7 @@ class _Gathered:
         values = list(different)
         true_or_false = all(isinstance(one, bool | np.bool_) for one in values)
         texts = [str(one) for one in values]
-        days = None if self._as_text else _days(texts)
+        days = None if self._as_text else days_of(texts)
         if days is not None:
             self.kinds.add("dates")
             self._parts.append(np.append(days, np.nan)[codes])
@@ -226,10 +226,10 @@ class _Gathered:
         return Texts(np.concatenate(codes), tuple(self._codes))
 
 
-def _days(texts: Sequence[str]) -> Any:
+def days_of(texts: Sequence[str]) -> Any:
     """Days since 1970 of dates as ISO 8601 writes them; None if one is something else.
 
-    >>> _days(["1970-01-03", "1970-01-01T12:00:00Z"]).tolist(), _days(["1970-02-31"])
+    >>> days_of(["1970-01-03", "1970-01-01T12:00:00Z"]).tolist(), days_of(["1970-02-31"])
     ([2.0, 0.5], None)
     """
     days = np.empty(len(texts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from lipt_cords.base.listing import listed
 from lipt_cords.data.tables.values import Texts
+
+logger = logging.getLogger(__name__)
 
 USUAL = ("label", "target", "class", "y")
 """Columns that are the label where none is named, in any case."""
@@ -62,7 +65,7 @@ def classes_of(path: Path, name: str, column: Texts) -> tuple[Tensor, tuple[str,
     """Labels from 0 on, -1 where one is missing, and what the classes are called.
 
     Numbers are sorted by value, so that 10 follows 2; 1 and 1.0 are one class, and so are texts
-    that differ in spaces at their ends.
+    that differ in spaces at their ends. Those that differ in case are two, with a warning.
 
     Args:
         path: the file.
@@ -99,6 +102,14 @@ def classes_of(path: Path, name: str, column: Texts) -> tuple[Tensor, tuple[str,
             f"the label {name!r} of {path} has {len(classes):,} different texts in {rows:,} rows: "
             "expected classes that occur again; name another column by dataset.label"
         )
+    alike: dict[str, list[str]] = {}
+    for one in classes:
+        alike.setdefault(one.casefold(), []).append(repr(one))
+    if twice := [" and ".join(some) for some in alike.values() if len(some) > 1]:
+        logger.warning(
+            "the label %r of %s has classes that differ in case alone, %s: write them alike if "
+            "they are one", name, path, listed(twice),
+        )  # fmt: skip
     place = {one: index for index, one in enumerate(classes)}
     lookup = torch.tensor([place[called[text]] if text in called else -1 for text in column.texts])
     labels = torch.cat([lookup, torch.tensor([-1])])[torch.from_numpy(column.codes).long()]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lipt_cords.base.errors import missing_extra
-from lipt_cords.data.tables.csv_file import refuse_twice
+from lipt_cords.data.tables.csv_file import days_of, refuse_twice
 from lipt_cords.data.tables.values import Columns, Numbers, Texts, Unusable, Values, as_texts
 
 PARQUET = (".parquet", ".pq")
@@ -69,6 +69,9 @@ def _values(column: Any, as_text: bool) -> Values:
         coded = compute.cast(column, "large_string").combine_chunks().dictionary_encode()
         codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
         texts = coded.dictionary.to_pylist()
+        days = None if as_text or boolean or not texts else days_of(texts)
+        if days is not None:
+            return Numbers(np.append(days, np.nan)[codes], whole=False, dates=True)
         return Texts(codes, tuple(text.capitalize() if boolean else text for text in texts))
     dates = types.is_date(kind) or types.is_timestamp(kind)
     if dates:

@@ -129,6 +129,7 @@ def test_parquet_gives_what_csv_gives(tmp_path: Path) -> None:
             "day": pyarrow.array(dates),
             "ok": [True, False, None],
             "name": pyarrow.array(["Köln", None, "x"]).dictionary_encode(),
+            "since": ["1970-01-03", None, "1970-01-01T12:00:00Z"],
             "list": [[1], [2], [3]],
             "none": pyarrow.nulls(3),
         }
@@ -138,6 +139,7 @@ def test_parquet_gives_what_csv_gives(tmp_path: Path) -> None:
     assert plain(found["a"]) == ["1", None, "3"] and plain(found["small"]) == [0.5, None, 2]
     assert plain(found["day"]) == [1, None, 0.5] and plain(found["ok"]) == ["True", "False", None]
     assert plain(found["name"]) == ["Köln", None, "x"] and plain(found["none"]) == [None] * 3
+    assert isinstance(found["since"], Numbers) and plain(found["since"]) == [2, None, 0.5]
     assert isinstance(found["list"], Unusable) and "list" in found["list"].reason
     large = {"code": [2**53, 2**53 + 1, None], "part": [1.0, math.inf, None]}
     parquet.write_table(pyarrow.table(large), tmp_path / "large.parquet")

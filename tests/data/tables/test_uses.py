@@ -136,6 +136,12 @@ def test_classes_that_are_no_numbers_or_large_ones_are_told_apart() -> None:
     assert names == ("7", "9007199254740992", "9007199254740993") and labels.tolist() == [2, 1, 0]
 
 
+def test_classes_that_differ_in_case_alone_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    _, names = classes_of(TABLE, "y", texts("no", "No", "yes"))
+    assert names == ("No", "no", "yes")
+    assert "'No' and 'no': write them alike if they are one" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("column", "message"),
     [
