@@ -47,7 +47,6 @@ from benchmarks import RESULTS
 from benchmarks.text_and_tables import PACKAGES, packages
 from lipt_cords import LiPTWarmStart, choose_subset, features, select
 from lipt_cords.base.files import output_directory, read_json, write_json
-from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.base.provenance import provenance
 from lipt_cords.base.randomness import generator, isolated_rng
 from lipt_cords.data.splits import stratified_split
@@ -287,9 +286,10 @@ def best(rows: list[Row], name: str) -> float:
 def wanted(rows: list[Row], name: str, seeds: int) -> Iterator[tuple[int, float]]:
     """Seeds and rates of a method: all rates in seed 0, then the best one in the others."""
     method = METHODS[name]
-    if method.rate_of is None:
+    own = method.rate_of is None
+    if own:
         yield from ((0, rate) for rate in method.rates)
-    for seed in range(method.rate_of is None, method.seeds or seeds):
+    for seed in range(1 if own else 0, method.seeds or seeds):
         yield seed, best(rows, method.rate_of or name)
 
 
@@ -303,6 +303,20 @@ def kept(path: Path) -> list[Row]:
     return read_json(path)["rows"] if path.exists() else []
 
 
+def origins(path: Path) -> dict[str, Any]:
+    """Where the first rows were made, and where this run and others went on."""
+    here = provenance()
+    if not path.exists():
+        return {"provenance": here, "resumed": []}
+    earlier = read_json(path)
+    return {
+        "provenance": earlier["provenance"],
+        "resumed": [
+            *earlier.get("resumed", []), {"revision": here["revision"], "machine": here["machine"]}
+        ],
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
@@ -312,7 +326,6 @@ def main() -> None:
     args = parser.parse_args()
     weights()
     torch.set_num_threads(1)
-    keep_freed_memory()
     path = output_directory(args.output) / "pretrained.json"
     if not args.resume:
         path.unlink(missing_ok=True)
@@ -326,7 +339,7 @@ def main() -> None:
         },
         "sources": {name: version("scikit-learn" if name == "sklearn" else name)
                     for name in (*PACKAGES, "transformers")},
-        "provenance": provenance(),
+        **origins(path),
     }  # fmt: skip
     rows = kept(path)
     for name in dict.fromkeys(["frozen", *args.only]):
