@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,8 +19,12 @@ from lipt_cords.data.tables.rows import TableRows
 from lipt_cords.data.tables.uses import CATEGORY, uses_of
 from lipt_cords.data.tables.values import Texts
 
+logger = logging.getLogger(__name__)
+
 TABLE_PREFIX = "table:"
 """Of the name of a table as a data set."""
+COPIES = 0.5
+"""Share of the test rows that may occur in training without a word."""
 CSV = (".csv", ".tsv", ".txt")
 
 
@@ -88,10 +93,23 @@ def table_parts(
         unused = unnamed(split, everything.names)
         left_out = LeftOut(unreadable=unreadable, columns=uses.left_out, not_in_split=len(unused))
     parts = {part: everything.select(indices) for part, indices in places.items()}
+    _warn_of_copies(path, parts["train"], parts["test"])
     return Parts(
         parts["train"], parts["test"], len(classes), parts.get("val"), classes, None, left_out,
         (*unused, *unreadable), dates=tuple(dates), known_by=of,
     )  # fmt: skip
+
+
+def _warn_of_copies(path: Path, train: Part, test: Part) -> None:
+    if not isinstance(train.data, TableRows) or not isinstance(test.data, TableRows):
+        return
+    copies = test.data.equal_to(train.data)
+    if copies > COPIES * len(test):
+        logger.warning(
+            "%s of %s test rows of %s have the values of a training row: if rows were copied, "
+            "remove the copies, as the test accuracy is too high with them",
+            f"{copies:,}", f"{len(test):,}", path,
+        )  # fmt: skip
 
 
 def same_kind(one: Path, other: Path) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -139,6 +140,18 @@ class TableRows(Dataset[tuple[Tensor, int]]):
         if codes.shape[1]:
             inputs.scatter_(1, made.inputs[codes.long() + 1 + made.starts], 1.0)
         return inputs[:, : made.width].contiguous(), self.labels[where]
+
+    def equal_to(self, other: TableRows) -> int:
+        """How many rows have the values of a row of another part of the table, labels apart."""
+        return int(np.isin(self._hashes(), other._hashes()).sum())
+
+    def _hashes(self) -> npt.NDArray[np.int64]:
+        """One number a row, (N,), equal where all values are."""
+        hashes = np.zeros(len(self), dtype=np.int64)
+        for column in (*self.numbers.view(torch.int32).T, *self.codes.T):
+            hashes = hashes * 6_364_136_223_846_793_005 + column.numpy()
+            hashes ^= hashes >> 29
+        return hashes
 
     def select(self, indices: Tensor) -> TableRows:
         """Some of the rows, in the order given, with the same encoding."""

@@ -157,6 +157,26 @@ def test_a_table_is_loaded_as_a_folder_is(tmp_path: Path) -> None:
     assert splits.samples["test"] == other.samples["test"]
 
 
+def test_test_rows_that_are_training_rows_too_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = customers(tmp_path / "customers.csv")
+    loaded(path)
+    assert "training row" not in caplog.text
+    heading, *lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([heading, *lines * 2]))
+    loaded(path)
+    assert "of 60 test rows of" in caplog.text and "remove the copies" in caplog.text
+
+
+def test_rows_with_equal_values_are_counted() -> None:
+    nan = float("nan")
+    numbers = np.array([[1.0, nan], [nan, 1.0], [1.0, nan], [nan, nan], [1.0, nan]])
+    rows = held(numbers, np.array([[0, 1], [0, 1], [0, 1], [0, 1], [1, 0]]))
+    train, test = rows.select(torch.tensor([2, 3])), rows.select(torch.tensor([0, 1, 4]))
+    assert test.equal_to(train) == 1 and train.equal_to(test) == 1
+
+
 def test_fewer_rows_keep_the_inputs(tmp_path: Path) -> None:
     path = customers(tmp_path / "customers.csv")
     whole = loaded(path)
