@@ -336,7 +336,7 @@ def _split(
     columns = ""
     if isinstance(train.data, TableRows):
         named = {name: part.encoded_as(train) for name, part in named.items()}
-        columns = summary(train.data, parts.dates)
+        columns = summary(train.data)
     normalised = {name: part.data.normalised_as(mean, std) for name, part in named.items()}
     return DataSplits(
         name=name,

@@ -117,8 +117,6 @@ class Parts:
     left_out: LeftOut = field(default_factory=LeftOut)
     unused: tuple[str, ...] = ()
     """Samples of the data set that are in no part."""
-    dates: tuple[str, ...] = ()
-    """Columns of a table that hold dates."""
     known_by: str = ""
     """What tells data whose samples have numbers alone from others
     (:func:`~lipt_cords.data.sample_lists.known_by`)."""

@@ -75,7 +75,6 @@ def table_parts(
             "leave them out by skip_unreadable (--skip-unreadable)"
         )
     uses = uses_of(path, found, wanted)
-    dates = [name for name, one in uses.numbers.items() if one.dates]
     found.clear()
     rows = TableRows.of(uses, labels)
     everything = Part(rows, tuple(map(str, range(len(rows))))).without(set(unlabelled))
@@ -96,7 +95,7 @@ def table_parts(
     _warn_of_copies(path, parts["train"], parts["test"])
     return Parts(
         parts["train"], parts["test"], len(classes), parts.get("val"), classes, None, left_out,
-        (*unused, *unreadable), dates=tuple(dates), known_by=of,
+        (*unused, *unreadable), known_by=of,
     )  # fmt: skip
 
 

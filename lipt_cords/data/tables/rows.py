@@ -7,7 +7,6 @@ inputs are made batch by batch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,6 +60,7 @@ class TableRows(Dataset[tuple[Tensor, int]]):
             that give the value of the table.
         categories: the texts of each column of categories.
         encoding: how rows become inputs; None measures all rows.
+        dates: names of the columns of numbers that are days since 1970.
     """
 
     def __init__(
@@ -72,10 +72,12 @@ class TableRows(Dataset[tuple[Tensor, int]]):
         units: tuple[Tensor, Tensor],
         categories: tuple[tuple[str, ...], ...],
         encoding: Encoding | None = None,
+        dates: tuple[str, ...] = (),
     ) -> None:
         self.numbers, self.codes = numbers, codes
         self.labels = labels.to(torch.int64)
         self.names, self.units, self.categories = names, units, categories
+        self.dates = dates
         self._encoding = encoding
 
     @property
@@ -94,6 +96,7 @@ class TableRows(Dataset[tuple[Tensor, int]]):
             labels: (N,).
         """
         rows, names = len(labels), (*uses.numbers, *uses.categories)
+        dates = tuple(name for name, one in uses.numbers.items() if one.dates)
         numbers = torch.empty((rows, len(uses.numbers)))
         offsets = torch.zeros(numbers.shape[1], dtype=torch.float64)
         factors = torch.ones_like(offsets)
@@ -113,7 +116,8 @@ class TableRows(Dataset[tuple[Tensor, int]]):
             column = uses.categories.pop(name)
             codes[:, place] = torch.from_numpy(column.codes)
             categories.append(column.texts)
-        return TableRows(numbers, codes, labels, names, (offsets, factors), tuple(categories))
+        units, texts = (offsets, factors), tuple(categories)
+        return TableRows(numbers, codes, labels, names, units, texts, dates=dates)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -156,12 +160,13 @@ class TableRows(Dataset[tuple[Tensor, int]]):
     def select(self, indices: Tensor) -> TableRows:
         """Some of the rows, in the order given, with the same encoding."""
         taken = self.numbers[indices], self.codes[indices], self.labels[indices]
-        return TableRows(*taken, self.names, self.units, self.categories, self._encoding)
+        columns = self.names, self.units, self.categories
+        return TableRows(*taken, *columns, self._encoding, self.dates)
 
     def encoded_as(self, encoding: Encoding) -> TableRows:
         """The same rows with another encoding."""
         held = self.numbers, self.codes, self.labels
-        return TableRows(*held, self.names, self.units, self.categories, encoding)
+        return TableRows(*held, self.names, self.units, self.categories, encoding, self.dates)
 
     def statistics(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of each column of numbers over some rows, (P,), of those it has.
@@ -194,7 +199,8 @@ class TableRows(Dataset[tuple[Tensor, int]]):
         for place, name in enumerate(self.names[: self.numbers.shape[1]]):
             value = float(self.numbers[index, place]) * float(factors[place])
             if not np.isnan(value):
-                said.append(f"{name} {value + float(offsets[place]):.6g}")
+                value += float(offsets[place])
+                said.append(f"{name} {_day(value) if name in self.dates else f'{value:.6g}'}")
         for place, texts in enumerate(self.categories):
             code = int(self.codes[index, place])
             if code >= 0:
@@ -257,15 +263,19 @@ def _inputs_of(counts: Tensor, first: int) -> tuple[Tensor, int]:
     return inputs, first + min(len(there), CATEGORIES + 1)
 
 
-def summary(rows: TableRows, dates: Sequence[str]) -> str:
-    """The columns that are used, and how, in a few words.
+def _day(days: float) -> str:
+    """The date of days since 1970; float32 keeps them to a minute or so.
 
-    Args:
-        rows: encoded.
-        dates: names of columns of dates.
+    >>> _day(19529.0), _day(19528.9999)
+    ('2023-06-21', '2023-06-21')
     """
+    return str(np.datetime64(int(np.floor(days + 0.002)), "D"))
+
+
+def summary(rows: TableRows) -> str:
+    """The columns that are used, and how, in a few words."""
     names = rows.names[: rows.numbers.shape[1]]
-    numbers = [name for name in names if name not in dates]
+    numbers = [name for name in names if name not in rows.dates]
     kinds = [
         f"{name}: {len(texts):,}"
         for name, texts in zip(rows.names[len(names) :], rows.categories, strict=True)
@@ -274,7 +284,7 @@ def summary(rows: TableRows, dates: Sequence[str]) -> str:
         f"{len(some)} {what if len(some) == 1 else plural} ({listed(some, _NAMED)})"
         for some, what, plural in (
             (numbers, "number", "numbers"),
-            ([name for name in names if name in dates], "date", "dates"),
+            ([name for name in names if name in rows.dates], "date", "dates"),
             (kinds, "category", "categories"),
         )
         if some

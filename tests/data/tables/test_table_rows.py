@@ -169,6 +169,15 @@ def test_test_rows_that_are_training_rows_too_are_said(
     assert "of 60 test rows of" in caplog.text and "remove the copies" in caplog.text
 
 
+def test_a_row_is_described_with_dates_as_dates() -> None:
+    days = Numbers(np.array([19529.0, np.nan, 11000.5]), whole=False, dates=True)
+    prices = Numbers(np.array([1.5, 2.0, np.nan]), whole=False)
+    rows = TableRows.of(Uses({"since": days, "price": prices}, {}, {}), torch.zeros(3).long())
+    some = rows.select(torch.tensor([2, 1, 0])).measured_on(torch.tensor([0, 1]))
+    said = [some.described(place) for place in range(3)]
+    assert said == ["since 2000-02-13", "price 2", "since 2023-06-21, price 1.5"]
+
+
 def test_rows_with_equal_values_are_counted() -> None:
     nan = float("nan")
     numbers = np.array([[1.0, nan], [nan, 1.0], [1.0, nan], [nan, nan], [1.0, nan]])
