@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from lipt_cords.models.state import State
 from lipt_cords.training.cheaper.tickets import ticket_notes
@@ -17,6 +20,9 @@ from lipt_cords.warmstart.round_inputs import RoundInputs
 from lipt_cords.warmstart.run import Run
 from lipt_cords.warmstart.watch.watcher import Watcher
 from lipt_cords.warmstart.worker_results import FinishedWorker
+
+ENOUGH = 100
+"""Held-out samples that tell whether a model has learned anything."""
 
 
 class Bill(Watcher):
@@ -159,6 +165,7 @@ class Bill(Watcher):
                 *_nothing_pruned(inputs.config, workers),
                 *_left_out(workers),
                 *ticket_notes(ticket),
+                *_nothing_learned(inputs, finish.accuracy),
                 *notes,
             ],
         )
@@ -203,6 +210,22 @@ def _nothing_pruned(config: WarmStartConfig, workers: Sequence[WorkerSummary]) -
     if not wanted or not trained or any(one.density < 1 for one in trained):
         return []
     return [f"sparsity={config.sparsity!r} found nothing to prune: the head stays dense"]
+
+
+def _nothing_learned(inputs: RoundInputs, accuracy: float | None) -> list[str]:
+    """What to do where the merged model is no better than the most frequent class."""
+    samples = 0 if inputs.validation is None else len(inputs.validation)
+    if accuracy is None or samples < ENOUGH:
+        return []
+    share = float(torch.bincount(inputs.labels).max()) / len(inputs.labels)
+    if accuracy > share + math.sqrt(share * (1 - share) / samples):
+        return []
+    return [
+        f"the merged model is right on {accuracy:.1%} of {samples:,} held-out samples, no more "
+        f"than the most frequent class would be ({share:.1%}): its gradients say little. Train "
+        "for longer (epochs), or at a smaller rate (lr); pretrained weights need a small one, "
+        "such as optimizer='adamw', lr=1e-4"
+    ]
 
 
 def _left_out(summaries: Sequence[WorkerSummary]) -> list[str]:

@@ -69,6 +69,22 @@ def test_one_process_trains_one_worker_and_the_report_says_so(capfd):
     assert ALONE not in several.fit(make_net(), make_images(160)).report.notes
 
 
+@pytest.mark.parametrize(
+    ("lr", "held_out", "said"), [(0.02, 160, False), (1e-9, 160, True), (1e-9, 40, False)]
+)
+def test_a_model_that_has_learned_nothing_is_named(lr, held_out, said):
+    """A rate too low here; pretrained weights at a rate that is too high end alike."""
+    warm = LiPTWarmStart(
+        launch="serial", batch_size=16, optimizer="sgd", lr=lr, epochs=8, progress=False
+    )
+    report = warm.fit(make_net(), make_images(160), make_images(held_out, seed=1)).report
+    notes = [note for note in report.notes if "no more than the most frequent class" in note]
+    assert bool(notes) == said, (report.merged_accuracy, report.notes)
+    if said:
+        assert f"{report.merged_accuracy:.1%} of 160 held-out samples" in notes[0]
+        assert "lr=1e-4" in notes[0]
+
+
 def test_as_many_workers_as_given_shards():
     shards = [torch.arange(0, 60), torch.arange(60, 160)]
     result = LiPTWarmStart(launch="serial").fit(make_net(), make_images(160), shards=shards)
