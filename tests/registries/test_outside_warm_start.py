@@ -108,7 +108,7 @@ def test_doctor_lists_what_there_is(capsys):
     for module, name in KINDS.values():
         assert name in shown and module in shown
     assert "Keeps the filters of the largest norm." in shown
-    assert set(DATASET_LINES) == {*DATASET_NAMES, "imagefolder:DIR"}
+    assert set(DATASET_LINES) == {*DATASET_NAMES, "imagefolder:DIR", "table:FILE"}
     assert all(name in shown for name in DATASET_LINES)
 
 

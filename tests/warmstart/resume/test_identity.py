@@ -192,6 +192,7 @@ def test_of_this_package_what_decides_bits_is_the_run_and_nothing_else():
         "base/__init__.py", "base/errors.py", "base/files.py", "base/tensor_files.py",
         "base/locks.py", "base/options.py", "base/sizes.py", "base/ownership.py",
         "base/printable.py", "base/seal.py", "base/registry.py", "base/differences.py",
+            "base/listing.py",
         "training/__init__.py",
         # plans of memory, with the bits of plain training
         *(f"training/memory/{path.name}" for path in (ROOT / "training/memory").glob("*.py")),
