@@ -26,7 +26,7 @@ from lipt_cords.cords.schema import (
     TrainConfig,
 )
 from lipt_cords.cords.yaml_text import MOST_CHARACTERS, read_yaml
-from lipt_cords.data.tables.parts import TABLE_PREFIX
+from lipt_cords.data.tables.parts import is_table
 from lipt_cords.models.outside import TIMM, module_of
 from lipt_cords.training.optimizers import OptimizerConfig, SchedulerConfig
 from lipt_cords.warmstart.config import WarmStartConfig
@@ -175,8 +175,7 @@ def _default_net(raw: dict[str, Any]) -> None:
     data, model = raw.get("dataset"), raw.get("model") or {}
     if not isinstance(data, Mapping) or not isinstance(model, Mapping):
         return
-    table = str(data.get("name", "")).lower().startswith(TABLE_PREFIX)
-    if table and all(model.get(key) is None for key in NETS):
+    if is_table(data.get("name")) and all(model.get(key) is None for key in NETS):
         raw["model"] = {**model, "architecture": "mlp"}
 
 

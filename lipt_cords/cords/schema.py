@@ -17,7 +17,7 @@ from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.options import ConfigSection
 from lipt_cords.base.sizes import parse_bytes, parse_memory
 from lipt_cords.cords.strategies import SELECTION_TYPES, split_strategy
-from lipt_cords.data.tables.parts import TABLE_PREFIX
+from lipt_cords.data.tables.parts import is_table
 from lipt_cords.training.step import MemoryFormat, Precision
 from lipt_cords.warmstart.config import WarmStartConfig
 
@@ -56,7 +56,7 @@ class DatasetConfig(ConfigSection):
     @property
     def is_table(self) -> bool:
         """Whether the data are a table."""
-        return self.name.lower().startswith(TABLE_PREFIX)
+        return is_table(self.name)
 
     split: Path | None = None
     """The ``split.json`` of a run, whose training, validation and test samples are taken (not a

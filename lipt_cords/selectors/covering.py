@@ -117,10 +117,10 @@ def covering(
         else:  # worths of a SubsetJudge, which are numbers
             means = {cut: sum(cast("list[float]", some)) / draws for cut, some in worths.items()}
         fraction, info = chosen_by_worth(means)
-        info |= {"evidence": "pilot", "draws": draws}
+        info["draws"] = draws
         if isinstance(judge, SubsetJudge):
             fraction = easiest(cast("dict[float, float]", means), len(judge.judges))
-            info |= {"evidence": "ridge regression"}
+            info["evidence"] = "ridge regression"
         indices = drawn[fraction][worths[fraction].index(max(worths[fraction]))]
     info |= {"cut": fraction, "coverage": method, **_repeats(rows, problem.budget)}
     weights = _stood_for(groups, rows, indices, len(problem)) if weighted and groups else None

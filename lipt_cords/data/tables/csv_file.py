@@ -220,8 +220,7 @@ class _Gathered:
         parts, self._parts = self._parts, []
         if not self._as_text and not self.kinds & {"texts", "truths"}:
             values = np.concatenate([np.empty(0), *parts])
-            there = values[~np.isnan(values)]
-            return Numbers(values, bool((there == np.floor(there)).all()), "dates" in self.kinds)
+            return Numbers.of(values, dates="dates" in self.kinds)
         codes = [np.where(np.isnan(part), -1, part).astype(np.int32) for part in parts]
         return Texts(np.concatenate(codes), tuple(self._codes))
 

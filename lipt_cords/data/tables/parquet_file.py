@@ -85,8 +85,7 @@ def _values(column: Any, as_text: bool) -> Values:
         return _whole_as_texts(column)
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
         values = compute.cast(column, "float64", safe=False).to_numpy().astype(np.float64)
-        there = values[~np.isnan(values)]
-        numbers = Numbers(values, bool((there == np.floor(there)).all()))
+        numbers = Numbers.of(values)
         return as_texts(numbers) if as_text else numbers
     return Unusable(f"of type {kind}")
 

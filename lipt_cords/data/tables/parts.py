@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from lipt_cords.base.listing import listed
@@ -26,6 +27,15 @@ TABLE_PREFIX = "table:"
 COPIES = 0.5
 """Share of the test rows that may occur in training without a word."""
 CSV = (".csv", ".tsv", ".txt")
+
+
+def is_table(name: object) -> bool:
+    """Whether the name of a data set is that of a table.
+
+    >>> is_table("Table:customers.csv"), is_table("digits")
+    (True, False)
+    """
+    return str(name).lower().startswith(TABLE_PREFIX)
 
 
 def table_parts(
@@ -90,7 +100,7 @@ def table_parts(
         split.refuse_other_data(of)
         places = places_of(split, everything.names, str(path))
         unused = unnamed(split, everything.names)
-        left_out = LeftOut(unreadable=unreadable, columns=uses.left_out, not_in_split=len(unused))
+        left_out = replace(left_out, not_in_split=len(unused))
     parts = {part: everything.select(indices) for part, indices in places.items()}
     _warn_of_copies(path, parts["train"], parts["test"])
     return Parts(

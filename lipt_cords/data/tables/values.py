@@ -18,6 +18,12 @@ class Numbers:
     """Whether all of them are whole."""
     dates: bool = False
 
+    @classmethod
+    def of(cls, values: npt.NDArray[np.float64], *, dates: bool = False) -> Numbers:
+        """A column of which it is found out whether its numbers are whole."""
+        there = values[~np.isnan(values)]
+        return cls(values, bool((there == np.floor(there)).all()), dates)
+
 
 @dataclass(frozen=True)
 class Texts:

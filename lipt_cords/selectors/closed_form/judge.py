@@ -98,9 +98,8 @@ class SubsetJudge:
 def easiest(worths: Mapping[float, float], judges: int) -> float:
     """The largest cut whose subset is worth as much as the best one, up to its sampling error.
 
-    Within half a standard error worths tell nothing about cuts, and there nets that are trained
-    from scratch on the subset gain from easy samples: at 5 % of CIFAR-10, where the worths of cuts
-    from 0.2 to 0.7 are alike, nets are 1 to 3 points better for 0.5 and 0.7.
+    Within half a standard error worths tell nothing about cuts, and nets that are trained from
+    scratch on the subset gain more from easy samples than a regression on features does.
 
     Args:
         worths: accuracy of a judge for the subset of each cut.
