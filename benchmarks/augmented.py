@@ -19,11 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.chosen_batches import shuffled
 from lipt_cords.base.randomness import generator, isolated_rng
 from lipt_cords.data.images import ImageTensors
+from lipt_cords.data.source import BatchSource
 from lipt_cords.models import build_model
 from lipt_cords.models.matrices import hidden_matrices
+from lipt_cords.training.evaluation import accuracy
 from lipt_cords.training.optimizers import OPTIMIZERS, OptimizerOptions
+from lipt_cords.training.schedules import Schedule, rate_factor
 
 WIDTHS = (64, 256, 256)
 SMALLEST_EIGENVALUE = 5e-4
@@ -38,7 +42,7 @@ class Recipe:
         make: the net, of the pool's images, the classes and a seed.
         optimizer: what it is trained with.
         batch: samples in a step, or those of the subset where they are fewer.
-        linear: the rate falls along a line instead of a cosine.
+        schedule: of the rate, which rises over the first steps.
         smoothing: of the labels.
         shift: pixels by which an image moves at most.
     """
@@ -47,7 +51,7 @@ class Recipe:
     optimizer: str
     options: dict[str, Any]
     batch: int
-    linear: bool = False
+    schedule: Schedule = "cosine"
     smoothing: float = 0.0
     shift: int = 4
 
@@ -116,7 +120,7 @@ RECIPES = {
     ),
     "fast": Recipe(
         _fast, "muon", {"lr": 0.24, "momentum": 0.6, "nesterov": True, "rest_lr": 0.1}, batch=500,
-        linear=True, smoothing=0.2, shift=2,
+        schedule="linear", smoothing=0.2, shift=2,
     ),
 }  # fmt: skip
 
@@ -151,14 +155,12 @@ def train(
         ),
     )
     peaks = [group["lr"] for group in optimizer.param_groups]
-    draws, order = generator(seed, "order"), torch.empty(0, dtype=torch.int64)
+    draws = generator(seed, "order")
+    batches = shuffled(torch.arange(len(labels)), batch, draws)
     net.train()
     for step in range(steps):
-        if len(order) < batch:
-            order = torch.cat([order, torch.randperm(len(labels), generator=draws)])
-        chosen, order = order[:batch].to(device), order[batch:]
-        share = step / steps
-        left = 1 - share if recipe.linear else 0.5 * (1 + math.cos(math.pi * share))
+        chosen = next(batches).to(device)
+        left = rate_factor(recipe.schedule, step, steps)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * left * min(1.0, (step + 1) / WARM_STEPS)
         inputs = moved(images[chosen], recipe.shift, draws)
@@ -168,7 +170,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-    return accuracy(net, test, device)
+    return accuracy(net, BatchSource(test, device=device))
 
 
 def moved(images: Tensor, shift: int, draws: torch.Generator) -> Tensor:
@@ -188,16 +190,3 @@ def moved(images: Tensor, shift: int, draws: torch.Generator) -> Tensor:
     which, rows, columns = place
     taken = padded[which[:, None, None], rows[:, :, None], columns[:, None, :]]
     return taken.permute(0, 3, 1, 2)
-
-
-@torch.no_grad()
-def accuracy(net: nn.Module, data: ImageTensors, device: str) -> float:
-    """Share of right predictions, in evaluation mode."""
-    net.eval()
-    right = 0
-    for places in torch.arange(len(data)).split(1_000):
-        inputs, labels = data.gather(places)
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-            logits = net(inputs.to(device, memory_format=torch.channels_last))
-        right += int((logits.argmax(dim=1).cpu() == labels.cpu()).sum())
-    return right / len(data)

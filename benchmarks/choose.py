@@ -26,9 +26,9 @@ import torch
 
 from benchmarks import RESULTS
 from benchmarks.fixed_subset import PASSES, POOL, TRAINING, arguments, load, train
-from benchmarks.rows import begun
+from benchmarks.rows import add, begun
 from lipt_cords import choose_subset, select
-from lipt_cords.base.files import read_json, write_json
+from lipt_cords.base.files import read_json
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.data import DataSplits, labels_of
 from lipt_cords.selectors import Selection
@@ -95,9 +95,7 @@ def main() -> None:
             for method in METHODS:
                 if (method, fraction, seed) in done:
                     continue
-                rows.append(row(splits, method, fraction, seed))
-                write_json(path, payload)
-                print(rows[-1], flush=True)
+                add(path, payload, row(splits, method, fraction, seed))
     print(path)
 
 

@@ -24,9 +24,8 @@ import torch
 
 from benchmarks import RESULTS
 from benchmarks.fixed_subset import PASSES, POOL, SETS, TRAINING, load, train
-from benchmarks.rows import begun
+from benchmarks.rows import add, begun
 from lipt_cords import choose_subset
-from lipt_cords.base.files import write_json
 from lipt_cords.base.process_memory import keep_freed_memory
 
 POOLS, FRACTION = (20_000, 50_000), 0.05
@@ -73,9 +72,7 @@ def main() -> None:
     warm = load(args.set, args.data, 1_000)  # what is imported once is no part of either cost
     train(warm, choose_subset(warm.train, FRACTION), 100, 0)
     for pool in args.pools:
-        payload["rows"].append(row(args.set, args.data, pool))
-        write_json(path, payload)
-        print(payload["rows"][-1], flush=True)
+        add(path, payload, row(args.set, args.data, pool))
     print(path)
 
 

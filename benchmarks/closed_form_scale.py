@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import RESULTS
+from benchmarks.rows import add
 from lipt_cords import leave_one_out, select
-from lipt_cords.base.files import output_directory, write_json
+from lipt_cords.base.files import output_directory
 from lipt_cords.base.process_memory import PeakMemory
 from lipt_cords.base.provenance import provenance
 
@@ -88,9 +89,7 @@ def main() -> None:
     for rows in args.rows:
         command = [sys.executable, __file__, "--one", str(rows)]
         answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        payload["rows"].append(json.loads(answer))
-        write_json(path, payload)
-        print(payload["rows"][-1], flush=True)
+        add(path, payload, json.loads(answer))
     print(path)
 
 

@@ -33,10 +33,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.chosen_batches import BATCH, Training, shuffled, tested
 from benchmarks.fixed_subset import POOL, TRAINING, arguments, load, net
 from benchmarks.label_issues import with_wrong_labels
-from benchmarks.rows import begun
+from benchmarks.rows import add, begun
 from benchmarks.wrong_labels import relabelled
 from lipt_cords import features, find_label_issues, leave_one_out
-from lipt_cords.base.files import write_json
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.base.randomness import generator
 from lipt_cords.data import DataSplits, labels_of
@@ -170,8 +169,7 @@ def main() -> None:
     keep_freed_memory()
     splits = load(args.set, args.data)
     assert isinstance(splits.test, ImageTensors)
-    rows = payload["rows"]
-    done = {(one["share"], one["seed"], one["method"]) for one in rows}
+    done = {(one["share"], one["seed"], one["method"]) for one in payload["rows"]}
     for seed in range(args.seeds):
         for share in SHARES:
             given, _ = with_wrong_labels(labels_of(splits.train), share, "symmetric", seed)
@@ -180,9 +178,7 @@ def main() -> None:
                 if (share, seed, name) in done:
                     continue
                 row = {"share": share, "seed": seed, "method": name}
-                rows.append(row | row_of(pool, method, splits.test))
-                print(rows[-1], flush=True)
-                write_json(path, payload)
+                add(path, payload, row | row_of(pool, method, splits.test))
     print(path)
 
 

@@ -30,17 +30,16 @@ from torch import Tensor, nn
 
 from benchmarks.augmented import RECIPES
 from benchmarks.augmented import train as train_augmented
-from benchmarks.fixed_subset import PASSES, TRAINING, arguments, train
-from benchmarks.rows import begun
+from benchmarks.fixed_subset import PASSES, TRAINING, arguments, load, train
+from benchmarks.rows import add, begun
 from lipt_cords import LiPTWarmStart, WarmStartResult, choose_subset, select
-from lipt_cords.base.files import write_json
 from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.base.randomness import generator
 from lipt_cords.data import DataSplits, labels_of
-from lipt_cords.data.datasets import load_dataset
 from lipt_cords.data.images import ImageTensors
 from lipt_cords.models import build_model
 from lipt_cords.selectors import Selection
+from lipt_cords.selectors.difficulty import difficulty
 
 NETS = ("resnet8", *RECIPES)
 SETS = ("cifar10-jpeg", "cifar10", "fashion-mnist")
@@ -114,7 +113,7 @@ def _soup(pool: Pool, fraction: float, budget: int) -> Chosen:
 
 def _hardest(pool: Pool, fraction: float, budget: int) -> Chosen:
     gradients = pool.scorer.gradients(pool.splits.train)
-    scores = (gradients.logits.softmax(dim=1) - nn.functional.one_hot(gradients.labels)).norm(dim=1)
+    scores = difficulty(gradients, "el2n")
     return scores.argsort(descending=True, stable=True)[:budget], pool.scorer
 
 
@@ -210,7 +209,7 @@ def row(pool: Pool, method: str, fraction: float, passes: int) -> dict[str, Any]
 
 
 def main() -> None:
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, SETS)
     parser.set_defaults(seeds=3)
     parser.add_argument("--net", choices=NETS, default="resnet8")
     parser.add_argument("--pool", type=int, default=20_000)
@@ -218,7 +217,6 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--score-epochs", type=int, default=10)
     parser.add_argument("--device", default="cpu")
-    next(one for one in parser._actions if one.dest == "set").choices = SETS
     args = parser.parse_args()
     if args.net == "resnet8" and args.device != "cpu":
         parser.error("resnet8 is trained on the CPU, as in choose.py: take --net resnet18 or fast")
@@ -235,11 +233,8 @@ def main() -> None:
     if args.device == "cpu":
         torch.set_num_threads(1)
     keep_freed_memory()
-    folder = f"imagefolder:{args.data / 'cifar10-images'}"
-    name = folder if args.set == "cifar10-jpeg" else args.set
-    splits = load_dataset(name, args.data, limit=args.pool)
-    rows = payload["rows"]
-    done = {(one["method"], one["fraction"], one["seed"]) for one in rows}
+    splits = load(args.set, args.data, args.pool)
+    done = {(one["method"], one["fraction"], one["seed"]) for one in payload["rows"]}
     for seed in range(args.seeds):
         pool = Pool(splits, seed, args.net, args.score_epochs, args.device)
         for fraction in args.fractions:
@@ -248,9 +243,7 @@ def main() -> None:
                 passes = EPOCHS * round(fraction * len(pool.labels))
             for method in args.methods:
                 if (method, fraction, seed) not in done:
-                    rows.append(row(pool, method, fraction, passes))
-                    write_json(path, payload)
-                    print(rows[-1], flush=True)
+                    add(path, payload, row(pool, method, fraction, passes))
     print(path)
 
 

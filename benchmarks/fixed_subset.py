@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +164,11 @@ def _costs(warm: WarmStartResult) -> Row:
     }  # fmt: skip
 
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
+def arguments(description: str | None, sets: Sequence[str] = SETS) -> argparse.ArgumentParser:
     """What a benchmark of fixed subsets is asked for."""
     parser = argparse.ArgumentParser(description=(description or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--set", choices=SETS, required=True)
+    parser.add_argument("--set", choices=sets, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--fractions", type=float, nargs="+", default=list(PASSES))
     parser.add_argument("--resume", action="store_true", help="keep the rows that are there")

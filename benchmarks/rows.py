@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lipt_cords.base.files import output_directory, read_json
+from lipt_cords.base.files import output_directory, read_json, write_json
 from lipt_cords.base.provenance import provenance
 
 
@@ -35,3 +35,10 @@ def begun(
         "provenance": kept.get("provenance") or provenance(),
         "resumed": [*kept.get("resumed", []), provenance()] if kept["rows"] else [],
     }
+
+
+def add(path: Path, payload: dict[str, Any], row: dict[str, Any]) -> None:
+    """Write the file with one row more, and show the row."""
+    payload["rows"].append(row)
+    write_json(path, payload)
+    print(row, flush=True)

@@ -6,15 +6,12 @@ import statistics
 from typing import Any
 
 from benchmarks.tables.fixed import first_use, of, signed, uncut
-from benchmarks.tables.parts import RESULTS, load, markdown, origin, spread
-
-SETS = ("cifar10-jpeg", "fashion-mnist")
+from benchmarks.tables.parts import load, markdown, origin, results_of, spread
 
 
 def measured() -> list[tuple[str, dict[str, Any]]]:
     """The committed results, set by set."""
-    names = [name for name in SETS if (RESULTS / f"choose-{name}.json").exists()]
-    return [(name, load(f"choose-{name}")) for name in names]
+    return results_of("choose")
 
 
 def fractions_of(results: dict[str, Any]) -> list[float]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks.tables.choose import SETS
-from benchmarks.tables.parts import load, markdown, origin
+from benchmarks.tables.parts import load, markdown, origin, results_of
 
 
 def choosing_cost() -> str:
     """Processor time of choosing 5 % of a pool, beside that of one training on them."""
-    found = [load(f"choose_cost-{name}") for name in SETS]
+    found = [results for _, results in results_of("choose_cost")]
     rows = [
         [
             results["data"],

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks.tables.parts import RESULTS, load, markdown, origin, spread
-
-SETS = ("cifar10-jpeg", "fashion-mnist")
+from benchmarks.tables.parts import markdown, origin, results_of, spread
 
 
 def label_issues() -> str:
     """How well wrong labels are found without training."""
     text = ""
-    for name in SETS:
-        if not (RESULTS / f"label_issues-{name}.json").exists():
-            continue
-        results = load(f"label_issues-{name}")
+    for name, results in results_of("label_issues"):
         rows = []
         for share, kind in dict.fromkeys((row["share"], row["kind"]) for row in results["rows"]):
             mine = [row for row in results["rows"] if (row["share"], row["kind"]) == (share, kind)]

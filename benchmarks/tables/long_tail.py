@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.tables.parts import markdown, origin, spread
-from benchmarks.tables.rivals import results_of
+from benchmarks.tables.parts import markdown, origin, results_of, spread
 
 
 def long_tail() -> str:

@@ -16,6 +16,16 @@ def load(name: str) -> dict[str, Any]:
     return payload
 
 
+SETS = ("cifar10-jpeg", "fashion-mnist")
+"""In the order of the tables."""
+
+
+def results_of(name: str) -> list[tuple[str, dict[str, Any]]]:
+    """The committed results of a script, set by set."""
+    there = [one for one in SETS if (RESULTS / f"{name}-{one}.json").exists()]
+    return [(one, load(f"{name}-{one}")) for one in there]
+
+
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose first column is text and whose others are numbers."""
     lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]

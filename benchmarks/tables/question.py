@@ -8,17 +8,15 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.tables.parts import RESULTS, load, markdown, origin, spread
+from benchmarks.tables.parts import markdown, origin, results_of, spread
 
-SETS = ("cifar10-jpeg", "fashion-mnist")
 SELECTORS = ("glister", "gradmatch", "craig")
 Runs = list[dict[str, Any]]
 
 
 def asked(question: str) -> list[tuple[str, dict[str, Any]]]:
     """The committed results of a question, set by set."""
-    names = [name for name in SETS if (RESULTS / f"evidence-{question}-{name}.json").exists()]
-    return [(name, load(f"evidence-{question}-{name}")) for name in names]
+    return results_of(f"evidence-{question}")
 
 
 def runs_of(results: dict[str, Any], part: int = 0) -> dict[tuple[str, float], Runs]:

@@ -5,18 +5,10 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from benchmarks.tables.parts import RESULTS, load, markdown, origin, spread
+from benchmarks.tables.parts import load, markdown, origin, results_of, spread
 from benchmarks.tables.question import pooled_deviation
 
-SETS = ("cifar10-jpeg", "fashion-mnist")
-
 Row = dict[str, Any]
-
-
-def results_of(name: str) -> list[tuple[str, dict[str, Any]]]:
-    """The committed results of a script, set by set."""
-    there = [one for one in SETS if (RESULTS / f"{name}-{one}.json").exists()]
-    return [(one, load(f"{name}-{one}")) for one in there]
 
 
 def compute_budget() -> str:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.tables.parts import RESULTS, load, markdown, origin, spread
-
-SETS = ("cifar10-jpeg", "fashion-mnist")
+from benchmarks.tables.parts import markdown, origin, results_of, spread
 
 
 def trained_with_wrong_labels() -> list[tuple[str, dict[str, Any]]]:
     """The committed results, set by set."""
-    names = [name for name in SETS if (RESULTS / f"wrong_labels-{name}.json").exists()]
-    return [(name, load(f"wrong_labels-{name}")) for name in names]
+    return results_of("wrong_labels")
 
 
 def wrong_labels() -> str:

@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import beta
 
-from benchmarks.augmented import RECIPES, accuracy, moved, train, whitened_patches
+from benchmarks.augmented import RECIPES, moved, train, whitened_patches
 from benchmarks.field import METHODS, Pool, beta_density, dual_shape
 from benchmarks.rows import begun
 from lipt_cords.base.files import write_json
 from lipt_cords.data import DataSplits
 from lipt_cords.data.images import ImageTensors
+from lipt_cords.data.source import BatchSource
+from lipt_cords.training.evaluation import accuracy
 
 
 def images(count: int, seed: int) -> ImageTensors:
@@ -69,7 +71,7 @@ def test_responses_of_the_first_layer_are_white() -> None:
 def test_both_nets_learn(net: str, epochs: int) -> None:
     given, test = images(64, 0), images(32, 1)
     untrained = RECIPES[net].make(given, 2, 0)
-    assert accuracy(untrained, test, "cpu") < 0.8
+    assert accuracy(untrained, BatchSource(test)) < 0.8
     reached = train(
         RECIPES[net], given, torch.arange(48), test, classes=2, passes=48 * epochs, seed=0,
         device="cpu",
