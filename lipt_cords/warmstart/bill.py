@@ -223,8 +223,8 @@ def _nothing_learned(inputs: RoundInputs, accuracy: float | None) -> list[str]:
     return [
         f"the merged model is right on {accuracy:.1%} of {samples:,} held-out samples, no more "
         f"than the most frequent class would be ({share:.1%}): its gradients say little. Train "
-        "for longer (epochs), or at a smaller rate (lr); pretrained weights need a small one, "
-        "such as optimizer='adamw', lr=1e-4"
+        "for longer (epochs), or at a smaller rate (lr); from pretrained weights take "
+        "type='lipt-finetune'"
     ]
 
 

@@ -26,12 +26,19 @@ from lipt_cords.warmstart.watch.stop_rule import StopOptions
 from lipt_cords.warmstart.workers.augment import AugmentationOptions
 from lipt_cords.warmstart.workers.sparsity import SparsityOptions
 
-Preset = Literal["lipt", "lipt-once"]
+Preset = Literal["lipt", "lipt-once", "lipt-finetune"]
 ONCE: dict[str, Any] = {
     "num_workers": 10, "epochs": 4.0, "common_steps": 100, "batch_size": 64, "optimizer": "sgd",
     "schedule": "constant", "rounds": 1, "outer": "average", "sparsity": "magnitude",
 }  # fmt: skip
 """The preset ``lipt-once``, where it is not the defaults."""
+FINETUNE: dict[str, Any] = {
+    "epochs": 4.0, "common_steps": 0, "batch_size": 8, "optimizer": "adamw", "schedule": "linear",
+    "outer": "average",
+}  # fmt: skip
+"""The preset ``lipt-finetune``, where it is not the defaults; workers and merges follow."""
+FINETUNE_RATE = {"lr": 1e-4}
+"""Of its ``adamw``; another optimizer has its own."""
 SGD: dict[str, float] = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 """Defaults of SGD, and of other optimizers where they have none of their own."""
 PRUNING = ("density", "densities", "prune_after")
@@ -67,7 +74,8 @@ class WarmStartConfig(
 
     type: Preset = "lipt"
     """The preset: ``lipt`` is the best setting found, in many merges; ``lipt-once`` is the paper,
-    with one merge of pruned workers. Options that are given replace single ones of it."""
+    with one merge of pruned workers; ``lipt-finetune`` is for pretrained weights, which the rate of
+    the others destroys. Options that are given replace single ones of it."""
     num_workers: int = Field(16, ge=1)
     """How many workers train, each on its own shard. Left out: as many as there are processes."""
     epochs: float = Field(8.0, gt=0, le=1e6)
@@ -240,6 +248,9 @@ class WarmStartConfig(
                         f"{name}={values[name]!r}; leave it out, or take the preset 'lipt'"
                     )
             values = ONCE | dict(values)
+        elif values.get("type") == "lipt-finetune":
+            adamw = values.get("optimizer", "adamw") == "adamw"
+            values = FINETUNE | (FINETUNE_RATE if adamw else {}) | dict(values)
         elif "sparsity" not in values and any(name in values for name in PRUNING):
             values = {"sparsity": "magnitude", **values}
         return with_defaults(values, "optimizer", "muon", SGD)

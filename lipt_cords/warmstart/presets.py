@@ -1,10 +1,11 @@
-"""The presets `lipt` and `lipt-once`, and how `lipt` is scaled to the data and the processes.
+"""The presets, and how they are scaled to the data and the processes.
 
 ``lipt`` is the best setting that was found: workers train with Muon, are merged up to 40 times by
 Nesterov steps, and their rate falls to zero at the last merge. Steps follow from passes over the
 data, and workers from the processes; a single process trains one worker on all data, since workers
 in turn would cost it more passes. ``lipt-once`` is the method of the paper: one merge of pruned
-workers, for machines that cannot exchange weights more than once.
+workers, for machines that cannot exchange weights more than once. ``lipt-finetune`` starts from
+pretrained weights: AdamW at a small rate that falls to zero; workers and merges follow as above.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ def scaled(
     model: nn.Module | None = None,
     shards: Sequence[Tensor] | None = None,
 ) -> WarmStartConfig:
-    """The options of ``lipt`` for a pool of that size; given ones stay as they are.
+    """The options of a preset for a pool of that size; given ones stay as they are.
 
     Args:
-        config: the options; ``lipt-once`` is returned unchanged.
+        config: the options; those of ``lipt-once`` are returned unchanged.
         samples: in the pool.
         processes: that train at the same time: as many workers, if ``num_workers`` is not given.
         model: a net without hidden weight matrices is trained by SGD, if no optimizer is given.
@@ -76,7 +77,7 @@ def scaled(
     >>> options.num_workers, options.epochs, options.common_steps, options.rounds
     (1, 3.0, 0, 1)
     """
-    if config.type != "lipt":
+    if config.type == "lipt-once":
         return config
     given = config.model_fields_set
     workers = processes if shards is None else len(shards)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -48,6 +50,37 @@ def test_once_is_the_paper_and_has_nothing_to_scale():
     assert WarmStartConfig(**config.model_dump()) == config
 
 
+def test_fine_tuning_is_gentle_and_follows_data_and_processes():
+    config = WarmStartConfig(type="lipt-finetune")
+    alone, several = scaled(config, 1_600, 1), scaled(config, 1_600, 8)
+    for made in (alone, several):
+        taken = (made.optimizer, made.lr, made.schedule, made.outer, made.sparsity)
+        assert taken == ("adamw", 1e-4, "linear", "average", "none")
+        assert (made.batch_size, made.epochs, made.common_steps) == (8, 4.0, 0)
+    assert (alone.num_workers, alone.rounds) == (1, 1)
+    assert (several.num_workers, several.rounds) == (8, 6)  # every 15 of 100 steps
+    assert forecast(several, 1_600).critical_passes == forecast(alone, 1_600).passes // 8
+    assert WarmStartConfig(type="lipt-finetune", optimizer="adamw", lr=1e-3).lr == 1e-3
+    muon = WarmStartConfig(type="lipt-finetune", optimizer="muon")
+    assert (muon.lr, muon.epochs) == (WarmStartConfig(optimizer="muon").lr, 4.0)
+    assert WarmStartConfig.parse("lipt-finetune").type == "lipt-finetune"
+    assert WarmStartConfig(**several.model_dump()) == several
+
+
+def test_fine_tuning_keeps_what_the_preset_lipt_destroys():
+    """A trained net, trained on: at the rate of ``lipt-finetune`` it stays as good as it was."""
+    data, held_out = make_images(320), make_images(160, seed=1)
+    shared: dict[str, Any] = {"launch": "serial", "progress": False}
+    first = LiPTWarmStart(**shared).fit(make_net(), data)
+    trained = first.apply_to(make_net())
+    result = LiPTWarmStart(type="lipt-finetune", **shared).fit(trained, data, held_out)
+    tuned, given = result.apply_to(make_net()).state_dict(), trained.state_dict()
+    moved = sum(float((one - given[name]).square().sum()) for name, one in tuned.items())
+    size = sum(float(one.square().sum()) for one in given.values())
+    assert 0 < moved / size < 1e-2
+    assert result.report.merged_accuracy > 0.9
+
+
 def test_more_workers_take_more_epochs_and_less_time():
     epochs = [local_epochs(workers) for workers in range(1, 65)]
     assert epochs == sorted(epochs)
@@ -82,7 +115,7 @@ def test_a_model_that_has_learned_nothing_is_named(lr, held_out, said):
     assert bool(notes) == said, (report.merged_accuracy, report.notes)
     if said:
         assert f"{report.merged_accuracy:.1%} of 160 held-out samples" in notes[0]
-        assert "lr=1e-4" in notes[0]
+        assert "type='lipt-finetune'" in notes[0]
 
 
 def test_as_many_workers_as_given_shards():
