@@ -19,7 +19,7 @@ CODE = "import sys; sys.argv[0] = '/usr/bin/lipt-cords'; from lipt_cords.cli imp
 def interrupted_in(module: str, words: list[str], where: Path) -> subprocess.CompletedProcess[str]:
     """Run a program in which the import of a module is interrupted."""
     (where / module).mkdir()
-    text = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass\n"
+    text = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
     (where / module / "__init__.py").write_text(text)
     return subprocess.run(
         [sys.executable, *words],
