@@ -8,6 +8,7 @@ installed, goes through our selectors on the same calendar.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -207,6 +208,24 @@ def check_selection(config: RunConfig, notes: list[str]) -> bool:
     return False
 
 
+def _never_selects(config: RunConfig, through_cords: bool) -> list[str]:
+    """What to say of a run that ends before its strategy has a trained model to select by."""
+    dss, schedule = config.dss_args, schedule_of(config)
+    needs_no_model = dss.strategy == FULL or fact_of(dss.strategy, "labels_only")
+    if dss.warm_start is not None or needs_no_model or chooses_untrained(config):
+        return []
+    first = schedule.select_after
+    if through_cords or first == 0:  # in an epoch that select_every divides, and not in epoch 0
+        first = math.ceil(max(first, 1) / schedule.select_every) * schedule.select_every
+    if first < schedule.num_epochs:
+        return []
+    return [
+        f"{dss.strategy} selects nothing in {schedule.num_epochs} epochs, its subset is a random "
+        f"one: without a warm start it selects first after {first} epochs. Set "
+        "dss_args.warm_start=lipt, or a smaller dss_args.select_every"
+    ]
+
+
 def _takes_options(strategy: str) -> bool:
     return strategy != FULL and bool(set(selector_options(selector_for(strategy))) - {"epoch"})
 
@@ -239,7 +258,9 @@ def assemble(
             f"dss_args.kappa={dss.kappa} is ignored: the warm start takes the place of CORDS's "
             "full-data epochs"
         )
-    build = _through_cords if check_selection(config, notes) else _through_selectors
+    through_cords = check_selection(config, notes)
+    notes += _never_selects(config, through_cords)
+    build = _through_cords if through_cords else _through_selectors
     warm_start = None if resumed else warm_start_options(config, model_device(model))
     if warm_start is not None and fitted is not None:
         fitted = replace(fitted, config=warm_start)

@@ -109,8 +109,8 @@ def compare(
         figures say, a paragraph a fraction).
 
     Raises:
-        ValueError: an unknown method, a seed or fraction that repeats, a fraction that leaves
-            less than one sample a class, data that are not there, or a directory with the
+        ValueError: an unknown method, a seed or fraction that repeats, a fraction that gives
+            fewer samples than there are classes, data that are not there, or a directory with the
             results of another configuration. Whatever a single run raises is in its record.
     """
     if jobs < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.data.labels import labels_of
-from lipt_cords.experiments.assemble import check_selection
+from lipt_cords.experiments.assemble import check_selection, subset_size_of
 from lipt_cords.experiments.contest import Contest, Equal, ExpectedPasses
 from lipt_cords.experiments.methods import Method
 from lipt_cords.selectors.grouping import class_members
@@ -117,9 +118,9 @@ def plan_comparison(
         The plan; methods that do not fit the budget are left out with a note.
 
     Raises:
-        ValueError: seeds or fractions that repeat or are out of range, a fraction that leaves
-            less than one sample a class, a budget without ``equal``, or a method whose selector
-            does not take the options of the configuration.
+        ValueError: seeds or fractions that repeat or are out of range, a fraction that gives
+            fewer samples than there are classes, a budget without ``equal``, or a method whose
+            selector does not take the options of the configuration.
     """
     wanted = [config.dss_args.fraction] if fractions is None else list(fractions)
     _check_unique("seeds", seeds)
@@ -127,17 +128,19 @@ def plan_comparison(
     if budget is not None and equal is None:
         raise ValueError("a budget is for comparisons at equal cost: say equal too")
     samples = len(splits.train)  # type: ignore[arg-type]
-    smallest = min(len(members) for _, members in class_members(labels_of(splits.train)))
+    classes = len(class_members(labels_of(splits.train)))
     runs, notes = [], []
     for fraction in wanted:
         if not 0 < fraction <= 1:
             raise ValueError(f"fractions must lie in (0, 1], received {fraction:g}")
-        if fraction * smallest < 1:
-            raise ValueError(
-                f"fraction {fraction:g} leaves less than one sample of a class, of which the "
-                f"smallest has {smallest}: take at least {1 / smallest:.2g}"
-            )
         base = config.updated(dss_args={"fraction": fraction})
+        size = subset_size_of(samples, base)
+        if size < classes:
+            raise ValueError(
+                f"a subset needs a sample of each of the {classes} classes, and fraction "
+                f"{fraction:g} of {samples:,} gives {size:,}: take at least "
+                f"{math.ceil(classes / samples * 1e4) / 1e4:g}"
+            )
         contest = Contest(base, samples, warm_epochs, subset_passes)
         allowed = budget
         if equal is not None and budget is None:

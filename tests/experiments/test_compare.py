@@ -20,6 +20,7 @@ from lipt_cords.base.files import read_json, write_json
 from lipt_cords.cli.display import Display
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.importing import cords_version
+from lipt_cords.data.labels import labels_of
 from lipt_cords.experiments import demo as demo_module
 from lipt_cords.experiments.assemble import uses_cords
 from lipt_cords.experiments.compare import compare
@@ -251,6 +252,14 @@ def test_equal_cost(tmp_path: Path) -> None:
     assert "lipt: its warm-up alone takes 128 passes" in short["notes"][0]
 
 
+def test_a_fraction_may_leave_less_than_one_sample_of_the_smallest_class() -> None:
+    config = CONFIG.updated(dataset={"limit": 42}, dss_args={"fraction": 0.24})
+    splits = load_splits(config)
+    assert int(torch.bincount(labels_of(splits.train)).min()) * 0.24 < 1
+    plan = plan_comparison(config, splits, parse_methods(["random"]), [0])
+    assert [one.fraction for one in plan.runs] == [0.24]
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -260,7 +269,10 @@ def test_equal_cost(tmp_path: Path) -> None:
         ({"seeds": [0, 1, 0]}, "seeds that repeat .*: 0; give each once"),
         ({"fractions": [0.1, 0.1]}, "fractions that repeat"),
         ({"fractions": [1.5]}, r"lie in \(0, 1\], received 1.5"),
-        ({"fractions": [0.001]}, "less than one sample of a class"),
+        (
+            {"fractions": [0.01]},
+            r"each of the 10 classes, and fraction 0.01 of 150 gives 1: take at least 0.0667",
+        ),
         ({"budget": 100}, "say equal too"),
         ({"jobs": 0}, "jobs must be at least 1"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,26 @@ def test_full_data_epochs_of_kappa_are_warm_up(digits: DataSplits) -> None:
     own = _run(config.updated(dss_args={"selector": "fast"}), digits)
     assert own.costs.warmup_passes == 300 and own.costs.training_passes == 120
     assert own.costs.warmup_flops == costs.warmup_flops
+
+
+@pytest.mark.parametrize("selector", ["fast", pytest.param("cords", marks=needs_cords)])
+def test_a_strategy_that_never_selects_says_so(digits: DataSplits, selector: str) -> None:
+    once = _config(train={"num_epochs": 1}, selector=selector, greedy="Naive", select_every=1000)
+    said = "GLISTER selects nothing in 1 epochs, its subset is a random one: .* after 1000 epochs"
+    assert re.search(said, " ".join(_run(once, digits).notes))
+    for dss in ({"warm_start": WARM}, {"type": "Random"}, {"type": "Covering"}):
+        changed = once.updated(dss_args={"selector": "fast", **dss})
+        assert not any("selects nothing" in note for note in _run(changed, digits).notes), dss
+    every = once.updated(train_args={"num_epochs": 2}, dss_args={"select_every": 1})
+    assert not any("selects nothing" in note for note in _run(every, digits).notes)
+
+
+@needs_cords
+def test_cords_may_end_before_the_first_selection_after_kappa(digits: DataSplits) -> None:
+    config = _config(kappa=0.5, select_every=5, train={"num_epochs": 4})
+    assert any("selects first after 5 epochs" in note for note in _run(config, digits).notes)
+    ours = config.updated(dss_args={"selector": "fast"})
+    assert not any("selects nothing" in note for note in _run(ours, digits).notes)
 
 
 @needs_cords
