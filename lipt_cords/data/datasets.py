@@ -95,6 +95,8 @@ class DataSplits:
     numbers of rows in a table, or places in the data set such as ``test/7``."""
     root: Path | None = None
     """The image folder."""
+    file: Path | None = None
+    """The table."""
     left_out: LeftOut = field(default_factory=LeftOut, compare=False)
     """What of the data is in no part."""
     columns: str = field(default="", compare=False)
@@ -346,6 +348,7 @@ def _split(
         class_names=parts.class_names,
         samples={name: part.names for name, part in named.items()},
         root=parts.root,
+        file=parts.file,
         left_out=left_out,
         columns=columns,
         known_by=parts.known_by,

@@ -120,3 +120,5 @@ class Parts:
     known_by: str = ""
     """What tells data whose samples have numbers alone from others
     (:func:`~lipt_cords.data.sample_lists.known_by`)."""
+    file: Path | None = None
+    """The table in which the samples are rows."""

@@ -286,7 +286,7 @@ def select_once(
     if where is not None:
         made.save(where)
     if target is not None and splits.is_table:
-        make_subset_table(target, config, splits, selection.indices.tolist())
+        make_subset_table(target, splits, selection.indices.tolist())
     elif target is not None:
         make_subset_folder(target, splits, selection.indices.tolist(), link=link)
     return made

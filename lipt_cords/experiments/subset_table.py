@@ -34,18 +34,16 @@ def check_subset_table(target: Path, config: RunConfig, *, link: bool) -> None:
         raise ValueError(f"{target} is there already: choose another name for the subset")
 
 
-def make_subset_table(
-    target: Path, config: RunConfig, splits: DataSplits, indices: Sequence[int]
-) -> Path:
+def make_subset_table(target: Path, splits: DataSplits, indices: Sequence[int]) -> Path:
     """Write some training rows, in the order of the table, whole or not at all.
 
     Args:
         target: the file; :func:`check_subset_table` has accepted it.
-        config: its data.
-        splits: the same, read.
+        splits: its data.
         indices: of the training rows.
     """
-    source = find_data(config.dataset.name, config.dataset.datadir)
-    if source is None:
+    if splits.file is None or not splits.file.is_file():
         raise ValueError(f"{splits.name} is no longer there: the subset cannot be copied")
-    return write_rows(source, {int(splits.samples["train"][index]) for index in indices}, target)
+    return write_rows(
+        splits.file, {int(splits.samples["train"][index]) for index in indices}, target
+    )

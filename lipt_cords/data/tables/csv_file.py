@@ -32,46 +32,115 @@ _DATE = re.compile(
 )
 
 
-def read_csv(path: Path, as_text: Collection[str] = ()) -> Columns:
-    """Read all columns.
+class CsvFile:
+    """A CSV file whose heading has been read.
 
     Args:
         path: UTF-8, with a heading. Values are separated by commas, semicolons, tabs or bars.
-        as_text: columns whose values are kept as they are written.
 
     Raises:
-        ValueError: another encoding, lines of other lengths than the heading, columns of one name,
-            no rows.
-        ImportError: pandas is not installed.
+        ValueError: another encoding, one column, columns of one name, nothing.
     """
-    names, separator = heading(path)
-    texts = {name for name in names if name in as_text}
-    while True:
-        made = {name: _Gathered(name in texts) for name in names}
-        for chunk in _chunks(path, names, separator, texts):
-            for name in names:
-                made[name].add(chunk[name])
-        mixed = {name for name, one in made.items() if len(one.kinds) > 1}
-        if not mixed:
-            columns = {name: made.pop(name).whole() for name in names}
-            if _some_missing(columns[names[-1]]):
-                _refuse_short_rows(path, separator, len(names))
-            return {**columns}
-        texts |= mixed
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.heading, self.separator = _heading(path)
+        """The names as they are written, and what separates values."""
+        self.names = [
+            name.strip() or f"column {place}" for place, name in enumerate(self.heading, 1)
+        ]
+        """Of the columns; one without a name is called by its place, such as ``column 1``."""
+        refuse_twice(path, self.names)
+
+    def read(self, as_text: Collection[str] = ()) -> Columns:
+        """Read all columns.
+
+        Args:
+            as_text: columns whose values are kept as they are written.
+
+        Raises:
+            ValueError: another encoding, or lines of other lengths than the heading.
+            ImportError: pandas is not installed.
+        """
+        texts = {name for name in self.names if name in as_text}
+        while True:
+            made = {name: _Gathered(name in texts) for name in self.names}
+            for chunk in self._chunks(texts):
+                for name in self.names:
+                    made[name].add(chunk[name])
+            mixed = {name for name, one in made.items() if len(one.kinds) > 1}
+            if not mixed:
+                columns = {name: made.pop(name).whole() for name in self.names}
+                if _some_missing(columns[self.names[-1]]):
+                    self._refuse_short_rows()
+                return {**columns}
+            texts |= mixed
+
+    def as_written(self) -> Iterator[Any]:
+        """Frames of the rows with every value as it is written, in parts."""
+        return self._chunks(set(self.names), missing=False)
+
+    def _refuse_short_rows(self) -> None:
+        """Refuse rows with fewer values than the heading, such as the last one of half a file.
+
+        pandas reads them as rows that end in missing values.
+        """
+        width = len(self.names)
+        limit = csv.field_size_limit(2**31 - 1)
+        try:
+            with explained(self.path), self.path.open(newline="", encoding="utf-8-sig") as file:
+                rows = csv.reader(file, delimiter=self.separator)
+                for row in rows:
+                    if len(row) < width and (len(row) > 1 or any(map(str.strip, row))):
+                        raise ValueError(
+                            f"{self.path} has {len(row)} of {width} values in the row that ends in "
+                            f"line {rows.line_num:,}: complete it, or remove it"
+                        )
+        finally:
+            csv.field_size_limit(limit)
+
+    def _chunks(self, texts: set[str], *, missing: bool = True) -> Iterator[Any]:
+        path, names, separator = self.path, self.names, self.separator
+        try:
+            import pandas
+        except ImportError as error:
+            raise missing_extra("pandas", "tables", f"to read {path.name}") from error
+        with explained(path):
+            try:
+                with pandas.read_csv(
+                    path,
+                    sep=separator,
+                    names=names,
+                    header=0,
+                    index_col=False,  # else a value more in each row makes the first ones an index
+                    dtype=dict.fromkeys(texts, str),
+                    na_values=MISSING if missing else None,
+                    keep_default_na=missing,
+                    chunksize=ROWS,
+                    low_memory=False,
+                    encoding="utf-8",
+                ) as chunks:
+                    while True:
+                        with warnings.catch_warnings():
+                            warnings.simplefilter("error", pandas.errors.ParserWarning)
+                            chunk = next(chunks, None)
+                        if chunk is None:
+                            return
+                        yield chunk
+            except pandas.errors.ParserWarning as error:
+                raise ValueError(
+                    f"{path} has more values in its rows than names in its heading ({len(names)}): "
+                    f"complete the heading, or quote values that hold {separator!r}"
+                ) from error
+            except (pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:
+                reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
+                raise ValueError(
+                    f"{path} cannot be read as CSV ({reason}): repair that line, or quote values "
+                    f"that hold {separator!r}"
+                ) from error
 
 
-def heading(path: Path) -> tuple[list[str], str]:
-    """The names of the columns, and what separates values.
-
-    A column without a name is called by its place, such as ``column 1``.
-    """
-    written, separator = written_heading(path)
-    names = [name.strip() or f"column {place}" for place, name in enumerate(written, 1)]
-    refuse_twice(path, names)
-    return names, separator
-
-
-def written_heading(path: Path) -> tuple[list[str], str]:
+def _heading(path: Path) -> tuple[list[str], str]:
     """The heading as it is written, and what separates values."""
     with explained(path), path.open(newline="", encoding="utf-8-sig") as file:
         line = next((line for line in file if line.strip()), None)
@@ -101,25 +170,6 @@ def _some_missing(column: Numbers | Texts) -> bool:
     return bool(missing.any()) and not bool(missing.all())
 
 
-def _refuse_short_rows(path: Path, separator: str, width: int) -> None:
-    """Refuse rows with fewer values than the heading, such as the last one of half a file.
-
-    pandas reads them as rows that end in missing values.
-    """
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        with explained(path), path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file, delimiter=separator)
-            for row in rows:
-                if len(row) < width and (len(row) > 1 or any(map(str.strip, row))):
-                    raise ValueError(
-                        f"{path} has {len(row)} of {width} values in the row that ends in line "
-                        f"{rows.line_num:,}: complete it, or remove it"
-                    )
-    finally:
-        csv.field_size_limit(limit)
-
-
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Give what readers say of a broken file a sentence that says what to do."""
@@ -133,54 +183,6 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
     except csv.Error as error:
         raise ValueError(f"{path} is no CSV file ({error}): repair it") from error
-
-
-def chunks_as_written(path: Path) -> Iterator[Any]:
-    """Frames of the rows with every value as it is written, in parts."""
-    names, separator = heading(path)
-    return _chunks(path, names, separator, set(names), missing=False)
-
-
-def _chunks(
-    path: Path, names: list[str], separator: str, texts: set[str], *, missing: bool = True
-) -> Iterator[Any]:
-    try:
-        import pandas
-    except ImportError as error:
-        raise missing_extra("pandas", "tables", f"to read {path.name}") from error
-    with explained(path):
-        try:
-            with pandas.read_csv(
-                path,
-                sep=separator,
-                names=names,
-                header=0,
-                index_col=False,  # else a value more in each row makes the first ones an index
-                dtype=dict.fromkeys(texts, str),
-                na_values=MISSING if missing else None,
-                keep_default_na=missing,
-                chunksize=ROWS,
-                low_memory=False,
-                encoding="utf-8",
-            ) as chunks:
-                while True:
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("error", pandas.errors.ParserWarning)
-                        chunk = next(chunks, None)
-                    if chunk is None:
-                        return
-                    yield chunk
-        except pandas.errors.ParserWarning as error:
-            raise ValueError(
-                f"{path} has more values in its rows than names in its heading ({len(names)}): "
-                f"complete the heading, or quote values that hold {separator!r}"
-            ) from error
-        except (pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:
-            reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
-            raise ValueError(
-                f"{path} cannot be read as CSV ({reason}): repair that line, or quote values that "
-                f"hold {separator!r}"
-            ) from error
 
 
 class _Gathered:

@@ -17,25 +17,33 @@ PARQUET = (".parquet", ".pq")
 _DAY = 86_400e6
 
 
-def read_parquet(path: Path, as_text: Collection[str] = ()) -> Columns:
-    """Read all columns.
+class ParquetFile:
+    """A Parquet file whose names of columns have been read.
 
     Args:
         path: the file.
-        as_text: columns whose values are kept as texts.
 
     Raises:
         ValueError: no Parquet file, or columns of one name.
         ImportError: pyarrow is not installed.
     """
-    file = opened(path)
-    names = list(file.schema_arrow.names)
-    refuse_twice(path, names)
-    columns: Columns = {}
-    for name in names:
-        column = file.read(columns=[name], use_pandas_metadata=False).column(name)
-        columns[name] = _values(column, name in as_text)
-    return columns
+
+    def __init__(self, path: Path) -> None:
+        self._file = opened(path)
+        self.names: list[str] = list(self._file.schema_arrow.names)
+        refuse_twice(path, self.names)
+
+    def read(self, as_text: Collection[str] = ()) -> Columns:
+        """Read all columns.
+
+        Args:
+            as_text: columns whose values are kept as texts.
+        """
+        columns: Columns = {}
+        for name in self.names:
+            column = self._file.read(columns=[name], use_pandas_metadata=False).column(name)
+            columns[name] = _values(column, name in as_text)
+        return columns
 
 
 def opened(path: Path) -> Any:

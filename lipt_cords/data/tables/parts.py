@@ -13,9 +13,9 @@ from lipt_cords.data.parts import LeftOut, Part, Parts
 from lipt_cords.data.sample_lists import known_by
 from lipt_cords.data.split_file import Split, places_of, unnamed
 from lipt_cords.data.splits import stratified_split
-from lipt_cords.data.tables.csv_file import heading, read_csv
+from lipt_cords.data.tables.csv_file import CsvFile
 from lipt_cords.data.tables.label_column import classes_of, label_name
-from lipt_cords.data.tables.parquet_file import PARQUET, opened, read_parquet
+from lipt_cords.data.tables.parquet_file import PARQUET, ParquetFile
 from lipt_cords.data.tables.rows import TableRows
 from lipt_cords.data.tables.uses import CATEGORY, uses_of
 from lipt_cords.data.tables.values import Texts
@@ -63,11 +63,10 @@ def table_parts(
     """
     refuse_other_files(path)
     wanted = dict(columns or {})
-    parquet = path.suffix.lower() in PARQUET
-    names = list(opened(path).schema_arrow.names) if parquet else heading(path)[0]
-    label = label_name(path, names, label)
+    file = ParquetFile(path) if path.suffix.lower() in PARQUET else CsvFile(path)
+    label = label_name(path, file.names, label)
     as_text = {label, *(name for name, use in wanted.items() if use == CATEGORY)}
-    found = read_parquet(path, as_text) if parquet else read_csv(path, as_text)
+    found = file.read(as_text)
     given = found.pop(label)
     if not isinstance(given, Texts):
         raise ValueError(
@@ -104,9 +103,16 @@ def table_parts(
     parts = {part: everything.select(indices) for part, indices in places.items()}
     _warn_of_copies(path, parts["train"], parts["test"])
     return Parts(
-        parts["train"], parts["test"], len(classes), parts.get("val"), classes, None, left_out,
-        (*unused, *unreadable), known_by=of,
-    )  # fmt: skip
+        parts["train"],
+        parts["test"],
+        len(classes),
+        parts.get("val"),
+        classes,
+        file=path,
+        left_out=left_out,
+        unused=(*unused, *unreadable),
+        known_by=of,
+    )
 
 
 def _warn_of_copies(path: Path, train: Part, test: Part) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lipt_cords.base.files import write_atomic
-from lipt_cords.data.tables.csv_file import ROWS, chunks_as_written, written_heading
+from lipt_cords.data.tables.csv_file import ROWS, CsvFile
 from lipt_cords.data.tables.parquet_file import PARQUET, opened
 
 Rows = npt.NDArray[np.int64]
@@ -32,14 +32,14 @@ def write_rows(source: Path, rows: Collection[int], target: Path) -> Path:
 
 
 def _csv(source: Path, chosen: Rows) -> bytes:
-    heading, separator = written_heading(source)
+    table = CsvFile(source)
     text = io.StringIO(newline="")
-    csv.writer(text, delimiter=separator, lineterminator="\n").writerow(heading)
-    for number, chunk in enumerate(chunks_as_written(source)):
+    csv.writer(text, delimiter=table.separator, lineterminator="\n").writerow(table.heading)
+    for number, chunk in enumerate(table.as_written()):
         start = number * ROWS
         places = chosen[(chosen >= start) & (chosen < start + len(chunk))] - start
         chunk.iloc[places].to_csv(
-            text, sep=separator, header=False, index=False, lineterminator="\n"
+            text, sep=table.separator, header=False, index=False, lineterminator="\n"
         )
     return text.getvalue().encode()
 

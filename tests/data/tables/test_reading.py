@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lipt_cords.data.tables import csv_file
-from lipt_cords.data.tables.csv_file import read_csv
-from lipt_cords.data.tables.parquet_file import read_parquet
+from lipt_cords.data.tables.csv_file import CsvFile
+from lipt_cords.data.tables.parquet_file import ParquetFile
 from lipt_cords.data.tables.values import Numbers, Texts, Unusable, Values
 
 
@@ -40,7 +40,7 @@ def test_kinds_of_columns(tmp_path: Path, separator: str, encoding: str) -> None
         ["3", "-2e3", "1970-01-01 12:00", "True", "NA", ""],
     ]
     text = "\n\n".join(separator.join(line) for line in lines) + "\n"  # empty lines are no rows
-    found = read_csv(written(tmp_path / "t.csv", text, encoding))
+    found = CsvFile(written(tmp_path / "t.csv", text, encoding)).read()
     assert list(found) == ["a", "b c", "day", "ok", "name", "column 6"]
     assert plain(found["a"]) == [1, None, 3] and plain(found["b c"]) == [0.5, None, -2000]
     assert plain(found["day"]) == [1, None, 0.5] and plain(found["ok"]) == ["True", "False", "True"]
@@ -67,11 +67,11 @@ def test_parts_of_a_file_give_what_the_whole_gives(
     path = tmp_path_factory.mktemp("parts") / "t.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("a", "b", "end"), *((*row, "1") for row in rows)])
-    whole = read_csv(path)
+    whole = CsvFile(path).read()
     before, csv_file.ROWS = csv_file.ROWS, 3
     try:
-        parts = read_csv(path)
-        texts = read_csv(path, as_text=("a", "b"))
+        parts = CsvFile(path).read()
+        texts = CsvFile(path).read(as_text=("a", "b"))
     finally:
         csv_file.ROWS = before
     for name, place in (("a", 0), ("b", 1)):
@@ -91,7 +91,7 @@ def test_a_column_of_two_kinds_is_texts_as_written(
 ) -> None:
     monkeypatch.setattr(csv_file, "ROWS", 2)
     path = written(tmp_path / "t.csv", "a,b\n007,1\n08,2\n1.50,3\nx,4\n")
-    assert plain(read_csv(path)["a"]) == ["007", "08", "1.50", "x"]
+    assert plain(CsvFile(path).read()["a"]) == ["007", "08", "1.50", "x"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_broken_files_are_refused(tmp_path: Path, content: bytes, message: str) 
     path = tmp_path / "t.csv"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as refused:
-        read_csv(path)
+        CsvFile(path).read()
     assert str(path) in str(refused.value)
 
 
@@ -135,7 +135,7 @@ def test_parquet_gives_what_csv_gives(tmp_path: Path) -> None:
         }
     )
     parquet.write_table(table, tmp_path / "t.parquet", row_group_size=2)
-    found = read_parquet(tmp_path / "t.parquet", as_text=("a",))
+    found = ParquetFile(tmp_path / "t.parquet").read(as_text=("a",))
     assert plain(found["a"]) == ["1", None, "3"] and plain(found["small"]) == [0.5, None, 2]
     assert plain(found["day"]) == [1, None, 0.5] and plain(found["ok"]) == ["True", "False", None]
     assert plain(found["name"]) == ["Köln", None, "x"] and plain(found["none"]) == [None] * 3
@@ -143,12 +143,12 @@ def test_parquet_gives_what_csv_gives(tmp_path: Path) -> None:
     assert isinstance(found["list"], Unusable) and "list" in found["list"].reason
     large = {"code": [2**53, 2**53 + 1, None], "part": [1.0, math.inf, None]}
     parquet.write_table(pyarrow.table(large), tmp_path / "large.parquet")
-    found = read_parquet(tmp_path / "large.parquet", as_text=("code", "part"))
+    found = ParquetFile(tmp_path / "large.parquet").read(as_text=("code", "part"))
     assert plain(found["code"]) == ["9007199254740992", "9007199254740993", None]
     assert plain(found["part"]) == ["1.0", "inf", None]
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match="is no Parquet file .*replace it"):
-        read_parquet(tmp_path / "broken.parquet")
+        ParquetFile(tmp_path / "broken.parquet").read()
 
 
 def test_readers_that_are_not_installed_are_named(
@@ -156,7 +156,7 @@ def test_readers_that_are_not_installed_are_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"pip install 'lipt-cords\[tables\]'"):
-        read_parquet(tmp_path / "t.parquet")
+        ParquetFile(tmp_path / "t.parquet").read()
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"pandas.*pip install 'lipt-cords\[tables\]'"):
-        read_csv(written(tmp_path / "t.csv", "a,b\n1,2\n"))
+        CsvFile(written(tmp_path / "t.csv", "a,b\n1,2\n")).read()
