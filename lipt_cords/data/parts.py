@@ -119,6 +119,7 @@ class Parts:
     """Samples of the data set that are in no part."""
     known_by: str = ""
     """What tells data whose samples have numbers alone from others
-    (:func:`~lipt_cords.data.sample_lists.known_by`)."""
+    (:func:`~lipt_cords.data.sample_lists.known_by`,
+    :func:`~lipt_cords.data.tables.identity.known_by_values`)."""
     file: Path | None = None
     """The table in which the samples are rows."""

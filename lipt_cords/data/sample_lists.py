@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lipt_cords.base.listing import NAMED, listed
+from lipt_cords.data.tables.identity import VALUES
 
 COLUMNS = ("path", "row", "sample")
 """The first of these columns that is there names samples."""
@@ -56,6 +57,7 @@ def read_sample_list(
         raise ValueError(
             f"{where} lists samples of {listed(others)}, and these data are {of}: make the list "
             "from these data, as lipt-cords clean does"
+            + "".join({values_changed(one, of, f"the column {OF!r}") for one in others})
         )
     relabelled = []
     for row in lines:
@@ -79,19 +81,35 @@ def read_sample_list(
 def known_by(name: str, labels: Tensor) -> str:
     """What tells a data set, whose samples have numbers alone, from others.
 
+    Of a table see :func:`~lipt_cords.data.tables.identity.known_by_values`.
+
     Args:
-        name: of the data set. Of one in a file, such as ``table:FILE``, its kind and its size alone
-            count: the file may be moved, and its labels be mended.
+        name: of the data set.
         labels: of all its samples in their order, (N,), integers.
 
     >>> known_by("digits", torch.tensor([3, 1, 4]))
     'digits, 3 samples, labels 0057aef4'
     """
-    kind, in_a_file, _ = name.partition(":")
-    if in_a_file:
-        return f"{kind}, {len(labels):,} samples"
     digest = hashlib.sha256(labels.to(torch.int64).contiguous().numpy().data).hexdigest()[:8]
     return f"{name}, {len(labels):,} samples, labels {digest}"
+
+
+def values_changed(was: str, now: str, mark: str) -> str:
+    """What to do where two tables differ in their values alone, or nothing.
+
+    Args:
+        was: what the table of a list is known by.
+        now: what the present one is known by.
+        mark: what says so in the list.
+
+    >>> values_changed("table, 3 samples, values 1a", "table, 3 samples, values 2b", "'known_by'")
+    ". If values were changed and no row was moved, remove 'known_by' from it"
+    >>> values_changed("digits, 3 samples, labels 1a", "digits, 4 samples, labels 2b", "'known_by'")
+    ''
+    """
+    if VALUES not in was or was.partition(VALUES)[0] != now.partition(VALUES)[0]:
+        return ""
+    return f". If values were changed and no row was moved, remove {mark} from it"
 
 
 def as_csv(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:

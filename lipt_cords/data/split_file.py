@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lipt_cords.base.files import read_json
 from lipt_cords.base.listing import listed
+from lipt_cords.data.sample_lists import values_changed
 
 PARTS = ("train", "val", "test")
 
@@ -38,6 +39,7 @@ class Split:
             raise ValueError(
                 f"dataset.split is of {self.known_by}, and these data are {known_by}: give the "
                 "split of these data, or leave it out"
+                + values_changed(self.known_by, known_by, "'known_by'")
             )
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from lipt_cords.base.listing import listed
 from lipt_cords.base.randomness import generator
 from lipt_cords.data.parts import LeftOut, Part, Parts
-from lipt_cords.data.sample_lists import known_by
 from lipt_cords.data.split_file import Split, places_of, unnamed
 from lipt_cords.data.splits import stratified_split
 from lipt_cords.data.tables.csv_file import CsvFile
+from lipt_cords.data.tables.identity import known_by_values
 from lipt_cords.data.tables.label_column import classes_of, label_name
 from lipt_cords.data.tables.parquet_file import PARQUET, ParquetFile
 from lipt_cords.data.tables.rows import TableRows
@@ -83,11 +83,11 @@ def table_parts(
             f"{listed(list(map(str, unlabelled)), 20)} (from 0, below the heading). Fill it in, or "
             "leave them out by skip_unreadable (--skip-unreadable)"
         )
+    of = known_by_values(len(labels), found)
     uses = uses_of(path, found, wanted)
     found.clear()
     rows = TableRows.of(uses, labels)
     everything = Part(rows, tuple(map(str, range(len(rows))))).without(set(unlabelled))
-    of = known_by(TABLE_PREFIX, labels)
     unreadable = {str(row): f"no {label}" for row in unlabelled}
     unused: tuple[str, ...] = ()
     left_out = LeftOut(unreadable=unreadable, columns=uses.left_out)
