@@ -15,6 +15,7 @@ from lipt_cords.data.splits import stratified_split
 from lipt_cords.data.tables.csv_file import CsvFile
 from lipt_cords.data.tables.identity import known_by_values
 from lipt_cords.data.tables.label_column import classes_of, label_name
+from lipt_cords.data.tables.leaks import leaks
 from lipt_cords.data.tables.parquet_file import PARQUET, ParquetFile
 from lipt_cords.data.tables.rows import TableRows
 from lipt_cords.data.tables.uses import CATEGORY, uses_of
@@ -102,6 +103,7 @@ def table_parts(
         left_out = replace(left_out, not_in_split=len(unused))
     parts = {part: everything.select(indices) for part, indices in places.items()}
     _warn_of_copies(path, parts["train"], parts["test"])
+    _warn_of_leaks(path, label, parts["train"])
     return Parts(
         parts["train"],
         parts["test"],
@@ -124,6 +126,15 @@ def _warn_of_copies(path: Path, train: Part, test: Part) -> None:
             "%s of %s test rows of %s have the values of a training row: if rows were copied, "
             "remove the copies, as the test accuracy is too high with them",
             f"{copies:,}", f"{len(test):,}", path,
+        )  # fmt: skip
+
+
+def _warn_of_leaks(path: Path, label: str, train: Part) -> None:
+    if isinstance(train.data, TableRows) and (found := leaks(train.data)):
+        logger.warning(
+            "of %s a single column gives nearly every %r: %s. Leave out what is not known before "
+            "%r is, by dataset.columns: {%s: leave-out}",
+            path, label, listed(found), label, found[0],
         )  # fmt: skip
 
 

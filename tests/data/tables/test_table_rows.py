@@ -205,7 +205,7 @@ def test_a_list_of_rows_of_another_table_is_refused(tmp_path: Path) -> None:
     one.rename(tmp_path / "moved.csv")
     assert loaded(tmp_path / "moved.csv", without=gone).left_out.by_list == ("gone.csv", 1)
     with pytest.raises(
-        ValueError, match="samples of .table, 300 samples, .*, and these data are table, 290"
+        ValueError, match="samples of table, 300 samples, .*, and these data are table, 290"
     ):
         loaded(other, without=gone)
 
