@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lipt_cords.base.errors import unknown_name
+from lipt_cords.base.listing import listed
 from lipt_cords.base.options import ConfigSection
 from lipt_cords.base.registry import import_modules
 from lipt_cords.cords.schema import (
@@ -27,6 +28,7 @@ from lipt_cords.cords.schema import (
 )
 from lipt_cords.cords.yaml_text import MOST_CHARACTERS, read_yaml
 from lipt_cords.data.tables.parts import is_table
+from lipt_cords.models.build import MODELS, reads_images
 from lipt_cords.models.outside import TIMM, module_of
 from lipt_cords.training.optimizers import OptimizerConfig, SchedulerConfig
 from lipt_cords.warmstart.config import WarmStartConfig
@@ -88,8 +90,8 @@ class RunConfig(BaseModel):
 
         Raises:
             ValueError: an unknown key (named with its path and the nearest valid one), a wrong
-                value, a module that cannot be imported, or something that CORDS can do and this
-                package cannot.
+                value, a module that cannot be imported, a net for images where the data are a
+                table, or something that CORDS can do and this package cannot.
         """
         raw = canonical(mapping)
         for override in overrides:
@@ -117,7 +119,9 @@ class RunConfig(BaseModel):
             if not isinstance(values, Mapping):
                 raise ValueError(f"expected a mapping at {name}, received {values!r}")
             sections[name] = section(**{str(key): values[key] for key in values})
-        return cls(**sections)
+        made = cls(**sections)
+        _refuse_image_net(made)
+        return made
 
     def updated(self, **changes: Mapping[str, Any]) -> RunConfig:
         """A copy with some keys of some sections replaced and checked again.
@@ -177,6 +181,18 @@ def _default_net(raw: dict[str, Any]) -> None:
         return
     if is_table(data.get("name")) and all(model.get(key) is None for key in NETS):
         raw["model"] = {**model, "architecture": "mlp"}
+
+
+def _refuse_image_net(config: RunConfig) -> None:
+    """Refuse a net that reads images where the data are a table."""
+    name = config.model.architecture
+    if config.dataset.is_table and reads_images(name):
+        fit = [one for one in MODELS.names() if not reads_images(one)]
+        raise ValueError(
+            f"model.architecture {name!r} reads images, and {config.dataset.name} has rows of a "
+            f"table: leave it out, which takes mlp, or name one that reads rows ({listed(fit)}, or "
+            "one of your own by model.import)"
+        )
 
 
 def _name_net(raw: dict[str, Any]) -> list[str]:

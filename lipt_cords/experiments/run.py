@@ -37,7 +37,7 @@ from lipt_cords.experiments.chosen_files import SELECTION, write_split, write_ta
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.results import RESULTS
 from lipt_cords.experiments.tracking import Tracker
-from lipt_cords.models.build import build_model, reads_images
+from lipt_cords.models.build import build_model
 from lipt_cords.models.heads import find_head
 from lipt_cords.training.ledger import CurvePoint
 from lipt_cords.training.optimizers import build_optimizer, build_scheduler
@@ -84,15 +84,8 @@ def build_net(config: RunConfig, splits: DataSplits) -> nn.Module:
     """The net of a run, on the CPU, with weights drawn from the run's seed.
 
     Raises:
-        ValueError: an unknown net, one for images where the data are a table, or fewer outputs
-            than the data has classes.
+        ValueError: an unknown net, or fewer outputs than the data has classes.
     """
-    name = config.model.architecture
-    if splits.is_table and reads_images(name):
-        raise ValueError(
-            f"model.architecture {name!r} reads images, and {splits.name} has rows of a table: "
-            "leave it out, which takes mlp, or name a net of your own by model.import"
-        )
     classes = config.model.numclasses or splits.num_classes
     if classes < splits.num_classes:
         raise ValueError(
@@ -100,7 +93,7 @@ def build_net(config: RunConfig, splits: DataSplits) -> nn.Module:
             "leave it out or raise it"
         )
     return build_model(
-        name,
+        config.model.architecture,
         classes,
         in_channels=splits.input_shape[0],
         image_size=1 if splits.is_table else splits.input_shape[-1],

@@ -103,13 +103,24 @@ def test_wrong_labels_are_listed_by_row_and_left_out(table: Path) -> None:
     assert results["config"]["dataset"]["label"] == "churned"
 
 
+@pytest.mark.parametrize("command", ["select", "train", "compare", "clean", "warmstart"])
+@pytest.mark.parametrize("net", ["architecture=ResNet8", "timm=resnet18"])
+def test_a_net_for_images_is_refused_before_the_table_is_read(
+    table: Path, capsys: pytest.CaptureFixture[str], command: str, net: str
+) -> None:
+    Path("customers.csv").unlink()
+    assert main([command, "mine.yaml", "--set", f"model.{net}"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "reads images, and table:customers.csv has rows of a table: leave it out" in said
+    assert "one that reads rows (mlp" in said
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
         (["--copy", "few.parquet"], "received few.parquet: name a new file that ends in .csv"),
         (["--copy", "customers.csv"], "customers.csv is there already"),
         (["--link", "few.csv"], "--link makes links to image files"),
-        (["--set", "model.architecture=resnet8"], "'resnet8' reads images, and table:customers"),
         (["--set", "dataset.columns.age=text"], "dataset.columns.age"),
         (["--set", "dataset.label=gone"], "no column 'gone' to be the label"),
     ],
