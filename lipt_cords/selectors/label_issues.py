@@ -35,7 +35,7 @@ class LabelIssues:
         probabilities: (N, C) float64, out of sample; the columns are ``classes``, ascending. With
             the position of the label among them it is what cleanlab takes as ``pred_probs``.
         classes: (C,) int64.
-        warning: that the features say nothing about the labels; None where they do.
+        warning: that the features do not tell the classes apart; None where they do.
     """
 
     indices: Tensor

@@ -209,9 +209,9 @@ def test_features_that_say_nothing_are_told(tmp_path: Path) -> None:
             pixels = draws.integers(0, 255, (8, 8, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
     found = check_labels(configuration(tmp_path / "images"))
-    assert "say nothing about the labels" in found.notes[0]
-    assert "say nothing about the labels" in found.save(tmp_path / "out")[1].read_text()
+    assert "do not tell the classes apart" in found.notes[0]
+    assert "do not tell the classes apart" in found.save(tmp_path / "out")[1].read_text()
     chosen = choose_subset(
         load_dataset(f"imagefolder:{tmp_path / 'images'}", image_size=8).train, 0.2
     )
-    assert "say nothing about the labels" in chosen.info["warning"]
+    assert "do not tell the classes apart" in chosen.info["warning"]

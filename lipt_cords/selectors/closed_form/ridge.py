@@ -99,16 +99,23 @@ class OutOfSample:
 
     @property
     def warning(self) -> str | None:
-        """That the features say nothing about the labels; None where they predict them better,
-        by two standard deviations, than always naming the most frequent class."""
+        """That the features do not tell the classes apart; None where they do.
+
+        They do if, by two standard deviations, more labels are predicted than are of the most
+        frequent class, or a class is predicted more strongly for its own samples than for all:
+        where classes are of unequal sizes the most frequent one may be likely everywhere.
+        """
         share = float(torch.bincount(self.columns).max()) / len(self)
         chance = share + 2 * (share * (1 - share) / len(self)) ** 0.5
-        if self.accuracy > min(chance, 1 - 1 / len(self)):
+        own = self.predictions.gather(1, self.columns[:, None])[:, 0]
+        gain = own - self.predictions.mean(dim=0)[self.columns]
+        told = float(gain.mean()) > 2 * float(gain.std()) / len(self) ** 0.5
+        if told or self.accuracy > min(chance, 1 - 1 / len(self)):
             return None
         return (
-            f"the features predict {self.accuracy:.0%} of the labels, and {share:.0%} are of the "
-            "most frequent class: they say nothing about the labels, and what is found by them "
-            "means nothing. Give rows of your own, or a trained net, as features"
+            "the features do not tell the classes apart, so what is found by them is chance: they "
+            f"predict {self.accuracy:.0%} of the labels, and {share:.0%} are of the most frequent "
+            "class. Give other features, such as those of a trained net"
         )
 
 

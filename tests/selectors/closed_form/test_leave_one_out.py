@@ -180,3 +180,17 @@ def test_a_class_of_one_sample_is_hard_and_harms_nobody() -> None:
     for balanced in (False, True):
         found = leave_one_out(rows, labels, balanced=balanced)
         assert bool(torch.isfinite(found.margin).all()) and int(found.likely[-1]) != 7
+
+
+@pytest.mark.parametrize("share", [0.5, 0.05])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_features_that_tell_a_rare_class_apart_give_no_warning(
+    share: float, balanced: bool
+) -> None:
+    draws = torch.Generator().manual_seed(0)
+    labels = (torch.rand(600, generator=draws) < share).long()
+    rows = torch.randn(600, 4, generator=draws)
+    said = leave_one_out(rows, labels, balanced=balanced).warning
+    assert said is not None and "do not tell the classes apart" in said
+    rows[:, 0] += 1.5 * labels  # too little to make the rare class the likely one
+    assert leave_one_out(rows, labels, balanced=balanced).warning is None
