@@ -43,16 +43,17 @@ def paper_reading() -> str:
         ("pruning", "magnitude", "random", "magnitude pruning less random pruning"),
         ("ablation", "all three", "merging", "pruning and augmentation less merging alone"),
     )
-    sentences, found = [], {}
+    sentences, found = [], []
     for table, ours, other, words in asked:
-        found[table] = load(f"paper-{table}")
-        lines = _lines(found[table])
+        found.append(load(f"paper-{table}"))
+        lines = _lines(found[-1])
         parts = [
             f"{100 * fraction:g} %: {mine:+.1f} ({theirs:+.1f})"
             for fraction, mine, theirs in _difference(lines[ours], lines[other])
         ]
         sentences.append(f"- `{table}`, {words}: {'; '.join(parts)}.\n")
-    results = found["speedup"] = load("paper-speedup")
+    results = load("paper-speedup")
+    found.append(results)
     methods = {row["method"]: row for row in results["rows"]}
     full = methods["full"]
     parts = [
@@ -64,8 +65,8 @@ def paper_reading() -> str:
         f"- `speedup`, critical path of the warm-up against full data "
         f"({results['paper']['warm-up']:g}x at equal accuracy): {'; '.join(parts)}.\n"
     )
-    differs = "; ".join(dict.fromkeys(one["differs"] for one in found.values()))
-    return f"{differs}.\n\n{''.join(sentences)}{origin(*found.values())}"
+    differs = "; ".join(dict.fromkeys(one["differs"] for one in found))
+    return f"{differs}.\n\n{''.join(sentences)}{origin(*found)}"
 
 
 PAPER = (paper_reading,)
