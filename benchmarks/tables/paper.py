@@ -38,7 +38,6 @@ def paper_reading() -> str:
     """Each table's effect, the paper's in brackets: the difference of the two rows it is about."""
     asked = (
         ("low-fraction", "LiPT", "GLISTER", "LiPT less the full-data warm-up"),
-        ("low-fraction", "the preset", "GLISTER", "the preset `lipt` less the full-data warm-up"),
         ("soup", "greedy", "all", "the greedy soup less all workers"),
         ("pruning", "magnitude", "random", "magnitude pruning less random pruning"),
         ("ablation", "all three", "merging", "pruning and augmentation less merging alone"),
@@ -59,7 +58,7 @@ def paper_reading() -> str:
     parts = [
         f"{full['warmup_critical_passes'] / methods[name]['warmup_critical_passes']:.1f}x "
         f"{words}, {_mean(methods[name]) - _mean(full):+.1f} points"
-        for name, words in (("lipt", "with one merge"), ("lipt-rounds", "by the preset"))
+        for name, words in (("lipt", "with one merge"), ("lipt-rounds", "in rounds"))
     ]
     sentences.append(
         f"- `speedup`, critical path of the warm-up against full data "
