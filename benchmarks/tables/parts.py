@@ -70,4 +70,11 @@ def _revision(results: dict[str, Any], place: dict[str, Any]) -> str:
         f" (completed at {one['revision']}, on {one['machine']['processor']})"
         for one in results.get("resumed", [])
     )
-    return f"revision {place['revision']}{later}"
+    of_runs = dict.fromkeys(
+        run["revision"]
+        for part in results.get("parts", [])
+        for run in part["runs"]
+        if "revision" in run
+    )
+    earlier = "".join(f", {one}" for one in of_runs if one != place["revision"])
+    return f"revision{'s' * bool(earlier)} {place['revision']}{earlier}{later}"
