@@ -33,7 +33,7 @@ from lipt_cords.selectors.choose import choose_subset as without_training
 from lipt_cords.selectors.difficulty import SCORES
 from lipt_cords.selectors.dynamics import DYNAMICS_SCORES
 from lipt_cords.selectors.report import ReadGradients, SelectionReport, report_on
-from lipt_cords.selectors.stratified_cuts import Pilot
+from lipt_cords.selectors.trials import Pilot
 from lipt_cords.training.sources import SelectionSchedule
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -16,8 +17,8 @@ from lipt_cords.data.batches import dataset_length
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.experiments.choose import per_sample_loss, schedule_of
 from lipt_cords.models.copies import copy_model
-from lipt_cords.selectors.base import Selection, selector_options
-from lipt_cords.selectors.stratified_cuts import CUTS, candidate_cuts
+from lipt_cords.selectors.base import SELECTORS, Selection, selector_options
+from lipt_cords.selectors.trials import candidate_cuts
 from lipt_cords.training.subset import train_on_subset
 
 
@@ -30,8 +31,8 @@ def pilot_share(config: RunConfig) -> float:
     dss, share = config.dss_args, config.dss_args.options["pilot"]
     if dss.strategy == FULL or "pilot" not in selector_options(selector_for(dss.strategy)):
         raise ValueError(
-            f"dss_args.options.pilot is for Stratified, whose cut it finds; {dss.strategy} takes "
-            "none: leave it out"
+            f"dss_args.options.pilot is for Stratified and Covering, whose cut it finds; "
+            f"{dss.strategy} takes none: leave it out"
         )
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise ValueError(
@@ -55,8 +56,17 @@ def trial_passes(config: RunConfig, size: int) -> int:
     trained = dss.warm_start is not None or schedule.select_after > 0
     first = schedule.select_after if trained else dss.select_every
     times = sum(map(schedule.selects, range(first, schedule.num_epochs)))
-    candidates = candidate_cuts(dss.options.get("pilot_cuts", CUTS))
-    return times * len(candidates) * pilot_epochs(config) * size
+    return times * _trials(config) * pilot_epochs(config) * size
+
+
+def _trials(config: RunConfig) -> int:
+    """How many subsets one selection tries; a selector without ``pilot_cuts`` tries one."""
+    dss = config.dss_args
+    if dss.options.get("cut", "auto") != "auto":
+        return 0
+    takes = inspect.signature(SELECTORS[selector_for(dss.strategy)]).parameters
+    cuts = takes["pilot_cuts"].default if "pilot_cuts" in takes else ()
+    return len(candidate_cuts(dss.options.get("pilot_cuts", cuts)))
 
 
 def pilot_of(config: RunConfig, splits: DataSplits, model: nn.Module) -> SubsetPilot:
@@ -86,9 +96,9 @@ def pilot_of(config: RunConfig, splits: DataSplits, model: nn.Module) -> SubsetP
 class SubsetPilot:
     """Train a copy of a net on candidate subsets, and measure what each is worth.
 
-    Given as ``pilot`` to ``select("stratified", cut="auto")``. Each call trains once and adds to
-    ``passes``. Its draws are its own, so that the training that follows is not the one that was
-    judged.
+    Given as ``pilot`` to ``select("stratified", ...)`` or ``select("covering", ...)``. Each call
+    trains once and adds to ``passes``. Its draws are its own, so that the training that follows is
+    not the one that was judged.
 
     Args:
         model: as the training to come will start; it stays as it is.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -15,7 +15,7 @@ from lipt_cords.base.randomness import generator
 from lipt_cords.models.features.extract import check_rows
 from lipt_cords.selectors.base import Choice, SelectionProblem, register_selector
 from lipt_cords.selectors.checks import check_fraction, check_scores
-from lipt_cords.selectors.closed_form.judge import SubsetJudge, easiest
+from lipt_cords.selectors.closed_form.judge import SubsetJudge
 from lipt_cords.selectors.closed_form.kernel import nearest
 from lipt_cords.selectors.coverage import COVERAGES
 from lipt_cords.selectors.coverage.kmeans import first_of_equals
@@ -29,7 +29,7 @@ from lipt_cords.selectors.grouping import (
     groups_of,
 )
 from lipt_cords.selectors.memory import byte_limit
-from lipt_cords.selectors.stratified_cuts import Pilot, candidate_cuts, chosen_by_worth
+from lipt_cords.selectors.trials import Pilot, as_trial, candidate_cuts, chosen_cut, mean_trial
 
 MOST_DRAWS, FEW = 5, 1_000
 """Of smaller subsets several draws are judged: 5 of up to 200 samples, 1 from 501 on."""
@@ -57,7 +57,8 @@ def covering(
     distances between rows of features. Few samples want a large cut, many want none; the cut is
     found without training, by ridge regressions on the candidate subsets: the largest that is
     as good as the best one, within half a standard error. Of small subsets several draws are
-    judged, and the best one is taken.
+    judged, and the best one is taken. With a ``pilot`` of trainings it is the smallest cut within
+    the error that the pilot returns.
 
     Args:
         problem: the pool's gradients, or labels with ``features`` and ``scores``.
@@ -105,23 +106,17 @@ def covering(
         fraction, info = check_fraction("cut", cut), {"evidence": "given"}
         indices = subset(fraction)
     else:
-        judge = pilot or SubsetJudge.of_pool(rows, problem.labels, problem.seed)
-        draws = 1
-        if isinstance(judge, SubsetJudge) and COVERAGES.entry(method).facts["random"]:
-            draws = min(MOST_DRAWS, max(1, FEW // problem.budget))
+        judge = SubsetJudge.of_pool(rows, problem.labels, problem.seed) if pilot is None else pilot
+        by_regression = isinstance(judge, SubsetJudge)
+        draws = _draws(method, problem.budget) if by_regression else 1
         cuts = candidate_cuts(pilot_cuts)
-        drawn = {cut: [subset(cut, draw) for draw in range(draws)] for cut in cuts}
-        worths = {cut: [judge(one) for one in some] for cut, some in drawn.items()}
-        if draws == 1:
-            means = {cut: found for cut, (found,) in worths.items()}
-        else:  # worths of a SubsetJudge, which are numbers
-            means = {cut: sum(cast("list[float]", some)) / draws for cut, some in worths.items()}
-        fraction, info = chosen_by_worth(means)
-        info["draws"] = draws
-        if isinstance(judge, SubsetJudge):
-            fraction = easiest(cast("dict[float, float]", means), len(judge.judges))
-            info["evidence"] = "ridge regression"
-        indices = drawn[fraction][worths[fraction].index(max(worths[fraction]))]
+        drawn = {one: [subset(one, draw) for draw in range(draws)] for one in cuts}
+        trials = {one: [as_trial(judge(some)) for some in drawn[one]] for one in cuts}
+        means = {one: mean_trial(trials[one]) for one in cuts}
+        fraction, info = chosen_cut(means, largest=by_regression)
+        info |= {"draws": draws} | ({"evidence": "ridge regression"} if by_regression else {})
+        best = max(range(draws), key=lambda draw: trials[fraction][draw].worth)
+        indices = drawn[fraction][best]
     info |= {"cut": fraction, "coverage": method, **_repeats(rows, problem.budget)}
     weights = _stood_for(groups, rows, indices, len(problem)) if weighted and groups else None
     return Choice(indices, weights, scores=values[indices], info=info)
@@ -133,6 +128,11 @@ def _embeddings(problem: SelectionProblem) -> Tensor:
             "covering with labels alone needs features=, such as features(dataset).values"
         )
     return problem.pool.embeddings
+
+
+def _draws(method: str, budget: int) -> int:
+    """How many subsets of a cut are judged."""
+    return min(MOST_DRAWS, max(1, FEW // budget)) if COVERAGES.entry(method).facts["random"] else 1
 
 
 def _covered(

@@ -16,9 +16,12 @@ from lipt_cords.selectors.difficulty import scored
 from lipt_cords.selectors.grouping import batch_means, batch_members, fewest_batches, groups_of
 from lipt_cords.selectors.memory import byte_limit
 from lipt_cords.selectors.random_subsets import random_subset
-from lipt_cords.selectors.stratified_cuts import CUTS, Pilot, chosen_by_pilot, chosen_by_rule
+from lipt_cords.selectors.stratified_cuts import chosen_by_rule
+from lipt_cords.selectors.trials import Pilot, as_trial, candidate_cuts, chosen_cut
 
 BIN_NAMES = ("quantile", "width")
+CUTS = (0.0, 0.1, 0.2, 0.3, 0.5)
+"""Cuts that a pilot compares where none is given."""
 
 
 @register_selector("stratified", spelling="Stratified")
@@ -92,7 +95,8 @@ def stratified(
             raise unknown_name("cut of stratified", cut, ("auto", "a fraction in [0, 1)"))
         fraction, evidence = check_fraction("cut", cut), {"evidence": "given"}
     elif pilot is not None:
-        fraction, evidence = chosen_by_pilot(pilot, subset, pilot_cuts)
+        trials = {one: as_trial(pilot(subset(one))) for one in candidate_cuts(pilot_cuts)}
+        fraction, evidence = chosen_cut(trials)
     else:
         fraction, evidence = chosen_by_rule(problem, accuracy, expected_accuracy)
     indices = subset(fraction)

@@ -1,31 +1,11 @@
-"""How much of the hard tail to cut: a rule, or a pilot over candidates that include no cut."""
+"""How much of the hard tail to cut, by the accuracy that a random subset is expected to reach."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-from torch import Tensor
+from typing import Any
 
 from lipt_cords.selectors.base import SelectionProblem
 from lipt_cords.selectors.checks import check_fraction
-
-CUTS = (0.0, 0.1, 0.2, 0.3, 0.5)
-"""Cuts that a pilot compares."""
-
-
-class Trial(NamedTuple):
-    """What a pilot returns for a subset."""
-
-    worth: float
-    passes: float = 0.0
-    error: float = 0.0
-    """Standard error of the worth."""
-
-
-Pilot = Callable[[Tensor], "float | tuple[float, ...]"]
-"""Trains on the samples it is given; returns their worth, or worth, passes and standard error."""
 
 _HIGHEST = 0.5
 _NEUTRAL_ACCURACY = 0.72
@@ -90,47 +70,3 @@ def chosen_by_rule(
         "accuracy": accuracy,
         "expected": expected,
     }
-
-
-def candidate_cuts(cuts: Sequence[float]) -> list[float]:
-    """The cuts that a pilot compares, smallest first; no cut is always one."""
-    return sorted({0.0, *(check_fraction("pilot_cuts", value) for value in cuts)})
-
-
-def chosen_by_pilot(
-    pilot: Pilot, subset: Callable[[float], Tensor], cuts: Sequence[float]
-) -> tuple[float, dict[str, Any]]:
-    """The smallest cut whose subset is worth as much as the best one's, up to its sampling error.
-
-    The one-standard-error rule (Breiman et al., 1984): a difference within the sampling error is no
-    reason to leave samples out. Without an error: the best one.
-    """
-    return chosen_by_worth({value: pilot(subset(value)) for value in candidate_cuts(cuts)})
-
-
-def chosen_by_worth(
-    answers: Mapping[float, float | tuple[float, ...]],
-) -> tuple[float, dict[str, Any]]:
-    """`chosen_by_pilot` from what the pilot answered for each cut, smallest first."""
-    candidates = list(answers)
-    trials = {value: _as_trial(answer) for value, answer in answers.items()}
-    best = max(candidates, key=lambda value: (trials[value].worth, -value))
-    enough = trials[best].worth - trials[best].error
-    chosen = next(value for value in candidates if trials[value].worth >= enough)
-    return chosen, {
-        "evidence": "pilot",
-        "pilot": {str(value): one.worth for value, one in trials.items()},
-        "pilot_error": trials[best].error,
-        "pilot_calls": len(candidates),
-        "pilot_passes": sum(one.passes for one in trials.values()),
-    }
-
-
-def _as_trial(answer: float | tuple[float, ...]) -> Trial:
-    trial = Trial(*map(float, answer)) if isinstance(answer, tuple) else Trial(float(answer))
-    if not all(map(math.isfinite, trial)) or trial.error < 0:
-        raise ValueError(
-            f"expected a finite worth of a pilot, and a standard error of at least "
-            f"0, received {answer}"
-        )
-    return trial

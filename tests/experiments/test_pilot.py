@@ -70,6 +70,19 @@ def test_a_configured_run_pays_for_its_trials_as_planned(every: int) -> None:
     assert record.costs.critical_passes == bill.spent("critical-path")
 
 
+@pytest.mark.parametrize(
+    ("strategy", "options", "trials"),
+    [("Covering", {}, 6), ("Stratified", {}, 5), ("Covering", {"cut": 0.2}, 0)],
+)
+def test_trials_are_counted_by_the_cuts_that_a_selector_tries(strategy, options, trials) -> None:
+    config = configured(type=strategy, options={"pilot": 0.25, **options})
+    splits = load_splits(config)
+    record = run(config, splits=splits)
+    assert record is not None
+    bill = Contest(config, len(splits.train)).expected(Method.parse("lipt"))  # type: ignore[arg-type]
+    assert record.costs.selection_passes == bill.selection == trials * 40
+
+
 @pytest.mark.parametrize("share", [0, 1.5, True, "half"])
 def test_the_length_of_a_trial(share: object) -> None:
     with pytest.raises(ValueError, match="options.pilot is the length of a trial"):

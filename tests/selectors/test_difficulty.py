@@ -134,5 +134,5 @@ def test_scores_that_cannot_order_samples_are_refused() -> None:
 
 def test_a_pilot_that_measured_nothing_is_refused() -> None:
     for answer in (float("nan"), (0.5, float("inf")), (0.5, 1.0, -0.1)):
-        with pytest.raises(ValueError, match="finite worth of a pilot"):
+        with pytest.raises(ValueError, match="of a pilot a finite worth"):
             select("stratified", pool(30), 9, pilot=lambda indices, worth=answer: worth)

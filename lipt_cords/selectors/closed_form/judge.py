@@ -8,7 +8,6 @@ predictions, so that subsets of easy samples are not judged on harder ones than 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,15 +15,21 @@ import torch
 from torch import Tensor
 
 from lipt_cords.base.randomness import generator
+from lipt_cords.selectors.trials import Trial
 
 JUDGES = 5_000
 STRENGTHS = (1e-3, 1e-2, 1e-1)
 """Over the mean squared length of the subset's rows."""
+TOLD_APART = 0.5
+"""Standard errors by which two subsets must differ, which the same samples judge."""
 
 
 @dataclass(frozen=True)
 class SubsetJudge:
     """Accuracy of a ridge regression on a subset; a ``pilot`` for selectors that take one.
+
+    Of cuts that it does not tell apart `covering` takes the largest: nets that are trained from
+    scratch on the subset gain more from easy samples than a regression on features does.
 
     Attributes:
         rows: (N, F) float32, such as those of a kernel's landmarks.
@@ -61,8 +66,12 @@ class SubsetJudge:
         """(J, F) float64, rows that are judged."""
         return self.rows[self.judges].double()
 
-    def __call__(self, indices: Tensor) -> float:
-        """Accuracy of the best strength of three on the judges."""
+    def __call__(self, indices: Tensor) -> Trial:
+        """Accuracy of the best strength of three on the judges, and half its standard error."""
+        worth = self._accuracy(indices)
+        return Trial(worth, error=TOLD_APART * math.sqrt(worth * (1 - worth) / len(self.judges)))
+
+    def _accuracy(self, indices: Tensor) -> float:
         indices = indices if self.pool is None else self.pool[indices]
         chosen = self.rows[indices].double()
         classes, columns = torch.unique(self.labels[indices], return_inverse=True)
@@ -93,21 +102,6 @@ class SubsetJudge:
             right = classes[predicted.argmax(dim=1)] == truth
             best = max(best, float(right.double().mean()))
         return best
-
-
-def easiest(worths: Mapping[float, float], judges: int) -> float:
-    """The largest cut whose subset is worth as much as the best one, up to its sampling error.
-
-    Within half a standard error worths tell nothing about cuts, and nets that are trained from
-    scratch on the subset gain more from easy samples than a regression on features does.
-
-    Args:
-        worths: accuracy of a judge for the subset of each cut.
-        judges: samples that were judged.
-    """
-    best = max(worths.values())
-    enough = best - 0.5 * math.sqrt(best * (1 - best) / judges)
-    return max(cut for cut, worth in worths.items() if worth >= enough)
 
 
 def _primal(

@@ -12,6 +12,8 @@ BANDWIDTH = 2.0
 """The kernel falls to 1/e where the squared distance is so many times the median one."""
 MEDIAN_ROWS = 500
 JITTER = 1e-5
+LARGEST_ERROR = 1e-4
+"""Of the kernel, by rounding of distances between rows far from the mean; beyond it, float64."""
 
 
 class RadialKernel:
@@ -20,22 +22,34 @@ class RadialKernel:
     Args:
         rows: (N, F) float32 that the median is taken of; 500 of them, drawn at random.
         seed: of the draw.
+
+    Attributes:
+        scale: what squared distances are multiplied by.
+        dtype: in which distances are computed, float32 where that is precise enough.
     """
 
     def __init__(self, rows: Tensor, seed: int = 0) -> None:
         draws = generator(seed, "kernel", "median")
         some = rows[torch.randperm(len(rows), generator=draws)[:MEDIAN_ROWS]]
-        distances = squared_distances(some, some)
-        apart = distances[~torch.eye(len(some), dtype=torch.bool)]
-        median = float(apart.median()) if len(apart) else 1.0
-        if median <= 0:  # most rows are equal: those that differ set the scale
-            above = apart[apart > 0]
-            median = float(above.median()) if len(above) else 1.0
-        self.scale = 1.0 / (BANDWIDTH * median)
+        longest = max(float(part.square().sum(dim=1).max()) for part in torch.split(rows, CHUNK))
+        self.dtype, self.scale = torch.float32, _scale(some)
+        if longest * self.scale * torch.finfo(torch.float32).eps > LARGEST_ERROR:
+            self.dtype, self.scale = torch.float64, _scale(some.double())
 
     def __call__(self, one: Tensor, other: Tensor) -> Tensor:
-        """(n, m) values between rows."""
+        """(n, m) values between rows, in ``dtype``."""
+        one, other = one.to(self.dtype), other.to(self.dtype)
         return squared_distances(one, other).mul_(-self.scale).exp_()
+
+
+def _scale(rows: Tensor) -> float:
+    distances = squared_distances(rows, rows)
+    apart = distances[~torch.eye(len(rows), dtype=torch.bool)]
+    median = float(apart.median()) if len(apart) else 1.0
+    if median <= 0:  # most rows are equal: those that differ set the scale
+        above = apart[apart > 0]
+        median = float(above.median()) if len(above) else 1.0
+    return 1.0 / (BANDWIDTH * median)
 
 
 def squared_distances(one: Tensor, other: Tensor) -> Tensor:
@@ -64,11 +78,18 @@ def nystroem(rows: Tensor, landmarks: int, seed: int = 0) -> Tensor:
     kernel = RadialKernel(rows, seed)
     draws = generator(seed, "kernel", "landmarks")
     chosen = rows[torch.randperm(len(rows), generator=draws)[:landmarks].sort().values]
-    between = kernel(chosen, chosen).double()
-    between.diagonal().add_(JITTER)
-    inverse = torch.linalg.inv(torch.linalg.cholesky(between)).float()
+    factor, failed = torch.linalg.cholesky_ex(_with_jitter(kernel(chosen, chosen).double()))
+    if failed:  # many landmarks near each other: rounding makes a negative eigenvalue
+        kernel.dtype = torch.float64
+        factor = torch.linalg.cholesky(_with_jitter(kernel(chosen, chosen)))
+    inverse = torch.linalg.inv(factor).to(kernel.dtype)
     found = torch.empty(len(rows), len(chosen))
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
         found[part] = kernel(rows[part], chosen) @ inverse.T
     return found
+
+
+def _with_jitter(between: Tensor) -> Tensor:
+    between.diagonal().add_(JITTER)
+    return between

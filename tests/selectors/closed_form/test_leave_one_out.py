@@ -194,3 +194,18 @@ def test_features_that_tell_a_rare_class_apart_give_no_warning(
     assert said is not None and "do not tell the classes apart" in said
     rows[:, 0] += 1.5 * labels  # too little to make the rare class the likely one
     assert leave_one_out(rows, labels, balanced=balanced).warning is None
+
+
+@pytest.mark.parametrize("case", ["far rows", "equal columns", "far clumps"])
+def test_landmarks_are_the_kernel_where_float32_does_not_tell_rows_apart(case) -> None:
+    rows = torch.randn(600, 2, generator=torch.Generator().manual_seed(0))
+    if case == "far rows":
+        rows = rows.exp() ** 3
+    elif case == "equal columns":
+        rows = rows[:, :1].expand(600, 99)
+    else:
+        rows[::2] += 3e4
+    mapped, wide = nystroem(rows, 600), rows.double()
+    apart = (wide[:, None] - wide).square().sum(dim=2)
+    exact = (-RadialKernel(rows).scale * apart).exp()
+    torch.testing.assert_close((mapped @ mapped.T).double(), exact, atol=3e-3, rtol=0)

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from lipt_cords import choose_subset, leave_one_out, select
 from lipt_cords.models.gradients import LastLayerGradients
-from lipt_cords.selectors.closed_form.judge import SubsetJudge, easiest
+from lipt_cords.selectors.closed_form.judge import SubsetJudge
 from lipt_cords.selectors.coverage import COVERAGES
 from lipt_cords.selectors.coverage import kmeans as kmeans_file
 
@@ -128,12 +128,23 @@ def test_weights_count_what_each_sample_stands_for() -> None:
     assert (mean - rows.mean(0)).norm() <= (plain - rows.mean(0)).norm() + 0.3
 
 
-def test_of_cuts_that_no_judge_tells_apart_the_largest_is_taken() -> None:
-    worths = {0.0: 0.50, 0.3: 0.80, 0.5: 0.79, 0.7: 0.77}  # a standard error of 0.02 at 400
-    assert easiest(worths, 400) == 0.5
-    assert easiest(worths, 100) == 0.5 and easiest(worths, 40) == 0.7
-    assert easiest(worths, 10**6) == 0.3
-    assert easiest({0.0: 1.0, 0.1: 0.999}, 50) == 0.0
+def test_one_rule_finds_the_cut_for_regressions_and_for_trainings() -> None:
+    """The same answers: of equals, regressions speak for the largest cut, trainings do not."""
+    rows, labels = clusters()
+    options = {"features": rows, "scores": torch.rand(300, generator=torch.Generator())}
+    judge = SubsetJudge.of_pool(rows, labels)
+    found = select("covering", labels, 60, pilot=judge, **options)
+    trained = select("covering", labels, 60, pilot=lambda one: tuple(judge(one)), **options)
+    worths = {float(cut): worth for cut, worth in found.info["pilot"].items()}
+    best = max(worths.values())
+    half = 0.5 * (best * (1 - best) / 300) ** 0.5
+    assert found.info["pilot_error"] == pytest.approx(half, rel=0.05)  # of five draws the mean
+    equal = [cut for cut, worth in worths.items() if worth >= best - found.info["pilot_error"]]
+    assert found.info["cut"] == max(equal) and found.info["evidence"] == "ridge regression"
+    assert trained.info["draws"] == 1 and trained.info["evidence"] == "pilot"
+    worths = {float(cut): worth for cut, worth in trained.info["pilot"].items()}
+    error, best = trained.info["pilot_error"], max(worths.values())
+    assert trained.info["cut"] == min(c for c, worth in worths.items() if worth >= best - error)
 
 
 @settings(max_examples=15, deadline=None)
@@ -143,7 +154,7 @@ def test_the_judge_is_a_refit_without_each_judged_sample(chosen, width, seed) ->
     rows = torch.randn(40, width, generator=draws)
     labels = torch.arange(40) % 3
     indices = torch.randperm(40, generator=draws)[:chosen]
-    found = SubsetJudge(rows, labels, torch.arange(40))(indices)
+    found = SubsetJudge(rows, labels, torch.arange(40))(indices).worth
     best = 0.0
     centred = rows[indices].double() - rows[indices].double().mean(0)
     scale = float(centred.square().sum(1).mean())
