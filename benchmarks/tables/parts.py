@@ -66,10 +66,10 @@ def _machine(place: dict[str, Any]) -> str:
 
 
 def _revision(results: dict[str, Any], place: dict[str, Any]) -> str:
-    later = "".join(
-        f" (completed at {one['revision']}, on {one['machine']['processor']})"
-        for one in results.get("resumed", [])
+    resumed = dict.fromkeys(
+        (one["revision"], one["machine"]["processor"]) for one in results.get("resumed", [])
     )
+    later = "".join(f" (completed at {one}, on {processor})" for one, processor in resumed)
     of_runs = dict.fromkeys(
         run["revision"]
         for part in results.get("parts", [])
