@@ -1,9 +1,12 @@
-"""Sizes of memory: parse and format."""
+"""Sizes of memory, and shares: parse and format."""
 
 from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
+from numbers import Real
+from typing import Any
 
 UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
          "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}  # fmt: skip
@@ -32,6 +35,30 @@ def parse_bytes(value: object, name: str = "memory_budget") -> int:
     if not math.isfinite(value) or value < 1 or (not text and value != int(value)):
         raise ValueError(f"{name}: {message}")
     return int(value)
+
+
+def parse_share(value: Any) -> float:
+    """A share from a number, or a text such as ``0.05`` or ``5%``.
+
+    Raises:
+        ValueError: anything else, or a number that is not above 0 and at most 1.
+
+    >>> parse_share("5%"), parse_share(0.05)
+    (0.05, 0.05)
+    """
+    share = math.nan
+    if isinstance(value, str):
+        found = re.fullmatch(r"([^%]+)(%?)\s*", value)
+        with suppress(ValueError):
+            share = float(found[1]) / (100 if found[2] else 1) if found else share
+    elif isinstance(value, Real) and value is not True:
+        share = float(value)
+    if not 0 < share <= 1:
+        raise ValueError(
+            f"expected a share such as 0.05 or 5%, above 0 and at most 1, received {value!r} "
+            "(150 of 3,000 samples are 0.05)"
+        )
+    return share
 
 
 def show_bytes(size: float) -> str:

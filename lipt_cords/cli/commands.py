@@ -79,7 +79,9 @@ def demo(
     """Compare warm-ups on bundled digits through CORDS's loaders."""
     from lipt_cords.cli.display import show_report
     from lipt_cords.cords.importing import INSTALL_CORDS, cords_version
+    from lipt_cords.experiments.demo import METHODS, demo_config
     from lipt_cords.experiments.demo import demo as run_demo
+    from lipt_cords.experiments.methods import parse_methods
 
     display = display_for(as_json)
     if not as_json:
@@ -91,6 +93,7 @@ def demo(
             f"Bundled digits, a tenth of them to train on: GLISTER through {through} after "
             "three warm-ups (full data, LiPT, one worker), beside random and RS2. Two minutes.\n"
         )
+    display.methods(parse_methods(METHODS), demo_config().dss_args.strategy)
     results, others = run_demo(
         output,
         seeds=seeds,
@@ -222,11 +225,12 @@ def compare(
         splits = load_splits(settings)
         plan = plan_comparison(settings, splits, contenders, chosen, **terms)
         display.data(splits)
+        display.methods(contenders, settings.dss_args.strategy)
         pace = training_pace(settings, splits)
         if dry_run and as_json:
             print_json(plan.to_dict() | {"passes_per_second": pace})
         else:
-            show_plan(display.console, plan, pace, jobs)
+            show_plan(display.console, plan, pace, jobs, settings.dss_args.strategy)
         if dry_run:
             return
         results = run_comparison(

@@ -15,8 +15,9 @@ from lipt_cords.base.printable import printable
 from lipt_cords.cli.doctor import OK, Diagnosis, Registered
 from lipt_cords.cli.lines import say
 from lipt_cords.data.datasets import DataSplits
-from lipt_cords.experiments.clean import LabelCheck
+from lipt_cords.experiments.clean import LabelCheck, leave_out
 from lipt_cords.experiments.compare_plan import ComparisonPlan, PlannedRun
+from lipt_cords.experiments.methods import Method
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.page import write_report
 from lipt_cords.experiments.report.results import notes_of_run
@@ -45,6 +46,11 @@ class Display:
         self.console = console
         self._pulse = Pulse(lambda line: say(console, line))
         self._running = ""
+        self._labels: dict[str, str] = {}
+
+    def methods(self, contenders: Sequence[Method], strategy: str) -> None:
+        """Call the methods of a comparison as its tables do, which fill in the strategy."""
+        self._labels = {one.name: one.label(strategy) for one in contenders}
 
     def data(self, splits: DataSplits) -> None:
         """What became of the data, in one line."""
@@ -52,11 +58,12 @@ class Display:
 
     def run(self, method: str, fraction: float, seed: int, record: RunRecord | None) -> None:
         """One line for every finished run of a comparison."""
-        self._running = _named(method, fraction, seed)
+        self._running = self._named(method, fraction, seed)
         if record is None:
             return
         self._pulse.rest()
-        name = f"  seed {seed}  {fraction:<5.3g} {method:<17} "
+        width = max(map(len, self._labels.values()), default=0)
+        name = f"  seed {seed}  {fraction:<5.3g} {self._labels.get(method, method):<{width}} "
         if record.status != "ok":
             line = (record.error or "").splitlines()[0]
             say(self.console, name + f"failed: {line}", style="red")
@@ -77,13 +84,16 @@ class Display:
 
         def line() -> str:
             places = (
-                f"{_named(*one.key)}" + ("" if point is None else f": {_place(point)}")
+                self._named(*one.key) + ("" if point is None else f": {_place(point)}")
                 for one, point in running
             )
             return f"  {'; '.join(places)}"
 
         if running:
             self._pulse.beat(line)
+
+    def _named(self, method: str, fraction: float, seed: int) -> str:
+        return f"seed {seed}, {fraction:.3g}, {self._labels.get(method, method)}"
 
     @contextmanager
     def curve(self, epochs: int) -> Iterator[Callable[[CurvePoint], None]]:
@@ -148,13 +158,16 @@ def _rounds_table(report: WarmStartReport) -> Table:
     return table
 
 
-def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) -> None:
+def show_plan(
+    console: Console, plan: ComparisonPlan, pace: float, jobs: int, strategy: str
+) -> None:
     """What a comparison will run and what it will take, before it begins."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     several = len({one.fraction for one in plan.runs}) > 1
     trials = any(one.expected.selection for one in plan.runs)
     columns = (
         "Method",
+        "as --methods",
         *(("Fraction",) if several else ()),
         "Runs",
         "Warm-up",
@@ -163,17 +176,17 @@ def show_plan(console: Console, plan: ComparisonPlan, pace: float, jobs: int) ->
         "Train",
     )
     for place, heading in enumerate(columns):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=place > 0)
+        table.add_column(heading, justify="right" if place > 1 else "left", no_wrap=place > 1)
     kinds: dict[tuple[str, float], list[PlannedRun]] = {}
     for one in plan.runs:
         kinds.setdefault((one.method.name, one.fraction), []).append(one)
     for (name, fraction), runs in kinds.items():
-        expected = runs[0].expected
+        expected, label = runs[0].expected, runs[0].method.label(strategy)
         tried = (count(expected.selection),) if trials else ()
         warmup = count(expected.warmup), count(expected.warmup_critical)
         passes = (*warmup, *tried, count(expected.training))
         shown = (f"{fraction:.4g}",) if several else ()
-        table.add_row(_plain(name), *shown, str(len(runs)), *passes)
+        table.add_row(_plain(label), _plain(name), *shown, str(len(runs)), *passes)
     console.print("Plan, in sample-passes a run:")
     console.print(table)
     for note in plan.notes:
@@ -252,6 +265,12 @@ def show_suspects(console: Console, found: LabelCheck, written: Sequence[Path]) 
         say(console, f"most often: {often}")
     for path in written:
         say(console, f"  {path}")
+    if count and written:
+        say(
+            console,
+            f"Look at the page, delete from {written[0].name} the lines whose label is right, and "
+            f"leave the others out by {leave_out(written[0].parent)}",
+        )
 
 
 def show_report(console: Console, results: dict[str, Any], output: Path | None) -> None:
@@ -321,10 +340,6 @@ def show_registered(console: Console, names: Sequence[Registered]) -> None:
 def _plain(text: str) -> str:
     """Text that rich must not read as markup, such as ``lipt-cords[cords]``."""
     return printable(text).replace("[", r"\[")
-
-
-def _named(method: str, fraction: float, seed: int) -> str:
-    return f"seed {seed}, {fraction:.3g}, {method}"
 
 
 def _place(point: CurvePoint) -> str:

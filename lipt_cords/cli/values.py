@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 from lipt_cords.base.errors import unknown_name
-from lipt_cords.base.sizes import parse_bytes
+from lipt_cords.base.sizes import parse_bytes, parse_share
 
 if TYPE_CHECKING:
     from lipt_cords.experiments.contest import Equal
@@ -46,33 +46,23 @@ def parse_fractions(text: str) -> list[float]:
     ([0.01, 0.1], [0.05])
 
     Raises:
-        ValueError: not numbers.
+        ValueError: not shares.
     """
-    try:
-        found = [
-            float(part.rstrip("%")) / 100 if part.endswith("%") else float(part)
-            for part in words(text)
-        ]
-    except ValueError:
-        found = []
-    if not found:
+    if not words(text):
         raise ValueError(f"--fractions takes a list like 0.01,0.1 or 1%,10%, received {text!r}")
-    return found
+    return [parse_fraction(part, "--fractions") for part in words(text)]
 
 
-def parse_fraction(text: str) -> float:
+def parse_fraction(text: str, option: str = "--fraction") -> float:
     """One share of the pool.
 
-    >>> parse_fraction("0.05"), parse_fraction("5%")
-    (0.05, 0.05)
-
     Raises:
-        ValueError: not one number.
+        ValueError: not a share; the option is named.
     """
     try:
-        return float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise ValueError(f"--fraction takes a number like 0.05 or 5%, received {text!r}") from None
+        return parse_share(text)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
 
 
 def parse_equal(text: str | None) -> Equal | None:

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from lipt_cords.base.devices import known_device
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.options import ConfigSection
-from lipt_cords.base.sizes import parse_bytes, parse_memory
+from lipt_cords.base.sizes import parse_bytes, parse_memory, parse_share
 from lipt_cords.cords.strategies import SELECTION_TYPES, split_strategy
 from lipt_cords.data.tables.parts import is_table
 from lipt_cords.training.step import MemoryFormat, Precision
@@ -135,7 +135,7 @@ class DssConfig(ConfigSection):
     """The strategy, in any spelling of CORDS: ``GLISTER``, ``GradMatchPB-Warm``, ..., or the name
     of any other registered selector."""
     fraction: float = Field(0.1, gt=0, le=1)
-    """Share of the training data in the subset."""
+    """Share of the training data in the subset, such as 0.05 or 5%."""
     select_every: int = Field(20, ge=1)
     """Epochs between two selections."""
     kappa: float = Field(0.0, ge=0, lt=1)
@@ -183,6 +183,11 @@ class DssConfig(ConfigSection):
         if warm and options.get("warm_start") is None:
             options.setdefault("kappa", 0.5)
         super().__init__(**options)
+
+    @field_validator("fraction", mode="before")
+    @classmethod
+    def _a_share(cls, value: Any) -> float:
+        return parse_share(value)
 
     @field_validator("selector", mode="before")
     @classmethod

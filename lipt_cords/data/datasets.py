@@ -149,7 +149,11 @@ def canonical_dataset_name(name: str) -> str:
     known = {known.replace("-", ""): known for known in DATASET_NAMES} | {"fmnist": "fashion-mnist"}
     if plain not in known:
         valid = (*DATASET_NAMES, *DATASETS.names(), "imagefolder:DIR", "table:FILE")
-        raise ValueError(f"{unknown_name('data set', name, valid)} {FOREIGN_NAME}")
+        error, path = unknown_name("data set", name, valid), Path(str(name)).expanduser()
+        if path.exists():
+            prefix = FOLDER_PREFIX if path.is_dir() else TABLE_PREFIX
+            raise ValueError(f"{error} For the path {name} write {prefix}{name}")
+        raise ValueError(f"{error} {FOREIGN_NAME}")
     return known[plain]
 
 
@@ -305,7 +309,9 @@ def _split(
     kept = torch.arange(len(labels))
     if val is None:
         if len(labels) < 2:
-            raise ValueError(f"{name} has {len(labels)} training samples: expected at least two")
+            raise ValueError(
+                f"expected at least two training samples in {name}, found {len(labels)}"
+            )
         count = min(max(1, round(val_fraction * len(labels))), len(labels) - 1)
         kept, held = stratified_split(labels, count, generator(seed, "validation split"))
         val = train.select(held)
@@ -409,8 +415,8 @@ def _folder(name: str, datadir: str | Path | None) -> Path:
         given = name[len(FOLDER_PREFIX) :]
         tried = dict.fromkeys([Path(given), data_directory(datadir) / given])
         raise ValueError(
-            f"no folder {', nor '.join(map(str, tried))}: give the path of a folder of class "
-            "folders, or of one that holds train/ and test/, as imagefolder:DIR"
+            f"no folder {', nor '.join(map(str, tried))}, seen from {Path.cwd()}: give the path of "
+            "a folder of class folders, or of one that holds train/ and test/, as imagefolder:DIR"
         )
     return folder
 

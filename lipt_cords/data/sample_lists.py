@@ -16,6 +16,8 @@ from lipt_cords.data.tables.identity import VALUES
 
 COLUMNS = ("path", "row", "sample")
 """The first of these columns that is there names samples."""
+SEPARATORS = ",;\t"
+"""Spreadsheets save a list with the separator of their language; the first one on a tie."""
 OF = "data"
 """The column that says of which data a list is; lists without it, and other columns, are read."""
 
@@ -41,7 +43,9 @@ def read_sample_list(
         raise ValueError(f"no file {where}: give a CSV with a column 'path', 'row' or 'sample'")
     # Names of old file systems may be no UTF-8.
     with where.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = csv.DictReader(file)
+        heading = file.readline()
+        file.seek(0)
+        rows = csv.DictReader(file, delimiter=max(SEPARATORS, key=heading.count))
         columns: Sequence[str] = rows.fieldnames or ()
         named = next((name for name in COLUMNS if name in columns), None)
         if named is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shlex
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,9 +106,11 @@ class LabelCheck:
                 that was edited.
             ImportError: jinja2 is not installed.
         """
+        where = Path(directory).expanduser()
         page = suspects_page(
-            self.suspects, self.pairs(), self.data, self.features, self.agreement, self.notes
-        )
+            self.suspects, self.pairs(), self.data, self.features, self.agreement, self.notes,
+            leave_out(where),
+        )  # fmt: skip
         found = self.issues
         buffer = io.BytesIO()
         np.savez(
@@ -118,7 +121,6 @@ class LabelCheck:
             scores=found.scores.numpy(),
             samples=np.array(self.samples),
         )
-        where = Path(directory).expanduser()
         with owned(where):
             refuse_edited(where)
             return [
@@ -127,6 +129,15 @@ class LabelCheck:
                 write_atomic(where / ARRAYS, buffer.getvalue()),
                 write_json(where / RECORD, self.to_dict(), seal=True),
             ]
+
+
+def leave_out(directory: Path) -> str:
+    """The option that leaves the suspects in a directory out of a training, for a shell.
+
+    >>> leave_out(Path("my runs"))
+    "--set 'dataset.without=my runs/suspects.csv'"
+    """
+    return f"--set {shlex.quote(f'dataset.without={directory / SUSPECTS}')}"
 
 
 def refuse_edited(directory: str | Path) -> None:

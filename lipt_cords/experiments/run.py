@@ -37,7 +37,7 @@ from lipt_cords.experiments.chosen_files import SELECTION, write_split, write_ta
 from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.results import RESULTS
 from lipt_cords.experiments.tracking import Tracker
-from lipt_cords.models.build import build_model
+from lipt_cords.models.build import build_model, canonical_model_name
 from lipt_cords.models.heads import find_head
 from lipt_cords.training.ledger import CurvePoint
 from lipt_cords.training.optimizers import build_optimizer, build_scheduler
@@ -59,7 +59,13 @@ def load_splits(config: RunConfig, on_data: OnData | None = None) -> DataSplits:
     Args:
         config: its section ``dataset`` says which.
         on_data: called with them, to say what they are.
+
+    Raises:
+        ValueError: data that are not there or cannot be read, or an unknown net, which is named
+            before they are read.
     """
+    if ":" not in config.model.architecture:
+        canonical_model_name(config.model.architecture)
     data = config.dataset
     splits = load_dataset(
         data.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -72,7 +73,9 @@ def test_compare_prints_table_verdict_and_files(
     command = ["compare", config, "--seeds", "4,5", "--methods", "rs2,lipt"]
     assert main([*command, "--output", str(output), "--set", "train_args.eval_every=2"]) == 0
     shown = capsys.readouterr().out
-    assert "GLISTER after LiPT" in shown and "higher than RS2" in " ".join(shown.split())
+    assert "seed 4  0.2   GLISTER after LiPT test" in shown  # as the table calls it
+    assert re.search(r"GLISTER after LiPT +lipt +2 ", shown)  # the plan, with the name to type
+    assert "higher than RS2" in " ".join(shown.split())
     assert [run["seed"] for run in read_json(output / "results.json")["runs"]] == [4, 4, 5, 5]
     assert str(output / "report.html") in shown and (output / "report.md").is_file()
     assert main(["report", str(output), "--output", str(tmp_path / "again"), "--json"]) == 0
@@ -144,7 +147,8 @@ def test_what_is_logged_stays_on_its_line(capsys: pytest.CaptureFixture[str]) ->
         (["compare", "{config}", "--seeds", "0"], "--seeds takes a number"),
         (["compare", "{config}", "--methods", "lpt"], "unknown method 'lpt'"),
         (["compare", "{config}", "--seeds", "1,1"], "seeds that repeat"),
-        (["compare", "{config}", "--fractions", "a"], "--fractions takes a list"),
+        (["compare", "{config}", "--fractions", ","], "--fractions takes a list"),
+        (["compare", "{config}", "--fractions", "5%,a"], "--fractions: expected a share"),
         (["compare", "{config}", "--equal", "totl"], "Did you mean 'total'"),
         (["trian"], "No such command 'trian'"),
         (["train"], "Missing argument"),

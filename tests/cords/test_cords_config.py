@@ -98,7 +98,12 @@ def test_an_empty_file_is_the_default_run(tmp_path: Path) -> None:
         ({"dss_args": {"fracton": 0.1}}, r"'dss_args\.fracton'.*'dss_args\.fraction'\?"),
         ({"dss_args": {"type": "GLISTR"}}, r"dss_args\.type 'GLISTR'.*Did you mean 'GLISTER'"),
         ({"dss_args": {"type": "MILO"}}, r"unknown strategy in dss_args\.type 'MILO'"),
-        ({"dss_args": {"fraction": 0}}, r"dss_args\.fraction: .*greater than 0"),
+        ({"dss_args": {"fraction": 0}}, r"dss_args\.fraction: expected a share .* above 0"),
+        (
+            {"dss_args": {"fraction": 150}},
+            r"fraction: .* received 150 \(150 of 3,000 .* are 0.05\)",
+        ),
+        ({"dss_args": {"fraction": "0,05"}}, r"a share such as 0.05 or 5%.* received '0,05'"),
         ({"dss_args": {"warm_start": "lpt"}}, r"dss_args\.warm_start: .*Did you mean 'lipt'"),
         (
             {"dss_args": {"warm_start": {"num_worker": 2}}},

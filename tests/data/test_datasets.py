@@ -262,8 +262,13 @@ def test_a_large_folder_is_read_one_image_at_a_time(tmp_path, monkeypatch):
 
 
 def test_wrong_folders_are_named(tmp_path):
-    with pytest.raises(ValueError, match="no folder nowhere, nor .*nowhere"):
+    with pytest.raises(
+        ValueError, match=f"no folder nowhere, nor .*nowhere, seen from {Path.cwd()}"
+    ):
         load_dataset("imagefolder:nowhere", tmp_path)
+    for path, meant in ((tmp_path, "imagefolder"), (Path(__file__), "table")):
+        with pytest.raises(ValueError, match=f"For the path {path} write {meant}:{path}"):
+            load_dataset(str(path))
     fake_folder(tmp_path, {"train": 2})
     with pytest.raises(ValueError, match=r"has train/ but neither test/ nor val/"):
         load_dataset(f"imagefolder:{tmp_path}")

@@ -99,6 +99,9 @@ def test_a_fraction_where_a_count_is_taken(
     assert main([*command, "50%"]) == 0
     assert len(rows(tmp_path / "out")) == 16
     capsys.readouterr()
-    for wrong_text, message in (("half", "--fraction takes a number"), ("1.5", "less than or")):
+    for wrong_text, message in (
+        ("half", "--fraction: expected a share"),
+        ("150", "received '150' (150 of 3,000 samples are 0.05)"),
+    ):
         assert main([*command, wrong_text]) == 2
         assert message in " ".join(capsys.readouterr().err.split())

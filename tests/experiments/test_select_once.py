@@ -198,6 +198,9 @@ def test_scores_from_what_the_workers_saw(digits: DataSplits, tmp_path: Path) ->
 def test_what_cannot_be_selected(digits: DataSplits, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="selects nothing"):
         select_once(_config(type="Full"), splits=digits)
+    nowhere = {"dataset": {"name": "imagefolder:nowhere"}, "model": {"architecture": "resnet9"}}
+    with pytest.raises(ValueError, match="unknown model 'resnet9'"):  # before data are read
+        select_once(_config(type="Covering").updated(**nowhere))
     with pytest.raises(ValueError, match="no weights at"):
         select_once(_config(), checkpoint=tmp_path / "none.pt", splits=digits)
     with pytest.raises(ValueError, match="unknown selection_type of EL2N 'PerClas'"):

@@ -12,7 +12,8 @@ from PIL import Image
 LABELS = {
     "random": "random", "rs2": "RS2", "full": "GLISTER after full data",
     "lipt": "GLISTER after LiPT", "one-worker": "GLISTER after one worker",
-    "rs2@total": "RS2, equal passes",
+    "rs2@total": "RS2, equal passes", "none+selector/static": "Covering, once",
+    "full-data": "all data",
 }  # fmt: skip
 COSTS = {
     "warmup_seconds": 1.0, "warmup_critical_seconds": 0.5, "gradient_seconds": 0.5,

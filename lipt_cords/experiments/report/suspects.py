@@ -49,6 +49,7 @@ def suspects_page(
     by: str,
     agreement: float,
     notes: Sequence[str],
+    leave_out: str,
 ) -> str:
     """The page as one file that loads nothing from a network, with pictures or values of rows.
 
@@ -59,6 +60,7 @@ def suspects_page(
         by: what the samples were compared by.
         agreement: share of the labels that are what the other samples predict.
         notes: what a reader must know.
+        leave_out: the option that leaves the suspects out of a training.
 
     Raises:
         ImportError: jinja2 is not installed.
@@ -74,6 +76,7 @@ def suspects_page(
         by=by,
         agreement=f"{agreement:.0%}",
         notes=notes,
+        leave_out=leave_out,
     )
 
 

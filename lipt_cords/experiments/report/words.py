@@ -24,6 +24,8 @@ from lipt_cords.experiments.report.summary import (
 
 FULL_WARMUP = re.compile(r"full(=\d+)?(\+selector)?")
 """Methods that do what LiPT does after a full-data warm-up."""
+AT_RANDOM = ("random", "rs2", "adaptiverandom", "full")
+"""Selections beside which a chosen subset must show that choosing helps."""
 AS_CHEAP = 1.02
 """A rival may make this many times a method's passes, as subsets are whole samples and epochs."""
 PERCENT = "\N{NO-BREAK SPACE}%"
@@ -60,7 +62,8 @@ def verdict(summary: Sequence[Row]) -> Verdict:
     passes, its soup alone among them. LiPT pays where it is above each of them beyond chance
     (:func:`lipt_cords.experiments.report.summary.surely`), and loses where one of them is above it
     so; otherwise, and with a single seed, it stays open. The answer is about the fraction at which
-    LiPT leads by most.
+    LiPT leads by most. Without LiPT the same is said of the best method that chooses its subset
+    without a warm-up, such as ``none+covering``.
 
     Args:
         summary: rows of :func:`~lipt_cords.experiments.report.summary.summarise`.
@@ -71,14 +74,16 @@ def verdict(summary: Sequence[Row]) -> Verdict:
     fractions = list(dict.fromkeys(row.get("fraction") for row in rows))
     at = {f: [row for row in rows if row.get("fraction") == f] for f in fractions}
     several = len(fractions) > 1
-    with_lipt = {
+    asked = {
         f: some
         for f, some in at.items()
-        if any(map(_is_lipt, some)) and sum(not is_soup(row) for row in some) > 1
+        if _subjects(some) and sum(not is_soup(row) for row in some) > 1
     }
+    with_lipt = {f: some for f, some in asked.items() if any(map(_is_lipt, some))}
+    asked = with_lipt or asked
     outcomes = {f: _answer(some)[0] for f, some in with_lipt.items()}
-    if with_lipt:
-        chosen = max(with_lipt, key=lambda f: _lead(with_lipt[f]))
+    if asked:
+        chosen = max(asked, key=lambda f: _lead(asked[f]))
     else:
         chosen = max(rows, key=lambda row: row["accuracy"])["fraction"]
     sentences = [_sentence(_answer(at[chosen])[1], chosen if several else None)]
@@ -105,29 +110,37 @@ def _is_lipt(row: Row) -> bool:
     return str(row["method"]).startswith("lipt")
 
 
+def _chooses(row: Row) -> bool:
+    """Whether a method chooses its subset without a warm-up, and not at random."""
+    warmup, plus, selection = re.split("[/@]", str(row["method"]))[0].partition("+")
+    return warmup == "none" and bool(plus) and selection not in AT_RANDOM
+
+
+def _subjects(rows: Sequence[Row]) -> list[Row]:
+    """What the comparison is about: the methods with LiPT, or else those that choose."""
+    return [*filter(_is_lipt, rows)] or [*filter(_chooses, rows)]
+
+
 def _highest(rows: Sequence[Row]) -> Row:
     """The row of the highest accuracy; of equal ones the cheapest."""
     return max(rows, key=lambda row: (row["accuracy"], -row["passes"]))
 
 
-def _best_lipt(rows: Sequence[Row]) -> Row:
-    return _highest([*filter(_is_lipt, rows)])
-
-
 def _as_cheap(rows: Sequence[Row], best: Row, cost: str = "passes") -> list[Row]:
     """Other methods that cost no more."""
-    return [r for r in rows if not _is_lipt(r) and r[cost] <= AS_CHEAP * best[cost]]
+    ours = _subjects(rows)
+    return [r for r in rows if r not in ours and r[cost] <= AS_CHEAP * best[cost]]
 
 
 def _lead(rows: Sequence[Row]) -> float:
-    """How far the best with LiPT is ahead of what costs no more."""
-    best = _best_lipt(rows)
+    """How far the best subject is ahead of what costs no more."""
+    best = _highest(_subjects(rows))
     rivals = [row["accuracy"] for row in _as_cheap(rows, best) if not is_soup(row)]
     return float(best["accuracy"] - max(rivals)) if rivals else -math.inf
 
 
 def _answer(rows: Sequence[Row]) -> tuple[Outcome, str]:
-    """Of one fraction: what became of LiPT, and what to use, as a sentence without its capital."""
+    """Of one fraction: what became of the subjects, and what to use, without a capital."""
     trained = [row for row in rows if not is_soup(row)]
     if len(trained) == 1:
         (only,) = trained
@@ -135,11 +148,12 @@ def _answer(rows: Sequence[Row]) -> tuple[Outcome, str]:
             f"{only['label']} reached {accuracy_text(only)}{PERCENT}. There is nothing to compare "
             "it with: run lipt-cords compare with random and rs2 among the methods."
         )
-    if not any(map(_is_lipt, rows)):
+    subjects = _subjects(rows)
+    if not subjects:
         best = _highest(rows)
         others = [row for row in rows if row is not best]
         return "open", _use(best, _highest(others), len(others))
-    best = _best_lipt(rows)
+    best = _highest(subjects)
     rivals = _as_cheap(rows, best)
     if not any(row in trained for row in rivals):
         return "open", (
@@ -150,7 +164,7 @@ def _answer(rows: Sequence[Row]) -> tuple[Outcome, str]:
     rival = _highest(better or rivals)
     if better or rival["accuracy"] > best["accuracy"] - SHOWN_DIGIT:
         return "loses" if better else "open", _use(rival, best, len(rivals))
-    tries = sum(map(_is_lipt, rows))
+    tries = len(subjects)
     unclear = [row for row in rivals if surely(best, row, tries) <= 0]
     rival = _highest(unclear or rivals)
     if unclear and best["passes"] > AS_CHEAP * rival["passes"]:
@@ -247,10 +261,11 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _beside_others(rows: Sequence[Row]) -> list[str]:
-    """The best with LiPT beside what tells why: a full warm-up, one worker, a random subset, ..."""
-    if not any(map(_is_lipt, rows)):
+    """The best subject beside what tells why: a full warm-up, one worker, a random subset, ..."""
+    subjects = _subjects(rows)
+    if not subjects:
         return []
-    best = _best_lipt(rows)
+    best = _highest(subjects)
     said = [f"{best['label']} reached {accuracy_text(best)}{PERCENT}."]
     waits = [row for row in _as_cheap(rows, best, "critical_passes") if not is_soup(row)]
     dearer = [row for row in waits if row["passes"] > AS_CHEAP * best["passes"]]
@@ -268,7 +283,7 @@ def _nothing(_: int) -> str:
 
 
 def _controls(rows: Sequence[Row]) -> Iterator[tuple[Row, Callable[[int], str]]]:
-    """Methods beside which the best with LiPT shows something, and what it shows."""
+    """Methods beside which the best subject shows something, and what it shows."""
 
     def found(name: str) -> Iterator[Row]:
         return (row for row in rows if row["method"] == name)
@@ -278,7 +293,7 @@ def _controls(rows: Sequence[Row]) -> Iterator[tuple[Row, Callable[[int], str]]]
     if full:
         exact = [row for row in full if FULL_WARMUP.fullmatch(row["method"])]
         yield _highest(exact or full), _nothing
-    best = _best_lipt(rows)
+    best = _highest(_subjects(rows))
     for row in found("one-worker"):
         yield (
             row,
@@ -295,9 +310,11 @@ def _controls(rows: Sequence[Row]) -> Iterator[tuple[Row, Callable[[int], str]]]
                 else ": that choosing the subset helps is not shown"
             )  # fmt: skip
     plain = [row for name in ("random", "rs2") for row in found(name)]
-    if plain:
-        yield _highest(plain), _nothing
-    for name in ("rs2@total", "full-data@total"):
+    if plain and _is_lipt(best):
+        plain = [_highest(plain)]
+    for row in plain:
+        yield row, _nothing
+    for name in ("rs2@total", "full-data@total", *(() if _is_lipt(best) else ("full-data",))):
         for row in found(name):
             yield row, _nothing
 

@@ -89,7 +89,15 @@ def test_the_page_of_suspects_fits_and_is_legible(tmp_path: Path, width: int, th
     ]
     page = tmp_path / "suspects.html"
     page.write_text(
-        suspects_page(suspects, [("<b>cat", "dog", 4)], data, "features", 0.9, ["a note"])
+        suspects_page(
+            suspects,
+            [("<b>cat", "dog", 4)],
+            data,
+            "features",
+            0.9,
+            ["a note"],
+            "--set dataset.without=" + "long" * 30,
+        )
     )
     found = looked_at(page, tmp_path, width=width, theme=theme)
     assert found["errors"] == [] and found["images"] == 0 and found["contrast"] == {}

@@ -86,6 +86,32 @@ def test_the_answer_names_direction_size_cost_proof_and_what_to_do() -> None:
     )
 
 
+def test_without_lipt_the_answer_is_about_what_chooses() -> None:
+    rivals = [
+        *runs_of("random", [0.70, 0.71, 0.72], 0, 0),
+        *runs_of("rs2", [0.80, 0.81, 0.82], 0, 0),
+        *runs_of("full-data", [0.95, 0.96, 0.97], 1900, 1900),
+    ]
+    chosen = runs_of("none+selector/static", [0.90, 0.91, 0.92], 0, 0)
+    assert said_of([*rivals, *chosen]) == (
+        "Use Covering, once: 10.0 points higher than RS2 here, at the same passes; three seeds "
+        "prove it. Covering, once reached 91.0 ± 1.0 %. It is 20.0 points higher than random, at "
+        "the same passes; three seeds prove it. It is 10.0 points higher than RS2, at the same "
+        "passes; three seeds prove it. It is 5.0 points lower than all data, at 5 % of the passes; "
+        "three seeds prove it."
+    )
+    worse = runs_of("none+covering", [0.75, 0.76, 0.77], 0, 0)
+    assert verdict(summarise([*rivals, *worse])).text.startswith(
+        "Use RS2: 5.0 points higher than none+covering here, at the same passes"
+    )
+    twice = [{**run, "fraction": f} for f in (0.01, 0.1) for run in [*rivals, *chosen]]
+    for run in twice:
+        run["test_accuracy"] -= 0.1 * (run["fraction"] == 0.1 and run["method"] != "rs2")
+    said = verdict(summarise(twice))
+    assert said.text.startswith("At 1\N{NO-BREAK SPACE}% of the data, use Covering, once")
+    assert "At 10\N{NO-BREAK SPACE}% of the data, use" in said.details[1] and not said.outcomes
+
+
 def test_the_rest_tells_what_the_best_with_lipt_shows() -> None:
     text = said_of(RUNS)
     assert "GLISTER after LiPT reached 91.5 ± 1.0 %." in text
