@@ -137,7 +137,10 @@ def owns(
 
         @functools.wraps(work)
         def owning(*args: P.args, **kwargs: P.kwargs) -> R:
-            directory = parameters.bind(*args, **kwargs).arguments.get(argument)
+            try:
+                directory = parameters.bind(*args, **kwargs).arguments.get(argument)
+            except TypeError as error:  # bind does not say of which function
+                raise TypeError(f"{work.__name__}() {error}") from None
             with nullcontext() if directory is None or not when() else owned(directory):
                 return work(*args, **kwargs)
 

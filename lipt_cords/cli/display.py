@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -176,7 +176,9 @@ def show_plan(
         "Train",
     )
     for place, heading in enumerate(columns):
-        table.add_column(heading, justify="right" if place > 1 else "left", no_wrap=place > 1)
+        # A name that is to be typed is shown whole.
+        justify: JustifyMethod = "right" if place > 1 else "left"
+        table.add_column(heading, justify=justify, no_wrap=place > 1, overflow="fold")
     kinds: dict[tuple[str, float], list[PlannedRun]] = {}
     for one in plan.runs:
         kinds.setdefault((one.method.name, one.fraction), []).append(one)

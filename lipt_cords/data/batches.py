@@ -147,9 +147,10 @@ def dataset_length(dataset: Dataset[Any]) -> int:
     try:
         return len(dataset)  # type: ignore[arg-type]
     except TypeError:
+        parts = hasattr(dataset, "train") and hasattr(dataset, "test")
         raise ValueError(
             f"expected a map-style data set with a length, received {type(dataset).__name__}: "
-            "give it __len__ and __getitem__"
+            f"{'pass a part of it, such as .train' if parts else 'give it __len__ and __getitem__'}"
         ) from None
 
 

@@ -418,7 +418,7 @@ def _missing_classes(name: str, problem: SelectionProblem, chosen: Tensor) -> di
     if problem.budget < len(known):
         remedy = f"a budget of at least {len(known)} has room for all"
     else:
-        remedy = "per='class' chooses at least one of each"
+        remedy = "per='class' (selection_type: PerClass) chooses at least one of each"
     warning = f"{len(missing)} of {len(known)} classes are not in the subset ({shown}): {remedy}"
     # Who draws anew in every epoch finds in another one what this one lacks.
     if problem.per == "class" or not SELECTORS.entry(name).facts["fresh"]:

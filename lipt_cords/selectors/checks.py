@@ -29,13 +29,15 @@ def check_budget(budget: Any, size: int) -> int:
     Traceback (most recent call last):
     ValueError: expected a budget between 1 and the pool's 3 samples, received 5
     """
+    wrong = f"expected as budget a whole number or a fraction in (0, 1], received {budget!r}"
     if isinstance(budget, float | np.floating):
         if not 0 < budget <= 1:
-            raise ValueError(
-                f"expected as budget a whole number or a fraction in (0, 1], received {budget}"
-            )
+            raise ValueError(wrong)
         return max(1, round(float(budget) * size))
-    number = _integer("budget", budget)
+    try:
+        number = _integer("budget", budget)
+    except ValueError:
+        raise ValueError(wrong) from None
     if not 1 <= number <= size:
         raise ValueError(
             f"expected a budget between 1 and the pool's {size} samples, received {number}"

@@ -188,6 +188,8 @@ def test_a_function_owns_the_folder_that_its_argument_names(tmp_path):
         return (tmp_path / LOCK).exists()
 
     assert work(tmp_path) and work(output=tmp_path) and not work()
+    with pytest.raises(TypeError, match=r"work\(\) got an unexpected keyword argument 'outptu'"):
+        work(outptu=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import (
 )
 
 from lipt_cords.data.batches import item_indices, split_batch
+from lipt_cords.data.datasets import load_dataset
 from lipt_cords.data.labels import labels_of
 
 
@@ -78,3 +79,5 @@ def test_a_data_set_without_length_is_refused():
 
     with pytest.raises(ValueError, match="map-style data set with a length, received Stream"):
         labels_of(Stream())
+    with pytest.raises(ValueError, match="received DataSplits: pass a part of it, such as .train"):
+        labels_of(load_dataset("digits"))

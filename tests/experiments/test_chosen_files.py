@@ -86,7 +86,7 @@ def test_a_fraction_where_a_count_is_taken(
     labels = torch.arange(40) % 2
     assert torch.equal(select("random", labels, 0.1).indices, select("random", labels, 4).indices)
     assert len(select("random", labels, np.float32(0.001))) == 1
-    for wrong in (0.0, 1.5, float("nan"), -0.1):
+    for wrong in (0.0, 1.5, float("nan"), -0.1, "5%"):
         with pytest.raises(ValueError, match=r"whole number or a fraction in \(0, 1\]"):
             select("random", labels, wrong)
     root = photos(tmp_path / "pets")
