@@ -95,7 +95,7 @@ def test_the_page_of_suspects_fits_and_is_legible(tmp_path: Path, width: int, th
             data,
             "features",
             0.9,
-            ["a note"],
+            ["unreadable: " + "long" * 30],
             "--set dataset.without=" + "long" * 30,
         )
     )
