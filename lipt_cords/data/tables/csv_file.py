@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,21 @@ SEPARATORS = (",", ";", "\t", "|")
 """The one that the heading has most of separates values."""
 MISSING = ["?"]
 """Read as a missing value besides what pandas does: nothing, NA, N/A, NaN, null, None."""
+LONGEST = 16_000_000
+"""Characters of a first line; without an end a file is no table."""
+LONGEST_NAME = 1_000
+"""Characters of a column's name."""
+_ICONV = "save it as UTF-8, for instance by iconv -f {} -t utf-8"
+_OTHER_KINDS = (
+    (b"\xff\xfe\0\0", "UTF-32", _ICONV.format("utf-32")),
+    (b"\xff\xfe", "UTF-16", _ICONV.format("utf-16")),
+    (b"\xfe\xff", "UTF-16", _ICONV.format("utf-16")),
+    (b"\x1f\x8b", "compressed by gzip", "unpack it"),
+    (b"PK\x03\x04", "a zip archive, as Excel writes", "unpack it, or export it as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook", "export it as CSV"),
+    (b"PAR1", "Parquet", "rename it to end in .parquet"),
+)
+"""First bytes, what they say, and what to do."""
 _DATE = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)(Z|[+-]\d\d:?\d\d)?)?"
 )
@@ -142,20 +158,61 @@ class CsvFile:
 
 def _heading(path: Path) -> tuple[list[str], str]:
     """The heading as it is written, and what separates values."""
+    _refuse_other_kinds(path)
     with explained(path), path.open(newline="", encoding="utf-8-sig") as file:
-        line = next((line for line in file if line.strip()), None)
+        lines = iter(partial(file.readline, LONGEST), "")
+        line = next((line for line in lines if line.strip()), None)
         if line is None:
             raise ValueError(f"{path} is empty: expected a heading and rows")
-        unquoted = re.sub(r'"[^"]*"?', "", line)
-        separator = max(SEPARATORS, key=unquoted.count)
-        if not unquoted.count(separator):
+        separator = _separator(line)
+        while separator is None and line.count('"') % 2 and len(line) < LONGEST_NAME:
+            more = next(lines, "")  # of a name in several lines
+            if not more:
+                break
+            line += more
+            separator = _separator(line)
+        if separator is None or len(line) == LONGEST:
+            has = "one column" if separator is None else f"a first line of {LONGEST:,} characters"
             raise ValueError(
-                f"{path} has one column, {line.strip()[:60]!r}: expected columns separated by "
+                f"{path} has {has}, {line.strip()[:60]!r}: expected columns separated by "
                 "commas, semicolons or tabs, one of them the label"
             )
         file.seek(0)
         rows = csv.reader(file, delimiter=separator)
-        return next(row for row in rows if len(row) > 1 or any(map(str.strip, row))), separator
+        try:
+            found = next(row for row in rows if len(row) > 1 or any(map(str.strip, row)))
+        except csv.Error as error:
+            if "field limit" not in str(error):
+                raise
+            found = None
+        if found is None or max(map(len, found)) > LONGEST_NAME:
+            raise ValueError(
+                f"the heading of {path}, {line.strip()[:60]!r}, has a name of more than "
+                f"{LONGEST_NAME:,} characters: close its quote, or add a line with names"
+            )
+        return found, separator
+
+
+def _separator(line: str) -> str | None:
+    """What separates the names of a heading, or None."""
+    unquoted = re.sub(r'(^|[,;\t|])"[^"]*"?', r"\1", line)
+    most = max(SEPARATORS, key=unquoted.count)
+    return most if most in unquoted else None
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Refuse what is no text in UTF-8 by its first bytes, and say what it is."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    for begin, kind, remedy in _OTHER_KINDS:
+        if head.startswith(begin):
+            raise ValueError(f"{path} is {kind}, not CSV in UTF-8: {remedy}")
+    if 0 in head:
+        first, second = head[::2].count(0), head[1::2].count(0)
+        remedy = "repair it"
+        if max(first, second) > 9 * min(first, second):  # of each letter one byte
+            remedy = _ICONV.format("utf-16be" if first > second else "utf-16le")
+        raise ValueError(f"{path} holds zero bytes, which no text in UTF-8 does: {remedy}")
 
 
 def refuse_twice(path: Path, names: Sequence[str]) -> None:
@@ -178,8 +235,7 @@ def explained(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         wrong = error.object[error.start : error.start + 1].hex()
         raise ValueError(
-            f"{path} is not UTF-8 (byte 0x{wrong}): save it as UTF-8, for instance by "
-            "iconv -f latin1 -t utf-8"
+            f"{path} is not UTF-8 (byte 0x{wrong}): {_ICONV.format('latin1')}"
         ) from error
     except csv.Error as error:
         raise ValueError(f"{path} is no CSV file ({error}): repair it") from error

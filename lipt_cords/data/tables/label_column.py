@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lipt_cords.base.listing import listed
-from lipt_cords.data.tables.values import Texts
+from lipt_cords.data.tables.values import Texts, is_number
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +20,12 @@ USUAL = ("label", "target", "class", "y")
 """Columns that are the label where none is named, in any case."""
 FEW = 20
 """So many different numbers are classes, however few rows each has."""
+NOTHING = "in CSV, NA, null and None count as nothing"
+"""What counts as no label."""
 ROWS_OF_A_CLASS = 5
 """More different numbers than FEW are classes if each has so many rows, on average."""
 
 
-_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-"""Python reads more as numbers, such as 1_1."""
 _WHOLE = re.compile(r"\s*[+-]?\d+\s*")
 
 
@@ -43,7 +43,7 @@ def label_name(path: Path, names: Sequence[str], given: str | None) -> str:
     if given is not None and given in names:
         return given
     remedy = "name it by dataset.label (--set dataset.label=NAME)"
-    if all(map(_is_number, names)):
+    if all(map(is_number, names)):
         raise ValueError(
             f"the heading of {path} holds numbers alone ({listed(names)}): add a line with the "
             "names of the columns"
@@ -57,7 +57,7 @@ def label_name(path: Path, names: Sequence[str], given: str | None) -> str:
     if len(found) == 1:
         return found[0]
     which = f"{' and '.join(found)} may all be it" if found else f"none is {', '.join(USUAL)}"
-    values = ". If these are values, add a heading" if any(map(_is_number, names)) else ""
+    values = ". If these are values, add a heading" if any(map(is_number, names)) else ""
     raise ValueError(f"which column of {path} is the label? {which}: {remedy}; {shown}{values}")
 
 
@@ -80,14 +80,16 @@ def classes_of(path: Path, name: str, column: Texts) -> tuple[Tensor, tuple[str,
     pairs = zip(column.texts, counts, strict=True)
     used = [text for text, count in pairs if count and text.strip()]
     rows = int(counts.sum())
-    numbers = all(map(_is_number, used))
+    numbers = all(map(is_number, used))
     called = {text: _as_number(text) if numbers else text.strip() for text in used}
     classes = sorted(set(called.values()), key=_value if numbers else None)
     if len(classes) < 2:
         held = f"one class, {classes[0]}" if classes else "no value"
+        if missing := len(column.codes) - rows:
+            held += f", and {missing:,} rows without one ({NOTHING})"
         raise ValueError(
-            f"the label {name!r} of {path} has {held}: expected at least two classes; name another "
-            "column by dataset.label"
+            f"the label {name!r} of {path} has {held}: expected at least two classes; name "
+            "another column by dataset.label"
         )
     fractions = numbers and any("." in one or "e" in one.lower() for one in classes)
     many = len(classes) > FEW and (fractions or rows < ROWS_OF_A_CLASS * len(classes))
@@ -114,10 +116,6 @@ def classes_of(path: Path, name: str, column: Texts) -> tuple[Tensor, tuple[str,
     lookup = torch.tensor([place[called[text]] if text in called else -1 for text in column.texts])
     labels = torch.cat([lookup, torch.tensor([-1])])[torch.from_numpy(column.codes).long()]
     return labels, tuple(classes)
-
-
-def _is_number(text: str) -> bool:
-    return _NUMBER.fullmatch(text) is not None and bool(np.isfinite(float(text)))
 
 
 def _value(number: str) -> tuple[float, str]:

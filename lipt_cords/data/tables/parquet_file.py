@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from lipt_cords.data.tables.values import Columns, Numbers, Texts, Unusable, Val
 PARQUET = (".parquet", ".pq")
 """How such files end."""
 _DAY = 86_400e6
+_TEXTS = ("string", "large_string", "binary", "large_binary", "fixed_size_binary")
+"""How types of texts begin, views of them included; some writers store texts as bytes."""
 
 
 class ParquetFile:
@@ -29,6 +32,7 @@ class ParquetFile:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = opened(path)
         self.names: list[str] = list(self._file.schema_arrow.names)
         refuse_twice(path, self.names)
@@ -38,10 +42,14 @@ class ParquetFile:
 
         Args:
             as_text: columns whose values are kept as texts.
+
+        Raises:
+            ValueError: the file is damaged.
         """
         columns: Columns = {}
         for name in self.names:
-            column = self._file.read(columns=[name], use_pandas_metadata=False).column(name)
+            with explained(self.path):
+                column = self._file.read(columns=[name], use_pandas_metadata=False).column(name)
             columns[name] = _values(column, name in as_text)
         return columns
 
@@ -54,27 +62,40 @@ def opened(path: Path) -> Any:
         ImportError: pyarrow is not installed.
     """
     try:
-        import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise missing_extra("pyarrow", "tables", f"to read {path.name}") from error
-    try:
+    with explained(path):
         return parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is no Parquet file ({error}): replace it") from error
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Give what pyarrow says of a broken file a sentence that says what to do."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (ArrowException, OSError) as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{path} cannot be read as Parquet ({said}): replace it") from error
 
 
 def _values(column: Any, as_text: bool) -> Values:
     """One column of pyarrow's; numbers as texts if asked for."""
-    from pyarrow import compute, types
+    from pyarrow import ArrowException, compute, types
 
     kind = column.type
     if types.is_dictionary(kind):
         column = compute.cast(column, kind.value_type)
         kind = column.type
     boolean = types.is_boolean(kind)
-    if boolean or types.is_string(kind) or types.is_large_string(kind):
-        coded = compute.cast(column, "large_string").combine_chunks().dictionary_encode()
+    if boolean or str(kind).startswith(_TEXTS):
+        try:
+            written = compute.cast(column, "large_string")
+        except ArrowException:
+            return Unusable(f"of type {kind}, and no text in UTF-8")
+        coded = written.combine_chunks().dictionary_encode()
         codes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
         texts = coded.dictionary.to_pylist()
         days = None if as_text or boolean or not texts else days_of(texts)

@@ -14,7 +14,7 @@ from lipt_cords.data.split_file import Split, places_of, unnamed
 from lipt_cords.data.splits import stratified_split
 from lipt_cords.data.tables.csv_file import CsvFile
 from lipt_cords.data.tables.identity import known_by_values
-from lipt_cords.data.tables.label_column import classes_of, label_name
+from lipt_cords.data.tables.label_column import NOTHING, classes_of, label_name
 from lipt_cords.data.tables.leaks import leaks
 from lipt_cords.data.tables.parquet_file import PARQUET, ParquetFile
 from lipt_cords.data.tables.rows import TableRows
@@ -81,8 +81,8 @@ def table_parts(
     if unlabelled and not skip_unreadable:
         raise ValueError(
             f"{len(unlabelled):,} of {len(labels):,} rows of {path} have no {label!r}: rows "
-            f"{listed(list(map(str, unlabelled)), 20)} (from 0, below the heading). Fill it in, or "
-            "leave them out by skip_unreadable (--skip-unreadable)"
+            f"{listed(list(map(str, unlabelled)), 20)} (from 0, below the heading; {NOTHING}). "
+            "Fill it in, or leave them out by skip_unreadable (--skip-unreadable)"
         )
     of = known_by_values(len(labels), found)
     uses = uses_of(path, found, wanted)
@@ -133,7 +133,7 @@ def _warn_of_leaks(path: Path, label: str, train: Part) -> None:
     if isinstance(train.data, TableRows) and (found := leaks(train.data)):
         logger.warning(
             "of %s a single column gives nearly every %r: %s. Leave out what is not known before "
-            "%r is, by dataset.columns: {%s: leave-out}",
+            "%r is, by dataset.columns: {%r: leave-out}",
             path, label, listed(found), label, found[0],
         )  # fmt: skip
 

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+"""Python reads more as numbers, such as 1_1."""
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a finite number.
+
+    >>> is_number(" -1.5e3"), is_number("1_1"), is_number("nan")
+    (True, False, False)
+    """
+    return _NUMBER.fullmatch(text) is not None and bool(np.isfinite(float(text)))
 
 
 @dataclass(frozen=True)

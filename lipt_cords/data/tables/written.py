@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lipt_cords.base.files import write_atomic
 from lipt_cords.data.tables.csv_file import ROWS, CsvFile
-from lipt_cords.data.tables.parquet_file import PARQUET, opened
+from lipt_cords.data.tables.parquet_file import PARQUET, explained, opened
 
 Rows = npt.NDArray[np.int64]
 
@@ -53,7 +53,8 @@ def _parquet(source: Path, chosen: Rows) -> bytes:
         count = file.metadata.row_group(number).num_rows
         places = chosen[(chosen >= start) & (chosen < start + count)] - start
         if len(places):
-            parts.append(file.read_row_group(number).take(places))
+            with explained(source):
+                parts.append(file.read_row_group(number).take(places))
         start += count
     held = BufferOutputStream()
     with parquet.ParquetWriter(held, file.schema_arrow) as writer:

@@ -102,7 +102,17 @@ def test_a_column_of_two_kinds_is_texts_as_written(
         (b"name\n1\n", "has one column, 'name'"),
         (b"a,b,a\n1,2,3\n", "columns of one name: a"),
         ("a,b\n1,K\u00f6ln\n".encode("latin1"), "is not UTF-8 .byte 0xf6.: save it as UTF-8"),
-        ("a,b\n1,2\n".encode("utf-16"), "is not UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16"), "is UTF-16, not CSV in UTF-8: .*iconv -f utf-16 -t"),
+        ("a,b\n1,ö\n".encode("utf-32"), "is UTF-32, not CSV in UTF-8: .*iconv -f utf-32 -t"),
+        ("a,b\n1,2\n".encode("utf-16le"), "holds zero bytes, .*iconv -f utf-16le -t"),
+        ("漢字,b\n1,字\n".encode("utf-16be"), "holds zero bytes, .*iconv -f utf-16be -t"),
+        (b"a,b\n1,2\n" + bytes(400), "holds zero bytes, which no text in UTF-8 does: repair it"),
+        (b"\x1f\x8b\x08 more", "is compressed by gzip, .*: unpack it"),
+        (b"PK\x03\x04 more", "is a zip archive, as Excel writes, .*export it as CSV"),
+        (b"PAR1 more", "is Parquet, .*: rename it to end in .parquet"),
+        (b"x" * 10**6, "has one column, 'x{60}'"),
+        (b'a,"b,y\n' + b"1,2,3\n" * 300, "heading of .*, 'a,\"b,y', has a name of more than 1,000"),
+        (b"a," + b"n" * 200_000 + b"\n1,2\n", "has a name of more than 1,000 characters: close"),
         (b"a,b\n1,2,3\n4,5,6\n", "more values in its rows than names in its heading .2.*quote"),
         (b"a,b\n1,2\n4,5,6\n", "Expected 2 fields in line 3, saw 3.*repair that line"),
         (b'a,b\n1,"2\n', "cannot be read as CSV"),
@@ -115,6 +125,21 @@ def test_broken_files_are_refused(tmp_path: Path, content: bytes, message: str) 
     with pytest.raises(ValueError, match=message) as refused:
         CsvFile(path).read()
     assert str(path) in str(refused.value)
+
+
+def test_a_first_line_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_file, "LONGEST", 1000)
+    with pytest.raises(ValueError, match="has a first line of 1,000 characters, 'a,b,a,b"):
+        CsvFile(written(tmp_path / "t.csv", "a,b," * 10_000))
+
+
+def test_names_with_line_ends_and_quotes(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", '\n"age,\n""years""",5" wide;\n1,2\n')
+    found = CsvFile(path)
+    assert found.names == ['age,\n"years"', '5" wide;'] and found.separator == ","
+    assert plain(found.read()['5" wide;']) == [2]
 
 
 def test_parquet_gives_what_csv_gives(tmp_path: Path) -> None:
@@ -147,8 +172,45 @@ def test_parquet_gives_what_csv_gives(tmp_path: Path) -> None:
     assert plain(found["code"]) == ["9007199254740992", "9007199254740993", None]
     assert plain(found["part"]) == ["1.0", "inf", None]
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(ValueError, match="is no Parquet file .*replace it"):
-        ParquetFile(tmp_path / "broken.parquet").read()
+    with pytest.raises(ValueError, match="broken.parquet cannot be read as Parquet .*: replace it"):
+        ParquetFile(tmp_path / "broken.parquet")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["large_string", "string_view", "binary", "large_binary", "binary_view", "fixed", "codes"],
+)
+def test_texts_of_every_type_of_parquet_are_texts(tmp_path: Path, kind: str) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    given = [b"Rome", None, b"Oslo", b"Rome"]
+    if kind == "codes":
+        held = pyarrow.array(given).dictionary_encode()
+    elif kind == "fixed":
+        held = pyarrow.array(given, pyarrow.binary(4))
+    else:
+        cast = [one and one.decode() for one in given] if "string" in kind else given
+        held = pyarrow.array(cast, getattr(pyarrow, kind)())
+    other = pyarrow.array([b"\xff\xfe", None, b"a", b"b"])
+    parquet.write_table(pyarrow.table({"city": held, "bytes": other}), tmp_path / "t.parquet")
+    for as_text in ((), ("city",)):
+        found = ParquetFile(tmp_path / "t.parquet").read(as_text)
+        assert plain(found["city"]) == ["Rome", None, "Oslo", "Rome"]
+        assert found["bytes"] == Unusable("of type binary, and no text in UTF-8")
+
+
+def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pyarrow.table({"a": list(map(str, range(500)))}), path)
+    held = bytearray(path.read_bytes())
+    held[20:60] = b"\xff" * 40
+    path.write_bytes(held)
+    with pytest.raises(ValueError, match="t.parquet cannot be read as Parquet .*: replace it"):
+        ParquetFile(path).read()
 
 
 def test_readers_that_are_not_installed_are_named(

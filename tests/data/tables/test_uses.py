@@ -45,12 +45,19 @@ def columns() -> Columns:
         "column 1": numbers(*(3 * row for row in rows)),
         "__index_level_0__": numbers(*(row // 2 for row in rows)),
         "day": texts(*(f"{row % 28 + 1}.0{row // 5 + 1}.2024" for row in rows)),
+        "gaps": texts("-", *(f"{row}.5" for row in rows[1:])),
+        "until": texts("open", *(f"2024-01-{row % 28 + 1}" for row in rows[1:])),
+        "cost": texts(*(f"$ {row}.50" for row in rows)),
+        "weight": texts(*(f"1 {row:03} kg" for row in rows)),
+        "digits": texts(*(f"{10**30 + row}" for row in rows)),
+        "atoms": numbers(*(6.022e23 * (row // 2) for row in rows)),
+        "equal": numbers(*[1e18] * 40),
     }
 
 
 def test_columns_are_used_or_left_out_with_a_reason() -> None:
     made = uses_of(TABLE, columns(), {})
-    assert list(made.numbers) == ["age", "price", "since", "gap"]
+    assert list(made.numbers) == ["age", "price", "since", "gap", "atoms"]
     assert list(made.categories) == ["city"]
     assert made.left_out == {
         "customerId": "an id: different in every row",
@@ -64,6 +71,12 @@ def test_columns_are_used_or_left_out_with_a_reason() -> None:
         "column 1": "an id: different in every row",
         "__index_level_0__": "the index of pandas",
         "day": "dates that are not written as 2024-05-31: 40 different in 40 rows",
+        "gaps": "numbers, but also '-': 40 different in 40 rows",
+        "until": "dates, but also 'open': 29 different in 40 rows",
+        "cost": "numbers written as '$ 0.50': 40 different in 40 rows",
+        "weight": "numbers written as '1 000 kg': 40 different in 40 rows",
+        "digits": "an id: 40 different in 40 rows",
+        "equal": "an id: whole numbers of more than 15 digits",
     }
 
 
@@ -91,6 +104,17 @@ def test_wrong_uses_are_refused(wanted: dict[str, str], message: str) -> None:
 def test_an_infinite_number_is_refused_by_its_row() -> None:
     with pytest.raises(ValueError, match="'a' of t.csv is infinite in 1 rows .the first is row 2"):
         uses_of(TABLE, {"a": numbers(1, 2, np.inf)}, {})
+
+
+def test_numbers_whose_differences_may_be_infinite_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"beyond 1e.307 in 2 rows .the first is row 1, from 0"):
+        uses_of(TABLE, {"a": numbers(1, 1.7e308, -1.7e308, 0.5)}, {})
+    assert "a" in uses_of(TABLE, {"a": numbers(1, 1e307, -1e307, 0.5)}, {}).numbers
+
+
+def test_a_table_of_labels_alone_is_refused() -> None:
+    with pytest.raises(ValueError, match="t.csv has no column beside the label: add some"):
+        uses_of(TABLE, {}, {})
 
 
 @pytest.mark.parametrize("written", [("0,5", "12,25"), ("1,200", "900", None), ("-1.234,5", "1")])
@@ -145,7 +169,8 @@ def test_classes_that_differ_in_case_alone_are_said(caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (texts("a", "a", None), "has one class, a: expected at least two"),
+        (texts("a", "a"), "has one class, a: expected at least two"),
+        (texts("a", None), "one class, a, and 1 rows without one .in CSV, NA, null and None"),
         (texts(None, None), "has no value"),
         (texts(*(str(n / 7) for n in range(60)), *["0.5"] * 600), "different numbers.*a quantity"),
         (texts(*map(str, range(60)), "1", "2"), "60 different numbers.*Make classes"),
