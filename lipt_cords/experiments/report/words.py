@@ -266,6 +266,8 @@ def _beside_others(rows: Sequence[Row]) -> list[str]:
     if not subjects:
         return []
     best = _highest(subjects)
+    if len(rows) == 2 and not _is_lipt(best):
+        return []  # the answer says it all
     said = [f"{best['label']} reached {accuracy_text(best)}{PERCENT}."]
     waits = [row for row in _as_cheap(rows, best, "critical_passes") if not is_soup(row)]
     dearer = [row for row in waits if row["passes"] > AS_CHEAP * best["passes"]]

@@ -100,6 +100,7 @@ def test_without_lipt_the_answer_is_about_what_chooses() -> None:
         "passes; three seeds prove it. It is 5.0 points lower than all data, at 5 % of the passes; "
         "three seeds prove it."
     )
+    assert not verdict(summarise([*rivals[:3], *chosen])).details
     worse = runs_of("none+covering", [0.75, 0.76, 0.77], 0, 0)
     assert verdict(summarise([*rivals, *worse])).text.startswith(
         "Use RS2: 5.0 points higher than none+covering here, at the same passes"
