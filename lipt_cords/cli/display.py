@@ -22,7 +22,7 @@ from lipt_cords.experiments.record import RunRecord
 from lipt_cords.experiments.report.page import write_report
 from lipt_cords.experiments.report.results import notes_of_run
 from lipt_cords.experiments.report.subsets import PANELS
-from lipt_cords.experiments.report.summary import count, seconds
+from lipt_cords.experiments.report.summary import count, percent, seconds
 from lipt_cords.experiments.report.terminal import comparison_table
 from lipt_cords.experiments.report.words import soup_notes
 from lipt_cords.experiments.select_once import SelectionRun
@@ -63,7 +63,7 @@ class Display:
             return
         self._pulse.rest()
         width = max(map(len, self._labels.values()), default=0)
-        name = f"  seed {seed}  {fraction:<5.3g} {self._labels.get(method, method):<{width}} "
+        name = f"  seed {seed}  {percent(fraction):<5} {self._labels.get(method, method):<{width}} "
         if record.status != "ok":
             line = (record.error or "").splitlines()[0]
             say(self.console, name + f"failed: {line}", style="red")
@@ -93,7 +93,7 @@ class Display:
             self._pulse.beat(line)
 
     def _named(self, method: str, fraction: float, seed: int) -> str:
-        return f"seed {seed}, {fraction:.3g}, {self._labels.get(method, method)}"
+        return f"seed {seed}, {percent(fraction)}, {self._labels.get(method, method)}"
 
     @contextmanager
     def curve(self, epochs: int) -> Iterator[Callable[[CurvePoint], None]]:
@@ -187,7 +187,7 @@ def show_plan(
         tried = (count(expected.selection),) if trials else ()
         warmup = count(expected.warmup), count(expected.warmup_critical)
         passes = (*warmup, *tried, count(expected.training))
-        shown = (f"{fraction:.4g}",) if several else ()
+        shown = (percent(fraction),) if several else ()
         table.add_row(_plain(label), _plain(name), *shown, str(len(runs)), *passes)
     console.print("Plan, in sample-passes a run:")
     console.print(table)
@@ -214,6 +214,8 @@ def show_run(console: Console, record: RunRecord, output: Path | None) -> None:
             chosen = len(record.subsets["epochs"])
             which = "the only selection" if chosen == 1 else f"the last of {chosen} selections"
             say(console, f"{which}: {output / 'selected.csv'}")
+    else:
+        say(console, "nothing is saved: --output DIR keeps results, weights and the subset")
 
 
 def show_selection(console: Console, made: SelectionRun, output: Path | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,8 +19,12 @@ from lipt_cords.data.parts import LeftOut, Part, Parts
 from lipt_cords.data.split_file import Split, places_of, unnamed
 from lipt_cords.data.splits import stratified_split
 
+logger = logging.getLogger(__name__)
+
 DECODE_BYTES = 2 * 2**30
 """Image folders up to this many bytes decoded are kept in memory."""
+COPIES = 0.01
+"""Share of the test images that may be copies of training images without a word."""
 MOST_NAMED = 20
 """Unreadable files that an error names."""
 
@@ -75,6 +81,7 @@ def folder_parts(
         count = max(1, round(0.1 * len(labels)))
         rest, held = stratified_split(labels, count, generator(0, "folder test"))
         parts = {"train": parts["train"].select(rest), "test": parts["train"].select(held)}
+    _warn_of_copies(folder, parts["train"], parts["test"])
     return Parts(
         parts["train"], parts["test"], len(classes), parts.get("val"), tuple(classes), folder,
         replace(left_out, unreadable=unreadable), (*unused, *unreadable),
@@ -100,9 +107,13 @@ def _found(
         others += [_relative(path, folder) for path in more]
         for name in files:
             if name not in classes and files[name]:
+                remedy = "remove the folder or add training images"
+                for one in classes:
+                    if one.casefold() == name.casefold():
+                        remedy = f"rename it to {one!r}, from which it differs in case alone"
                 raise ValueError(
                     f"{place} has a class {name!r} that the training images lack (they have "
-                    f"{', '.join(classes)}): remove the folder or add training images"
+                    f"{', '.join(classes)}): {remedy}"
                 )
         paths = [path for name in files for path in files[name]]
         if not paths:
@@ -161,5 +172,27 @@ def _refuse_lost(
         )
 
 
+def _warn_of_copies(folder: Path, train: Part, test: Part) -> None:
+    sizes = [
+        {name: (folder / name).stat().st_size for name in part.names} for part in (train, test)
+    ]
+    common = set(sizes[0].values()) & set(sizes[1].values())
+    trained, tested = (
+        [_digest(folder / name) for name, size in some.items() if size in common] for some in sizes
+    )
+    known = set(trained)
+    copies = sum(one in known for one in tested)
+    if copies > COPIES * len(test):
+        logger.warning(
+            "%s of %s test images in %s are copies of training images: remove the copies, as the "
+            "test accuracy is too high with them", f"{copies:,}", f"{len(test):,}", folder,
+        )  # fmt: skip
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.blake2b(path.read_bytes()).digest()
+
+
 def _relative(path: str, folder: Path) -> str:
-    return path[len(str(folder)) :].lstrip(os.sep).replace(os.sep, "/")
+    above = "" if folder == Path() else str(folder)  # paths in "." do not begin with it
+    return path[len(above) :].lstrip(os.sep).replace(os.sep, "/")

@@ -73,7 +73,9 @@ def test_compare_prints_table_verdict_and_files(
     command = ["compare", config, "--seeds", "4,5", "--methods", "rs2,lipt"]
     assert main([*command, "--output", str(output), "--set", "train_args.eval_every=2"]) == 0
     shown = capsys.readouterr().out
-    assert "seed 4  0.2   GLISTER after LiPT test" in shown  # as the table calls it
+    assert (
+        "seed 4  20\N{NO-BREAK SPACE}%  GLISTER after LiPT test" in shown
+    )  # as the table calls it
     assert re.search(r"GLISTER after LiPT +lipt +2 ", shown)  # the plan, with the name to type
     assert "higher than RS2" in " ".join(shown.split())
     assert [run["seed"] for run in read_json(output / "results.json")["runs"]] == [4, 4, 5, 5]

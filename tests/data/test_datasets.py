@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -261,6 +262,24 @@ def test_a_large_folder_is_read_one_image_at_a_time(tmp_path, monkeypatch):
     assert source.labels.tolist() == kept.test.labels.tolist()
 
 
+def test_copies_of_training_images_in_the_test_part_are_told(tmp_path, caplog):
+    fake_folder(tmp_path, {"train": 8, "test": 3})
+    load_dataset(f"imagefolder:{tmp_path}")
+    assert not caplog.text
+    for name in ("a/0.jpg", "b/3.png"):
+        shutil.copy(tmp_path / "train" / name, tmp_path / "test" / name.replace(".", "-copy."))
+    load_dataset(f"imagefolder:{tmp_path}")
+    assert "2 of 11 test images" in caplog.text and "are copies of training images" in caplog.text
+
+
+def test_the_folder_may_be_where_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(fake_folder(tmp_path, {"": 8}))
+    for here in (".", "./", str(tmp_path), f"../{tmp_path.name}"):
+        splits = load_dataset(f"imagefolder:{here}")
+        names = [name for part in splits.samples.values() for name in part]
+        assert sorted(names)[0] == "a/0.jpg" and len(names) == 24, here
+
+
 def test_wrong_folders_are_named(tmp_path):
     with pytest.raises(
         ValueError, match=f"no folder nowhere, nor .*nowhere, seen from {Path.cwd()}"
@@ -274,6 +293,9 @@ def test_wrong_folders_are_named(tmp_path):
         load_dataset(f"imagefolder:{tmp_path}")
     fake_folder(tmp_path, {"test": 2}, classes="abd")
     with pytest.raises(ValueError, match="class 'd' that the training images lack"):
+        load_dataset(f"imagefolder:{tmp_path}")
+    (tmp_path / "test/d").rename(tmp_path / "test/C")
+    with pytest.raises(ValueError, match="rename it to 'c', from which it differs in case alone"):
         load_dataset(f"imagefolder:{tmp_path}")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="at least two class folders .* found 0"):

@@ -221,7 +221,10 @@ def test_where_runs_of_processes_are_is_said(monkeypatch: pytest.MonkeyPatch) ->
     assert list(child.hear()) == []
     said = io.StringIO()
     Display(Console(file=said, width=200)).wait([(child.unit[0], child.point), (other, None)])
-    assert said.getvalue() == "  seed 3, 0.2, random: val 50.0%, epoch 7; seed 3, 0.2, rs2\n"
+    assert said.getvalue() == (
+        "  seed 3, 20\N{NO-BREAK SPACE}%, random: val 50.0%, epoch 7; "
+        "seed 3, 20\N{NO-BREAK SPACE}%, rs2\n"
+    )
     theirs.send(record := failed(one, "no luck"))
     assert list(child.hear()) == [(one, record)]
     assert child.unit == [other] and child.point is None

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lipt_cords.base.printable import one_line
-from lipt_cords.experiments.report.summary import Row, accuracy_text, count, seconds
+from lipt_cords.experiments.report.summary import Row, accuracy_text, count, percent, seconds
 
 
 def comparison_table(summary: Sequence[Row]) -> Table:
@@ -32,7 +32,7 @@ def comparison_table(summary: Sequence[Row]) -> Table:
     for row in summary:
         if several and row["fraction"] != fraction:
             fraction = row["fraction"]
-            named = "no fraction" if fraction is None else f"{fraction:.4g} of the data"
+            named = "no fraction" if fraction is None else f"{percent(fraction)} of the data"
             table.add_row(Text(named, style="italic"), *[""] * 4)
         failed = f" ({row['failed']} failed)" if row["failed"] else ""
         ahead = row["accuracy"] is not None and row["accuracy"] == best[row.get("fraction")]
