@@ -68,7 +68,9 @@ Is this machine ready, and what is missing?
 Your data: put each class's images into a folder, and write mine.yaml:
   dataset: {name: "imagefolder:my-images", image_size: 32}
   model: {architecture: resnet8}
+  optimizer: {lr: 0.05}
   dss_args: {type: Covering, fraction: 0.05}
+  train_args: {num_epochs: 60, eval_every: 10}
 or a table, CSV or Parquet, and the column of its classes:
   dataset: {name: "table:customers.csv", label: churned}
   dss_args: {type: Covering, fraction: 0.05}
