@@ -353,7 +353,8 @@ def _read_yaml(path: Path) -> Any:
             raise ValueError(f"{path.stat().st_size:,} bytes")
         return read_yaml(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable YAML configuration: {error}") from error
+        remedy = ". Save it as UTF-8" if isinstance(error, UnicodeError) else ""
+        raise ValueError(f"{path} is not a readable YAML configuration: {error}{remedy}") from error
 
 
 def _read_python(path: Path) -> Any:

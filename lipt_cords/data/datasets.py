@@ -414,6 +414,11 @@ def _folder(name: str, datadir: str | Path | None) -> Path:
     if folder is None:
         given = name[len(FOLDER_PREFIX) :]
         tried = dict.fromkeys([Path(given), data_directory(datadir) / given])
+        if file := next((one for one in tried if one.expanduser().is_file()), None):
+            raise ValueError(
+                f"{file} is a file: unpack an archive and give its folder as imagefolder:DIR, or "
+                f"write table:{given} for a table"
+            )
         raise ValueError(
             f"no folder {', nor '.join(map(str, tried))}, seen from {Path.cwd()}: give the path of "
             "a folder of class folders, or of one that holds train/ and test/, as imagefolder:DIR"

@@ -231,7 +231,9 @@ def _short(folder: Path) -> Path:
 def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "latin.yaml"
     path.write_bytes("dataset: {name: 'größe'}".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin\.yaml is not a readable YAML .*'utf-8' codec"):
+    with pytest.raises(
+        ValueError, match=r"latin\.yaml is not a readable YAML .*'utf-8' codec.*Save it as UTF-8"
+    ):
         load_config(path)
     path.write_bytes("\ufeffdataset: {name: digits}".encode())
     assert load_config(path).dataset.name == "digits"

@@ -288,6 +288,8 @@ def test_wrong_folders_are_named(tmp_path):
     for path, meant in ((tmp_path, "imagefolder"), (Path(__file__), "table")):
         with pytest.raises(ValueError, match=f"For the path {path} write {meant}:{path}"):
             load_dataset(str(path))
+    with pytest.raises(ValueError, match=f"{__file__} is a file: unpack .* write table:{__file__}"):
+        load_dataset(f"imagefolder:{__file__}")
     fake_folder(tmp_path, {"train": 2})
     with pytest.raises(ValueError, match=r"has train/ but neither test/ nor val/"):
         load_dataset(f"imagefolder:{tmp_path}")
