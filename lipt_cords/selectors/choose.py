@@ -18,6 +18,7 @@ from lipt_cords.data.labels import labels_of
 from lipt_cords.models.features.extract import Features
 from lipt_cords.models.features.extract import features as features_of
 from lipt_cords.selectors.base import Selection, select
+from lipt_cords.selectors.brightness import unseen_brightness
 from lipt_cords.selectors.checks import check_budget
 from lipt_cords.selectors.closed_form.judge import SubsetJudge
 from lipt_cords.selectors.closed_form.kernel import nystroem
@@ -104,6 +105,9 @@ def choose_subset(
     mapped = nystroem(rows, min(LANDMARKS, count), seed)
     own = mapped[:count]
     known = leave_one_out(own, labels, balanced=balanced, device=device, precision="float32")
+    doubt = known.warning
+    if isinstance(features, str) and found.kind == "patches":
+        doubt = unseen_brightness(dataset, known, seed) or doubt
     if judging is None:
         judge = SubsetJudge.of_pool(own, labels, seed)
     else:
@@ -122,9 +126,9 @@ def choose_subset(
         scores=known.margin[pool], pilot=judge.within(pool), seed=seed, **options,
     )  # fmt: skip
     ended = time.perf_counter()
-    said = [one for one in (known.warning, chosen.info.get("warning")) if one]
-    if known.warning is not None:
-        logger.warning("choose_subset: %s", known.warning)
+    said = [one for one in (doubt, chosen.info.get("warning")) if one]
+    if doubt is not None:
+        logger.warning("choose_subset: %s", doubt)
     info = {
         **chosen.info,
         **({"warning": "; ".join(said)} if said else {}),

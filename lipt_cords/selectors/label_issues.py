@@ -15,6 +15,7 @@ from lipt_cords.data.collated import CollateFunction, collated
 from lipt_cords.data.labels import labels_of
 from lipt_cords.models.features.extract import Features
 from lipt_cords.models.features.extract import features as features_of
+from lipt_cords.selectors.brightness import unseen_brightness
 from lipt_cords.selectors.checks import as_tensor
 from lipt_cords.selectors.closed_form.ridge import OutOfSample, classes_of, leave_one_out
 from lipt_cords.selectors.confident_learning import prune_by_noise_rate
@@ -35,7 +36,8 @@ class LabelIssues:
         probabilities: (N, C) float64, out of sample; the columns are ``classes``, ascending. With
             the position of the label among them it is what cleanlab takes as ``pred_probs``.
         classes: (C,) int64.
-        warning: that the features do not tell the classes apart; None where they do.
+        warning: that the features do not tell the classes apart, or that patches do so worse than
+            brightness alone; else None.
     """
 
     indices: Tensor
@@ -114,23 +116,25 @@ def find_label_issues(
                 f"out_of_sample is of {len(out_of_sample)} other samples or labels: compute it "
                 f"from the {len(labels)} samples of this data set, in order"
             )
-        known = out_of_sample
+        known, doubt = out_of_sample, out_of_sample.warning
     elif out_of_sample is None:
         rows = features_of(dataset, features, seed=seed, device=device)
         known = leave_one_out(rows, labels, kernel="rbf", seed=seed, device=device)
+        doubt = known.warning
+        if isinstance(features, str) and rows.kind == "patches":
+            doubt = unseen_brightness(dataset, known, seed) or doubt
     else:
         given = _probabilities(out_of_sample, len(labels), len(classes))
         known = OutOfSample(given, labels, classes, ridge=0.0, error=0.0, given=given)
+        doubt = known.warning
     suspect = prune_by_noise_rate(known.probabilities, columns)
     scores = known.margin
     indices = suspect.nonzero().flatten()
     order = torch.sort(scores[indices], descending=True, stable=True).indices
     likely = classes[_without_own(known.predictions, columns, suspect).argmax(dim=1)]
-    if known.warning is not None:
-        logger.warning("find_label_issues: %s", known.warning)
-    return LabelIssues(
-        indices[order], scores, labels, likely, known.probabilities, classes, known.warning
-    )
+    if doubt is not None:
+        logger.warning("find_label_issues: %s", doubt)
+    return LabelIssues(indices[order], scores, labels, likely, known.probabilities, classes, doubt)
 
 
 def _without_own(predictions: Tensor, columns: Tensor, suspect: Tensor) -> Tensor:

@@ -56,7 +56,10 @@ def is_image(inputs: Any) -> bool:
 
 @register_features("patches", fits=is_image)
 def patches(samples: Samples) -> FeatureMap:
-    """Responses to 96 whitened patches of the pool, rectified both ways, on a grid of 3 by 3."""
+    """Responses to 96 whitened patches of the pool, rectified both ways, on a grid of 3 by 3.
+
+    Patches are centred and of one contrast: how bright a whole image is they do not see.
+    """
     some = shrunk(_images(samples.draw(FIT_IMAGES)))
     scale = _scale(some)
     draws = generator(samples.seed, "features", "patches")
@@ -73,6 +76,12 @@ def patches(samples: Samples) -> FeatureMap:
         return (responses(_images(inputs)) - mean) * spread
 
     return FeatureMap(apply, len(mean))
+
+
+def brightness(inputs: Inputs) -> Tensor:
+    """What patches do not see: mean and deviation of every channel, (B, 2 C) float64."""
+    pixels = _images(inputs).double().flatten(2)
+    return torch.cat([pixels.mean(dim=2), pixels.std(dim=2, correction=0)], dim=1)
 
 
 def _images(inputs: Any) -> Tensor:
