@@ -396,14 +396,17 @@ def _finished(name: str, problem: SelectionProblem, choice: Choice, seconds: flo
         weights = torch.ones(problem.budget)
     scores = choice.scores
     info: dict[str, Any] = {"per": problem.per, "linear_layer": problem.linear_layer}
-    info |= _missing_classes(name, problem, chosen)
+    missing = _missing_classes(name, problem, chosen)
+    info |= missing | choice.info
+    if "warning" in missing and "warning" in choice.info:
+        info["warning"] = f"{missing['warning']}; {choice.info['warning']}"
     return Selection(
         indices=indices,
         weights=weights.detach().to("cpu", torch.float32),
         scores=None if scores is None else scores.detach().to("cpu", torch.float32),
         seconds=seconds,
         name=name,
-        info={**info, **choice.info},
+        info=info,
     )
 
 

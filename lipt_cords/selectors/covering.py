@@ -17,6 +17,7 @@ from lipt_cords.selectors.base import Choice, SelectionProblem, register_selecto
 from lipt_cords.selectors.checks import check_fraction, check_scores
 from lipt_cords.selectors.closed_form.judge import SubsetJudge
 from lipt_cords.selectors.closed_form.kernel import nearest
+from lipt_cords.selectors.closed_form.principal import of_moderate_size
 from lipt_cords.selectors.coverage import COVERAGES
 from lipt_cords.selectors.coverage.kmeans import first_of_equals
 from lipt_cords.selectors.coverage.methods import CoverageFunction
@@ -86,7 +87,7 @@ def covering(
     """
     COVERAGES.entry(method)
     given = _embeddings(problem) if features is None else features
-    rows = check_rows(given, len(problem), vary=False)
+    rows = of_moderate_size(check_rows(given, len(problem), vary=False))
     if scores is None:
         if problem.pool is None:
             raise ValueError(

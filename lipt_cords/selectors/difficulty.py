@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lipt_cords.base.arrays import as_tensor
 from lipt_cords.base.randomness import generator
 from lipt_cords.base.registry import Registry
 from lipt_cords.models.gradients import LastLayerGradients
 from lipt_cords.selectors.checks import (
-    as_tensor,
     check_classes,
     check_gradients,
     check_positive,

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lipt_cords.base.arrays import as_tensor
 from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.messages import travels
 from lipt_cords.base.registry import Registry
-from lipt_cords.selectors.checks import as_tensor, check_scores
+from lipt_cords.selectors.checks import check_scores
 
 
 @travels

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lipt_cords.base.arrays import as_tensor
 from lipt_cords.data.collated import CollateFunction, collated
 from lipt_cords.data.labels import labels_of
 from lipt_cords.models.features.extract import Features
 from lipt_cords.models.features.extract import features as features_of
 from lipt_cords.selectors.brightness import unseen_brightness
-from lipt_cords.selectors.checks import as_tensor
 from lipt_cords.selectors.closed_form.ridge import OutOfSample, classes_of, leave_one_out
 from lipt_cords.selectors.confident_learning import prune_by_noise_rate
 

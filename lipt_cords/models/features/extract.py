@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lipt_cords.base.arrays import as_tensor
 from lipt_cords.base.process_memory import free_bytes
 from lipt_cords.base.sizes import show_bytes
 from lipt_cords.data.batches import dataset_length
@@ -119,15 +120,15 @@ def check_rows(values: Any, count: int | None = None, *, vary: bool = True) -> T
     """Rows of features as (N, F) float32 on the CPU.
 
     Args:
-        values: a tensor or an array.
+        values: a tensor, or an array with any strides and byte order.
         count: N; None for any.
         vary: refuse rows that are all equal.
 
     Raises:
         ValueError: another shape or number of rows, no numbers, entries that are not finite.
     """
-    rows = torch.as_tensor(values).detach()
-    if rows.ndim != 2 or rows.shape[1] == 0 or rows.is_complex():
+    rows = as_tensor("features", values)
+    if rows.ndim != 2 or rows.shape[1] == 0:
         raise ValueError(
             f"expected features of shape (samples, features), received {tuple(rows.shape)} of "
             f"{rows.dtype}: flatten what a sample is into one row"

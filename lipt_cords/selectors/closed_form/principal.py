@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ CHUNK = 16_384
 FITTED = 4_000
 """Rows that directions are fitted to."""
 OVERSAMPLED, ITERATIONS = 20, 1
+MODERATE = (1e-12, 1e12)
+"""Largest entries whose squares, and sums of millions of them, float32 holds."""
 
 
 def principal(values_NF: Tensor, width: int, seed: int = 0) -> Tensor:
@@ -25,9 +29,10 @@ def principal(values_NF: Tensor, width: int, seed: int = 0) -> Tensor:
         seed: of the draws.
 
     Returns:
-        (N, min(F, width)) float32.
+        (N, min(F, width)) float32, on another scale if values are huge or tiny.
     """
     draws = generator(seed, "principal")
+    values_NF = of_moderate_size(values_NF)
     count, features = values_NF.shape
     if count > FITTED:
         some = values_NF[torch.randperm(count, generator=draws)[:FITTED].sort().values]
@@ -49,3 +54,16 @@ def principal(values_NF: Tensor, width: int, seed: int = 0) -> Tensor:
         part = slice(start_row, start_row + CHUNK)
         rows[part] = (values_NF[part] - mean) @ directions
     return rows
+
+
+def of_moderate_size(rows: Tensor) -> Tensor:
+    """Rows over a power of two where squares of their entries do not fit into float32.
+
+    What depends on ratios of distances alone stays as it is.
+    """
+    size = max(float(part.abs().max()) for part in torch.split(rows, CHUNK))
+    if size == 0 or MODERATE[0] < size < MODERATE[1]:
+        return rows
+    exponent = math.frexp(size)[1]
+    halves = exponent // 2, exponent - exponent // 2  # one power might not be finite
+    return rows * 2.0 ** -halves[0] * 2.0 ** -halves[1]

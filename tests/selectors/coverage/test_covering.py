@@ -219,6 +219,56 @@ def test_fewer_distinct_samples_than_the_budget_are_said() -> None:
     assert len(chosen) == 12 and "only 4 samples have different features" in chosen.info["warning"]
 
 
+def test_two_warnings_are_both_said() -> None:
+    rows, labels = torch.zeros(40, 2), torch.arange(40) // 20
+    chosen = select(
+        "covering", labels, 12, features=rows, scores=torch.arange(40), cut=0.7, per="all"
+    )
+    assert chosen.info["missing_classes"] == [1]
+    assert "1 of 2 classes are not in the subset" in chosen.info["warning"]
+    assert "only 1 samples have different features" in chosen.info["warning"]
+
+
+def test_a_class_of_suspects_alone_is_not_left_out_silently() -> None:
+    draws = torch.Generator().manual_seed(0)
+    centres, labels = 6 * torch.randn(3, 4, generator=draws), torch.arange(300) % 3
+    among_others = torch.cat([labels, torch.arange(4) % 2])
+    spread = torch.tensor([1.0] * 300 + [0.1] * 4)[:, None]
+    rows = centres[among_others] + spread * torch.randn(304, 4, generator=draws)
+    data = TensorDataset(rows, torch.cat([labels, torch.full((4,), 7)]))
+    chosen = choose_subset(data, 0.2, leave_out_suspects=True)
+    assert chosen.info["missing_classes"] == [7]
+    assert "(7): all their labels are probably wrong" in chosen.info["warning"]
+
+
+@pytest.mark.parametrize("size", [2.0**100, 2.0**-100])
+@pytest.mark.parametrize("method", ["kmeans", "herding", "facility-location", "k-centre"])
+def test_huge_and_tiny_features_are_covered_as_others_are(method, size) -> None:
+    rows, labels = clusters()
+    options = {"scores": torch.arange(300.0), "cut": 0.3, "method": method}
+    chosen = select("covering", labels, 30, features=rows, **options)
+    scaled = select("covering", labels, 30, features=rows * size, **options)
+    assert torch.equal(chosen.indices, scaled.indices)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_huge_and_tiny_features_are_chosen_from_as_others_are(size) -> None:
+    rows, labels = clusters()
+    data = TensorDataset(torch.zeros(300, 1), labels)
+    found = [choose_subset(data, 0.1, features=one).info for one in (rows, rows * size)]
+    accuracies = [info["leave_one_out_accuracy"] for info in found]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.01)
+
+
+@pytest.mark.parametrize("given", ["reversed", "foreign"])
+def test_rows_may_be_any_array(given) -> None:
+    rows, labels = clusters()
+    data = TensorDataset(torch.zeros(300, 1), labels)
+    array = rows.numpy().astype(">f8") if given == "foreign" else rows.flip(0).numpy()[::-1]
+    expected = choose_subset(data, 0.1, features=rows)
+    assert torch.equal(choose_subset(data, 0.1, features=array).indices, expected.indices)
+
+
 @pytest.mark.parametrize(
     ("budget", "options", "words"),
     [
