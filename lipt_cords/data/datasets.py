@@ -315,6 +315,11 @@ def _split(
         count = min(max(1, round(val_fraction * len(labels))), len(labels) - 1)
         kept, held = stratified_split(labels, count, generator(seed, "validation split"))
         val = train.select(held)
+    if isinstance(train.data, TableRows) and len(torch.unique(labels[kept])) < 2:
+        raise ValueError(
+            f"the {len(kept):,} training rows of {name} are of one class, "
+            f"{parts.class_names[int(labels[kept][0])]}: add rows of others, or give dataset.split"
+        )
     if isinstance(train.data, TableRows):  # before some are left out, so that nets keep their shape
         train = Part(train.data.measured_on(kept), train.names)
     if without is not None:

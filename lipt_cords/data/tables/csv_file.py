@@ -23,7 +23,9 @@ from lipt_cords.base.listing import listed
 from lipt_cords.data.tables.values import Columns, Numbers, Texts
 
 ROWS = 50_000
-"""Rows that are read at once."""
+"""Most rows that are read at once."""
+VALUES = 25_000_000
+"""Most values that are: of wide tables fewer rows."""
 SEPARATORS = (",", ";", "\t", "|")
 """The one that the heading has most of separates values."""
 MISSING = ["?"]
@@ -67,6 +69,8 @@ class CsvFile:
         ]
         """Of the columns; one without a name is called by its place, such as ``column 1``."""
         refuse_twice(path, self.names)
+        self.rows = min(ROWS, max(1, VALUES // len(self.names)))
+        """Rows of a part."""
 
     def read(self, as_text: Collection[str] = ()) -> Columns:
         """Read all columns.
@@ -132,7 +136,7 @@ class CsvFile:
                     dtype=dict.fromkeys(texts, str),
                     na_values=MISSING if missing else None,
                     keep_default_na=missing,
-                    chunksize=ROWS,
+                    chunksize=self.rows,
                     low_memory=False,
                     encoding="utf-8",
                 ) as chunks:

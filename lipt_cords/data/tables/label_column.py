@@ -50,7 +50,7 @@ def label_name(path: Path, names: Sequence[str], given: str | None) -> str:
         )
     shown = f"the columns are {listed(names, 30)}"
     if given is not None:
-        alike = [name for name in names if name.lower() == given.lower()]
+        alike = [name for name in names if name.lower() == given.strip().lower()]
         hint = f"; did you mean {alike[0]!r}?" if alike else ""
         raise ValueError(f"{path} has no column {given!r} to be the label: {shown}{hint}")
     found = [name for name in names if name.lower() in USUAL]

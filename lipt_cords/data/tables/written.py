@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lipt_cords.base.files import write_atomic
-from lipt_cords.data.tables.csv_file import ROWS, CsvFile
+from lipt_cords.data.tables.csv_file import CsvFile
 from lipt_cords.data.tables.parquet_file import PARQUET, explained, opened
 
 Rows = npt.NDArray[np.int64]
@@ -36,7 +36,7 @@ def _csv(source: Path, chosen: Rows) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=table.separator, lineterminator="\n").writerow(table.heading)
     for number, chunk in enumerate(table.as_written()):
-        start = number * ROWS
+        start = number * table.rows
         places = chosen[(chosen >= start) & (chosen < start + len(chunk))] - start
         chunk.iloc[places].to_csv(
             text, sep=table.separator, header=False, index=False, lineterminator="\n"

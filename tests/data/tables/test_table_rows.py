@@ -274,6 +274,13 @@ def test_wrong_names_are_refused(
         load_dataset(name.format(path=path), **options)
 
 
+def test_training_rows_of_one_class_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,y\n1,no\n2.5,yes\n4,yes\n")
+    with pytest.raises(ValueError, match="the 1 training rows of .* are of one class, yes: add"):
+        load_dataset(f"table:{path}")
+
+
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("a,y\n")

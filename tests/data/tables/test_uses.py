@@ -133,7 +133,7 @@ def test_numbers_with_commas_are_refused(written: tuple[str | None, ...]) -> Non
         (["y", "label"], "y", "y"),
         (["a", "b"], None, "none is label, target, class, y.*--set dataset.label.*are a, b"),
         (["y", "Target"], None, "y and Target may all be it"),
-        (["Churned", "b"], "churned", "no column 'churned'.*did you mean 'Churned'"),
+        (["Churned", "b"], "churned ", "no column 'churned '.*did you mean 'Churned'"),
         (["1", "2.5"], None, "heading of t.csv holds numbers alone"),
         (["1", "yes"], None, "which column .* are 1, yes. If these are values, add a heading"),
     ],
