@@ -12,11 +12,12 @@ Everything is trained by AdamW in batches of 8, at a rate that falls linearly to
 takes, of three rates, the one that is best on validation texts in seed 0; four merges take that of
 one merge.
 
-Rows: all data for all passes; 8 workers, an eighth of the data each, merged once, or four times;
-one worker for the critical path of these, on all data, on a random eighth, and on an eighth that
-``choose_subset`` takes by the embeddings; no fine-tuning; and, in seed 0, the first two from a new
-head at the same rates, and the preset ``lipt`` as it is. Every trained row is measured a second
-time with the head fitted anew to its embeddings, which costs a forward pass a sample.
+Rows: all data for all passes; 8 workers, an eighth of the data each, merged once, or four times, or
+as the preset ``lipt-finetune`` does, at its own rate; one worker for the critical path of these, on
+all data, on a random eighth, and on an eighth that ``choose_subset`` takes by the embeddings; no
+fine-tuning; and, in seed 0, the first two from a new head at the same rates, and the preset
+``lipt`` as it is. Every trained row is measured a second time with the head fitted anew to its
+embeddings, which costs a forward pass a sample.
 
 Rows are written as they are finished; with ``--resume`` those that are there are kept. Several runs
 may write one file, if each has methods of its own (``--only``).
@@ -105,6 +106,9 @@ METHODS = {
     "chosen eighth": Method(ALL.options, MORE, "chosen"),
     "four merges": Method(
         {**MERGE.options, "type": "lipt", "rounds": 4, "outer": "average"}, rate_of="one merge"
+    ),
+    "lipt-finetune": Method(
+        {"type": "lipt-finetune", "num_workers": WORKERS}, (1e-4 * WORKERS**0.5,), as_it_is=True
     ),
     "one merge, new head": replace(MERGE, fitted_head=False, seeds=1, rate_of="one merge"),
     "all data, new head": replace(ALL, fitted_head=False, seeds=1, rate_of="all data"),

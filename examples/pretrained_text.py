@@ -93,7 +93,7 @@ with torch.no_grad():
     model.head.bias.copy_(torch.as_tensor(fitted.intercept_))
 before = accuracy(model, test)
 
-result = LiPTWarmStart(type="lipt-finetune", num_workers=4, lr=2e-4).fit(model, train)
+result = LiPTWarmStart(type="lipt-finetune", num_workers=4).fit(model, train)
 merged = accuracy(result.apply_to(model), test)
 print(
     f"{len(train)} snippets, {result.report.critical_path_passes} passes one after another: "

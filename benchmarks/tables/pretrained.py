@@ -15,6 +15,7 @@ SHOWN = {
     "chosen eighth": "an eighth by `choose_subset`",
     "one merge": "all data, 8 workers, one merge",
     "four merges": "all data, 8 workers, four merges",
+    "lipt-finetune": "all data, 8 workers of `lipt-finetune`, 25 merges",
     "all data": "all data, one worker",
 }
 """What the page calls a row."""
@@ -38,7 +39,7 @@ def pretrained() -> str:
     everything = _accuracies(_runs(results, "all data"))
     against = ", ".join(
         f"{name}: {signed([one - other for one, other in zip(mine, everything, strict=True)])}"
-        for name in ("one merge", "four merges")
+        for name in ("one merge", "four merges", "lipt-finetune")
         if (mine := _accuracies(_runs(results, name)))
     )
     alone = "".join(

@@ -155,6 +155,8 @@ class Contest:
             steps = round(passes * steps_per_epoch(self.samples, lipt.batch_size) / self.samples)
             schedule = "cosine" if annealed else "constant"
             options = alone(lipt, max(1, steps), schedule=schedule)
+        if "lr" not in given.model_fields_set:  # it may follow from the workers: here there is one
+            options.pop("lr", None)
         if method.scratch:
             options["start_from"] = "initial"
         return WarmStartConfig(**options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +38,7 @@ FINETUNE: dict[str, Any] = {
 }  # fmt: skip
 """The preset ``lipt-finetune``, where it is not the defaults; workers and merges follow."""
 FINETUNE_RATE = {"lr": 1e-4}
-"""Of its ``adamw``; another optimizer has its own."""
+"""Of its ``adamw``, for one worker; another optimizer has its own."""
 SGD: dict[str, float] = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 """Defaults of SGD, and of other optimizers where they have none of their own."""
 PRUNING = ("density", "densities", "prune_after")
@@ -95,7 +95,8 @@ class WarmStartConfig(
     hidden weight matrices takes ``sgd`` where none is given."""
     lr: float = Field(0.03, gt=0)
     """Peak learning rate, with ``muon`` of the hidden weight matrices. Left out: 0.05 for ``sgd``,
-    0.03 for ``muon``, 1e-3 for the others."""
+    0.03 for ``muon``, 1e-3 for the others; 1e-4 times the square root of the workers for the
+    ``adamw`` of ``lipt-finetune``."""
     schedule: Schedule = "wsd"
     """Learning rate over a worker's steps of all rounds; ``wsd`` holds it for three quarters, then
     falls linearly to zero. One merge already acts like a decay; many rounds gain by one."""
@@ -254,6 +255,15 @@ class WarmStartConfig(
         elif "sparsity" not in values and any(name in values for name in PRUNING):
             values = {"sparsity": "magnitude", **values}
         return with_defaults(values, "optimizer", "muon", SGD)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _rate_left_out(cls, values: Any, handler: Callable[[Any], WarmStartConfig]) -> Any:
+        made = handler(values)
+        # Left out, it follows from the workers, as they follow from the processes.
+        if isinstance(values, Mapping) and values.get("type") == "lipt-finetune":
+            made.model_fields_set.difference_update({"lr"} - values.keys())
+        return made
 
     @model_validator(mode="after")
     def _options_agree(self) -> WarmStartConfig:

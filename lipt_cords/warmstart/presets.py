@@ -5,7 +5,9 @@ Nesterov steps, and their rate falls to zero at the last merge. Steps follow fro
 data, and workers from the processes; a single process trains one worker on all data, since workers
 in turn would cost it more passes. ``lipt-once`` is the method of the paper: one merge of pruned
 workers, for machines that cannot exchange weights more than once. ``lipt-finetune`` starts from
-pretrained weights: AdamW at a small rate that falls to zero; workers and merges follow as above.
+pretrained weights: AdamW at a small rate that falls to zero, and merges more often. Its rate grows
+with the square root of the workers, since a step of all is one of a larger batch (Malladi et al.,
+NeurIPS 2022).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from lipt_cords.warmstart.config import SGD, WarmStartConfig
 from lipt_cords.warmstart.forecast import forecast
 
 MOST_MERGES = 40
-STEPS_BETWEEN_MERGES = 15
+STEPS_BETWEEN_MERGES = {"lipt": 15, "lipt-finetune": 4}
 COMMON_EPOCHS = 0.16
 """Passes of the common start, over the samples of the pool."""
 LEAST_COMMON_STEPS = 20
@@ -101,6 +103,8 @@ def scaled(
     if free and model is not None and not hidden_matrices(model, config.head):
         options["optimizer"] = "sgd"
         options |= {name: value for name, value in SGD.items() if name not in given}
+    if config.type == "lipt-finetune" and config.optimizer == "adamw" and "lr" not in given:
+        options["lr"] = config.lr * math.sqrt(workers)
     made = config.model_copy(update=options)
     try:
         made.require_agreement()
@@ -137,4 +141,4 @@ def _merges(config: WarmStartConfig, workers: int, steps: int) -> int:
     several = voted or config.stop_when is not None
     if workers == 1 and not several:
         return 1
-    return max(2 if several else 1, min(MOST_MERGES, steps // STEPS_BETWEEN_MERGES))
+    return max(2 if several else 1, min(MOST_MERGES, steps // STEPS_BETWEEN_MERGES[config.type]))

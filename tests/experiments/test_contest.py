@@ -102,6 +102,16 @@ def test_one_worker_is_as_long_as_lipt() -> None:
         assert abs(base.expected(Method.parse(name)).warmup - wanted) <= one.batch_size
 
 
+def test_one_worker_takes_the_rate_of_one_worker() -> None:
+    """That of ``lipt-finetune`` grows with the workers, unless it is given."""
+    for options, alone, several in (({}, 1e-4, 4e-4), ({"lr": 3e-4}, 3e-4, 3e-4)):
+        base = contest(warm_start={"type": "lipt-finetune", **options})
+        one, lipt = (base.warm_start(Method.parse(name)) for name in ("one-worker", "lipt"))
+        assert one is not None and lipt is not None
+        assert (lipt.num_workers, lipt.lr) == (16, several)
+        assert (one.num_workers, scaled(one, base.samples).lr) == (1, alone)
+
+
 def test_where_training_begins_and_how_often_is_selected() -> None:
     base = contest(select_every=5)
     chosen = base.configure(Method.parse("lipt+stratified/scratch/static"))

@@ -54,14 +54,18 @@ def test_fine_tuning_is_gentle_and_follows_data_and_processes():
     config = WarmStartConfig(type="lipt-finetune")
     alone, several = scaled(config, 1_600, 1), scaled(config, 1_600, 8)
     for made in (alone, several):
-        taken = (made.optimizer, made.lr, made.schedule, made.outer, made.sparsity)
-        assert taken == ("adamw", 1e-4, "linear", "average", "none")
+        taken = (made.optimizer, made.schedule, made.outer, made.sparsity)
+        assert taken == ("adamw", "linear", "average", "none")
         assert (made.batch_size, made.epochs, made.common_steps) == (8, 4.0, 0)
-    assert (alone.num_workers, alone.rounds) == (1, 1)
-    assert (several.num_workers, several.rounds) == (8, 6)  # every 15 of 100 steps
+        assert scaled(made, 1_600, 17) == made  # once is enough
+    assert (alone.num_workers, alone.rounds, alone.lr) == (1, 1, 1e-4)
+    assert (several.num_workers, several.rounds) == (8, 25)  # every 4 of 100 steps
+    assert several.lr == pytest.approx(1e-4 * 8**0.5)
+    given = WarmStartConfig(type="lipt-finetune", lr=1e-4)
+    assert scaled(given, 1_600, 8).lr == 1e-4
     assert forecast(several, 1_600).critical_passes == forecast(alone, 1_600).passes // 8
     assert WarmStartConfig(type="lipt-finetune", optimizer="adamw", lr=1e-3).lr == 1e-3
-    muon = WarmStartConfig(type="lipt-finetune", optimizer="muon")
+    muon = scaled(WarmStartConfig(type="lipt-finetune", optimizer="muon"), 1_600, 8)
     assert (muon.lr, muon.epochs) == (WarmStartConfig(optimizer="muon").lr, 4.0)
     assert WarmStartConfig.parse("lipt-finetune").type == "lipt-finetune"
     assert WarmStartConfig(**several.model_dump()) == several
