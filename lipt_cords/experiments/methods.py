@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lipt_cords.base.errors import unknown_name
-from lipt_cords.cords.strategies import BRING_IN, strategies
+from lipt_cords.cords.strategies import BRING_IN, fact_of, strategies
 
 WARMUPS = {
     "none": "",
@@ -113,10 +113,13 @@ scratch=True, every=0, spends=None)
         ('GLISTER after LiPT', 'RS2')
         >>> Method.parse("full=5+craig/static").label("GLISTER")
         'CRAIG, once, after full data (5 epochs)'
+        >>> Method.parse("none+selector/static").label("Covering")
+        'Covering'
         """
         chooser = self.strategy(strategy)
         parts = [{"Random": "random", "Full": "all data"}.get(chooser, chooser)]
-        if self.every is not None:
+        # Without a model the subset is the same however often it is chosen.
+        if self.every is not None and not (self.warmup == "none" and fact_of(chooser, "untrained")):
             parts.append(f"every {self.every} epochs" if self.every else "once")
         if self.warmup != "none":
             epochs = f" ({self.epochs} epochs)" if self.epochs else ""

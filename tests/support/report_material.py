@@ -12,7 +12,7 @@ from PIL import Image
 LABELS = {
     "random": "random", "rs2": "RS2", "full": "GLISTER after full data",
     "lipt": "GLISTER after LiPT", "one-worker": "GLISTER after one worker",
-    "rs2@total": "RS2, equal passes", "none+selector/static": "Covering, once",
+    "rs2@total": "RS2, equal passes", "none+selector/static": "Covering",
     "full-data": "all data",
 }  # fmt: skip
 COSTS = {

@@ -94,8 +94,8 @@ def test_without_lipt_the_answer_is_about_what_chooses() -> None:
     ]
     chosen = runs_of("none+selector/static", [0.90, 0.91, 0.92], 0, 0)
     assert said_of([*rivals, *chosen]) == (
-        "Use Covering, once: 10.0 points higher than RS2 here, at the same passes; three seeds "
-        "prove it. Covering, once reached 91.0 ± 1.0 %. It is 20.0 points higher than random, at "
+        "Use Covering: 10.0 points higher than RS2 here, at the same passes; three seeds "
+        "prove it. Covering reached 91.0 ± 1.0 %. It is 20.0 points higher than random, at "
         "the same passes; three seeds prove it. It is 10.0 points higher than RS2, at the same "
         "passes; three seeds prove it. It is 5.0 points lower than all data, at 5 % of the passes; "
         "three seeds prove it."
@@ -109,7 +109,7 @@ def test_without_lipt_the_answer_is_about_what_chooses() -> None:
     for run in twice:
         run["test_accuracy"] -= 0.1 * (run["fraction"] == 0.1 and run["method"] != "rs2")
     said = verdict(summarise(twice))
-    assert said.text.startswith("At 1\N{NO-BREAK SPACE}% of the data, use Covering, once")
+    assert said.text.startswith("At 1\N{NO-BREAK SPACE}% of the data, use Covering")
     assert "At 10\N{NO-BREAK SPACE}% of the data, use" in said.details[1] and not said.outcomes
 
 
