@@ -49,7 +49,17 @@ Imports = Annotated[
 ]
 
 
-Output = Annotated[Path | None, typer.Option(help="Directory for everything that is written")]
+def _directory(given: str | Path) -> Path:
+    """A directory; an empty one, as of a shell's variable that is not set, would be this one."""
+    if not str(given):
+        raise typer.BadParameter("expected a directory, received ''")
+    return Path(given)
+
+
+Output = Annotated[
+    Path | None,
+    typer.Option(parser=_directory, metavar="DIR", help="Directory for everything that is written"),
+]
 
 
 Data = Annotated[Path | None, typer.Option(help="Directory that holds the data")]

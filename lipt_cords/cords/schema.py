@@ -53,6 +53,11 @@ class DatasetConfig(ConfigSection):
     """Columns of a ``table`` by name that are used in another way than they would be: as
     ``number``, as ``category``, or ``leave-out`` (not a key of CORDS)."""
 
+    @field_validator("val_fraction", mode="before")
+    @classmethod
+    def _a_share(cls, value: Any) -> float:
+        return parse_share(value)
+
     @property
     def is_table(self) -> bool:
         """Whether the data are a table."""

@@ -186,8 +186,8 @@ def select_once(
         config: data, net, and ``dss_args`` with the strategy and its options.
         checkpoint: weights to select by: a warm start's directory, a ``.safetensors`` file, or
             the checkpoint of a run. None: the configuration's warm start is run; without one,
-            ``Covering`` chooses without a model, and for other strategies the untrained net selects
-            and a note says so.
+            ``Covering`` chooses without a model, random strategies by labels, and for others the
+            untrained net selects and a note says so.
         as_train: choose what a training of this configuration would choose first, with CORDS's
             loader, a pilot's trials and full-data epochs where it has them.
         folder: where the chosen files of an image folder are copied to, into class folders; of a
@@ -389,11 +389,11 @@ def _weights(
         result = fit_lipt(config, options, splits, model)
         result.apply_to(model)
         return "warm start", result
-    note = (
-        "an untrained net selects: its gradients say little about the data. Give --checkpoint, "
-        "or set dss_args.warm_start=lipt"
-    )
-    notes.append(note)
+    if not fact_of(config.dss_args.strategy, "labels_only"):
+        notes.append(
+            "an untrained net selects: its gradients say little about the data. Give --checkpoint, "
+            "or set dss_args.warm_start=lipt"
+        )
     return "untrained", None
 
 

@@ -143,6 +143,7 @@ def test_what_is_logged_stays_on_its_line(capsys: pytest.CaptureFixture[str]) ->
         (["train", "{config}", "--set", "dss_args.warm_start.density=1.5"], "density"),
         (["train", "{config}", "--set", "dss_args.warm_start.soup=gredy"], "'greedy'"),
         (["train", "{config}", "--output", "{config}"], "found a file"),
+        (["select", "{config}", "--output", ""], "expected a directory, received ''"),
         (["train", "{config}", "--resume"], "resuming needs the --output"),
         (["train", "{config}", "--set", "dataset.name=cifar10", "--data", "/nowhere"], "cifar10"),
         (["compare", "{config}", "--seeds", "x"], "--seeds takes a number"),

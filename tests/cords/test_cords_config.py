@@ -103,6 +103,7 @@ def test_an_empty_file_is_the_default_run(tmp_path: Path) -> None:
             {"dss_args": {"fraction": 150}},
             r"fraction: .* received 150 \(150 of 3,000 .* are 0.05\)",
         ),
+        ({"dataset": {"val_fraction": "half"}}, r"dataset\.val_fraction: expected a share"),
         ({"dss_args": {"fraction": "0,05"}}, r"a share such as 0.05 or 5%.* received '0,05'"),
         ({"dss_args": {"warm_start": "lpt"}}, r"dss_args\.warm_start: .*Did you mean 'lipt'"),
         (
