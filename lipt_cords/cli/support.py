@@ -91,7 +91,7 @@ Which labels are probably wrong?
 What would it cost to find out whether that beats a random subset?
   lipt-cords compare mine.yaml --dry-run
 Find out, and look at the page that it writes:
-  lipt-cords compare mine.yaml --output runs/mine
+  lipt-cords compare mine.yaml --output runs/compared
 Choose and train:
   lipt-cords train mine.yaml --output runs/trained
 Would a larger batch fit into a GPU's memory, and what would that cost (simulated on a CPU)?

@@ -22,6 +22,7 @@ import lipt_cords
 from lipt_cords import LiPTWarmStart, choose_subset, select, train_on_subset
 from lipt_cords.base.registry import REGISTRIES
 from lipt_cords.cli.commands import app
+from lipt_cords.cli.support import TUTORIAL
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.cords.importing import cords_version
 from lipt_cords.data import labels_of, load_dataset
@@ -217,6 +218,18 @@ def test_commands_on_the_page_are_understood(page: Path) -> None:
             continue
         command = program.get_command(program.make_context("lipt-cords", [name]), name)
         command.make_context(name, arguments)  # raises for what it does not know
+
+
+def test_pages_read_one_after_the_other_give_each_command_an_output_of_its_own() -> None:
+    """A run is refused where another command has written."""
+    lines = [words for page in PAGES for words in commands(page)]
+    lines += [shlex.split(line) for line in TUTORIAL.splitlines() if "--output" in line]
+    wrote: dict[str, set[str]] = {}
+    for words in lines:
+        if words[0] == "lipt-cords" and "--output" in words:
+            wrote.setdefault(words[words.index("--output") + 1], set()).add(words[1])
+    assert "runs/compared" in wrote
+    assert {output: names for output, names in wrote.items() if len(names) > 1} == {}
 
 
 def test_every_public_name_has_an_entry_with_all_that_a_user_asks() -> None:
