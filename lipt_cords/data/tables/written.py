@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +33,25 @@ def write_rows(source: Path, rows: Collection[int], target: Path) -> Path:
 
 def _csv(source: Path, chosen: Rows) -> bytes:
     table = CsvFile(source)
-    text = io.StringIO(newline="")
-    csv.writer(text, delimiter=table.separator, lineterminator="\n").writerow(table.heading)
+    written = [_lines([table.heading], table.separator)]
     for number, chunk in enumerate(table.as_written()):
         start = number * table.rows
         places = chosen[(chosen >= start) & (chosen < start + len(chunk))] - start
-        chunk.iloc[places].to_csv(
-            text, sep=table.separator, header=False, index=False, lineterminator="\n"
-        )
-    return text.getvalue().encode()
+        written.append(_lines(chunk.iloc[places].fillna("").to_numpy().tolist(), table.separator))
+    return "".join(written).encode()
+
+
+def _lines(rows: Sequence[Sequence[str]], separator: str) -> str:
+    text = io.StringIO(newline="")
+    # The writer leaves values with a line end of another kind than its own without quotes.
+    inside = any("\r" in value for row in rows for value in row)
+    csv.writer(
+        text,
+        delimiter=separator,
+        lineterminator="\n",
+        quoting=csv.QUOTE_ALL if inside else csv.QUOTE_MINIMAL,
+    ).writerows(rows)
+    return text.getvalue()
 
 
 def _parquet(source: Path, chosen: Rows) -> bytes:
