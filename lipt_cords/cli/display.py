@@ -212,7 +212,8 @@ def show_run(console: Console, record: RunRecord, output: Path | None) -> None:
         say(console, f"results: {output / 'results.json'}")
         if record.subsets is not None:
             chosen = len(record.subsets["epochs"])
-            which = "the only selection" if chosen == 1 else f"the last of {chosen} selections"
+            same = all(overlap == 1 for overlap in record.subsets["overlaps"])  # or there is one
+            which = "the only selection" if same else f"the last of {chosen} selections"
             say(console, f"{which}: {output / 'selected.csv'}")
     else:
         say(console, "nothing is saved: --output DIR keeps results, weights and the subset")

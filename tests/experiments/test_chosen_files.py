@@ -73,8 +73,11 @@ def test_train_writes_its_last_selection(
         "dss_args: {type: Random, selector: fast, fraction: 0.25, select_every: 1}\n"
         "train_args: {num_epochs: 2, device: cpu}\n"
     )
-    assert main(["train", str(config), "--output", str(tmp_path / "run")]) == 0
+    anew = ["--set", "dss_args.type=RS2", "--set", "dss_args.selector=null"]
+    assert main(["train", str(config), *anew, "--output", str(tmp_path / "anew")]) == 0
     assert "the last of 2 selections: " in capsys.readouterr().out
+    assert main(["train", str(config), "--output", str(tmp_path / "run")]) == 0
+    assert "the only selection: " in capsys.readouterr().out  # twice the same subset
     record = run(configured(root, select_every=1))
     assert record is not None and record.subsets is not None
     assert len(rows(tmp_path / "run")) == record.subsets["size"] == 8
