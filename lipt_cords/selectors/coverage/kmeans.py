@@ -17,6 +17,8 @@ MOST = 50
 CELLS, FITTED = 200, 10_000
 """Cells at most, and the rows that they are fitted to."""
 ITERATIONS = 10
+COMPARED = 65_536
+"""Rows that are compared at once."""
 
 
 @register_coverage("kmeans", random=True)
@@ -39,12 +41,22 @@ def kmeans(rows: Tensor, budget: int, draws: torch.Generator) -> Tensor:
 
 
 def first_of_equals(rows: Tensor) -> Tensor:
-    """The first position of every different row, ascending; rows are compared by a projection."""
+    """The first position of every different row, ascending.
+
+    Rows are compared with their neighbours along a random direction. The products themselves do not
+    tell: those of equal rows may be rounded otherwise, by where the rows stand.
+    """
     direction = torch.randn(rows.shape[1], generator=generator(0, "distinct"), dtype=torch.float64)
-    along = torch.cat([part.double() @ direction for part in torch.split(rows, 65_536)])
-    _, which = torch.unique(along, return_inverse=True)
-    first = torch.full((int(which.max()) + 1,), len(rows))
-    return first.scatter_reduce(0, which, torch.arange(len(rows)), "amin").sort().values
+    along = torch.cat([part.double() @ direction for part in torch.split(rows, COMPARED)])
+    order = torch.sort(along, stable=True).indices
+    other = torch.ones(len(rows), dtype=torch.bool)
+    for start in range(1, len(rows), COMPARED):
+        here = slice(start, start + COMPARED)
+        before = order[start - 1 : start - 1 + len(order[here])]
+        other[here] = (rows[order[here]] != rows[before]).any(dim=1)
+    which = other.cumsum(dim=0) - 1
+    first = torch.full((int(which[-1]) + 1,), len(rows))
+    return first.scatter_reduce(0, which, order, "amin").sort().values
 
 
 def _covered(rows: Tensor, first: Tensor, budget: int, draws: torch.Generator) -> Tensor:

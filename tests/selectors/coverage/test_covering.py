@@ -211,6 +211,24 @@ def test_the_margin_finds_wrong_labels() -> None:
     assert float(found.margin[wrong].median()) > float(found.margin[~wrong].quantile(0.9))
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    count=st.integers(1, 90), width=st.sampled_from([1, 7, 37, 401]), kinds=st.integers(1, 9),
+    seed=st.integers(0, 99), at_once=st.sampled_from([5, 1000]),
+)  # fmt: skip
+def test_equal_rows_are_equal_wherever_they_stand(count, width, kinds, seed, at_once) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    which = torch.randint(kinds, (count,), generator=draws)
+    rows = torch.randn(kinds, width, generator=draws)[which]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kmeans_file, "COMPARED", at_once)
+        found = kmeans_file.first_of_equals(rows)
+    expected = sorted(
+        {int(kind): place for place, kind in reversed(list(enumerate(which)))}.values()
+    )
+    assert found.tolist() == expected
+
+
 def test_fewer_distinct_samples_than_the_budget_are_said() -> None:
     rows = torch.eye(4).repeat(10, 1)
     chosen = select(
