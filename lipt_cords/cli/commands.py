@@ -303,6 +303,9 @@ def select(
     fraction: Annotated[
         str | None, typer.Option(help="Share of the training samples, such as 0.05 or 5%")
     ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="How many training samples, in place of a share")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another selection in --output")
     ] = False,
@@ -320,7 +323,7 @@ def select(
 
     \b
     lipt-cords select mine.yaml --fraction 5% --copy my-images-5-percent
-    lipt-cords select table.yaml --fraction 5% --copy 5-percent.csv
+    lipt-cords select table.yaml --samples 150 --copy 150-rows.csv
     lipt-cords select mine.yaml --checkpoint runs/warmstart --set dss_args.type=Stratified
     """
     from lipt_cords.cli.display import show_selection
@@ -329,6 +332,8 @@ def select(
     display = display_for(as_json)
     if copy is not None and link is not None:
         raise ValueError("--copy and --link both make the folder of the subset: give one of them")
+    if fraction is not None and samples is not None:
+        raise ValueError("--fraction and --samples both say how many: give one of them")
     if fraction is not None:
         overrides = [*(overrides or []), f"dss_args.fraction={parse_fraction(fraction)}"]
     settings = load_configuration(
@@ -338,6 +343,7 @@ def select(
         settings,
         checkpoint=checkpoint,
         as_train=as_train,
+        samples=samples,
         folder=copy or link,
         link=link is not None,
         output=output,

@@ -45,6 +45,7 @@ from lipt_cords.models.flops import flops_per_sample
 from lipt_cords.models.gradients import LastLayerGradients, last_layer_gradients
 from lipt_cords.models.heads import model_device
 from lipt_cords.selectors.base import Selection, select, selector_names, selector_options
+from lipt_cords.selectors.checks import check_budget
 from lipt_cords.selectors.difficulty import difficulty
 from lipt_cords.training.ledger import Ledger
 from lipt_cords.training.sources import EpochSource, SelectorSource
@@ -147,6 +148,20 @@ def fit_lipt(
 def subset_size_of(samples: int, config: RunConfig) -> int:
     """How many of that many training samples a subset has, rounded down as in CORDS."""
     return max(1, int(samples * config.dss_args.fraction))
+
+
+def of_size(config: RunConfig, budget: int, samples: int) -> RunConfig:
+    """The configuration of a subset of exactly that many of the training samples.
+
+    >>> subset_size_of(2_523, of_size(RunConfig(), 150, 2_523))
+    150
+
+    Raises:
+        ValueError: fewer than one sample, or more than there are.
+    """
+    check_budget(budget, samples)
+    # In the middle between two sizes, as sizes are rounded down.
+    return config.updated(dss_args={"fraction": min(1.0, (budget + 0.5) / samples)})
 
 
 def uses_cords(config: RunConfig, notes: list[str]) -> bool:

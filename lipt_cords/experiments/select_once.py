@@ -30,6 +30,7 @@ from lipt_cords.data.source import BatchSource
 from lipt_cords.experiments.assemble import (
     check_selection,
     fit_lipt,
+    of_size,
     pick_device,
     subset_size_of,
     warm_start_options,
@@ -86,6 +87,8 @@ class SelectionRun:
     """The file or directory of the weights, where they were given."""
     as_train: bool = False
     """Whether it is the first selection of a training."""
+    samples: int | None = None
+    """The size that was asked for in place of the configuration's fraction."""
     files: dict[str, str] = field(default_factory=dict)
     """Digests of the files that ``dataset`` names, by key: ``without``, ``split``."""
     splits: DataSplits | None = None
@@ -130,6 +133,7 @@ class SelectionRun:
             "weights_from": self.weights_from,
             "checkpoint": self.checkpoint,
             "as_train": self.as_train,
+            "samples": self.samples,
             "files": self.files,
             "accuracy": {"subset": report.subset_accuracy, "pool": report.pool_accuracy},
             "warning": report.warning,
@@ -173,6 +177,7 @@ def select_once(
     *,
     checkpoint: str | Path | None = None,
     as_train: bool = False,
+    samples: int | None = None,
     folder: str | Path | None = None,
     link: bool = False,
     output: str | Path | None = None,
@@ -190,6 +195,7 @@ def select_once(
             untrained net selects and a note says so.
         as_train: choose what a training of this configuration would choose first, with CORDS's
             loader, a pilot's trials and full-data epochs where it has them.
+        samples: size of the subset, in place of ``dss_args.fraction``.
         folder: where the chosen files of an image folder are copied to, into class folders; of a
             table, the new file that gets the chosen rows.
         link: make links to files in place of copies.
@@ -230,12 +236,16 @@ def select_once(
     if where is not None and is_main_process():
         asked = {
             "config": config.to_dict(), "checkpoint": known, "as_train": as_train, "files": files,
+            "samples": samples,
         }  # fmt: skip
         _refuse_other(where, asked, overwrite)
     notes: list[str] = []
     device = pick_device(config.train_args.device, notes)
     splits = load_splits(config, on_data) if splits is None else splits
     notes += splits.left_out.notes()
+    asked_for = config.to_dict()
+    if samples is not None:
+        config = of_size(config, samples, len(splits.train))  # type: ignore[arg-type]
     memory = PeakMemory(device)
     budget = subset_size_of(len(splits.train), config)  # type: ignore[arg-type]
     weights_seconds = 0.0
@@ -276,9 +286,10 @@ def select_once(
             "total": time.perf_counter() - started,
         },
         peak_memory_bytes=memory.read(),
-        config=config.to_dict(),
+        config=asked_for,
         checkpoint=known,
         as_train=as_train,
+        samples=samples,
         files=files,
         splits=splits,
         notes=notes,

@@ -239,6 +239,36 @@ def test_the_command(
     assert "no weights at" in capsys.readouterr().err.replace("\n", " ")
 
 
+@pytest.mark.parametrize("samples", [1, 7, 149, 150])
+def test_a_number_of_samples_is_met_exactly(digits: DataSplits, samples: int) -> None:
+    for config in (_config(type="Random"), _config(type="Covering")):
+        assert len(_once(config, splits=digits, samples=samples).selection) == samples
+    trained = _once(_config(type="Covering"), splits=digits, samples=samples, as_train=True)
+    assert len(trained.selection) == samples
+
+
+def test_a_number_of_samples_that_cannot_be_met_is_refused(
+    digits: DataSplits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match="between 1 and the pool's 150 samples, received 151"):
+        select_once(_config(type="Random"), splits=digits, samples=151, output=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+    (tmp_path / "c.yaml").write_text("dss_args: {type: Random}\n")
+    command = ["select", str(tmp_path / "c.yaml"), "--samples", "5", "--fraction", "5%"]
+    assert main(command) == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
+def test_the_number_of_samples_belongs_to_what_was_asked_for(
+    digits: DataSplits, tmp_path: Path
+) -> None:
+    config = _config(type="Random")
+    for _ in range(2):
+        _once(config, splits=digits, samples=7, output=tmp_path)
+    with pytest.raises(ValueError, match="another selection .samples is 7"):
+        select_once(config, splits=digits, output=tmp_path)
+
+
 def test_an_output_is_written_over_by_the_same_selection_alone(
     digits: DataSplits, tmp_path: Path
 ) -> None:
