@@ -91,7 +91,7 @@ def test_classes_that_vanish_from_the_whole_pool_or_from_batches_are_told(
             "grand", pool(42, 6, labels=labels), 8, per=per, batch_size=4, scores=scores
         )
         assert chosen.info["missing_classes"] == [3, 5]
-        assert "2 of 3 classes are not in the subset (3, 5): per='class' chooses" in caplog.text
+        assert "2 of 3 classes are not in the subset (3, 5): per='class'" in caplog.text
     caplog.clear()
     chosen = select("rs2", labels, 8, per="all", epoch=0)
     assert set(chosen.info.get("missing_classes", [])) <= {3, 5}
