@@ -187,7 +187,7 @@ def test_processes_give_the_same_results_and_a_shared_warm_start_is_billed_to_al
     one_thread: None,
 ) -> None:
     methods = ["random", "lipt", "lipt+random/scratch"]
-    given = {"methods": methods, "seeds": [0, 1], "fractions": [0.2, 0.3]}
+    given = {"methods": methods, "seeds": [1], "fractions": [0.2, 0.3]}
     seen: set[tuple[str, float, int]] = set()
 
     def on_wait(running: Sequence[tuple[PlannedRun, CurvePoint | None]]) -> None:

@@ -239,12 +239,14 @@ def test_the_command(
     assert "no weights at" in capsys.readouterr().err.replace("\n", " ")
 
 
-@pytest.mark.parametrize("samples", [1, 7, 149, 150])
-def test_a_number_of_samples_is_met_exactly(digits: DataSplits, samples: int) -> None:
-    for config in (_config(type="Random"), _config(type="Covering")):
-        assert len(_once(config, splits=digits, samples=samples).selection) == samples
-    trained = _once(_config(type="Covering"), splits=digits, samples=samples, as_train=True)
-    assert len(trained.selection) == samples
+def test_a_number_of_samples_is_met_exactly(digits: DataSplits) -> None:
+    for samples in (1, 7, 149, 150):
+        assert (
+            len(_once(_config(type="Random"), splits=digits, samples=samples).selection) == samples
+        )
+    for as_train in (False, True):
+        made = _once(_config(type="Covering"), splits=digits, samples=13, as_train=as_train)
+        assert len(made.selection) == 13
 
 
 def test_a_number_of_samples_that_cannot_be_met_is_refused(

@@ -44,8 +44,8 @@ def of(language: str) -> list[Any]:
 def what_a_reader_has() -> dict[str, Any]:
     """A model, data and gradients, which the pages about them take for granted."""
     draws = torch.Generator().manual_seed(0)
-    labels = torch.arange(6000) % 3
-    inputs = torch.randn(6000, 6, generator=draws) + 2 * labels[:, None]
+    labels = torch.arange(3000) % 3
+    inputs = torch.randn(3000, 6, generator=draws) + 2 * labels[:, None]
     torch.manual_seed(0)
     return {
         "__name__": "__main__",
@@ -64,8 +64,8 @@ HOLDS = {
     "distributed.md": "warm_start.config.processes == 4",
     "memory.md": "planner.report().measured_peak <= planner.budget",
     "quick-start.md": "result.val_accuracy > 0.8 and len(subset) == 65",
-    "selectors.md": "len(x) == len(y) == len(w) and scored.scores.shape == (6000,)",
-    "trainers.md": "len(loader) == 38 and loss.isfinite() and len(loader.selection) == 600",
+    "selectors.md": "len(x) == len(y) == len(w) and scored.scores.shape == (3000,)",
+    "trainers.md": "len(loader) == 19 and loss.isfinite() and len(loader.selection) == 300",
     "unlearning.md": "head.distance().ratio <= 0.1 and not set(indices.tolist()) & {17, 400}",
     "warm-start.md": "result.report.critical_path_passes < result.report.passes",
     "without-cords.md": "loss.isfinite() and warm.report.merged_accuracy > 0.9",

@@ -52,7 +52,7 @@ def whole() -> WarmStartResult:
     return fit()
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(st.sets(st.integers(0, 95), min_size=1, max_size=4))
 def test_forgetting_gives_the_bits_of_never_having_had(whole: Any, gone: set[int]) -> None:
     left = whole.forget(sorted(gone))
