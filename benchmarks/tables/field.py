@@ -25,9 +25,10 @@ def field() -> str:
                     *(spread(cell) if cell else "-" for cell in cells),
                 ]
             )
-        head = ("Method", "Scoring, epochs of the pool", *(f"{one:.0%}" for one in fractions))
+        shown = [f"{100 * one:.0f} %" for one in fractions]
+        head = ("Method", "Scoring, epochs of the pool", *shown)
         alike = {
-            "iterations": "equally long at every method of a fraction",
+            "iterations": "equally long",
             "epochs": "200 epochs of every subset",
         }[settings["match"]]
         text += (

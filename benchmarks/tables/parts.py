@@ -67,7 +67,10 @@ def _machine(place: dict[str, Any]) -> str:
 
 def _revision(results: dict[str, Any], place: dict[str, Any]) -> str:
     resumed = dict.fromkeys(
-        (one["revision"], one["machine"]["processor"]) for one in results.get("resumed", [])
+        (one["revision"], one["machine"]["processor"])
+        for one in results.get("resumed", [])
+        if one["revision"] != place["revision"]
+        or one["machine"]["processor"] != place["machine"]["processor"]
     )
     later = "".join(f" (completed at {one}, on {processor})" for one, processor in resumed)
     of_runs = dict.fromkeys(
