@@ -252,7 +252,7 @@ class WarmStartConfig(
         elif values.get("type") == "lipt-finetune":
             adamw = values.get("optimizer", "adamw") == "adamw"
             values = FINETUNE | (FINETUNE_RATE if adamw else {}) | dict(values)
-        elif "sparsity" not in values and any(name in values for name in PRUNING):
+        if "sparsity" not in values and any(name in values for name in PRUNING):
             values = {"sparsity": "magnitude", **values}
         return with_defaults(values, "optimizer", "muon", SGD)
 

@@ -68,6 +68,7 @@ def test_fine_tuning_is_gentle_and_follows_data_and_processes():
     muon = scaled(WarmStartConfig(type="lipt-finetune", optimizer="muon"), 1_600, 8)
     assert (muon.lr, muon.epochs) == (WarmStartConfig(optimizer="muon").lr, 4.0)
     assert WarmStartConfig.parse("lipt-finetune").type == "lipt-finetune"
+    assert WarmStartConfig(type="lipt-finetune", density=0.5).sparsity == "magnitude"
     assert WarmStartConfig(**several.model_dump()) == several
 
 
