@@ -1,8 +1,8 @@
-"""One run at a time writes into a folder; a second one is told at once who does.
+"""One run at a time writes into a folder; a second one is refused at once, and the first named.
 
 The owner holds a lock on a small file in the folder. The lock dies with its process, also with a
 killed one; a suspended process keeps it. Ranks of one warm start hold it together, by a token that
-one of them makes and the others are told.
+one of them makes and sends to the others.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def traced(outputs: Tensor) -> Tensor:
     """
     if torch.is_inference_mode_enabled() or outputs.is_inference():
         raise ValueError(
-            "the head reads every token, and how its outputs are pooled is told by autograd, which "
+            "the head reads every token, and autograd finds out how its outputs are pooled, which "
             "torch.inference_mode() does not allow: call this outside of it (torch.no_grad() does "
             "no harm)"
         )

@@ -110,28 +110,28 @@ def find_label_issues(
     dataset = collated(dataset, collate_fn)
     labels = labels_of(dataset)
     classes, columns = classes_of(labels)
+    unseen = None
     if isinstance(out_of_sample, OutOfSample):
         if not torch.equal(out_of_sample.labels, labels):
             raise ValueError(
                 f"out_of_sample is of {len(out_of_sample)} other samples or labels: compute it "
                 f"from the {len(labels)} samples of this data set, in order"
             )
-        known, doubt = out_of_sample, out_of_sample.warning
+        known = out_of_sample
     elif out_of_sample is None:
         rows = features_of(dataset, features, seed=seed, device=device)
         known = leave_one_out(rows, labels, kernel="rbf", seed=seed, device=device)
-        doubt = known.warning
         if isinstance(features, str) and rows.kind == "patches":
-            doubt = unseen_brightness(dataset, known, seed) or doubt
+            unseen = unseen_brightness(dataset, known, seed)
     else:
         given = _probabilities(out_of_sample, len(labels), len(classes))
         known = OutOfSample(given, labels, classes, ridge=0.0, error=0.0, given=given)
-        doubt = known.warning
     suspect = prune_by_noise_rate(known.probabilities, columns)
     scores = known.margin
     indices = suspect.nonzero().flatten()
     order = torch.sort(scores[indices], descending=True, stable=True).indices
     likely = classes[_without_own(known.predictions, columns, suspect).argmax(dim=1)]
+    doubt = unseen or known.warning
     if doubt is not None:
         logger.warning("find_label_issues: %s", doubt)
     return LabelIssues(indices[order], scores, labels, likely, known.probabilities, classes, doubt)

@@ -27,7 +27,7 @@ _said: ContextVar[set[str] | None] = ContextVar("said", default=None)
 _hushed: ContextVar[bool] = ContextVar("hushed", default=False)
 """Whether nothing is announced."""
 _plain_lines: ContextVar[bool] = ContextVar("plain_lines", default=False)
-"""Whether steps are told in plain lines where there is no terminal."""
+"""Whether steps are shown in plain lines where there is no terminal."""
 
 
 def announce(line: str, shown: bool | None) -> None:
@@ -64,7 +64,7 @@ def hush() -> None:
 
 @contextmanager
 def plain_lines() -> Iterator[None]:
-    """Inside, steps are told where there is no terminal too, in a line every half minute."""
+    """Inside, steps are shown where there is no terminal too, in a line every half minute."""
     token = _plain_lines.set(True)
     try:
         yield
