@@ -165,7 +165,6 @@ def orthogonalised(matrices: Tensor, precision: torch.dtype | None = None) -> Te
 
     Source: Newton-Schulz iteration with the coefficients of Jordan et al., Muon, 2024.
     """
-    a, b, c = NEWTON_SCHULZ
     tiny = torch.finfo(matrices.dtype).tiny
     # First by the largest entry: squares of very small or large ones are not representable.
     largest = matrices.abs().amax(dim=(-2, -1), keepdim=True)
@@ -173,9 +172,35 @@ def orthogonalised(matrices: Tensor, precision: torch.dtype | None = None) -> Te
     norms = torch.linalg.vector_norm(scaled, dim=(-2, -1), keepdim=True)
     values = (scaled / norms.clamp_min(tiny)).to(precision or matrices.dtype)
     tall = values.shape[-2] > values.shape[-1]
-    values = values.mT if tall else values
+    wide = (values.mT if tall else values).reshape(-1, *sorted(values.shape[-2:]))
+    moved = _through_gram(wide) if wide.shape[-1] >= 2 * wide.shape[-2] else _step_by_step(wide)
+    found = (moved.mT if tall else moved).reshape(matrices.shape)
+    return found.to(matrices.dtype)
+
+
+def _step_by_step(values: Tensor) -> Tensor:
+    """Newton-Schulz as it is written: every iteration multiplies the matrices themselves."""
+    a, b, c = NEWTON_SCHULZ
     for _ in range(ITERATIONS):
         gram = values @ values.mT
-        values = a * values + (b * gram + c * (gram @ gram)) @ values
-    found: Tensor = values.mT if tall else values
-    return found.to(matrices.dtype)
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        values = torch.baddbmm(values, factor, values, beta=a)
+    return values
+
+
+def _through_gram(values: Tensor) -> Tensor:
+    """The same of wide matrices, whose long side is multiplied twice in place of six times.
+
+    An iteration multiplies X from the left with a polynomial P of G = XX', and so G becomes PGP: as
+    all of them commute, G alone is iterated, and X is multiplied once with the product of all P.
+    """
+    a, b, c = NEWTON_SCHULZ
+    gram = values @ values.mT
+    product = None
+    for left in reversed(range(ITERATIONS)):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = factor if product is None else factor @ product
+        if left:
+            gram = factor @ gram @ factor
+    return values if product is None else product @ values
