@@ -132,7 +132,8 @@ def main() -> None:
         "bytes_of_a_merge_of_16_ranks": earlier.get("bytes_of_a_merge_of_16_ranks")
         or bytes_of_a_merge(task),
         "rows": earlier.get("rows", []),
-        "provenance": provenance(),
+        "provenance": earlier.get("provenance") or provenance(),
+        "resumed": [*earlier.get("resumed", []), provenance()] if earlier else [],
     }
     done = {(row["name"], row["seed"]) for row in payload["rows"]}
     wanted = [
