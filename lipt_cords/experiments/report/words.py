@@ -63,7 +63,7 @@ def verdict(summary: Sequence[Row]) -> Verdict:
     (:func:`lipt_cords.experiments.report.summary.surely`), and loses where one of them is above it
     so; otherwise, and with a single seed, it stays open. The answer is about the fraction at which
     LiPT leads by most. Without LiPT the same is said of the best method that chooses its subset
-    without a warm-up, such as ``none+covering``.
+    without a warm-up, such as ``none+covering``; with LiPT the details set it beside random.
 
     Args:
         summary: rows of :func:`~lipt_cords.experiments.report.summary.summarise`.
@@ -99,7 +99,7 @@ def verdict(summary: Sequence[Row]) -> Verdict:
     details = []
     for fraction, some in at.items():
         said = [] if fraction == chosen else [_sentence(_answer(some)[1], fraction)]
-        said += _beside_others(some)
+        said += [*_beside_others(some), *_chosen_beside_random(some)]
         if said and several and fraction == chosen and fraction is not None:
             said[0] = f"At {percent(fraction)}: {said[0]}"
         details += [" ".join(said)] if said else []
@@ -278,6 +278,20 @@ def _beside_others(rows: Sequence[Row]) -> list[str]:
         proof = "" if alike else f"; {_proof(best, rival)}{why(surely(best, rival))}"
         said.append(f"It is {_apart(best, rival)}, {_cost(best, rival)}{proof}.")
     return said if len(said) > 1 else []
+
+
+def _chosen_beside_random(rows: Sequence[Row]) -> list[str]:
+    """With LiPT in the comparison, what else chose a subset beside a random one."""
+    chosen = [*filter(_chooses, rows)]
+    plain = [row for row in rows if row["method"] == "random"]
+    if not (chosen and plain and any(map(_is_lipt, rows))):
+        return []
+    best, (rival,) = _highest(chosen), plain
+    proof = "" if abs(best["accuracy"] - rival["accuracy"]) < SHOWN_DIGIT else _proof(best, rival)
+    return [
+        f"{best['label']}, without a warm-up, is {_apart(best, rival)}, {_cost(best, rival)}"
+        f"{'; ' * bool(proof)}{proof}."
+    ]
 
 
 def _nothing(_: int) -> str:
