@@ -151,7 +151,7 @@ def train(
     if as_json:
         print_json(record.to_dict())
     else:
-        show_run(display.console, record, output)
+        show_run(display, record, output)
 
 
 @app.command()
@@ -355,7 +355,7 @@ def select(
     if as_json:
         print_json(made.to_dict())
     else:
-        show_selection(display.console, made, output)
+        show_selection(display, made, output)
         if copy is not None or link is not None:
             what = "rows" if settings.dataset.is_table else "files"
             say(display.console, f"  {copy or link}: {len(made.selection):,} {what}")
@@ -402,7 +402,7 @@ def clean(
     if as_json:
         print_json(found.to_dict())
     else:
-        show_suspects(display.console, found, written)
+        show_suspects(display, found, written)
 
 
 @app.command()

@@ -47,6 +47,7 @@ class Display:
         self._pulse = Pulse(lambda line: say(console, line))
         self._running = ""
         self._labels: dict[str, str] = {}
+        self._told: list[str] = []
 
     def methods(self, contenders: Sequence[Method], strategy: str) -> None:
         """Call the methods of a comparison as its tables do, which fill in the strategy."""
@@ -55,6 +56,13 @@ class Display:
     def data(self, splits: DataSplits) -> None:
         """What became of the data, in one line."""
         say(self.console, str(splits))
+        self._told = splits.left_out.notes()
+
+    def notes(self, notes: Sequence[str]) -> None:
+        """What a result notes, without what the line of the data has told."""
+        for note in notes:
+            if note not in self._told:
+                say(self.console, f"note: {note}")
 
     def run(self, method: str, fraction: float, seed: int, record: RunRecord | None) -> None:
         """One line for every finished run of a comparison."""
@@ -194,7 +202,7 @@ def show_plan(
     for note in plan.notes:
         say(console, f"note: {note}")
     minutes = plan.passes / max(1.0, pace) / jobs / 60
-    time = f"{minutes:.0f} minutes" if minutes >= 2 else f"{1 + 60 * minutes:.0f} seconds"
+    time = f"{minutes:.0f} minutes" if minutes >= 2 else f"{2 + 60 * minutes:.0f} seconds"
     console.print(
         f"{len(plan.runs)} runs, {count(plan.passes)} passes with shared warm starts, about {time} "
         f"at {pace:,.0f} passes a second in {'one process' if jobs == 1 else f'each of {jobs}'}, "
@@ -203,11 +211,11 @@ def show_plan(
     )
 
 
-def show_run(console: Console, record: RunRecord, output: Path | None) -> None:
+def show_run(display: Display, record: RunRecord, output: Path | None) -> None:
     """The outcome of one run in a few lines."""
+    console = display.console
     say(console, f"{record.method}: {_outcome(record)}")
-    for note in [*record.notes, *notes_of_run(record.config, record.to_dict())]:
-        say(console, f"note: {note}")
+    display.notes([*record.notes, *notes_of_run(record.config, record.to_dict())])
     if output is not None:
         say(console, f"results: {output / 'results.json'}")
         if record.subsets is not None:
@@ -219,9 +227,9 @@ def show_run(console: Console, record: RunRecord, output: Path | None) -> None:
         say(console, "nothing is saved: --output DIR keeps results, weights and the subset")
 
 
-def show_selection(console: Console, made: SelectionRun, output: Path | None) -> None:
+def show_selection(display: Display, made: SelectionRun, output: Path | None) -> None:
     """What selected, what it reached and cost, and whether the subset is suspect."""
-    report, spent = made.report, made.seconds
+    console, report, spent = display.console, made.report, made.seconds
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     memory = ", ".join(f"{b / 2**20:,.0f} MiB {name}" for name, b in made.peak_memory_bytes.items())
     for name, value in (
@@ -239,23 +247,21 @@ def show_selection(console: Console, made: SelectionRun, output: Path | None) ->
     console.print(table)
     if report.warning:
         say(console, f"warning: {report.warning}", style="yellow")
-    for note in made.notes:
-        say(console, f"note: {note}")
+    display.notes(made.notes)
     if output is not None:
         for name in ("selection.json", "selection.npz", "selected.csv", "split.json"):
             say(console, f"  {output / name}")
 
 
-def show_suspects(console: Console, found: LabelCheck, written: Sequence[Path]) -> None:
+def show_suspects(display: Display, found: LabelCheck, written: Sequence[Path]) -> None:
     """How many labels are probably wrong, the most suspect ones, and which classes are confused."""
-    count = len(found.suspects)
+    console, count = display.console, len(found.suspects)
     say(
         console,
         f"{count:,} of {len(found.samples):,} labels are suspect; predicted from all the others, "
         f"{found.agreement:.0%} of the labels agree",
     )
-    for note in found.notes:
-        say(console, f"note: {note}")
+    display.notes(found.notes)
     if count:
         table = Table(box=None, padding=(0, 2, 0, 0))
         rows = " rows, from 0 on" if found.called == "row" else ""

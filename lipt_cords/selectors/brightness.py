@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lipt_cords.base.randomness import generator
+from lipt_cords.models.features.extract import Features
 from lipt_cords.models.features.kinds import Samples
 from lipt_cords.models.features.patches import brightness
 from lipt_cords.selectors.closed_form.ridge import OutOfSample, leave_one_out
@@ -16,6 +17,24 @@ from lipt_cords.selectors.closed_form.ridge import OutOfSample, leave_one_out
 IMAGES, LANDMARKS = 500, 200
 DEVIATIONS = 3.0
 """By which brightness must be ahead, in McNemar's test."""
+
+
+def doubt_about(
+    known: OutOfSample, dataset: Dataset[Any], asked: object, found: Features, seed: int = 0
+) -> str | None:
+    """What a user must know of predictions by features: one sentence, or None.
+
+    Args:
+        known: the predictions.
+        dataset: the samples.
+        asked: the features as the user asked for them; patches that he brings himself are his own.
+        found: what was taken.
+        seed: of the images that are looked at.
+    """
+    unseen = None
+    if isinstance(asked, str) and found.kind == "patches":
+        unseen = unseen_brightness(dataset, known, seed)
+    return unseen or known.warning
 
 
 def unseen_brightness(dataset: Dataset[Any], known: OutOfSample, seed: int = 0) -> str | None:

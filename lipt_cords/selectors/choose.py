@@ -18,7 +18,7 @@ from lipt_cords.data.labels import labels_of
 from lipt_cords.models.features.extract import Features
 from lipt_cords.models.features.extract import features as features_of
 from lipt_cords.selectors.base import Selection, select
-from lipt_cords.selectors.brightness import unseen_brightness
+from lipt_cords.selectors.brightness import doubt_about
 from lipt_cords.selectors.checks import check_budget
 from lipt_cords.selectors.closed_form.judge import SubsetJudge
 from lipt_cords.selectors.closed_form.kernel import nystroem
@@ -107,9 +107,7 @@ def choose_subset(
     mapped = nystroem(rows, min(LANDMARKS, count), seed)
     own = mapped[:count]
     known = leave_one_out(own, labels, balanced=balanced, device=device, precision="float32")
-    doubt = known.warning
-    if isinstance(features, str) and found.kind == "patches":
-        doubt = unseen_brightness(dataset, known, seed) or doubt
+    doubt = doubt_about(known, dataset, features, found, seed)
     if judging is None:
         judge = SubsetJudge.of_pool(own, labels, seed)
     else:

@@ -16,7 +16,7 @@ from lipt_cords.data.collated import CollateFunction, collated
 from lipt_cords.data.labels import labels_of
 from lipt_cords.models.features.extract import Features
 from lipt_cords.models.features.extract import features as features_of
-from lipt_cords.selectors.brightness import unseen_brightness
+from lipt_cords.selectors.brightness import doubt_about
 from lipt_cords.selectors.closed_form.ridge import OutOfSample, classes_of, leave_one_out
 from lipt_cords.selectors.confident_learning import prune_by_noise_rate
 
@@ -110,19 +110,18 @@ def find_label_issues(
     dataset = collated(dataset, collate_fn)
     labels = labels_of(dataset)
     classes, columns = classes_of(labels)
-    unseen = None
+    doubt = None
     if isinstance(out_of_sample, OutOfSample):
         if not torch.equal(out_of_sample.labels, labels):
             raise ValueError(
                 f"out_of_sample is of {len(out_of_sample)} other samples or labels: compute it "
                 f"from the {len(labels)} samples of this data set, in order"
             )
-        known = out_of_sample
+        known, doubt = out_of_sample, out_of_sample.warning
     elif out_of_sample is None:
         rows = features_of(dataset, features, seed=seed, device=device)
         known = leave_one_out(rows, labels, kernel="rbf", seed=seed, device=device)
-        if isinstance(features, str) and rows.kind == "patches":
-            unseen = unseen_brightness(dataset, known, seed)
+        doubt = doubt_about(known, dataset, features, rows, seed)
     else:
         given = _probabilities(out_of_sample, len(labels), len(classes))
         known = OutOfSample(given, labels, classes, ridge=0.0, error=0.0, given=given)
@@ -131,7 +130,6 @@ def find_label_issues(
     indices = suspect.nonzero().flatten()
     order = torch.sort(scores[indices], descending=True, stable=True).indices
     likely = classes[_without_own(known.predictions, columns, suspect).argmax(dim=1)]
-    doubt = unseen or known.warning
     if doubt is not None:
         logger.warning("find_label_issues: %s", doubt)
     return LabelIssues(indices[order], scores, labels, likely, known.probabilities, classes, doubt)
