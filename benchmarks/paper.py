@@ -101,6 +101,10 @@ TABLES: dict[str, tuple[tuple[float, ...], list[Row]]] = {
         [
             Row("GLISTER", ("full",), PLAIN, {0.01: 27.04, 0.05: 51.64, 0.1: 62.75, 0.2: 64.58}),
             Row("LiPT", ("lipt",), PLAIN, {0.01: 47.50, 0.05: 59.30, 0.1: 67.74, 0.2: 75.65}),
+            Row(
+                "the preset", ("lipt-rounds",), PLAIN,
+                {0.01: 47.50, 0.05: 59.30, 0.1: 67.74, 0.2: 75.65},
+            ),
         ],
     ),
     "soup": (
