@@ -176,15 +176,13 @@ def _fit(
 def _scaled(
     config: WarmStartConfig, ranks: Ranks, request: Request
 ) -> tuple[WarmStartConfig, list[str]]:
-    """The options for this data and these processes, said in a line; and a note for the report."""
+    """The options for this data and these processes, and a note for the report."""
     made: list[WarmStartConfig] = []
 
     def scale() -> None:
         request.check()
         samples = data_length(request.dataset, "training")
         made.append(scaled(config, samples, ranks.size, model=request.model, shards=request.shards))
-        if ranks.is_main and samples:  # no samples are refused where data is checked
-            announce(cost_line(made[0], samples), config.progress)
 
     ranks.everywhere(scale, "the options")
     by_itself = made[0].num_workers == 1 and "num_workers" not in config.model_fields_set
@@ -194,7 +192,7 @@ def _scaled(
 def _prepared(
     config: WarmStartConfig, ranks: Ranks, request: Request, held: ExitStack, owners: str | None
 ) -> tuple[RoundInputs, RunFolder | None]:
-    """The inputs of the rounds, checked and read on this rank."""
+    """The inputs of the rounds: checked, then read on this rank; before that the cost is said."""
     plan, labels, folder = prepare(config, ranks, request, held, owners)
     loss = mean_loss(request.loss, ranks.device)
     model = with_dense_gradients(copy_model(request.model)).to(ranks.device)
@@ -203,6 +201,8 @@ def _prepared(
     (flops, forward_flops), shares = ranks.on_main(
         partial(_flops, config, model, request.dataset, loss), "counting operations"
     )
+    if ranks.is_main:
+        announce(cost_line(config, data_length(request.dataset, "training")), config.progress)
     pool, validation, probe = read_data(config, ranks, plan, request.dataset, request.val_dataset)
     inputs = RoundInputs(
         config=config,
