@@ -110,7 +110,6 @@ def find_label_issues(
     dataset = collated(dataset, collate_fn)
     labels = labels_of(dataset)
     classes, columns = classes_of(labels)
-    doubt = None
     if isinstance(out_of_sample, OutOfSample):
         if not torch.equal(out_of_sample.labels, labels):
             raise ValueError(
@@ -125,6 +124,7 @@ def find_label_issues(
     else:
         given = _probabilities(out_of_sample, len(labels), len(classes))
         known = OutOfSample(given, labels, classes, ridge=0.0, error=0.0, given=given)
+        doubt = known.warning
     suspect = prune_by_noise_rate(known.probabilities, columns)
     scores = known.margin
     indices = suspect.nonzero().flatten()

@@ -173,7 +173,9 @@ def orthogonalised(matrices: Tensor, precision: torch.dtype | None = None) -> Te
     values = (scaled / norms.clamp_min(tiny)).to(precision or matrices.dtype)
     tall = values.shape[-2] > values.shape[-1]
     wide = (values.mT if tall else values).reshape(-1, *sorted(values.shape[-2:]))
-    moved = _through_gram(wide) if wide.shape[-1] >= 2 * wide.shape[-2] else _step_by_step(wide)
+    # In 16 bits, small eigenvalues of the Gram matrix are rounded below zero, and grow.
+    through_gram = wide.dtype.itemsize >= 4 and wide.shape[-1] >= 2 * wide.shape[-2]
+    moved = _through_gram(wide) if through_gram else _step_by_step(wide)
     found = (moved.mT if tall else moved).reshape(matrices.shape)
     return found.to(matrices.dtype)
 

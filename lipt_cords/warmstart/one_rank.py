@@ -201,8 +201,8 @@ def _prepared(
     (flops, forward_flops), shares = ranks.on_main(
         partial(_flops, config, model, request.dataset, loss), "counting operations"
     )
-    if ranks.is_main:
-        announce(cost_line(config, data_length(request.dataset, "training")), config.progress)
+    said = cost_line(config, data_length(request.dataset, "training"))
+    ranks.on_main(partial(announce, said, config.progress), "saying the cost")
     pool, validation, probe = read_data(config, ranks, plan, request.dataset, request.val_dataset)
     inputs = RoundInputs(
         config=config,

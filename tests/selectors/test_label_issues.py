@@ -127,6 +127,14 @@ def test_equal_probabilities_are_as_high_as_their_mean() -> None:
     assert sorted(found.indices.tolist()) == [100, 150]
 
 
+def test_own_probabilities_that_tell_nothing_are_doubted() -> None:
+    labels = torch.arange(200) % 2
+    chances = torch.softmax(torch.randn(200, 2, generator=torch.Generator().manual_seed(0)), dim=1)
+    data = TensorDataset(torch.rand(200, 2), labels)
+    found = find_label_issues(data, out_of_sample=chances.double())
+    assert found.warning is not None and "do not tell the classes apart" in found.warning
+
+
 def test_one_class_cannot_be_judged() -> None:
     one = TensorDataset(torch.rand(9, 2), torch.zeros(9).long())
     with pytest.raises(ValueError, match="at least two classes"):

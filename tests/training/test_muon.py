@@ -84,7 +84,7 @@ def test_wide_matrices_move_through_their_gram_matrix_as_step_by_step(
         made = orthogonalised(given.to(dtype))
         assert torch.allclose((made.mT if tall else made).double(), values, atol=error)
     halved = orthogonalised(given.float(), torch.bfloat16)
-    assert float(torch.linalg.matrix_norm(halved, 2).max()) < 1.4  # 1.2 in exact arithmetic
+    assert float(torch.linalg.matrix_norm(halved, 2).max()) < 1.25  # 1.21 in exact arithmetic
 
 
 @given(st.integers(1, 4), st.booleans(), st.sampled_from([(6, 4), (4, 3, 3, 3), (7, 2, 5), (3, 9)]))

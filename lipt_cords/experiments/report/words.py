@@ -275,7 +275,8 @@ def _beside_others(rows: Sequence[Row]) -> list[str]:
     others = [(row, _nothing) for row in dearer if row["method"] not in named]
     for rival, why in (*_controls(rows), *others):
         alike = abs(best["accuracy"] - rival["accuracy"]) < SHOWN_DIGIT
-        proof = "" if alike else f"; {_proof(best, rival)}{why(surely(best, rival))}"
+        tries = len(subjects)
+        proof = "" if alike else f"; {_proof(best, rival, tries)}{why(surely(best, rival, tries))}"
         said.append(f"It is {_apart(best, rival)}, {_cost(best, rival)}{proof}.")
     return said if len(said) > 1 else []
 
@@ -287,7 +288,8 @@ def _chosen_beside_random(rows: Sequence[Row]) -> list[str]:
     if not (chosen and plain and any(map(_is_lipt, rows))):
         return []
     best, (rival,) = _highest(chosen), plain
-    proof = "" if abs(best["accuracy"] - rival["accuracy"]) < SHOWN_DIGIT else _proof(best, rival)
+    alike = abs(best["accuracy"] - rival["accuracy"]) < SHOWN_DIGIT
+    proof = "" if alike else _proof(best, rival, len(chosen))
     return [
         f"{best['label']}, without a warm-up, is {_apart(best, rival)}, {_cost(best, rival)}"
         f"{'; ' * bool(proof)}{proof}."
