@@ -120,6 +120,12 @@ QUESTIONS: dict[str, list[Part]] = {
             optimizer=MUON,
             batch_size=16,
         ),
+        Part(  # the preset on all data for the whole budget: its soup, before any training
+            ("lipt+rs2",),
+            terms={"subset_passes": 2_000},
+            warm_start={**BF16, "num_workers": 1, "epochs": 5.0},
+            optimizer=MUON,
+        ),
     ],
 }  # fmt: skip
 
