@@ -27,6 +27,7 @@ from benchmarks.tables.headline import headline
 from benchmarks.tables.label_issues import LABEL_ISSUES
 from benchmarks.tables.long_tail import LONG_TAIL
 from benchmarks.tables.memory import MEMORY
+from benchmarks.tables.muon import MUON
 from benchmarks.tables.paper import PAPER
 from benchmarks.tables.parts import load, markdown, origin
 from benchmarks.tables.preset import PRESET
@@ -81,7 +82,7 @@ TABLES: dict[str, Callable[[], str]] = {
     for table in (
         selection, selection_imagenet, *CHOOSING, *CHOOSING_COST, *LABEL_ISSUES,
         *WRONG_LABELS, *RIVALS, *LONG_TAIL, *TEXT_AND_TABLES, *PRETRAINED, *QUESTIONS, *PRESET,
-        *PAPER, *DISTRIBUTED, *RELIABILITY, *CHEAPER, *MEMORY, *UNLEARNING, field, headline,
+        *MUON, *PAPER, *DISTRIBUTED, *RELIABILITY, *CHEAPER, *MEMORY, *UNLEARNING, field, headline,
     )
 }  # fmt: skip
 
