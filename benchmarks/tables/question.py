@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.tables.parts import markdown, origin, results_of, spread
+from lipt_cords.experiments.report.summary import accuracy_text, is_soup
 
 SELECTORS = ("glister", "gradmatch", "craig")
 Runs = list[dict[str, Any]]
@@ -184,23 +185,31 @@ def passes_for(ladder: list[tuple[float, float]], accuracy: float) -> float | No
     return None
 
 
+def whole_budget(results: dict[str, Any]) -> dict[str, Any]:
+    """The summary of the preset that spends the whole budget itself: its soup."""
+    (row,) = [row for row in results["parts"][2]["summary"] if is_soup(row)]
+    found: dict[str, Any] = row
+    return found
+
+
 def equal_total() -> str:
-    """Everybody spends the same passes in all: on one machine, and with 16 workers."""
+    """Everybody spends the same passes, in batches of 16 and of 64."""
     text = ""
     for name, results in asked("budget"):
-        for part in range(len(results["parts"])):
-            rows = [
-                [
-                    runs[0]["label"],
-                    spread(accuracies(runs)),
-                    f"{mean(runs, 'critical_passes'):,.0f}",
-                    f"{mean(runs, 'passes'):,.0f}",
-                ]
-                for runs in by_method(results, part).values()
+        rows = [
+            [
+                runs[0]["label"],
+                f"{part['config']['dataloader']['batch_size']}",
+                spread(accuracies(runs)),
+                f"{mean(runs, 'warmup_passes'):,.0f}",
             ]
-            head = ("Method", "Test accuracy, %", "Passes, critical path", "in all")
-            text += heading(name, results, part) + markdown(head, rows) + "\n"
-        text += origin(results).lstrip("\n") + "\n"
+            for number, part in enumerate(results["parts"][:2])
+            for method, runs in by_method(results, number).items() if method != "random"
+        ]  # fmt: skip
+        alone = whole_budget(results)
+        rows.append(["LiPT alone", "16", accuracy_text(alone), f"{alone['passes']:,.0f}"])
+        head = ("Method", "Batch", "Test accuracy, %", "Passes of the warm-up")
+        text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
     return text
 
 
