@@ -51,12 +51,12 @@ def headline() -> str:
             _tax,
         ),
         (
-            "LiPT, then RS2, against training on all data to equal accuracy",
+            "LiPT, then RS2, against training on all data in batches of 64 to equal accuracy",
             dict(asked("end-to-end")),
             _end_to_end,
         ),
         (
-            "LiPT in one process, on all data, against RS2 and ordinary training at equal passes",
+            "LiPT in one process against RS2 and training on all data, equal passes of Muon",
             dict(asked("budget")),
             _budget,
         ),

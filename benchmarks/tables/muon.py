@@ -14,7 +14,7 @@ def muon() -> str:
     ]
     step = found["resnet18_step"]
     rows += [
-        ["step of ResNet-18, of an SGD step's time", f"{step['muon_over_sgd']:.0f}"],
+        ["update of ResNet-18, of SGD's time", f"{step['muon_over_sgd']:.0f}"],
         ["Muon as usually written, of our time",
          f"{step['plain_muon_over_muon']:.1f}"],
     ]  # fmt: skip

@@ -72,7 +72,12 @@ def _revision(results: dict[str, Any], place: dict[str, Any]) -> str:
         if one["revision"] != place["revision"]
         or one["machine"]["processor"] != place["machine"]["processor"]
     )
-    later = "".join(f" (completed at {one}, on {processor})" for one, processor in resumed)
+    at: dict[str, list[str]] = {}
+    for one, processor in resumed:
+        at.setdefault(processor, []).append(one)
+    later = "".join(
+        f" (completed at {', '.join(some)}, on {processor})" for processor, some in at.items()
+    )
     of_runs = dict.fromkeys(
         run["revision"]
         for part in results.get("parts", [])
