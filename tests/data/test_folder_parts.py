@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 
@@ -135,4 +136,6 @@ def test_the_command_says_what_became_of_the_data(
     assert main([*command, "--skip-unreadable"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("20 images: 16 for training, 2 for validation, 2 for testing; 3 unread")
-    assert "note: 3 unreadable left out: cat/empty.jpg (empty)" in shown
+    assert shown.count("3 unreadable left out: cat/empty.jpg (empty)") == 1  # not noted again
+    notes = json.loads((tmp_path / "out" / "selection.json").read_text())["notes"]
+    assert any("3 unreadable left out: cat/empty.jpg (empty)" in one for one in notes)
