@@ -8,7 +8,7 @@ process, and with half of its critical path. tax: RS2 on a tenth after the prese
 three, five and ten epochs on all data, where Muon trains everything. end-to-end: passes until an
 accuracy, against training on all data; everybody trains with Muon. budget: everybody spends the
 same passes in all and trains with Muon, with the preset in one process; its batches are smaller, so
-that its rivals train with those too, one of them with the same three epochs by the plain trainer.
+that its rivals train with those too, one of them after the same three epochs along a cosine.
 ResNet-8, a pool of 20,000 images, 16 workers where a warm start does not say how many. Interrupted
 runs go on where they stopped.
 """

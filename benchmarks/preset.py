@@ -28,9 +28,9 @@ import torch
 
 from benchmarks.frontier import POOL, WORKERS, arguments, task_and_references
 from benchmarks.gradient_signal import Task, quality, signal_of, train_plainly
+from benchmarks.rows import origins
 from lipt_cords import LiPTWarmStart
 from lipt_cords.base.files import output_directory, read_json, write_json
-from lipt_cords.base.provenance import provenance
 
 CRITICAL = 13_200
 """Passes on the critical path of the preset with 16 workers on 20,000 samples."""
@@ -132,8 +132,7 @@ def main() -> None:
         "bytes_of_a_merge_of_16_ranks": earlier.get("bytes_of_a_merge_of_16_ranks")
         or bytes_of_a_merge(task),
         "rows": earlier.get("rows", []),
-        "provenance": earlier.get("provenance") or provenance(),
-        "resumed": [*earlier.get("resumed", []), provenance()] if earlier else [],
+        **origins(earlier),
     }
     done = {(row["name"], row["seed"]) for row in payload["rows"]}
     wanted = [

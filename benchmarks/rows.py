@@ -32,8 +32,15 @@ def begun(
         "data": args.set,
         "settings": {"net": "resnet8", **settings},
         "rows": kept["rows"],
+        **origins(kept),
+    }
+
+
+def origins(kept: dict[str, Any]) -> dict[str, Any]:
+    """Where the first rows of a file were made, and where the others: here, if it has some."""
+    return {
         "provenance": kept.get("provenance") or provenance(),
-        "resumed": [*kept.get("resumed", []), provenance()] if kept["rows"] else [],
+        "resumed": [*kept.get("resumed", []), provenance()] if kept.get("rows") else [],
     }
 
 

@@ -196,13 +196,18 @@ def _through_gram(values: Tensor) -> Tensor:
     An iteration multiplies X from the left with a polynomial P of G = XX', and so G becomes PGP: as
     all of them commute, G alone is iterated, and X is multiplied once with the product of all P.
     """
-    a, b, c = NEWTON_SCHULZ
     gram = values @ values.mT
-    product = None
-    for left in reversed(range(ITERATIONS)):
-        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal(dim1=-2, dim2=-1).add_(a)
-        product = factor if product is None else factor @ product
-        if left:
-            gram = factor @ gram @ factor
-    return values if product is None else product @ values
+    product = factor = _polynomial(gram)
+    for _ in range(ITERATIONS - 1):
+        gram = factor @ gram @ factor
+        factor = _polynomial(gram)
+        product = factor @ product
+    return product @ values
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """What an iteration multiplies matrices with, from their Gram matrix: a I + b G + c GG."""
+    a, b, c = NEWTON_SCHULZ
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=-2, dim2=-1).add_(a)
+    return factor
