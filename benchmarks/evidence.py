@@ -5,12 +5,12 @@
 warm-up: the preset ``lipt`` in place of CORDS's full-data warm-up, before RS2 and before GLISTER,
 GradMatch and CRAIG re-selected as in CORDS. one-process: the same with the preset in one process,
 where it is one worker. tax: RS2 on a tenth after the preset and after two, three, five and ten
-epochs on all data, where Muon trains everything. end-to-end: passes until an accuracy, against
-training on all data; everybody trains with Muon. budget: everybody spends the same passes in all
-and trains with Muon, with the preset in one process; its batches are smaller, so that its rivals
-train with those too, one of them after the same three epochs along a cosine. ResNet-8, a pool of
-20,000 images, 16 workers where a warm start does not say how many. Interrupted runs go on where
-they stopped.
+epochs on all data, where Muon trains everything, with CORDS's cosine. end-to-end: the preset, and
+RS2 after it, against training on all data until the same accuracy. budget: everybody spends the
+same passes in all, with the preset in one process; two of them also with a cosine. In these two
+everybody trains with Muon in batches of 16, and the rate is held and then falls, as the preset's.
+ResNet-8, a pool of 20,000 images, 16 workers where a warm start does not say how many. Interrupted
+runs go on where they stopped.
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ POOL = 20_000
 BF16: dict[str, Any] = {"precision": "bf16"}
 """The preset, and nothing else of the warm start."""
 HALF: dict[str, Any] = {**BF16, "common_steps": 100, "local_steps": 312, "rounds": 20}
+ALONE: dict[str, Any] = {**BF16, "num_workers": 1}
 SGD: dict[str, Any] = {"lr": 0.05, "nesterov": True}
 MUON: dict[str, Any] = {"type": "muon"}
+COSINE: dict[str, Any] = {"type": "cosine_annealing"}
+BUDGET: dict[str, Any] = {"equal": "total", "budget": 100_000}
 SELECTORS = ("glister", "gradmatch", "craig")
 
 
@@ -56,6 +59,8 @@ class Part:
     optimizer: dict[str, Any] = field(default_factory=lambda: SGD)
     """Of everything but the warm start, which has its own."""
     batch_size: int = 64
+    """Of everything but the warm start."""
+    scheduler: dict[str, Any] = field(default_factory=dict)
     """Of everything but the warm start."""
 
 
@@ -74,52 +79,39 @@ QUESTIONS: dict[str, list[Part]] = {
         Part(
             ("lipt+rs2", *(f"lipt+{kind}" for kind in SELECTORS)),
             terms={"subset_passes": 40_000},
-            warm_start={**BF16, "num_workers": 1},
+            warm_start=ALONE,
         )
     ],
     "tax": [
-        Part(
-            ("rs2", "one-worker-annealed+rs2", "lipt+rs2", "full=10+rs2"),
-            terms={"subset_passes": 40_000},
-            optimizer=MUON,
-        ),
-        Part(
-            ("lipt+rs2",), terms={"subset_passes": 40_000}, warm_start=HALF, optimizer=MUON
-        ),
-        Part(
-            ("full=2+rs2", "full=3+rs2", "full=5+rs2"),
-            terms={"subset_passes": 40_000},
-            optimizer=MUON,
-        ),
+        Part(methods, terms={"subset_passes": 40_000}, warm_start=warm, optimizer=MUON,
+             scheduler=COSINE)
+        for methods, warm in (
+            (("rs2", "one-worker-annealed+rs2", "lipt+rs2", "full=10+rs2"), BF16),
+            (("lipt+rs2",), HALF),
+            (("full=2+rs2", "full=3+rs2", "full=5+rs2"), BF16),
+        )
     ],
     "end-to-end": [
-        # 20 epochs: 10,000, 20,000 and 40,000 passes on subsets; RS2 alone also 80,000.
-        Part(("lipt+rs2", "rs2"), fractions=(0.025, 0.05, 0.1), optimizer=MUON),
+        # 20 epochs: 10,000 and 40,000 passes on subsets.
+        Part(("lipt+rs2", "rs2"), fractions=(0.025, 0.1), optimizer=MUON, batch_size=16),
         *(
-            Part(("full-data",), terms={"subset_passes": epochs * POOL // 10}, optimizer=MUON)
-            for epochs in (3, 6, 12)
+            Part(("full-data",), terms={"subset_passes": epochs * POOL // 10}, optimizer=MUON,
+                 batch_size=16)
+            for epochs in (2, 3, 6)
         ),
-        Part(("rs2",), fractions=(0.2,), optimizer=MUON),
     ],
     "budget": [
         Part(
-            ("random", "rs2", "lipt+rs2", "full-data"),
-            terms={"equal": "total", "budget": 100_000},
-            warm_start={**BF16, "num_workers": 1},
-            optimizer=MUON,
-        ),
-        Part(  # the preset's own batch, in one process
-            ("rs2", "lipt+rs2", "full-annealed=3+rs2", "full-data"),
-            terms={"equal": "total", "budget": 100_000},
-            warm_start={**BF16, "num_workers": 1},
-            optimizer=MUON,
-            batch_size=16,
+            ("random", "rs2", "lipt+rs2", "full-data"), terms=BUDGET, warm_start=ALONE,
+            optimizer=MUON, batch_size=16,
         ),
         Part(  # the preset on all data for the whole budget: its soup, before any training
-            ("lipt+rs2",),
-            terms={"subset_passes": 2_000},
-            warm_start={**BF16, "num_workers": 1, "epochs": 5.0},
-            optimizer=MUON,
+            ("lipt+rs2",), terms={"subset_passes": 2_000}, warm_start={**ALONE, "epochs": 5.0},
+            optimizer=MUON, batch_size=16,
+        ),
+        Part(
+            ("rs2", "full-data"), terms=BUDGET, optimizer=MUON, batch_size=16,
+            scheduler={"type": "cosine"},
         ),
     ],
 }  # fmt: skip
@@ -134,6 +126,7 @@ def configuration(name: str, data: Path, part: Part) -> RunConfig:
             "model": {"architecture": "resnet8"},
             "dataloader": {"batch_size": part.batch_size},
             "optimizer": part.optimizer,
+            "scheduler": part.scheduler,
             "dss_args": {
                 "type": "GLISTER", "selector": "fast", "fraction": 0.1, "select_every": 5,
                 "warm_start": part.warm_start,

@@ -7,7 +7,6 @@ is as good as a long one if it ranks the pool's samples alike and its class grad
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from lipt_cords.models import build_model
 from lipt_cords.models.gradients import last_layer_gradients
 from lipt_cords.models.matrices import hidden_matrices
 from lipt_cords.training.optimizers import OPTIMIZERS, OptimizerOptions
+from lipt_cords.training.schedules import Schedule, rate_factor
 from lipt_cords.warmstart.merge.batchnorm import refresh_batchnorm
 from lipt_cords.warmstart.watch.probe import class_mean_gradients
 from lipt_cords.warmstart.watch.stability import spearman
@@ -80,9 +80,10 @@ def train_plainly(
     batch: int,
     lr: float,
     passes: int,
-    schedule: str,
+    schedule: Schedule,
     seed: int,
     optimizer: str = "sgd",
+    momentum: float = 0.9,
     at: Sequence[int] = (),
     tell: Callable[[int, nn.Module], None] = lambda passes, model: None,
 ) -> nn.Module:
@@ -94,17 +95,17 @@ def train_plainly(
         batch: samples in a step.
         lr: peak rate; with a schedule that falls it is reached after 20 steps.
         passes: samples to train on.
-        schedule: ``constant``, ``cosine`` or ``linear``.
+        schedule: ``constant``, ``cosine``, ``linear`` or ``wsd``.
         seed: of the order.
-        optimizer: ``sgd``, or ``muon`` with the rate ``lr`` for hidden matrices; both with Nesterov
-            momentum 0.9.
+        optimizer: ``sgd``, or ``muon`` with the rate ``lr`` for hidden matrices.
+        momentum: of both, Nesterov's.
         at: passes at which to tell, beside the end.
         tell: called with the passes so far and the model.
     """
     model.to(memory_format=LAYOUT).train()
     images, labels = task.pool[0].contiguous(memory_format=LAYOUT), task.pool[1]
     options = OptimizerOptions(
-        lr=lr, momentum=0.9, nesterov=True, fused=True, precision=torch.bfloat16,
+        lr=lr, momentum=momentum, nesterov=True, fused=True, precision=torch.bfloat16,
         weight_decay=5e-4 if optimizer == "sgd" else 0.0,
         matrices=tuple(hidden_matrices(model)),
     )  # fmt: skip
@@ -117,8 +118,7 @@ def train_plainly(
             order = torch.cat([order, torch.randperm(len(labels), generator=draws)])
         chosen, order = order[:batch], order[batch:]
         if schedule != "constant":
-            left = 0.5 * (1 + math.cos(math.pi * step / steps))
-            factor = min(1, (step + 1) / 20) * (left if schedule == "cosine" else 1 - step / steps)
+            factor = min(1, (step + 1) / 20) * rate_factor(schedule, step, steps)
             for group, peak in zip(steps_of.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -30,7 +30,8 @@ from lipt_cords.cords.yaml_text import MOST_CHARACTERS, read_yaml
 from lipt_cords.data.tables.parts import is_table
 from lipt_cords.models.build import MODELS, reads_images
 from lipt_cords.models.outside import TIMM, module_of
-from lipt_cords.training.optimizers import OptimizerConfig, SchedulerConfig
+from lipt_cords.training.optimizers import OptimizerConfig
+from lipt_cords.training.scheduler import SchedulerConfig
 from lipt_cords.warmstart.config import WarmStartConfig
 
 SETTINGS = ("SL", "supervisedlearning")

@@ -59,14 +59,14 @@ class CordsSource:
     def open(self, epoch: int) -> Epoch:
         seconds, gradients, count = self.seconds, self.gradient_seconds, self.count
         batches = iter(self._loader)
-        kind = FULL if epoch < self._loader.warmup_epochs else SUBSET
-        if kind == SUBSET and len(batches) == 0:
+        kind, steps = FULL if epoch < self._loader.warmup_epochs else SUBSET, len(batches)
+        if kind == SUBSET and steps == 0:
             kind = SKIPPED
         if kind != SKIPPED:
             part = "wtdataloader" if kind == FULL else "subset_loader"
             loader = vars(self._loader).get(part)
             if isinstance(loader, DataLoader):
-                batches = without_single_last(loader, batches)
+                batches, steps = without_single_last(loader, batches)
         chosen = None
         report = getattr(self._loader, "selection_report", None)
         if kind == SUBSET and self._reported != self.count:
@@ -78,6 +78,7 @@ class CordsSource:
         return Epoch(
             kind,
             batches,
+            steps,
             self.seconds - seconds,
             selections=self.count - count,
             gradient_seconds=self.gradient_seconds - gradients,

@@ -18,7 +18,7 @@ from lipt_cords.experiments.assemble import THROUGH_CORDS, subset_size_of
 from lipt_cords.experiments.choose import schedule_of
 from lipt_cords.experiments.methods import LIPT, Method
 from lipt_cords.experiments.pilot import trial_passes
-from lipt_cords.training.schedules import steps_per_epoch
+from lipt_cords.training.schedules import Schedule, steps_per_epoch
 from lipt_cords.training.sources import SelectionSchedule
 from lipt_cords.warmstart.config import Preset, WarmStartConfig
 from lipt_cords.warmstart.forecast import Forecast, common_passes, forecast
@@ -142,9 +142,10 @@ class Contest:
         lipt = scaled(given, self.samples, WORKERS)
         if method.warmup in LIPT:
             return lipt.model_copy(update={"start_from": "initial"} if method.scratch else None)
+        falling: Schedule = "cosine" if lipt.schedule == "constant" else lipt.schedule
         if method.warmup == "full-annealed":
             steps = self.wanted_epochs(method) * math.ceil(self.samples / lipt.batch_size)
-            options = alone(lipt, steps, schedule="cosine")
+            options = alone(lipt, steps, schedule=falling)
         else:
             cost = forecast(lipt, self.samples)
             total = method.warmup == "one-worker-total"
@@ -153,7 +154,7 @@ class Contest:
             passes -= common_passes(lipt, self.samples)
             # A step has a little less than a batch, as the last one of an epoch is short.
             steps = round(passes * steps_per_epoch(self.samples, lipt.batch_size) / self.samples)
-            schedule = "cosine" if annealed else "constant"
+            schedule: Schedule = falling if annealed else "constant"
             options = alone(lipt, max(1, steps), schedule=schedule)
         if "lr" not in given.model_fields_set:  # it may follow from the workers: here there is one
             options.pop("lr", None)
@@ -188,7 +189,11 @@ class Contest:
         return self.config.updated(
             dss_args=dss,
             train_args={"num_epochs": epochs},
-            scheduler={"over": "subset", "T_max": None},
+            scheduler={
+                "type": self.config.scheduler.chosen(self.config.optimizer.type),
+                "over": "subset",
+                "T_max": None,
+            },
         )
 
     def epochs_within(self, method: Method, passes: int, measure: str) -> int:
@@ -249,7 +254,7 @@ def plan_calendar(
     return Calendar(full, epochs, (after + 0.5) / total, total, select_every)
 
 
-def alone(lipt: WarmStartConfig, steps: int, *, schedule: str) -> dict[str, Any]:
+def alone(lipt: WarmStartConfig, steps: int, *, schedule: Schedule) -> dict[str, Any]:
     """Options of one dense worker on all data: what a single machine does in some steps.
 
     The control that shows whether merging was worth anything.

@@ -40,7 +40,8 @@ from lipt_cords.experiments.tracking import Tracker
 from lipt_cords.models.build import build_model, canonical_model_name
 from lipt_cords.models.heads import find_head
 from lipt_cords.training.ledger import CurvePoint
-from lipt_cords.training.optimizers import build_optimizer, build_scheduler
+from lipt_cords.training.optimizers import CORDS_SCHEDULE, build_optimizer
+from lipt_cords.training.scheduler import build_scheduler
 from lipt_cords.training.step import autocast_dtype
 from lipt_cords.training.subset import CHECKPOINT
 from lipt_cords.training.trainer import CheckpointPlan, Trainer
@@ -143,7 +144,12 @@ def begin(
         model,
         assembled.source,
         optimizer,
-        build_scheduler(optimizer, config.scheduler, epochs=_stepped_epochs(config)),
+        build_scheduler(
+            optimizer,
+            config.scheduler,
+            name=config.optimizer.type,
+            epochs=_stepped_epochs(config),
+        ),
         loss=per_sample_loss(config),
         schedule_over=config.scheduler.over,
         eval_every=config.train_args.eval_every,
@@ -386,6 +392,7 @@ def _stepped_epochs(config: RunConfig) -> int:
 def _schedule_notes(config: RunConfig) -> list[str]:
     """A cosine of another length than the schedule's is worth a note."""
     epochs, wanted = _stepped_epochs(config), config.scheduler.T_max
-    if config.scheduler.type != "cosine_annealing" or wanted in (None, epochs):
+    kind = config.scheduler.chosen(config.optimizer.type)
+    if kind != CORDS_SCHEDULE or wanted in (None, epochs):
         return []
     return [f"scheduler.T_max is {wanted} but the schedule is stepped in {epochs} epochs"]

@@ -1,22 +1,15 @@
-"""Optimizers in one registry, for workers and for trainings; learning rates by CORDS's names."""
+"""Optimizers in one registry, for workers and for trainings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    CosineAnnealingWarmRestarts,
-    LRScheduler,
-    MultiStepLR,
-    StepLR,
-)
 
 from lipt_cords.base.devices import has_fused_steps
 from lipt_cords.base.options import ConfigSection
@@ -58,16 +51,28 @@ class OptimizerOptions:
     rest_lr: float | None = None
 
 
+CORDS_SCHEDULE = "cosine_annealing"
+"""CORDS's own default."""
+
 OptimizerFunction = Callable[[list[nn.Parameter], OptimizerOptions], Optimizer]
 OPTIMIZERS: Registry[OptimizerFunction] = Registry(
-    "optimizer", takes=("parameters", "options"), trains_workers=True, defaults={}
+    "optimizer",
+    takes=("parameters", "options"),
+    trains_workers=True,
+    defaults={},
+    schedule=CORDS_SCHEDULE,
 )
 """``trains_workers``: whether workers of a warm start can train with it; ``defaults``: of its
-``lr``, ``momentum`` and ``weight_decay``, where they are not those of SGD."""
+``lr``, ``momentum`` and ``weight_decay``, where they are not those of SGD; ``schedule``: of a
+training that names none."""
 
 
 def register_optimizer(
-    name: str, *, trains_workers: bool = True, defaults: Mapping[str, float] | None = None
+    name: str,
+    *,
+    trains_workers: bool = True,
+    defaults: Mapping[str, float] | None = None,
+    schedule: str = CORDS_SCHEDULE,
 ) -> Callable[[OptimizerFunction], OptimizerFunction]:
     """Register an optimizer under a name, for warm starts and trainings.
 
@@ -78,6 +83,8 @@ def register_optimizer(
         name: must be free.
         trains_workers: whether workers of a warm start can train with it.
         defaults: of ``lr``, ``momentum`` and ``weight_decay``, where they are not SGD's.
+        schedule: of a training that names none
+            (:class:`~lipt_cords.training.scheduler.SchedulerConfig`).
 
     Raises:
         ValueError: the name is taken, or the function cannot be called so.
@@ -85,7 +92,9 @@ def register_optimizer(
     known = {"lr", "momentum", "weight_decay"}
     if unknown := sorted(set(defaults or {}) - known):
         raise ValueError(f"defaults of an optimizer are {sorted(known)}, received {unknown}")
-    return OPTIMIZERS.register(name, trains_workers=trains_workers, defaults=dict(defaults or {}))
+    return OPTIMIZERS.register(
+        name, trains_workers=trains_workers, defaults=dict(defaults or {}), schedule=schedule
+    )
 
 
 def with_defaults(
@@ -147,7 +156,9 @@ def sgd(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
     return optimizer
 
 
-@register_optimizer("muon", defaults={"lr": 0.03, "momentum": 0.6, "weight_decay": 0.0})
+@register_optimizer(
+    "muon", defaults={"lr": 0.03, "momentum": 0.6, "weight_decay": 0.0}, schedule="wsd"
+)
 def muon(parameters: list[nn.Parameter], options: OptimizerOptions) -> Optimizer:
     """Muon on hidden weight matrices, and SGD or AdamW on everything else."""
     hidden = set(options.matrices)
@@ -248,37 +259,6 @@ class OptimizerConfig(ConfigSection):
         return OPTIMIZERS.entry(value).name
 
 
-class SchedulerConfig(ConfigSection):
-    """The learning rate schedule, stepped once per epoch as in CORDS."""
-
-    section: ClassVar[str] = "scheduler"
-
-    type: Literal[
-        "cosine_annealing", "cosine_annealing_WS", "linear_decay", "multistep", "none"
-    ] = "cosine_annealing"
-    """``linear_decay`` is CORDS's name for a decay by ``gamma`` every ``stepsize`` epochs."""
-    T_max: int | None = Field(None, ge=1)
-    """Epochs of half a cosine; None: the whole run."""
-    T_0: int = Field(10, ge=1)
-    """Epochs until the first warm restart."""
-    T_mult: int = Field(1, ge=1)
-    """Growth of that period."""
-    stepsize: int = Field(20, ge=1)
-    """Epochs between two decays."""
-    gamma: float = Field(0.1, gt=0)
-    """Factor of a decay."""
-    milestones: tuple[int, ...] = ()
-    """Epochs at which ``multistep`` decays."""
-    over: Literal["run", "subset"] = "run"
-    """Epochs that step the schedule: all of them as in CORDS, or only those on a subset, so that a
-    full-data warm-up runs at the peak rate (not a key of CORDS)."""
-
-    @field_validator("type", mode="before")
-    @classmethod
-    def _none_by_name(cls, value: Any) -> Any:
-        return "none" if value is None else value
-
-
 def build_optimizer(
     model: nn.Module,
     config: OptimizerConfig,
@@ -331,31 +311,3 @@ def require_dense_gradients(model: nn.Module, config: OptimizerConfig) -> None:
                 f"with weight_decay={config.weight_decay:g} does not take: build it with "
                 "sparse=False, or train by SGD with weight_decay=0"
             )
-
-
-def build_scheduler(
-    optimizer: Optimizer, config: SchedulerConfig, *, epochs: int
-) -> LRScheduler | None:
-    """The schedule of a configuration, to be stepped once per epoch.
-
-    Args:
-        optimizer: its learning rate is changed.
-        config: CORDS's ``scheduler`` section. ``cosine_annealing`` without ``T_max`` ends with
-            the run.
-        epochs: epochs in which the schedule is stepped.
-
-    Returns:
-        The scheduler, or None for a constant rate.
-    """
-    builders: dict[str, Callable[[], LRScheduler | None]] = {
-        "cosine_annealing": lambda: CosineAnnealingLR(optimizer, T_max=config.T_max or epochs),
-        "cosine_annealing_WS": lambda: CosineAnnealingWarmRestarts(
-            optimizer, T_0=config.T_0, T_mult=config.T_mult
-        ),
-        "linear_decay": lambda: StepLR(optimizer, step_size=config.stepsize, gamma=config.gamma),
-        "multistep": lambda: MultiStepLR(
-            optimizer, milestones=list(config.milestones), gamma=config.gamma
-        ),
-        "none": lambda: None,
-    }
-    return builders[config.type]()

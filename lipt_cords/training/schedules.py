@@ -13,14 +13,14 @@ MergeSchedule = Literal["even", "qsr"]
 
 
 def rate_factor(
-    schedule: Schedule, step: int, steps: int, decay: tuple[int, int] | None = None
+    schedule: Schedule, step: float, steps: int, decay: tuple[float, float] | None = None
 ) -> float:
     """Share of the peak learning rate at a step, from 1 down towards 0 (after the last step).
 
     Args:
         schedule: ``wsd`` (warm-up, stable, decay, here without a warm-up: Hu et al., MiniCPM,
             2024) holds the rate and then falls linearly.
-        step: counted from 0.
+        step: counted from 0; or epochs, in all three.
         steps: of the whole schedule.
         decay: steps (first, end) between which ``wsd`` falls; None: over the last quarter.
 

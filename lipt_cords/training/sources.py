@@ -31,6 +31,8 @@ class Epoch:
     """``full``, ``skipped`` or ``subset``."""
     batches: Iterable[Any]
     """Tuples (x, y, w), or dicts with ``labels`` and ``weights``."""
+    steps: int
+    """How many batches."""
     selection_seconds: float = 0.0
     """Seconds spent choosing a subset while opening."""
     selections: int = 0
@@ -104,8 +106,10 @@ class SelectionSchedule:
         return self.kind(epoch) == SUBSET and (first or epoch % self.select_every == 0)
 
 
-def without_single_last(loader: DataLoader[Any], batches: Iterable[Any] | None = None) -> Any:
-    """The batches of an epoch; a single sample left over joins the batch before it.
+def without_single_last(
+    loader: DataLoader[Any], batches: Iterable[Any] | None = None
+) -> tuple[Iterable[Any], int]:
+    """The batches of an epoch, and how many; a single sample left over joins the batch before it.
 
     BatchNorm cannot train on one sample, and one sample is no batch for the others: a warm start
     does the same. Other epochs are given out as they are, without a batch read in advance.
@@ -117,8 +121,8 @@ def without_single_last(loader: DataLoader[Any], batches: Iterable[Any] | None =
     samples, size = len(loader.sampler), loader.batch_size  # type: ignore[arg-type]
     epoch = loader if batches is None else batches
     if size is None or size < 2 or samples < size or samples % size != 1 or loader.drop_last:
-        return epoch
-    return _joined(iter(epoch), samples // size)
+        return epoch, len(loader)
+    return _joined(iter(epoch), samples // size), samples // size
 
 
 def _joined(batches: Iterator[Any], whole: int) -> Iterator[Any]:
@@ -203,18 +207,18 @@ class SelectorSource:
     def open(self, epoch: int) -> Epoch:
         kind = self._schedule.kind(epoch)
         if kind == SKIPPED:
-            return Epoch(kind, ())
+            return Epoch(kind, (), 0)
         if kind == FULL:
-            return Epoch(kind, self._batches_of(self._full))
+            return Epoch(kind, *self._batches_of(self._full))
         if self.selection is not None and not self._schedule.selects(epoch):
-            return Epoch(kind, self._batches_of(self.selection))
+            return Epoch(kind, *self._batches_of(self.selection))
         started = time.perf_counter()
         self.selection = self._choose(epoch)
         seconds = time.perf_counter() - started
         info = self.selection.info
         return Epoch(
             kind,
-            self._batches_of(self.selection),
+            *self._batches_of(self.selection),
             seconds,
             selections=1,
             selection_passes=int(info.get("pilot_passes", 0)),
@@ -223,10 +227,12 @@ class SelectorSource:
             accuracies=info.get("accuracies", (None, None)),
         )
 
-    def _batches_of(self, selection: Selection) -> Any:
+    def _batches_of(self, selection: Selection) -> tuple[Iterable[Any], int]:
         self._read(selection)
-        batches = without_single_last(self._loader)
-        return batches if self._collate_fn is None else _put_together(batches, self._collate_fn)
+        batches, steps = without_single_last(self._loader)
+        if self._collate_fn is not None:
+            batches = _put_together(batches, self._collate_fn)
+        return batches, steps
 
     def _read(self, selection: Selection) -> None:
         if self._loader.selection is not selection:

@@ -51,11 +51,10 @@ from lipt_cords.training.ledger import CurvePoint
 from lipt_cords.training.optimizers import (
     OPTIMIZERS,
     OptimizerConfig,
-    SchedulerConfig,
     build_optimizer,
-    build_scheduler,
     require_dense_gradients,
 )
+from lipt_cords.training.scheduler import SchedulerConfig, build_scheduler
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.training.sources import SelectionSchedule, SelectorSource
 from lipt_cords.training.step import (
@@ -83,7 +82,7 @@ def train_on_subset(
     momentum: float | None = None,
     nesterov: bool = True,
     weight_decay: float | None = None,
-    schedule: str = "cosine_annealing",
+    schedule: str = "auto",
     loss: nn.Module | PerSampleLoss | None = None,
     collate_fn: CollateFunction | None = None,
     eval_every: int = 1,
@@ -121,7 +120,10 @@ def train_on_subset(
         momentum: of SGD (None: 0.9) or Muon (None: 0.6).
         nesterov: use Nesterov momentum in SGD.
         weight_decay: L2 decay; None: 5e-4, or the optimizer's own default.
-        schedule: ``cosine_annealing`` over all epochs, or ``none``.
+        schedule: of the learning rate over all epochs: ``cosine_annealing`` moves it once per epoch
+            as CORDS does; ``cosine``, ``linear`` and ``wsd`` (held, falling over the last quarter)
+            at every step; ``none`` holds it; ``auto`` is ``wsd`` for ``muon`` and
+            ``cosine_annealing`` for the others.
         loss: what a warm start takes: a torch loss, whose reduction is taken over, or a callable of
             (logits, labels); None is cross-entropy.
         collate_fn: makes a batch of a list of items, as DataLoader's does, such as one that pads
@@ -214,7 +216,7 @@ def train_on_subset(
             "batch_size": batch_size,
             "optimizer": optimizer_config.model_dump(),
             **OPTIMIZERS.foreign_code(optimizer_config.type),
-            "schedule": schedule,
+            "schedule": scheduler_config.chosen(optimizer_config.type),
             "loss": describe_loss(loss),
             "value of the loss": None if isinstance(tried, Exception) else tried,
             "kind of device": target.type,
@@ -269,7 +271,7 @@ def train_on_subset(
             model,
             source,
             steps,
-            build_scheduler(steps, scheduler_config, epochs=epochs),
+            build_scheduler(steps, scheduler_config, name=optimizer_config.type, epochs=epochs),
             loss=per_sample,
             evaluation=evaluation,
             eval_every=eval_every,

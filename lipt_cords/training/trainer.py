@@ -38,6 +38,7 @@ from lipt_cords.training.checkpoint import (
 from lipt_cords.training.evaluation import accuracy
 from lipt_cords.training.ledger import FULL, SKIPPED, SUBSET, CurvePoint, Ledger
 from lipt_cords.training.memory.report import MemoryReport
+from lipt_cords.training.scheduler import EveryStep
 from lipt_cords.training.sources import Epoch, EpochSource
 from lipt_cords.training.step import MemoryFormat, Precision, Step, weighted_loss
 from lipt_cords.training.subset_history import SubsetHistory
@@ -102,7 +103,7 @@ class Trainer:
         model: trained in place, on the device where its weights are.
         source: of the epochs.
         optimizer: over the model's parameters.
-        scheduler: stepped once per epoch, or None.
+        scheduler: stepped once per epoch, and moved at every step where it can be; or None.
         loss: per-sample loss of (logits, labels), shape (B,).
         evaluation: data sets by name (``val``, ``test``) on which accuracy is measured.
         schedule_over: ``run`` steps the schedule in every epoch as CORDS does, ``subset`` only in
@@ -121,7 +122,7 @@ class Trainer:
         model: nn.Module,
         source: EpochSource,
         optimizer: Optimizer,
-        scheduler: LRScheduler | None,
+        scheduler: LRScheduler | EveryStep | None,
         *,
         loss: PerSampleLoss,
         evaluation: Mapping[str, BatchSource] | None = None,
@@ -182,7 +183,7 @@ class Trainer:
             self._add_point("start", None, on_point)
         while self.epoch < epochs:
             kind, loss = self._train_epoch()
-            if self.scheduler is not None and (kind == SUBSET or self.schedule_over == "run"):
+            if self.scheduler is not None and self._is_scheduled(kind):
                 self.scheduler.step()
             self.epoch += 1
             last = self.epoch == epochs
@@ -256,7 +257,10 @@ class Trainer:
         started = self._clock()
         opened = self._open()
         total, passes = torch.zeros((), device=self.device, dtype=widest_float(self.device)), 0
-        for batch in opened.batches:
+        moved = self.scheduler if self._is_scheduled(opened.kind) else None
+        for number, batch in enumerate(opened.batches):
+            if isinstance(moved, EveryStep):
+                moved.move(number / opened.steps)
             inputs, labels, weights = split_weighted(batch)
             loss = self._take_step(inputs, labels, weights)
             total += loss * len(labels)
@@ -293,6 +297,10 @@ class Trainer:
                 "and check the inputs for NaN"
             )
         return opened.kind, mean
+
+    def _is_scheduled(self, kind: str) -> bool:
+        """Whether an epoch of a kind moves the schedule."""
+        return kind == SUBSET or self.schedule_over == "run"
 
     def _take_step(self, inputs: Inputs, labels: Tensor, weights: Tensor) -> Tensor:
         cheaper = self.cheaper

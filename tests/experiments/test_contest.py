@@ -92,7 +92,7 @@ def test_one_worker_is_as_long_as_lipt() -> None:
     lipt = base.expected(Method.parse("lipt"))
     for name, wanted, schedule in (
         ("one-worker", lipt.warmup_critical, "constant"),
-        ("one-worker-annealed", lipt.warmup_critical, "cosine"),
+        ("one-worker-annealed", lipt.warmup_critical, "wsd"),
         ("one-worker-total", lipt.warmup, "constant"),
     ):
         one = base.warm_start(Method.parse(name))
@@ -100,6 +100,31 @@ def test_one_worker_is_as_long_as_lipt() -> None:
         assert (one.num_workers, one.sparsity, one.lr) == (1, "none", 0.3)
         assert one.schedule == schedule
         assert abs(base.expected(Method.parse(name)).warmup - wanted) <= one.batch_size
+
+
+@pytest.mark.parametrize(
+    ("schedule", "falling"), [("constant", "cosine"), ("linear", "linear"), ("wsd", "wsd")]
+)
+def test_annealed_controls_follow_the_schedule_of_lipt_or_a_cosine(
+    schedule: str, falling: str
+) -> None:
+    base = contest(warm_start={"schedule": schedule})
+    for name in ("one-worker-annealed", "full-annealed=2"):
+        one = base.warm_start(Method.parse(name))
+        assert one is not None and one.schedule == falling
+
+
+def test_a_cosine_that_the_file_asks_for_by_its_length_stays_one() -> None:
+    """All methods follow it over their own epochs."""
+    for optimizer, told, expected in (
+        ("muon", {}, "wsd"), ("muon", {"T_max": 9}, "cosine_annealing"), ("sgd", {},
+        "cosine_annealing"), ("sgd", {"type": "linear"}, "linear"),
+    ):  # fmt: skip
+        base = contest()
+        config = RunConfig.parse({"optimizer": {"type": optimizer}, "scheduler": told})
+        for name in ("random", "full=2+random", "full-data"):
+            made = replace(base, config=config).configure(Method.parse(name)).scheduler
+            assert (made.chosen(optimizer), made.T_max, made.over) == (expected, None, "subset")
 
 
 def test_one_worker_takes_the_rate_of_one_worker() -> None:
@@ -127,7 +152,7 @@ def test_where_training_begins_and_how_often_is_selected() -> None:
     kept = told.configure(Method.parse("lipt+stratified/scratch/static"))
     assert kept.dss_args.options == {"cut": 0.3}
     annealed = base.warm_start(Method.parse("full-annealed=3"))
-    assert annealed is not None and annealed.schedule == "cosine"
+    assert annealed is not None and annealed.schedule == "wsd"
     assert forecast(annealed, 1000).passes == pytest.approx(3000 + 320, abs=32)
 
 

@@ -62,7 +62,7 @@ class _Once:
         self.batch = batch
 
     def open(self, epoch: int) -> Epoch:
-        return Epoch("subset", [self.batch])
+        return Epoch("subset", [self.batch], 1)
 
 
 def _one_step(batch: Any, net: nn.Module) -> None:
@@ -138,23 +138,24 @@ class _Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_resumed_equals_uninterrupted(tmp_path: Path, optimizer: str) -> None:
+@pytest.mark.parametrize(("optimizer", "schedule"), [("sgd", "wsd"), ("adam", "cosine_annealing")])
+def test_resumed_equals_uninterrupted(tmp_path: Path, optimizer: str, schedule: str) -> None:
     def stop(point: CurvePoint) -> None:
         if point.epoch == 4:
             raise _Stop
 
+    given = {"optimizer": optimizer, "schedule": schedule}
     whole, broken, resumed = _net(), _net(), _net()
-    expected = _train(whole, optimizer=optimizer, checkpoint_dir=tmp_path / "whole")
+    expected = _train(whole, **given, checkpoint_dir=tmp_path / "whole")
     with pytest.raises(_Stop):
-        _train(broken, optimizer=optimizer, checkpoint_dir=tmp_path / "half", on_point=stop)
-    result = _train(resumed, optimizer=optimizer, checkpoint_dir=tmp_path / "half", resume=True)
+        _train(broken, **given, checkpoint_dir=tmp_path / "half", on_point=stop)
+    result = _train(resumed, **given, checkpoint_dir=tmp_path / "half", resume=True)
     assert _equal(whole, resumed)
     assert [_facts(p) for p in result.curve] == [_facts(p) for p in expected.curve]
     assert result.costs.training_passes == expected.costs.training_passes
     # Resuming what is finished changes nothing.
     finished = _net()
-    _train(finished, optimizer=optimizer, checkpoint_dir=tmp_path / "whole", resume=True)
+    _train(finished, **given, checkpoint_dir=tmp_path / "whole", resume=True)
     assert _equal(whole, finished)
 
 

@@ -84,7 +84,9 @@ def test_truth_values_are_two_classes() -> None:
 def test_a_single_sample_left_over_joins_the_batch_before_it(size: int, workers: int) -> None:
     chosen = select("random", Y, size)
     loader = SubsetLoader(TensorDataset(X, Y), chosen, batch_size=8, num_workers=workers)
-    batches = list(without_single_last(loader))
+    epoch, steps = without_single_last(loader)
+    batches = list(epoch)
+    assert len(batches) == steps
     joined = [8] * (size // 8 - 1) + [9] if size > 8 and size % 8 == 1 else [min(size, 8)]
     assert [len(x) for x, _, _ in batches] == joined
     loader.set_epoch(0)
@@ -99,7 +101,7 @@ def test_batchnorm_trains_whatever_is_left_over() -> None:
         model = net(nn.BatchNorm1d(8))
         done = train_on_subset(model, data, range(size), epochs=2, batch_size=16, device="cpu")
         assert done.costs.training_passes == 2 * size
-    named = without_single_last(SubsetLoader(data, select("random", Y, 17), batch_size=16))
+    named, _ = without_single_last(SubsetLoader(data, select("random", Y, 17), batch_size=16))
     (batch,) = list(named)
     assert len(batch[2]) == 17 and batch[2][0].endswith(".jpg")
 
