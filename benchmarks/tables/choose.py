@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from benchmarks.tables.fixed import first_use, of, signed, uncut
-from benchmarks.tables.parts import load, markdown, origin, results_of, spread
+from benchmarks.tables.parts import load, markdown, origin_of, results_of, spread
 
 
 def measured() -> list[tuple[str, dict[str, Any]]]:
@@ -72,9 +72,9 @@ def chosen() -> str:
             f"{name}, {len(seeds)} seeds.\n\n"
             + markdown(head, rows)
             + f"\nLiPT's warm-up, trials and training make {few:.1f} to {many:.1f} times the "
-            "passes of the training.\n" + origin(results) + "\n"
+            "passes of the training.\n" + "\n"
         )
-    return text
+    return text + origin_of(measured())
 
 
 CHOOSING = (chosen,)

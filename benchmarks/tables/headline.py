@@ -21,7 +21,7 @@ from benchmarks.tables.question import (
     mean,
     passes_to_reach,
     pooled_deviation,
-    whole_budget,
+    soup_of,
 )
 from benchmarks.tables.wrong_labels import trained_with_wrong_labels
 
@@ -51,12 +51,12 @@ def headline() -> str:
             _tax,
         ),
         (
-            "LiPT, then RS2, against training on all data in batches of 64 to equal accuracy",
+            "LiPT, alone or before RS2, against training on all data to equal accuracy, with Muon",
             dict(asked("end-to-end")),
             _end_to_end,
         ),
         (
-            "LiPT in one process against RS2 and training on all data, equal passes of Muon",
+            "RS2, and LiPT in one process, against training on all data, equal passes of Muon",
             dict(asked("budget")),
             _budget,
         ),
@@ -144,12 +144,16 @@ def _tax(results: dict[str, Any]) -> str:
 
 def _end_to_end(results: dict[str, Any]) -> str:
     ladder, found, past = full_ladder(results), [], False
-    for (name, _), runs in all_runs(results):
-        reached = passes_to_reach(ladder, mean(runs))
-        if name == "lipt+rs2" and reached is not None:
-            equal, bound = reached
-            past = past or bound
-            found.append((equal / mean(runs, "critical_passes"), mean(runs, "passes") / equal))
+    alone = soup_of(results, 0)
+    reached = [(alone["accuracy"], alone["critical_passes"], alone["passes"])]
+    reached += [
+        (mean(runs), mean(runs, "critical_passes"), mean(runs, "passes"))
+        for (name, _), runs in all_runs(results) if name == "lipt+rs2"
+    ]  # fmt: skip
+    for accuracy, critical, passes in reached:
+        if (there := passes_to_reach(ladder, accuracy)) is not None:
+            past = past or there[1]
+            found.append((there[0] / critical, passes / there[0]))
     if not found:
         return "less accurate than every training on all data that was run"
     shorter, more = zip(*found, strict=True)
@@ -160,17 +164,8 @@ def _end_to_end(results: dict[str, Any]) -> str:
 
 
 def _budget(results: dict[str, Any]) -> str:
-    runs = all_runs(results)
-    rs2, full = (
-        max((some for (name, _), some in runs if name == method), key=mean)
-        for method in ("rs2", "full-data")
-    )
-    alone = whole_budget(results)
-    against = [
-        told(
-            alone["accuracy"] - mean(rival),
-            math.sqrt((alone["deviation"] ** 2 + statistics.variance(accuracies(rival))) / 2),
-        )
-        for rival in (rs2, full)
-    ]
-    return f"{' and '.join(against)} points"
+    runs, alone = by_method(results), soup_of(results, 1)
+    full = runs["full-data"]
+    pooled = math.sqrt((alone["deviation"] ** 2 + statistics.variance(accuracies(full))) / 2)
+    lipt = told(alone["accuracy"] - mean(full), pooled)
+    return f"RS2 {briefly(runs['rs2'], full)}; LiPT {lipt} points"

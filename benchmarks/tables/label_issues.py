@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.tables.parts import markdown, origin, results_of, spread
+from benchmarks.tables.parts import markdown, origin_of, results_of, spread
 
 
 def label_issues() -> str:
@@ -22,8 +22,8 @@ def label_issues() -> str:
             "Likely label right, %",
         )  # fmt: skip
         seeds = len({row["seed"] for row in results["rows"]})
-        text += f"{name}, {seeds} seeds.\n\n" + markdown(head, rows) + origin(results) + "\n"
-    return text
+        text += f"{name}, {seeds} seeds.\n\n" + markdown(head, rows) + "\n"
+    return text + origin_of(results_of("label_issues"))
 
 
 LABEL_ISSUES = (label_issues,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.tables.parts import markdown, origin, results_of, spread
+from benchmarks.tables.parts import markdown, origin_of, results_of, spread
 
 
 def long_tail() -> str:
@@ -20,8 +20,8 @@ def long_tail() -> str:
             rows.append([f"1:{ratio}", f"{mine[0]['budget']} of {mine[0]['pool']:,}", *cells])
         head = ("Tail", "Images", "Random, %", "`choose_subset`, %", "with `balanced=True`, %")
         seeds = len({row["seed"] for row in results["rows"]})
-        text += f"{name}, {seeds} seeds.\n\n" + markdown(head, rows) + origin(results) + "\n"
-    return text
+        text += f"{name}, {seeds} seeds.\n\n" + markdown(head, rows) + "\n"
+    return text + origin_of(results_of("long_tail"))
 
 
 LONG_TAIL = (long_tail,)

@@ -38,21 +38,21 @@ def paper_reading() -> str:
     """Each table's effect, the paper's in brackets: the difference of the two rows it is about."""
     asked = (
         ("low-fraction", "LiPT", "GLISTER", "LiPT less the full-data warm-up"),
+        ("low-fraction", "the preset", "GLISTER", "the preset `lipt` less the full-data warm-up"),
         ("soup", "greedy", "all", "the greedy soup less all workers"),
         ("pruning", "magnitude", "random", "magnitude pruning less random pruning"),
         ("ablation", "all three", "merging", "pruning and augmentation less merging alone"),
     )
-    sentences, found = [], []
+    sentences, found = [], dict[str, dict[str, Any]]()
     for table, ours, other, words in asked:
-        found.append(load(f"paper-{table}"))
-        lines = _lines(found[-1])
+        found[table] = load(f"paper-{table}")
+        lines = _lines(found[table])
         parts = [
             f"{100 * fraction:g} %: {mine:+.1f} ({theirs:+.1f})"
             for fraction, mine, theirs in _difference(lines[ours], lines[other])
         ]
         sentences.append(f"- `{table}`, {words}: {'; '.join(parts)}.\n")
-    results = load("paper-speedup")
-    found.append(results)
+    results = found["speedup"] = load("paper-speedup")
     methods = {row["method"]: row for row in results["rows"]}
     full = methods["full"]
     parts = [
@@ -64,8 +64,8 @@ def paper_reading() -> str:
         f"- `speedup`, critical path of the warm-up against full data "
         f"({results['paper']['warm-up']:g}x at equal accuracy): {'; '.join(parts)}.\n"
     )
-    differs = "; ".join(dict.fromkeys(one["differs"] for one in found))
-    return f"{differs}.\n\n{''.join(sentences)}{origin(*found)}"
+    differs = "; ".join(dict.fromkeys(one["differs"] for one in found.values()))
+    return f"{differs}.\n\n{''.join(sentences)}{origin(*found.values())}"
 
 
 PAPER = (paper_reading,)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ def load(name: str) -> dict[str, Any]:
 
 SETS = ("cifar10-jpeg", "fashion-mnist")
 """In the order of the tables."""
+IN_A_SET = re.compile(rf"--set ({'|'.join(SETS)})\b")
 
 
 def results_of(name: str) -> list[tuple[str, dict[str, Any]]]:
@@ -46,17 +49,32 @@ def measured(values: Sequence[float]) -> str:
 
 
 def origin(*results: dict[str, Any]) -> str:
-    """Where the figures of a table come from, in a line for each machine."""
+    """Where the figures of a table come from, in a line for each machine.
+
+    Commands that differ in the set alone are said once, with ``--set SET``.
+    """
     machines: dict[str, dict[str, list[str]]] = {}
     for one in results:
         place = one.get("provenance", one)
         revisions = machines.setdefault(_machine(place), {})
-        revisions.setdefault(_revision(one, place), []).append(f"`{one['command']}`")
+        revisions.setdefault(_revision(one, place), []).append(one["command"])
     return "".join(
-        "\n" + "; ".join(f"{', '.join(each)}, {revision}" for revision, each in found.items())
+        "\n" + "; ".join(f"{_commands(each)}, {revision}" for revision, each in found.items())
         + f", {machine}.\n"
         for machine, found in machines.items()
     )  # fmt: skip
+
+
+def origin_of(found: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Where the figures of the tables of several sets come from."""
+    return origin(*(results for _, results in found)).removeprefix("\n")
+
+
+def _commands(each: Sequence[str]) -> str:
+    anywhere = Counter(IN_A_SET.sub("--set SET", one) for one in each)
+    said = (IN_A_SET.sub("--set SET", one) for one in each)
+    shown = [some if anywhere[some] > 1 else one for one, some in zip(each, said, strict=True)]
+    return ", ".join(f"`{one}`" for one in dict.fromkeys(shown))
 
 
 def _machine(place: dict[str, Any]) -> str:

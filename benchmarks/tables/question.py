@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.tables.parts import markdown, origin, results_of, spread
+from benchmarks.tables.parts import markdown, origin_of, results_of, spread
 from lipt_cords.experiments.report.summary import accuracy_text, is_soup
 
 SELECTORS = ("glister", "gradmatch", "craig")
@@ -104,39 +104,39 @@ def warm_up() -> str:
             f"critical path: {spread(accuracies(alone))} %; a random subset after LiPT: "
             f"{spread(accuracies(runs['lipt+random']))} %.\n"
         )
-        text += origin(results) + "\n"
-    return text
+        text += "\n"
+    return text + origin_of(asked("warm-up"))
 
 
 def end_to_end_passes() -> str:
-    """Training on all data against LiPT and RS2, passes at equal accuracy."""
+    """Training on all data against LiPT alone and with RS2, passes at equal accuracy."""
     text = ""
     for name, results in asked("end-to-end"):
-        rows, ladder = [], full_ladder(results)
+        alone, ladder = soup_of(results, 0), full_ladder(results)
+        soup = (alone["accuracy"], alone["critical_passes"], alone["passes"])
+        rows = [["LiPT alone", accuracy_text(alone), *_costs(ladder, *soup)]]
         for (method, _), runs in all_runs(results):
-            critical, passes = mean(runs, "critical_passes"), mean(runs, "passes")
-            found = None if method == "full-data" else passes_to_reach(ladder, mean(runs))
-            shorter, more = "-", "-"
-            if found is not None:
-                equal, bound = found
-                above, below = ("> ", "< ") if bound else ("", "")
-                shorter, more = f"{above}{equal / critical:.1f}", f"{below}{passes / equal:.2f}"
-            rows.append(
-                [
-                    runs[0]["label"],
-                    spread(accuracies(runs)),
-                    f"{critical:,.0f}",
-                    f"{passes:,.0f}",
-                    shorter,
-                    more,
-                ]
-            )
+            found = (mean(runs), mean(runs, "critical_passes"), mean(runs, "passes"))
+            costs = _costs([] if method == "full-data" else ladder, *found)
+            rows.append([runs[0]["label"], spread(accuracies(runs)), *costs])
         head = (
             "Method", "Test accuracy, %", "Passes, critical path", "in all",
             "Critical path, times shorter than all data's", "Passes in all, over all data's",
         )  # fmt: skip
-        text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
-    return text
+        text += heading(name, results) + markdown(head, rows) + "\n"
+    return text + origin_of(asked("end-to-end"))
+
+
+def _costs(
+    ladder: list[tuple[float, float]], accuracy: float, critical: float, passes: float
+) -> list[str]:
+    """Passes, and how they compare with those of all data for the same accuracy."""
+    shorter, more = "-", "-"
+    if ladder and (found := passes_to_reach(ladder, accuracy)) is not None:
+        equal, bound = found
+        above, below = ("> ", "< ") if bound else ("", "")
+        shorter, more = f"{above}{equal / critical:.1f}", f"{below}{passes / equal:.2f}"
+    return [f"{critical:,.0f}", f"{passes:,.0f}", shorter, more]
 
 
 def all_runs(results: dict[str, Any]) -> list[tuple[tuple[str, float], Runs]]:
@@ -185,32 +185,32 @@ def passes_for(ladder: list[tuple[float, float]], accuracy: float) -> float | No
     return None
 
 
-def whole_budget(results: dict[str, Any]) -> dict[str, Any]:
-    """The summary of the preset that spends the whole budget itself: its soup."""
-    (row,) = [row for row in results["parts"][2]["summary"] if is_soup(row)]
-    found: dict[str, Any] = row
+def soup_of(results: dict[str, Any], part: int) -> dict[str, Any]:
+    """The summary of LiPT's soup by itself, before any training on a subset."""
+    found: dict[str, Any]
+    found, *_ = [row for row in results["parts"][part]["summary"] if is_soup(row)]
     return found
 
 
 def equal_total() -> str:
-    """Everybody spends the same passes, in batches of 16 and of 64."""
+    """Everybody spends the same passes; LiPT alone as well."""
     text = ""
     for name, results in asked("budget"):
+        alone = soup_of(results, 1)
         rows = [
             [
                 runs[0]["label"],
-                f"{part['config']['dataloader']['batch_size']}",
+                rate,
                 spread(accuracies(runs)),
                 f"{mean(runs, 'warmup_passes'):,.0f}",
             ]
-            for number, part in enumerate(results["parts"][:2])
-            for method, runs in by_method(results, number).items() if method != "random"
-        ]  # fmt: skip
-        alone = whole_budget(results)
-        rows.append(["LiPT alone", "16", accuracy_text(alone), f"{alone['passes']:,.0f}"])
-        head = ("Method", "Batch", "Test accuracy, %", "Passes of the warm-up")
-        text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
-    return text
+            for part, rate in ((0, "held, then falling"), (2, "cosine"))
+            for runs in by_method(results, part).values()
+        ]
+        rows.insert(-2, ["LiPT alone", rows[0][1], accuracy_text(alone), f"{alone['passes']:,.0f}"])
+        head = ("Method", "Rate", "Test accuracy, %", "Passes of the warm-up")
+        text += heading(name, results) + markdown(head, rows) + "\n"
+    return text + origin_of(asked("budget"))
 
 
 def tax() -> str:
@@ -239,8 +239,8 @@ def tax() -> str:
             "Method", "Warm-up, critical path", "in all", "Test accuracy, %",
             "Against 10 full epochs, points",
         )  # fmt: skip
-        text += heading(name, results) + markdown(head, rows) + origin(results) + "\n"
-    return text
+        text += heading(name, results) + markdown(head, rows) + "\n"
+    return text + origin_of(asked("tax"))
 
 
 QUESTIONS = (warm_up, tax, end_to_end_passes, equal_total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.tables.parts import markdown, origin, results_of, spread
+from benchmarks.tables.parts import markdown, origin_of, results_of, spread
 
 
 def trained_with_wrong_labels() -> list[tuple[str, dict[str, Any]]]:
@@ -33,8 +33,8 @@ def wrong_labels() -> str:
             *(f"{100 * s:.0f} % wrong, {k}" if s else "none wrong" for k, s in draws),
         )
         seeds = len({row["seed"] for row in results["rows"]})
-        text += f"{name}, {seeds} seeds.\n\n" + markdown(head, rows) + origin(results) + "\n"
-    return text
+        text += f"{name}, {seeds} seeds.\n\n" + markdown(head, rows) + "\n"
+    return text + origin_of(trained_with_wrong_labels())
 
 
 WRONG_LABELS = (wrong_labels,)

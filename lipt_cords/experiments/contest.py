@@ -18,6 +18,7 @@ from lipt_cords.experiments.assemble import THROUGH_CORDS, subset_size_of
 from lipt_cords.experiments.choose import schedule_of
 from lipt_cords.experiments.methods import LIPT, Method
 from lipt_cords.experiments.pilot import trial_passes
+from lipt_cords.training.scheduler import at_every_step
 from lipt_cords.training.schedules import Schedule, steps_per_epoch
 from lipt_cords.training.sources import SelectionSchedule
 from lipt_cords.warmstart.config import Preset, WarmStartConfig
@@ -186,14 +187,13 @@ class Contest:
             options = dss.get("options", self.config.dss_args.options)
             if strategy == "Stratified" and method.every == 0 and not options:
                 dss["options"] = dict(MATCHED)
+        schedule = self.config.scheduler.chosen(self.config.optimizer.type)
         return self.config.updated(
             dss_args=dss,
             train_args={"num_epochs": epochs},
-            scheduler={
-                "type": self.config.scheduler.chosen(self.config.optimizer.type),
-                "over": "subset",
-                "T_max": None,
-            },
+            # Stepped once per epoch, a cosine would leave a method of a few long epochs at a high
+            # rate, and its rivals of many short ones not.
+            scheduler={"type": at_every_step(schedule), "over": "subset", "T_max": None},
         )
 
     def epochs_within(self, method: Method, passes: int, measure: str) -> int:

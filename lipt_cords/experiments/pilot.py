@@ -19,6 +19,7 @@ from lipt_cords.experiments.choose import per_sample_loss, schedule_of
 from lipt_cords.models.copies import copy_model
 from lipt_cords.selectors.base import SELECTORS, Selection, selector_options
 from lipt_cords.selectors.trials import candidate_cuts
+from lipt_cords.training.scheduler import at_every_step
 from lipt_cords.training.subset import train_on_subset
 
 
@@ -78,6 +79,7 @@ def pilot_of(config: RunConfig, splits: DataSplits, model: nn.Module) -> SubsetP
         model: as the training to come starts.
     """
     given, optimizer = config.train_args, config.optimizer
+    schedule = config.scheduler.chosen(optimizer.type)
     return SubsetPilot(
         model,
         splits.train,
@@ -85,6 +87,7 @@ def pilot_of(config: RunConfig, splits: DataSplits, model: nn.Module) -> SubsetP
         epochs=pilot_epochs(config),
         batch_size=config.dataloader.batch_size,
         optimizer=optimizer.model_dump(),
+        schedule=config.scheduler.model_dump() | {"type": at_every_step(schedule), "T_max": None},
         loss=per_sample_loss(config),
         precision=given.precision,
         memory_format=given.memory_format,

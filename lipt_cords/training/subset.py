@@ -54,7 +54,7 @@ from lipt_cords.training.optimizers import (
     build_optimizer,
     require_dense_gradients,
 )
-from lipt_cords.training.scheduler import SchedulerConfig, build_scheduler
+from lipt_cords.training.scheduler import SchedulerConfig, at_every_step, build_scheduler
 from lipt_cords.training.schedules import steps_per_epoch
 from lipt_cords.training.sources import SelectionSchedule, SelectorSource
 from lipt_cords.training.step import (
@@ -82,7 +82,7 @@ def train_on_subset(
     momentum: float | None = None,
     nesterov: bool = True,
     weight_decay: float | None = None,
-    schedule: str = "auto",
+    schedule: str | Mapping[str, Any] = "auto",
     loss: nn.Module | PerSampleLoss | None = None,
     collate_fn: CollateFunction | None = None,
     eval_every: int = 1,
@@ -122,8 +122,8 @@ def train_on_subset(
         weight_decay: L2 decay; None: 5e-4, or the optimizer's own default.
         schedule: of the learning rate over all epochs: ``cosine_annealing`` moves it once per epoch
             as CORDS does; ``cosine``, ``linear`` and ``wsd`` (held, falling over the last quarter)
-            at every step; ``none`` holds it; ``auto`` is ``wsd`` for ``muon`` and
-            ``cosine_annealing`` for the others.
+            at every step; ``none`` holds it; ``auto``: ``wsd`` for ``muon``, ``cosine`` for others;
+            or options of :class:`~lipt_cords.training.scheduler.SchedulerConfig`.
         loss: what a warm start takes: a torch loss, whose reduction is taken over, or a callable of
             (logits, labels); None is cross-entropy.
         collate_fn: makes a batch of a list of items, as DataLoader's does, such as one that pads
@@ -197,7 +197,9 @@ def train_on_subset(
     given = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
     given = {name: value for name, value in given.items() if value is not None}
     optimizer_config = OptimizerConfig(**{"nesterov": nesterov, **given, **named})
-    scheduler_config = SchedulerConfig(type=schedule)
+    rate = SchedulerConfig(**({"type": schedule} if isinstance(schedule, str) else schedule))
+    if rate.type == "auto":
+        rate = rate.model_copy(update={"type": at_every_step(rate.chosen(optimizer_config.type))})
     plan = None
     model.to(target)
     half = autocast_dtype(precision, target)
@@ -216,7 +218,7 @@ def train_on_subset(
             "batch_size": batch_size,
             "optimizer": optimizer_config.model_dump(),
             **OPTIMIZERS.foreign_code(optimizer_config.type),
-            "schedule": scheduler_config.chosen(optimizer_config.type),
+            "schedule": rate.model_dump(),
             "loss": describe_loss(loss),
             "value of the loss": None if isinstance(tried, Exception) else tried,
             "kind of device": target.type,
@@ -271,7 +273,7 @@ def train_on_subset(
             model,
             source,
             steps,
-            build_scheduler(steps, scheduler_config, name=optimizer_config.type, epochs=epochs),
+            build_scheduler(steps, rate, name=optimizer_config.type, epochs=epochs),
             loss=per_sample,
             evaluation=evaluation,
             eval_every=eval_every,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -114,17 +115,24 @@ def test_annealed_controls_follow_the_schedule_of_lipt_or_a_cosine(
         assert one is not None and one.schedule == falling
 
 
-def test_a_cosine_that_the_file_asks_for_by_its_length_stays_one() -> None:
-    """All methods follow it over their own epochs."""
-    for optimizer, told, expected in (
-        ("muon", {}, "wsd"), ("muon", {"T_max": 9}, "cosine_annealing"), ("sgd", {},
-        "cosine_annealing"), ("sgd", {"type": "linear"}, "linear"),
-    ):  # fmt: skip
-        base = contest()
-        config = RunConfig.parse({"optimizer": {"type": optimizer}, "scheduler": told})
-        for name in ("random", "full=2+random", "full-data"):
-            made = replace(base, config=config).configure(Method.parse(name)).scheduler
-            assert (made.chosen(optimizer), made.T_max, made.over) == (expected, None, "subset")
+@pytest.mark.parametrize(
+    ("optimizer", "told", "expected"),
+    [
+        ("muon", {}, "wsd"),
+        ("muon", {"T_max": 9}, "cosine"),
+        ("sgd", {}, "cosine"),
+        ("sgd", {"type": "linear"}, "linear"),
+        ("sgd", {"type": "multistep"}, "multistep"),
+    ],
+)
+def test_every_method_follows_the_schedule_over_its_own_epochs_step_by_step(
+    optimizer: str, told: dict[str, Any], expected: str
+) -> None:
+    """A cosine stepped once per epoch would leave few, long epochs at a high rate."""
+    config = RunConfig.parse({"optimizer": {"type": optimizer}, "scheduler": told})
+    for name in ("random", "full=2+random", "full-data"):
+        made = replace(contest(), config=config).configure(Method.parse(name)).scheduler
+        assert (made.chosen(optimizer), made.T_max, made.over) == (expected, None, "subset")
 
 
 def test_one_worker_takes_the_rate_of_one_worker() -> None:

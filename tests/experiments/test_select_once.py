@@ -135,20 +135,22 @@ def test_as_train_is_the_first_subset_of_the_training(
 ) -> None:
     config = _config(select_every=1, **dss)
     made = _once(config, as_train=True, splits=digits, output=tmp_path / "selected")
-    first: list[tuple[list[int], list[float]]] = []
+    added: list[tuple[SubsetHistory, tuple[list[int], list[float]]]] = []
     original = SubsetHistory.add
 
     def spy(history: SubsetHistory, epoch: int, indices: Any, weights: Any, *rest: Any) -> None:
-        first.append((indices.tolist(), weights.tolist()))
+        added.append((history, (indices.tolist(), weights.tolist())))
         original(history, epoch, indices, weights, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SubsetHistory, "add", spy)
         run(config, splits=digits)
-    assert (made.selection.indices.tolist(), made.selection.weights.tolist()) == first[0]
+    last, _ = added[-1]
+    first, *_ = [subset for history, subset in added if history is last]  # trials have their own
+    assert (made.selection.indices.tolist(), made.selection.weights.tolist()) == first
     assert made.weights_from == by
     record = read_json(tmp_path / "selected" / "selection.json")
-    assert record["as_train"] and len(record["indices"]) == len(first[0][0])
+    assert record["as_train"] and len(record["indices"]) == len(first[0])
 
 
 def test_as_train_takes_no_checkpoint(digits: DataSplits, tmp_path: Path) -> None:

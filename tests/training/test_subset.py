@@ -159,6 +159,18 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, optimizer: str, schedule: 
     assert _equal(whole, finished)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_the_rate_reaches_zero_in_any_number_of_epochs(optimizer: str, epochs: int) -> None:
+    rates = [p.learning_rate for p in _train(_net(), optimizer=optimizer, epochs=epochs).curve]
+    assert rates[0] == 0.1 and rates[-1] == 0.0
+    held = _train(_net(), optimizer=optimizer, epochs=epochs, schedule="none").curve
+    assert held[-1].learning_rate == 0.1
+    halved = {"type": "multistep", "milestones": (1,), "gamma": 0.5}
+    steps = _train(_net(), optimizer=optimizer, epochs=epochs, schedule=halved).curve
+    assert steps[-1].learning_rate == 0.05
+
+
 def _facts(point: CurvePoint) -> tuple[Any, ...]:
     return point.epoch, point.passes, point.train_loss, point.val_accuracy, point.learning_rate
 
@@ -195,7 +207,7 @@ def _smoothed(amount: float) -> Any:
         ),
         ({"optimizer": "muon"}, {"optimizer": {"type": "muon", "rest": "adamw"}}, "rest is 'sgd'"),
         ({"weight_decay": 0.0}, {}, r"optimizer\.weight_decay is 0\.0 there and 0\.0005 here"),
-        ({"schedule": "none"}, {}, "schedule is 'none' there and 'cosine_annealing' here"),
+        ({"schedule": "none"}, {}, r"schedule\.type is 'none' there and 'cosine' here"),
         ({}, {"precision": "bf16"}, "precision is 'fp32' there and 'bf16' here"),
         ({}, {"early_bird": {"ratio": 0.0}}, "early_bird is None there"),
         ({}, {"subnetwork": {}}, "subnetwork is None there"),
