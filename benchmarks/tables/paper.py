@@ -6,15 +6,17 @@ import statistics
 from typing import Any
 
 from benchmarks.tables.parts import load, origin
+from lipt_cords.experiments.report.summary import is_soup
 
 Rows = list[dict[str, Any]]
 
 
 def _lines(results: dict[str, Any]) -> dict[str, Rows]:
-    """A table's rows by label, fraction by fraction."""
+    """A table's rows by label, fraction by fraction; a soup by itself is none of them."""
     found: dict[str, Rows] = {}
     for row in results["rows"]:
-        found.setdefault(row["row"], []).append(row)
+        if not is_soup(row):
+            found.setdefault(row["row"], []).append(row)
     return found
 
 
