@@ -151,6 +151,7 @@ class RunConfig(BaseModel):
         for name in ("skip_unreadable", "without", "label", "columns"):
             if not keys["dataset"][name]:
                 del keys["dataset"][name]
+        keys["scheduler"]["type"] = self.scheduler.chosen(self.optimizer.type)
         return keys
 
     @field_validator("*", mode="before")

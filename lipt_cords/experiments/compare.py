@@ -213,7 +213,15 @@ def _kept(
             f"{path} holds {len(more)} runs that this comparison would not make, such as "
             f"{more[0]}: ask for their methods, fractions and seeds too, or choose another --output"
         )
+    rates = {one.key: one.config.to_dict()["scheduler"] for one in plan.runs}
     try:
+        for key, row in found.items():
+            changed = first_difference(rates[key], row["config"]["scheduler"])
+            if changed is not None:
+                raise ValueError(
+                    f"{path} holds runs of another learning rate ({changed}), made by an earlier "
+                    "version: choose another --output"
+                )
         return {key: _record(row) for key, row in found.items()}
     except (KeyError, TypeError) as error:
         raise ValueError(

@@ -166,6 +166,7 @@ class Contest:
     def configure(self, method: Method, subset_epochs: int | None = None) -> RunConfig:
         """The configuration of one method, training on subsets for its own epochs or so many."""
         epochs = self.subset_epochs if subset_epochs is None else subset_epochs
+        share, optimizer = epochs / self.subset_epochs, self.config.optimizer.type
         dss: dict[str, Any] = {"warm_start": self.warm_start(method), "kappa": 0.0}
         if method.warmup == "full":
             calendar = plan_calendar(self, method, epochs)
@@ -187,13 +188,14 @@ class Contest:
             options = dss.get("options", self.config.dss_args.options)
             if strategy == "Stratified" and method.every == 0 and not options:
                 dss["options"] = dict(MATCHED)
-        schedule = self.config.scheduler.chosen(self.config.optimizer.type)
+        unbound = self.config.scheduler.model_copy(
+            update={"type": self.config.scheduler.chosen(optimizer), "T_max": None}
+        )
+        schedule = at_every_step(unbound, optimizer).over_epochs(share)
         return self.config.updated(
             dss_args=dss,
             train_args={"num_epochs": epochs},
-            # Stepped once per epoch, a cosine would leave a method of a few long epochs at a high
-            # rate, and its rivals of many short ones not.
-            scheduler={"type": at_every_step(schedule), "over": "subset", "T_max": None},
+            scheduler={**schedule.model_dump(), "over": "subset"},
         )
 
     def epochs_within(self, method: Method, passes: int, measure: str) -> int:

@@ -79,7 +79,6 @@ def pilot_of(config: RunConfig, splits: DataSplits, model: nn.Module) -> SubsetP
         model: as the training to come starts.
     """
     given, optimizer = config.train_args, config.optimizer
-    schedule = config.scheduler.chosen(optimizer.type)
     return SubsetPilot(
         model,
         splits.train,
@@ -87,7 +86,7 @@ def pilot_of(config: RunConfig, splits: DataSplits, model: nn.Module) -> SubsetP
         epochs=pilot_epochs(config),
         batch_size=config.dataloader.batch_size,
         optimizer=optimizer.model_dump(),
-        schedule=config.scheduler.model_dump() | {"type": at_every_step(schedule), "T_max": None},
+        schedule=at_every_step(config.scheduler, optimizer.type).over_epochs(pilot_share(config)),
         loss=per_sample_loss(config),
         precision=given.precision,
         memory_format=given.memory_format,

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from lipt_cords.base.devices import has_fused_steps
+from lipt_cords.base.errors import unknown_name
 from lipt_cords.base.options import ConfigSection
 from lipt_cords.base.registry import Registry, is_foreign
 from lipt_cords.models.matrices import hidden_matrices
@@ -53,6 +54,8 @@ class OptimizerOptions:
 
 CORDS_SCHEDULE = "cosine_annealing"
 """CORDS's own default."""
+EVERY_STEP = ("cosine", "linear", "wsd")
+"""Schedules that move the rate at every step."""
 
 OptimizerFunction = Callable[[list[nn.Parameter], OptimizerOptions], Optimizer]
 OPTIMIZERS: Registry[OptimizerFunction] = Registry(
@@ -87,11 +90,14 @@ def register_optimizer(
             (:class:`~lipt_cords.training.scheduler.SchedulerConfig`).
 
     Raises:
-        ValueError: the name is taken, or the function cannot be called so.
+        ValueError: the name is taken, the function cannot be called so, or an unknown default or
+            schedule.
     """
     known = {"lr", "momentum", "weight_decay"}
     if unknown := sorted(set(defaults or {}) - known):
         raise ValueError(f"defaults of an optimizer are {sorted(known)}, received {unknown}")
+    if schedule not in (schedules := (CORDS_SCHEDULE, *EVERY_STEP, "none")):
+        raise unknown_name("schedule", schedule, schedules)
     return OPTIMIZERS.register(
         name, trains_workers=trains_workers, defaults=dict(defaults or {}), schedule=schedule
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
@@ -16,11 +17,16 @@ from torch.optim.lr_scheduler import (
 )
 
 from lipt_cords.base.options import ConfigSection
-from lipt_cords.training.optimizers import CORDS_SCHEDULE, OPTIMIZERS
+from lipt_cords.training.optimizers import CORDS_SCHEDULE, EVERY_STEP, OPTIMIZERS
 from lipt_cords.training.schedules import Schedule, rate_factor
 
-EVERY_STEP = ("cosine", "linear", "wsd")
-"""Schedules that move the rate at every step."""
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "cosine_annealing": ("T_max",),
+    "cosine_annealing_WS": ("T_0", "T_mult"),
+    "linear_decay": ("stepsize", "gamma"),
+    "multistep": ("milestones", "gamma"),
+}
+"""The options of each type of CORDS; the others have none."""
 
 
 class SchedulerConfig(ConfigSection):
@@ -60,6 +66,46 @@ class SchedulerConfig(ConfigSection):
     def _none_by_name(cls, value: Any) -> Any:
         return "none" if value is None else value
 
+    @model_validator(mode="after")
+    def _options_of_the_type(self) -> SchedulerConfig:
+        """Files of CORDS hold options of several types; a type that is not CORDS's has none."""
+        if self.type == "multistep" and not self.milestones:
+            raise ValueError("multistep decays at milestones, and none is given: give milestones")
+        if self.type in OPTIONS or self.type == "none":
+            return self
+        read = OPTIONS[CORDS_SCHEDULE] if self.type == "auto" else ()
+        given = self.model_dump(exclude_defaults=True).keys() - {"type", "over", *read}
+        for kind, names in OPTIONS.items():
+            if some := [name for name in names if name in given]:
+                raise ValueError(
+                    f"{some[0]} is an option of {kind}, and the type is {self.type}: leave it out, "
+                    f"or set the type to {kind}"
+                )
+        return self
+
+    def told(self) -> str | dict[str, Any]:
+        """The type, with the options that are set, if any."""
+        options = self.model_dump(mode="json", exclude={"type", "over"}, exclude_defaults=True)
+        return {"type": self.type, **options} if options else self.type
+
+    def over_epochs(self, share: float) -> SchedulerConfig:
+        """The same over a training of another length: what counts epochs is scaled.
+
+        Args:
+            share: epochs of the other training over those of this one.
+
+        >>> SchedulerConfig(type="multistep", milestones=(50, 75)).over_epochs(0.1).milestones
+        (5, 8)
+        """
+
+        def scaled(epochs: Any) -> Any:
+            if isinstance(epochs, tuple):
+                return tuple(scaled(one) for one in epochs)
+            return None if epochs is None else max(1, round(share * epochs))
+
+        counted = [one for one in OPTIONS.get(self.type, ()) if one not in ("T_mult", "gamma")]
+        return self.model_copy(update={one: scaled(getattr(self, one)) for one in counted})
+
     def chosen(self, optimizer: str) -> str:
         """The type, and in place of ``auto`` what fits an optimizer of that name.
 
@@ -72,13 +118,22 @@ class SchedulerConfig(ConfigSection):
         return CORDS_SCHEDULE if self.T_max is not None else str(own)
 
 
-def at_every_step(kind: str) -> str:
-    """The type of a schedule, and in place of CORDS's cosine the one that moves at every step."""
-    return "cosine" if kind == CORDS_SCHEDULE else kind
+def at_every_step(config: SchedulerConfig, optimizer: str) -> SchedulerConfig:
+    """A schedule for trainings of any number of epochs, as the optimizer of that name wants it.
+
+    In place of CORDS's cosine over all epochs it is the one that moves at every step: stepped once
+    per epoch, it would leave few long epochs at a high rate.
+    """
+    kind = config.chosen(optimizer)
+    if kind == CORDS_SCHEDULE and config.T_max is None:
+        return SchedulerConfig(type="cosine", over=config.over)
+    return config.model_copy(update={"type": kind})
 
 
 class EveryStep:
     """A schedule that moves the rate at every step; it reaches zero after the last one.
+
+    ``wsd`` falls over the last quarter of the epochs.
 
     Args:
         optimizer: the learning rates of its groups are changed in proportion.
@@ -101,7 +156,7 @@ class EveryStep:
         self._optimizer, self._schedule, self._epochs = optimizer, schedule, epochs
         self._epoch = 0
         for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
+            group["initial_lr"] = float(group["lr"])
 
     def move(self, part: float) -> None:
         """Set the rate of the next step.
@@ -112,7 +167,11 @@ class EveryStep:
         decay = (0.75 * self._epochs, float(self._epochs))
         factor = rate_factor(self._schedule, self._epoch + part, self._epochs, decay)
         for group in self._optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            rate = group["initial_lr"] * factor
+            if isinstance(group["lr"], Tensor):  # a compiled step reads this very tensor
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def step(self) -> None:
         """An epoch is over."""

@@ -82,7 +82,7 @@ def train_on_subset(
     momentum: float | None = None,
     nesterov: bool = True,
     weight_decay: float | None = None,
-    schedule: str | Mapping[str, Any] = "auto",
+    schedule: str | Mapping[str, Any] | SchedulerConfig | None = "auto",
     loss: nn.Module | PerSampleLoss | None = None,
     collate_fn: CollateFunction | None = None,
     eval_every: int = 1,
@@ -122,8 +122,9 @@ def train_on_subset(
         weight_decay: L2 decay; None: 5e-4, or the optimizer's own default.
         schedule: of the learning rate over all epochs: ``cosine_annealing`` moves it once per epoch
             as CORDS does; ``cosine``, ``linear`` and ``wsd`` (held, falling over the last quarter)
-            at every step; ``none`` holds it; ``auto``: ``wsd`` for ``muon``, ``cosine`` for others;
-            or options of :class:`~lipt_cords.training.scheduler.SchedulerConfig`.
+            at every step; ``none`` or None holds it; ``auto`` is ``wsd`` for ``muon``, ``cosine``
+            for others, and what an optimizer of your own was registered with; or options of
+            :class:`~lipt_cords.training.scheduler.SchedulerConfig`.
         loss: what a warm start takes: a torch loss, whose reduction is taken over, or a callable of
             (logits, labels); None is cross-entropy.
         collate_fn: makes a batch of a list of items, as DataLoader's does, such as one that pads
@@ -197,9 +198,19 @@ def train_on_subset(
     given = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
     given = {name: value for name, value in given.items() if value is not None}
     optimizer_config = OptimizerConfig(**{"nesterov": nesterov, **given, **named})
-    rate = SchedulerConfig(**({"type": schedule} if isinstance(schedule, str) else schedule))
+    if isinstance(schedule, SchedulerConfig):
+        rate = schedule
+    elif schedule is None or isinstance(schedule, str):
+        rate = SchedulerConfig(type=schedule)
+    elif isinstance(schedule, Mapping):
+        rate = SchedulerConfig(**schedule)
+    else:
+        raise ValueError(
+            "expected the name of a schedule or options of SchedulerConfig, received "
+            f"{type(schedule).__name__}"
+        )
     if rate.type == "auto":
-        rate = rate.model_copy(update={"type": at_every_step(rate.chosen(optimizer_config.type))})
+        rate = at_every_step(rate, optimizer_config.type)
     plan = None
     model.to(target)
     half = autocast_dtype(precision, target)
@@ -218,7 +229,7 @@ def train_on_subset(
             "batch_size": batch_size,
             "optimizer": optimizer_config.model_dump(),
             **OPTIMIZERS.foreign_code(optimizer_config.type),
-            "schedule": rate.model_dump(),
+            "schedule": rate.told(),
             "loss": describe_loss(loss),
             "value of the loss": None if isinstance(tried, Exception) else tried,
             "kind of device": target.type,

@@ -138,6 +138,11 @@ def test_an_interrupted_comparison_goes_on_and_grows(tmp_path: Path) -> None:
     assert [run["method"] for run in grown["runs"]] == more
     assert grown["runs"][1]["test_accuracy"] == whole["runs"][1]["test_accuracy"]
     results = read_json(tmp_path / "results.json")
+    results["runs"][0]["config"]["scheduler"]["type"] = "cosine_annealing"
+    write_json(tmp_path / "results.json", results)
+    with pytest.raises(ValueError, match=r"another learning rate \(type is 'cosine_annealing'"):
+        compare(CONFIG, methods=more, seeds=[0], output=tmp_path, resume=True)
+    results["runs"][0]["config"]["scheduler"]["type"] = "cosine"
     results["runs"][0]["curve"][0].pop("learning_rate")
     write_json(tmp_path / "results.json", results)
     with pytest.raises(ValueError, match="was written by another version"):

@@ -122,7 +122,7 @@ def test_annealed_controls_follow_the_schedule_of_lipt_or_a_cosine(
         ("muon", {"T_max": 9}, "cosine"),
         ("sgd", {}, "cosine"),
         ("sgd", {"type": "linear"}, "linear"),
-        ("sgd", {"type": "multistep"}, "multistep"),
+        ("sgd", {"type": "linear_decay", "gamma": 0.5}, "linear_decay"),
     ],
 )
 def test_every_method_follows_the_schedule_over_its_own_epochs_step_by_step(
@@ -133,6 +133,17 @@ def test_every_method_follows_the_schedule_over_its_own_epochs_step_by_step(
     for name in ("random", "full=2+random", "full-data"):
         made = replace(contest(), config=config).configure(Method.parse(name)).scheduler
         assert (made.chosen(optimizer), made.T_max, made.over) == (expected, None, "subset")
+
+
+def test_decays_after_some_epochs_are_scaled_to_a_shorter_training() -> None:
+    told = {"type": "multistep", "milestones": (10, 16), "gamma": 0.5}
+    config = RunConfig.parse({"scheduler": told, "train_args": {"num_epochs": 20}})
+    base = replace(contest(), config=config)
+    for epochs, milestones in ((20, (10, 16)), (5, (2, 4)), (1, (1, 1))):
+        made = base.configure(Method.parse("full-data"), epochs).scheduler
+        assert made.milestones == milestones and made.gamma == 0.5
+    kept = base.configure(Method.parse("full=3+random")).scheduler
+    assert kept.milestones == (10, 16)
 
 
 def test_one_worker_takes_the_rate_of_one_worker() -> None:

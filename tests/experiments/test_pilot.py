@@ -13,7 +13,7 @@ from torch.utils.data import Subset, TensorDataset
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.experiments.contest import Contest
 from lipt_cords.experiments.methods import Method
-from lipt_cords.experiments.pilot import SubsetPilot
+from lipt_cords.experiments.pilot import SubsetPilot, pilot_of
 from lipt_cords.experiments.run import load_splits, run
 
 DRAWS = torch.Generator().manual_seed(0)
@@ -56,6 +56,27 @@ def configured(**dss: Any) -> RunConfig:
             "train_args": {"num_epochs": 4, "eval_every": 4, "device": "cpu"},
         }
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "told"),
+    [
+        ({}, "cosine"),
+        ({"type": "wsd"}, "wsd"),
+        ({"T_max": 8}, {"type": "cosine_annealing", "T_max": 4}),
+        (
+            {"type": "multistep", "milestones": [2, 3]},
+            {"type": "multistep", "milestones": [1, 2]},
+        ),
+    ],
+)
+def test_a_trial_follows_the_schedule_of_the_run_over_its_own_epochs(
+    scheduler: dict[str, Any], told: Any
+) -> None:
+    config = configured(options={"cut": "auto", "pilot": 0.5}).updated(scheduler=scheduler)
+    trial = pilot_of(config, load_splits(config), NET)
+    assert trial._options["epochs"] == 2
+    assert trial._options["schedule"].told() == told
 
 
 @pytest.mark.parametrize("every", [2, 4])

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipt_cords.training.optimizers import OPTIMIZERS
-from lipt_cords.training.scheduler import EVERY_STEP, EveryStep, SchedulerConfig, build_scheduler
+from lipt_cords.cords.config import RunConfig
+from lipt_cords.training.optimizers import EVERY_STEP, OPTIMIZERS, register_optimizer
+from lipt_cords.training.scheduler import EveryStep, SchedulerConfig, build_scheduler
 from lipt_cords.training.schedules import rate_factor
 from lipt_cords.training.sources import Epoch
 from lipt_cords.training.trainer import Trainer
@@ -109,3 +110,29 @@ def test_who_names_no_schedule_gets_that_of_the_optimizer(name: str) -> None:
     assert isinstance(built(T_max=4), torch.optim.lr_scheduler.CosineAnnealingLR)
     assert isinstance(built(type="cosine_annealing"), torch.optim.lr_scheduler.CosineAnnealingLR)
     assert built(type=None) is None
+
+
+def test_a_rate_that_is_a_tensor_stays_the_same_tensor() -> None:
+    rate = torch.tensor(1.0)
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=rate, capturable=True)
+    schedule = EveryStep(optimizer, "linear", 4)
+    schedule.move(0.5)
+    assert optimizer.param_groups[0]["lr"] is rate and rate == 0.875
+    schedule.step()
+    assert rate == 0.75
+
+
+@pytest.mark.parametrize("schedule", ["nonsense", "auto", "constant", "multistep", None])
+def test_an_optimizer_is_registered_with_a_schedule_that_is_known(schedule: Any) -> None:
+    with pytest.raises(ValueError, match="unknown schedule"):
+        register_optimizer("of mine", schedule=schedule)
+    assert "of mine" not in OPTIMIZERS
+
+
+def test_a_record_says_which_schedule_was_taken() -> None:
+    def told(**sections: Any) -> Any:
+        return RunConfig.parse(sections).to_dict()["scheduler"]["type"]
+
+    assert told() == "cosine_annealing"
+    assert told(optimizer={"type": "muon"}) == "wsd"
+    assert told(optimizer={"type": "muon"}, scheduler={"T_max": 3}) == "cosine_annealing"

@@ -26,7 +26,9 @@ def _source(schedule: SelectionSchedule, seed: int = 0) -> SelectorSource:
 
 def _read(source: Any, epoch: int) -> tuple[str, list[float], int]:
     opened = source.open(epoch)
-    values = [float(x) for batch in opened.batches for x in batch[0]]
+    batches = list(opened.batches)
+    assert len(batches) == opened.steps
+    values = [float(x) for batch in batches for x in batch[0]]
     return opened.kind, values, opened.selections
 
 
@@ -105,6 +107,7 @@ def test_cords_epochs_are_told_apart_and_selections_timed() -> None:
     opened = [source.open(epoch) for epoch in range(3)]
     assert [epoch.kind for epoch in opened] == ["full", "skipped", "subset"]
     assert [epoch.selections for epoch in opened] == [0, 0, 1]
+    assert [epoch.steps for epoch in opened] == [2, 0, 2]
     assert opened[2].selection_seconds > 0 and source.count == 1
 
 

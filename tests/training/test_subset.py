@@ -166,9 +166,33 @@ def test_the_rate_reaches_zero_in_any_number_of_epochs(optimizer: str, epochs: i
     assert rates[0] == 0.1 and rates[-1] == 0.0
     held = _train(_net(), optimizer=optimizer, epochs=epochs, schedule="none").curve
     assert held[-1].learning_rate == 0.1
+    restarted = _train(_net(), optimizer=optimizer, epochs=4, schedule={"T_max": 2}).curve
+    rates = [p.learning_rate for p in restarted]
+    assert rates == pytest.approx([0.1, 0.05, 0.0, 0.05, 0.1]), "CORDS's cosine, of that length"
+    held = _train(_net(), optimizer=optimizer, epochs=epochs, schedule=None).curve
+    assert held[-1].learning_rate == 0.1
     halved = {"type": "multistep", "milestones": (1,), "gamma": 0.5}
     steps = _train(_net(), optimizer=optimizer, epochs=epochs, schedule=halved).curve
     assert steps[-1].learning_rate == 0.05
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (
+            {"type": "wsd", "T_max": 2},
+            "T_max is an option of cosine_annealing, and the type is wsd",
+        ),
+        ({"milestones": (1,)}, "milestones is an option of multistep, and the type is auto"),
+        ({"type": "cosine", "gamma": 0.5}, "gamma is an option of linear_decay"),
+        ("multistep", "none is given: give milestones"),
+        ("warmup", r"scheduler\.type: .*'warmup'"),
+        (["wsd"], "expected the name of a schedule or options .*, received list"),
+    ],
+)
+def test_a_schedule_that_would_be_ignored_is_refused(schedule: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _train(_net(), schedule=schedule)
 
 
 def _facts(point: CurvePoint) -> tuple[Any, ...]:
@@ -207,7 +231,7 @@ def _smoothed(amount: float) -> Any:
         ),
         ({"optimizer": "muon"}, {"optimizer": {"type": "muon", "rest": "adamw"}}, "rest is 'sgd'"),
         ({"weight_decay": 0.0}, {}, r"optimizer\.weight_decay is 0\.0 there and 0\.0005 here"),
-        ({"schedule": "none"}, {}, r"schedule\.type is 'none' there and 'cosine' here"),
+        ({"schedule": "none"}, {}, "schedule is 'none' there and 'cosine' here"),
         ({}, {"precision": "bf16"}, "precision is 'fp32' there and 'bf16' here"),
         ({}, {"early_bird": {"ratio": 0.0}}, "early_bird is None there"),
         ({}, {"subnetwork": {}}, "subnetwork is None there"),
