@@ -112,9 +112,10 @@ def end_to_end_passes() -> str:
     """Training on all data against LiPT alone and with RS2, passes at equal accuracy."""
     text = ""
     for name, results in asked("end-to-end"):
-        alone, ladder = soup_of(results, 0), full_ladder(results)
-        soup = (alone["accuracy"], alone["critical_passes"], alone["passes"])
-        rows = [["LiPT alone", accuracy_text(alone), *_costs(ladder, *soup)]]
+        rows, ladder = [], full_ladder(results)
+        for alone in soups_of(results, 0):
+            soup = (alone["accuracy"], alone["critical_passes"], alone["passes"])
+            rows.append(["LiPT alone", accuracy_text(alone), *_costs(ladder, *soup)])
         for (method, _), runs in all_runs(results):
             found = (mean(runs), mean(runs, "critical_passes"), mean(runs, "passes"))
             costs = _costs([] if method == "full-data" else ladder, *found)
@@ -123,7 +124,8 @@ def end_to_end_passes() -> str:
             "Method", "Test accuracy, %", "Passes, critical path", "in all",
             "Critical path, times shorter than all data's", "Passes in all, over all data's",
         )  # fmt: skip
-        text += heading(name, results) + markdown(head, rows) + "\n"
+        above = heading(name, results).replace(".", f", {batches_of(results)}.")
+        text += above + markdown(head, rows) + "\n"
     return text + origin_of(asked("end-to-end"))
 
 
@@ -185,18 +187,23 @@ def passes_for(ladder: list[tuple[float, float]], accuracy: float) -> float | No
     return None
 
 
-def soup_of(results: dict[str, Any], part: int) -> dict[str, Any]:
-    """The summary of LiPT's soup by itself, before any training on a subset."""
-    found: dict[str, Any]
-    found, *_ = [row for row in results["parts"][part]["summary"] if is_soup(row)]
-    return found
+def soups_of(results: dict[str, Any], part: int) -> list[dict[str, Any]]:
+    """The summary of LiPT's soup by itself, before any training on a subset, if it is told."""
+    return [row for row in results["parts"][part]["summary"] if is_soup(row)][:1]
+
+
+def batches_of(results: dict[str, Any]) -> str:
+    """How large they are, and how the rate falls."""
+    config = results["parts"][0]["config"]
+    falls = "a cosine" if "cosine" in config["scheduler"]["type"] else "`wsd`"
+    return f"batches of {config['dataloader']['batch_size']}, {falls}"
 
 
 def equal_total() -> str:
     """Everybody spends the same passes; LiPT alone as well."""
     text = ""
     for name, results in asked("budget"):
-        alone = soup_of(results, 1)
+        (alone,) = soups_of(results, 1)
         rows = [
             [
                 runs[0]["label"],
