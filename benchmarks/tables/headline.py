@@ -84,7 +84,8 @@ def briefly(one: Runs, other: Runs) -> str:
 def told(difference: float, pooled: float) -> str:
     """A difference in points, and its deviation."""
     difference, pooled = 100 * difference, 100 * pooled
-    digits = 2 if f"{abs(difference):.1f}" == f"{pooled:.1f}" else 1  # which one is larger shows
+    shown = f"{abs(difference):.1f}"
+    digits = 2 if shown in ("0.0", f"{pooled:.1f}") else 1  # its sign, or which one is larger
     return f"{difference:+.{digits}f} (deviation {pooled:.{digits}f})"
 
 
