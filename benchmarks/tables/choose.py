@@ -72,7 +72,7 @@ def chosen() -> str:
             f"{name}, {len(seeds)} seeds.\n\n"
             + markdown(head, rows)
             + f"\nLiPT's warm-up, trials and training make {few:.1f} to {many:.1f} times the "
-            "passes of the training.\n" + "\n"
+            "passes of the training.\n\n"
         )
     return text + origin_of(measured())
 

@@ -18,6 +18,7 @@ from lipt_cords.base.registry import Registry, is_foreign
 from lipt_cords.models.matrices import hidden_matrices
 from lipt_cords.models.usable import require_trainable
 from lipt_cords.training.muon import Muon, Rest
+from lipt_cords.training.schedules import EVERY_STEP
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,6 @@ class OptimizerOptions:
 
 CORDS_SCHEDULE = "cosine_annealing"
 """CORDS's own default."""
-EVERY_STEP = ("cosine", "linear", "wsd")
-"""Schedules that move the rate at every step."""
 
 OptimizerFunction = Callable[[list[nn.Parameter], OptimizerOptions], Optimizer]
 OPTIMIZERS: Registry[OptimizerFunction] = Registry(

@@ -17,8 +17,8 @@ from torch.optim.lr_scheduler import (
 )
 
 from lipt_cords.base.options import ConfigSection
-from lipt_cords.training.optimizers import CORDS_SCHEDULE, EVERY_STEP, OPTIMIZERS
-from lipt_cords.training.schedules import Schedule, rate_factor
+from lipt_cords.training.optimizers import CORDS_SCHEDULE, OPTIMIZERS
+from lipt_cords.training.schedules import EVERY_STEP, Schedule, rate_factor
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "cosine_annealing": ("T_max",),

@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, get_args
 
 Schedule = Literal["constant", "linear", "cosine", "wsd"]
+EVERY_STEP = tuple(one for one in get_args(Schedule) if one != "constant")
+"""Schedules that move the rate at every step."""
 MergeSchedule = Literal["even", "qsr"]
 
 

@@ -163,6 +163,7 @@ def test_updated_keeps_what_was_given() -> None:
     again = config.updated(train_args={"seed": 5})
     assert again.train_args.seed == 5
     assert again.dss_args == config.dss_args
+    assert RunConfig.parse(again.given()) == again
     assert RunConfig.parse(again.to_dict()).to_dict() == again.to_dict()
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lipt_cords.cords.config import RunConfig
-from lipt_cords.training.optimizers import EVERY_STEP, OPTIMIZERS, register_optimizer
+from lipt_cords.training.optimizers import OPTIMIZERS, register_optimizer
 from lipt_cords.training.scheduler import EveryStep, SchedulerConfig, build_scheduler
-from lipt_cords.training.schedules import rate_factor
+from lipt_cords.training.schedules import EVERY_STEP, rate_factor
 from lipt_cords.training.sources import Epoch
 from lipt_cords.training.trainer import Trainer
 
