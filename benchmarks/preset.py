@@ -11,7 +11,7 @@ runs them, and annealed. Bytes of a merge are measured between four local proces
 each, and scaled to 16 ranks.
 
 Rows are written as they are finished, the most needed first; with ``--resume`` those that are
-there are kept.
+there with today's settings are kept.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "default": WHOLE,
     "half": HALF,
     "data-parallel, Muon": {
-        "kind": "ddp", "optimizer": "muon", "batch": 16 * WORKERS, "schedule": "linear", "lr": 0.06,
+        "kind": "ddp", "optimizer": "muon", "batch": 16 * WORKERS, "schedule": "wsd", "lr": 0.06,
+        "momentum": 0.6,
     },
     "one process": {**ALONE, "local_steps": 3750},
     "10 full epochs, SGD, annealed": {**SGD, "epochs": 10, "schedule": "cosine", "lr": 0.1},
@@ -79,7 +80,7 @@ def run(name: str, seed: int, task: Task, references: list[Any]) -> dict[str, An
         total = CRITICAL * WORKERS if kind == "ddp" else row["epochs"] * POOL
         train_plainly(
             model, task, batch=row["batch"], lr=row["lr"], schedule=row["schedule"], passes=total,
-            seed=seed, optimizer=row["optimizer"],
+            seed=seed, optimizer=row["optimizer"], momentum=row.get("momentum", 0.9),
         )  # fmt: skip
         critical, rounds = total // divisor, total // row["batch"] if kind == "ddp" else 0
     seconds = time.perf_counter() - began
@@ -131,7 +132,9 @@ def main() -> None:
         "pool": POOL,
         "bytes_of_a_merge_of_16_ranks": earlier.get("bytes_of_a_merge_of_16_ranks")
         or bytes_of_a_merge(task),
-        "rows": earlier.get("rows", []),
+        "rows": [
+            row for row in earlier.get("rows", []) if ROWS[row["name"]].items() <= row.items()
+        ],
         **origins(earlier),
     }
     done = {(row["name"], row["seed"]) for row in payload["rows"]}
