@@ -35,6 +35,7 @@ from lipt_cords.base.process_memory import keep_freed_memory
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data import DataSplits, labels_of
 from lipt_cords.data.images import ImageTensors
+from lipt_cords.experiments.assemble import of_size
 from lipt_cords.experiments.run import run
 
 FRACTION = 0.1
@@ -61,14 +62,14 @@ def rs2(splits: DataSplits, seed: int) -> float:
             "model": {"architecture": "resnet8"},
             "dataloader": {"batch_size": TRAINING["batch_size"]},
             "optimizer": {"lr": TRAINING["lr"], "nesterov": True},
-            "dss_args": {"type": "RS2", "fraction": BUDGET / len(labels_of(splits.train))},
+            "dss_args": {"type": "RS2"},
             "train_args": {
                 "num_epochs": round(PASSES[FRACTION] / BUDGET), "eval_every": 10_000,
                 "precision": TRAINING["precision"], "device": TRAINING["device"],
             },
         }
     )  # fmt: skip
-    record = run(config, seed=seed, splits=splits)
+    record = run(of_size(config, BUDGET, len(labels_of(splits.train))), seed=seed, splits=splits)
     assert record is not None
     if record.costs.passes != PASSES[FRACTION]:
         raise ValueError(f"expected {PASSES[FRACTION]} passes, made {record.costs.passes}")
