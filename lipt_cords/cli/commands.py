@@ -202,6 +202,7 @@ def compare(
     from lipt_cords.cli.display import show_plan, show_report
     from lipt_cords.experiments.compare import compare as run_comparison
     from lipt_cords.experiments.compare import default_methods
+    from lipt_cords.experiments.compare_files import blank_results, kept_records
     from lipt_cords.experiments.compare_plan import plan_comparison
     from lipt_cords.experiments.methods import parse_methods
     from lipt_cords.experiments.pace import training_pace
@@ -224,6 +225,9 @@ def compare(
     with owned(output) if output is not None and writes else nullcontext():
         splits = load_splits(settings)
         plan = plan_comparison(settings, splits, contenders, chosen, **terms)
+        if resume and output is not None:
+            first = blank_results(settings, plan, contenders, terms, splits)
+            plan = plan.without(kept_records(output, first, plan, resume))
         display.data(splits)
         display.methods(contenders, settings.dss_args.strategy)
         pace = training_pace(settings, splits)

@@ -170,6 +170,8 @@ def show_plan(
     console: Console, plan: ComparisonPlan, pace: float, jobs: int, strategy: str
 ) -> None:
     """What a comparison will run and what it will take, before it begins."""
+    if plan.kept:
+        console.print(f"{plan.kept} runs are made already; {len(plan.runs)} are left.")
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     several = len({one.fraction for one in plan.runs}) > 1
     trials = any(one.expected.selection for one in plan.runs)

@@ -8,38 +8,27 @@ written whole after every run, and an interrupted comparison can be resumed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lipt_cords.base.differences import first_difference
-from lipt_cords.base.errors import already_made
-from lipt_cords.base.files import read_json, write_json
+from lipt_cords.base.files import write_json
 from lipt_cords.base.ownership import is_main_process, owns_output
-from lipt_cords.base.provenance import machine_name, provenance
-from lipt_cords.base.registry import code_of
+from lipt_cords.base.provenance import machine_name
 from lipt_cords.cords.config import RunConfig
 from lipt_cords.data.datasets import DataSplits
 from lipt_cords.experiments.choose import chooses_untrained
-from lipt_cords.experiments.compare_plan import ComparisonPlan, PlannedRun, plan_comparison
+from lipt_cords.experiments.compare_files import blank_results, kept_records
+from lipt_cords.experiments.compare_plan import ComparisonPlan, PlannedRun, RunKey, plan_comparison
 from lipt_cords.experiments.compare_runs import OnWait, make_runs
 from lipt_cords.experiments.contest import Equal
-from lipt_cords.experiments.methods import (
-    DEFAULT_METHODS,
-    UNTRAINED_METHODS,
-    Method,
-    parse_methods,
-)
+from lipt_cords.experiments.methods import DEFAULT_METHODS, UNTRAINED_METHODS, parse_methods
 from lipt_cords.experiments.record import RunRecord
-from lipt_cords.experiments.report.results import PLACES, RESULTS, read_results
+from lipt_cords.experiments.report.results import RESULTS
 from lipt_cords.experiments.report.summary import summarise
 from lipt_cords.experiments.report.words import verdict
-from lipt_cords.experiments.run import (
-    SCHEMA,
-    contents_of_splits,
-    load_splits,
-)
-from lipt_cords.training.ledger import CurvePoint, Ledger
+from lipt_cords.experiments.run import load_splits
+from lipt_cords.training.ledger import CurvePoint
 from lipt_cords.warmstart.progress import each_line_once
 
 OnRun = Callable[[str, float, int, RunRecord | None], None]
@@ -124,24 +113,19 @@ def compare(
         "budget": budget,
     }  # fmt: skip
     plan = plan_comparison(config, splits, contenders, chosen, fractions, **shared)
-    results = _blank(config, plan, contenders, shared) | {"command": command}
+    named = None if directory is None else splits
+    results = blank_results(config, plan, contenders, shared, named) | {"command": command}
+    records: dict[RunKey, RunRecord] = {}
     if directory is not None:
-        results["data"] = contents_of_splits(splits)
-        if config.imports:
-            results["code"] = code_of(config.imports)
-    records: dict[tuple[str, float, int], RunRecord] = {}
-    if directory is not None:
-        records = _kept(directory / RESULTS, results, plan, resume)
+        records = kept_records(directory, results, plan, resume)
     _update(results, plan, records, config)
-    missing = {one.key for one in plan.runs} - records.keys()
-    units = [[one for one in unit if one.key in missing] for unit in plan.units()]
 
     def started(planned: PlannedRun) -> None:
         if on_run is not None:
             on_run(*planned.key, None)
 
     made = make_runs(
-        [unit for unit in units if unit],
+        plan.without(records).units(),
         splits,
         jobs=jobs,
         on_start=started,
@@ -160,93 +144,10 @@ def compare(
     return results
 
 
-def _blank(
-    config: RunConfig, plan: ComparisonPlan, methods: Sequence[Method], shared: dict[str, Any]
-) -> dict[str, Any]:
-    strategy = config.dss_args.strategy
-    return {
-        "schema": SCHEMA,
-        "kind": "compare",
-        "config": config.to_dict(),
-        "terms": shared,
-        "methods": [{**asdict(m), "label": m.label(strategy)} for m in methods],
-        "seeds": list(dict.fromkeys(one.seed for one in plan.runs)),
-        "fractions": list(dict.fromkeys(one.fraction for one in plan.runs)),
-        "notes": plan.notes,
-        "planned": {"runs": len(plan.runs), "passes": plan.passes},
-        **provenance(),
-        "runs": [],
-        "summary": [],
-        "verdict": "",
-        "details": [],
-    }
-
-
-def _kept(
-    path: Path, blank: dict[str, Any], plan: ComparisonPlan, resume: bool
-) -> dict[tuple[str, float, int], RunRecord]:
-    """Records of an earlier comparison that this one continues.
-
-    Raises:
-        ValueError: there is one and ``resume`` is not set, or it is of other terms.
-    """
-    if not path.exists():
-        return {}
-    if not resume:
-        raise already_made(path)
-    read_results(path)  # whole, or refused
-    before = read_json(path)
-    same = ("kind", "terms", "config", "data", "code", "python", "versions")
-    asked, stored = ({part: one.get(part) for part in same} for one in (blank, before))
-    changed = first_difference(asked, stored, ignore=PLACES)
-    if changed is not None:
-        raise ValueError(
-            f"{path} is of another comparison: {changed}. Choose another --output, or run with "
-            "what it was begun with"
-        )
-    wanted = {one.key for one in plan.runs}
-    good = [row for row in before["runs"] if row["status"] == "ok"]
-    found = {(row["method"], row.get("fraction"), row["seed"]): row for row in good}
-    more = [key for key in found if key not in wanted]
-    if more:
-        raise ValueError(
-            f"{path} holds {len(more)} runs that this comparison would not make, such as "
-            f"{more[0]}: ask for their methods, fractions and seeds too, or choose another --output"
-        )
-    rates = {one.key: one.config.to_dict()["scheduler"] for one in plan.runs}
-    try:
-        for key, row in found.items():
-            changed = first_difference(rates[key], row["config"]["scheduler"])
-            if changed is not None:
-                raise ValueError(
-                    f"{path} holds runs of another learning rate ({changed}), made by an earlier "
-                    "version: choose another --output"
-                )
-        return {key: _record(row) for key, row in found.items()}
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} was written by another version ({type(error).__name__}: {error}): choose "
-            "another --output"
-        ) from None
-
-
-def _record(row: dict[str, Any]) -> RunRecord:
-    names = {one.name for one in fields(RunRecord)}
-    costs = {one.name: row["costs"].get(one.name, 0) for one in fields(Ledger)}
-    values = {name: value for name, value in row.items() if name in names}
-    known = {one.name for one in fields(CurvePoint)}
-    curve = [
-        CurvePoint(**{name: value for name, value in point.items() if name in known})
-        for point in row["curve"]
-    ]
-    made = {"revision": row.get("revision"), "made_on": row.get("made_on")}
-    return RunRecord(**{**values, "costs": Ledger(**costs), "curve": curve, "provenance": made})
-
-
 def _update(
     results: dict[str, Any],
     plan: ComparisonPlan,
-    records: dict[tuple[str, float, int], RunRecord],
+    records: dict[RunKey, RunRecord],
     config: RunConfig,
 ) -> None:
     rows = []

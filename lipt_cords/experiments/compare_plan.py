@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +15,9 @@ from lipt_cords.experiments.contest import Contest, Equal, ExpectedPasses
 from lipt_cords.experiments.methods import Method
 from lipt_cords.selectors.grouping import class_members
 from lipt_cords.warmstart.config import WarmStartConfig
+
+RunKey = tuple[str, float, int]
+"""Method, fraction and seed."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class PlannedRun:
     warm_start: WarmStartConfig | None
 
     @property
-    def key(self) -> tuple[str, float, int]:
+    def key(self) -> RunKey:
         """What identifies it."""
         return self.method.name, self.fraction, self.seed
 
@@ -49,6 +52,8 @@ class ComparisonPlan:
 
     runs: list[PlannedRun]
     notes: list[str]
+    kept: int = 0
+    """Runs beside these that an earlier comparison has made."""
 
     @property
     def passes(self) -> int:
@@ -70,7 +75,15 @@ class ComparisonPlan:
             | {"epochs": one.config.train_args.num_epochs, **asdict(one.expected)}
             for one in self.runs
         ]
-        return {"kind": "plan", "runs": runs, "passes": self.passes, "notes": self.notes}
+        return {
+            "kind": "plan", "runs": runs, "passes": self.passes, "notes": self.notes,
+            "kept": self.kept,
+        }  # fmt: skip
+
+    def without(self, made: Collection[RunKey]) -> ComparisonPlan:
+        """What is left to run."""
+        left = [one for one in self.runs if one.key not in made]
+        return ComparisonPlan(left, self.notes, self.kept + len(self.runs) - len(left))
 
     def units(self) -> list[list[PlannedRun]]:
         """Runs in groups that one process makes in turn: those that share a warm start."""

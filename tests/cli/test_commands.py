@@ -80,6 +80,16 @@ def test_compare_prints_table_verdict_and_files(
     assert "higher than RS2" in " ".join(shown.split())
     assert [run["seed"] for run in read_json(output / "results.json")["runs"]] == [4, 4, 5, 5]
     assert str(output / "report.html") in shown and (output / "report.md").is_file()
+    more = [*command, "--output", str(output), "--set", "train_args.eval_every=2", "--dry-run"]
+    more[3] = "4,5,6"
+    assert main([*more, "--resume"]) == 0  # what is left, and nothing is written
+    left = capsys.readouterr().out
+    assert "4 runs are made already; 2 are left." in left and "\n2 runs," in left
+    assert main([*more, "--resume", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["kept"] == 4 and {run["seed"] for run in plan["runs"]} == {6}
+    assert main([*more, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["runs"]) == 6
     assert main(["report", str(output), "--output", str(tmp_path / "again"), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (tmp_path / "again" / "report.html").read_bytes() == (
