@@ -4,7 +4,7 @@
 
 warm-up: the preset ``lipt`` in place of CORDS's full-data warm-up, before RS2 and before GLISTER,
 GradMatch and CRAIG re-selected as in CORDS. one-process: the same with the preset in one process,
-where it is one worker. tax: RS2 on a tenth after the preset and after two, three, five and ten
+where it is one worker, and RS2 with no warm-up to compare the two questions by. tax: RS2 on a tenth after the preset and after two, three, five and ten
 epochs on all data, where Muon trains everything, with CORDS's cosine. end-to-end: the preset, and
 RS2 after it, against training on all data until the same accuracy. budget: everybody spends the
 same passes in all, with the preset in one process; two of them also with a cosine. In these two
@@ -77,7 +77,7 @@ QUESTIONS: dict[str, list[Part]] = {
     ],
     "one-process": [
         Part(
-            ("lipt+rs2", *(f"lipt+{kind}" for kind in SELECTORS)),
+            ("rs2", "lipt+rs2", *(f"lipt+{kind}" for kind in SELECTORS)),
             terms={"subset_passes": 40_000},
             warm_start=ALONE,
         )
