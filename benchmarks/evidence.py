@@ -4,13 +4,14 @@
 
 warm-up: the preset ``lipt`` in place of CORDS's full-data warm-up, before RS2 and before GLISTER,
 GradMatch and CRAIG re-selected as in CORDS. one-process: the same with the preset in one process,
-where it is one worker, and RS2 with no warm-up to compare the two questions by. tax: RS2 on a tenth after the preset and after two, three, five and ten
-epochs on all data, where Muon trains everything, with CORDS's cosine. end-to-end: the preset, and
-RS2 after it, against training on all data until the same accuracy. budget: everybody spends the
-same passes in all, with the preset in one process; two of them also with a cosine. In these two
-everybody trains with Muon in batches of 16, and the rate is held and then falls, as the preset's.
-ResNet-8, a pool of 20,000 images, 16 workers where a warm start does not say how many. Interrupted
-runs go on where they stopped.
+where it is one worker, and RS2 with no warm-up, by which the two questions can be compared. tax:
+RS2 on a tenth after the preset and after two, three, five and ten epochs on all data, where Muon
+trains everything, with CORDS's cosine. end-to-end: the preset, and RS2 after it, against training
+on all data until the same accuracy. budget: everybody spends the same passes in all, with the
+preset in one process; two of them also with a cosine. In these two everybody trains with Muon in
+batches of 16, and the rate is held and then falls, as the preset's. ResNet-8, a pool of 20,000
+images, 16 workers where a warm start does not say how many. Interrupted runs go on where they
+stopped.
 """
 
 from __future__ import annotations
