@@ -16,7 +16,6 @@ from benchmarks.tables.question import (
     accuracies,
     all_runs,
     asked,
-    batches_of,
     by_method,
     full_ladder,
     mean,
@@ -156,7 +155,7 @@ def _end_to_end(results: dict[str, Any]) -> str:
         f"{name} {_to_equal_accuracy(results, reached)}"
         for name, reached in (("alone", alone), ("before RS2", then)) if reached
     ]  # fmt: skip
-    return f"{'; '.join(told)} ({batches_of(results)})"
+    return "; ".join(told)
 
 
 def _to_equal_accuracy(

@@ -124,8 +124,7 @@ def end_to_end_passes() -> str:
             "Method", "Test accuracy, %", "Passes, critical path", "in all",
             "Critical path, times shorter than all data's", "Passes in all, over all data's",
         )  # fmt: skip
-        above = heading(name, results).replace(".", f", {batches_of(results)}.")
-        text += above + markdown(head, rows) + "\n"
+        text += heading(name, results) + markdown(head, rows) + "\n"
     return text + origin_of(asked("end-to-end"))
 
 
@@ -190,13 +189,6 @@ def passes_for(ladder: list[tuple[float, float]], accuracy: float) -> float | No
 def soups_of(results: dict[str, Any], part: int) -> list[dict[str, Any]]:
     """The summary of LiPT's soup by itself, before any training on a subset, if it is told."""
     return [row for row in results["parts"][part]["summary"] if is_soup(row)][:1]
-
-
-def batches_of(results: dict[str, Any]) -> str:
-    """How large they are, and how the rate falls."""
-    config = results["parts"][0]["config"]
-    falls = "a cosine" if "cosine" in config["scheduler"]["type"] else "`wsd`"
-    return f"batches of {config['dataloader']['batch_size']}, {falls}"
 
 
 def equal_total() -> str:
