@@ -57,20 +57,24 @@ def pooled_deviation(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def compared(one: Runs, other: Runs) -> str:
-    """A difference of means in points, and whether it is more than one pooled deviation."""
+    """A difference of means in points, and one pooled deviation."""
     difference = 100 * (mean(one) - mean(other))
     if min(len(one), len(other)) < 2:
         return f"{difference:+.1f} (one seed)"
     pooled = 100 * pooled_deviation(accuracies(one), accuracies(other))
-    beyond = "beyond" if abs(difference) > pooled else "within"
     digits = 2 if f"{abs(difference):.1f}" == f"{pooled:.1f}" else 1  # which one is larger shows
-    return f"{difference:+.{digits}f} ({beyond} the deviation, {pooled:.{digits}f})"
+    return f"{difference:+.{digits}f} ({pooled:.{digits}f})"
 
 
-def heading(name: str, results: dict[str, Any], part: int = 0) -> str:
+def heading(name: str, results: dict[str, Any]) -> str:
     """The set and its seeds, above a table."""
-    seeds = len({run["seed"] for run in results["parts"][part]["runs"]})
-    return f"{name}, {seeds} seed{'s' * (seeds > 1)}.\n\n"
+    return f"{name}, {seeds_of(results)}"
+
+
+def seeds_of(results: dict[str, Any]) -> str:
+    """How many seeds there are, above a table."""
+    seeds = len({run["seed"] for run in results["parts"][0]["runs"]})
+    return f"{seeds} seed{'s' * (seeds > 1)}.\n\n"
 
 
 def warm_up() -> str:
@@ -92,8 +96,8 @@ def warm_up() -> str:
                 ]
             )
         head = (
-            "Then", "Full epochs", "After them, %", "After LiPT, %", "Difference, points",
-            "Critical path, times shorter",
+            "Then", "Full epochs", "After them, %", "After LiPT, %",
+            "Difference, points (deviation)", "Critical path, times shorter",
         )  # fmt: skip
         mine, alone = runs["lipt+rs2"], runs["one-worker-annealed+rs2"]
         text += heading(name, results) + markdown(head, rows)
@@ -110,34 +114,37 @@ def warm_up() -> str:
 
 def end_to_end_passes() -> str:
     """Training on all data against LiPT alone and with RS2, passes at equal accuracy."""
-    text = ""
-    for name, results in asked("end-to-end"):
-        rows, ladder = [], full_ladder(results)
-        for alone in soups_of(results, 0):
-            soup = (alone["accuracy"], alone["critical_passes"], alone["passes"])
-            rows.append(["LiPT alone", accuracy_text(alone), *_costs(ladder, *soup)])
-        for (method, _), runs in all_runs(results):
-            found = (mean(runs), mean(runs, "critical_passes"), mean(runs, "passes"))
-            costs = _costs([] if method == "full-data" else ladder, *found)
-            rows.append([runs[0]["label"], spread(accuracies(runs)), *costs])
-        head = (
-            "Method", "Test accuracy, %", "Passes, critical path", "in all",
-            "Critical path, times shorter than all data's", "Passes in all, over all data's",
-        )  # fmt: skip
-        text += heading(name, results) + markdown(head, rows) + "\n"
-    return text + origin_of(asked("end-to-end"))
+    found, rows = asked("end-to-end"), {}
+    head = ["Method", "Passes, critical path", "in all"]
+    for name, results in found:
+        ladder = full_ladder(results)
+        lines = [
+            ("LiPT alone", soup["accuracy"], soup["critical_passes"], soup["passes"],
+             accuracy_text(soup), ladder)
+            for soup in soups_of(results, 0)
+        ]  # fmt: skip
+        lines += [
+            (runs[0]["label"], mean(runs), mean(runs, "critical_passes"), mean(runs, "passes"),
+             spread(accuracies(runs)), [] if method == "full-data" else ladder)
+            for (method, _), runs in all_runs(results)
+        ]  # fmt: skip
+        for label, accuracy, critical, passes, told, steps in lines:
+            spent = (f"{critical:,.0f}", f"{passes:,.0f}")
+            row = rows.setdefault((label, *spent), [label, *spent])
+            row += [told, *_against_all_data(steps, accuracy, critical, passes)]
+        head += [f"{name}, %", "Path, times shorter than all data's", "Passes, over all data's"]
+    return seeds_of(found[0][1]) + markdown(head, list(rows.values())) + "\n" + origin_of(found)
 
 
-def _costs(
+def _against_all_data(
     ladder: list[tuple[float, float]], accuracy: float, critical: float, passes: float
-) -> list[str]:
-    """Passes, and how they compare with those of all data for the same accuracy."""
-    shorter, more = "-", "-"
-    if ladder and (found := passes_to_reach(ladder, accuracy)) is not None:
-        equal, bound = found
-        above, below = ("> ", "< ") if bound else ("", "")
-        shorter, more = f"{above}{equal / critical:.1f}", f"{below}{passes / equal:.2f}"
-    return [f"{critical:,.0f}", f"{passes:,.0f}", shorter, more]
+) -> tuple[str, str]:
+    """How passes compare with those of all data for the same accuracy."""
+    if not ladder or (found := passes_to_reach(ladder, accuracy)) is None:
+        return "-", "-"
+    equal, bound = found
+    above, below = ("> ", "< ") if bound else ("", "")
+    return f"{above}{equal / critical:.1f}", f"{below}{passes / equal:.2f}"
 
 
 def all_runs(results: dict[str, Any]) -> list[tuple[tuple[str, float], Runs]]:
@@ -193,23 +200,20 @@ def soups_of(results: dict[str, Any], part: int) -> list[dict[str, Any]]:
 
 def equal_total() -> str:
     """Everybody spends the same passes; LiPT alone as well."""
-    text = ""
-    for name, results in asked("budget"):
+    found, rows = asked("budget"), {}
+    for _, results in found:
         (alone,) = soups_of(results, 1)
-        rows = [
-            [
-                runs[0]["label"],
-                rate,
-                spread(accuracies(runs)),
-                f"{mean(runs, 'warmup_passes'):,.0f}",
-            ]
-            for part, rate in ((0, "held, then falling"), (2, "cosine"))
+        lines = [
+            (runs[0]["label"], rate, mean(runs, "warmup_passes"), spread(accuracies(runs)))
+            for part, rate in ((0, "`wsd`"), (2, "cosine"))
             for runs in by_method(results, part).values()
         ]
-        rows.insert(-2, ["LiPT alone", rows[0][1], accuracy_text(alone), f"{alone['passes']:,.0f}"])
-        head = ("Method", "Rate", "Test accuracy, %", "Passes of the warm-up")
-        text += heading(name, results) + markdown(head, rows) + "\n"
-    return text + origin_of(asked("budget"))
+        lines.insert(-2, ("LiPT alone", "`wsd`", alone["passes"], accuracy_text(alone)))
+        for label, rate, passes, accuracy in lines:
+            row = rows.setdefault((label, rate), [label, rate, f"{passes:,.0f}"])
+            row.append(accuracy)
+    head = ("Method", "Rate", "Passes of the warm-up", *(f"{name}, %" for name, _ in found))
+    return seeds_of(found[0][1]) + markdown(head, list(rows.values())) + "\n" + origin_of(found)
 
 
 def tax() -> str:
@@ -223,8 +227,8 @@ def faster() -> str:
 
 
 def _after_warm_ups(question: str) -> str:
-    text = ""
-    for name, results in asked(question):
+    found, rows = asked(question), {}
+    for _, results in found:
         full = by_method(results)["full=10+rs2"]
         named = [
             (runs[0]["label"] + ", half of the path" * (part == 1), runs)
@@ -232,23 +236,14 @@ def _after_warm_ups(question: str) -> str:
             for method, runs in by_method(results, part).items()
             if method != "full=10+rs2"
         ]
-        named.append((full[0]["label"], full))
-        rows = [
-            [
-                label,
-                f"{mean(runs, 'warmup_critical_passes'):,.0f}",
-                f"{mean(runs, 'warmup_passes'):,.0f}",
-                spread(accuracies(runs)),
-                "-" if runs is full else compared(runs, full),
-            ]
-            for label, runs in named
-        ]  # fmt: skip
-        head = (
-            "Method", "Warm-up, critical path", "in all", "Test accuracy, %",
-            "Against 10 full epochs, points",
-        )  # fmt: skip
-        text += heading(name, results) + markdown(head, rows) + "\n"
-    return text + origin_of(asked(question))
+        for label, runs in [*named, (full[0]["label"], full)]:
+            spent = (mean(runs, "warmup_critical_passes"), mean(runs, "warmup_passes"))
+            row = rows.setdefault(label, [label, *(f"{passes:,.0f}" for passes in spent)])
+            row += [spread(accuracies(runs)), "-" if runs is full else compared(runs, full)]
+    head = ["Method", "Warm-up, critical path", "in all"]
+    for name, _ in found:
+        head += [f"{name}, %", "Against 10 full epochs, points (deviation)"]
+    return seeds_of(found[0][1]) + markdown(head, list(rows.values())) + "\n" + origin_of(found)
 
 
 QUESTIONS = (warm_up, tax, faster, end_to_end_passes, equal_total)

@@ -196,8 +196,8 @@ def compare(
     A method is WARMUP+SELECTION/HOW@SPENDS: lipt, full=5+craig/scratch/static, rs2@total, ...
     Warm-ups: none, full[=K], full-annealed[=K], lipt, lipt-rounds, lipt-once,
     one-worker, one-worker-annealed, one-worker-total. Selections: selector (the
-    configuration's), random, rs2, glister, gradmatch, craig, stratified, curriculum, importance,
-    grand, el2n, full, or another registered selector (--import).
+    configuration's), random, rs2, covering, glister, gradmatch, craig, stratified, curriculum,
+    importance, grand, el2n, full, or another registered selector (--import).
     """
     from lipt_cords.cli.display import show_plan, show_report
     from lipt_cords.experiments.compare import compare as run_comparison

@@ -172,6 +172,8 @@ def show_plan(
     """What a comparison will run and what it will take, before it begins."""
     if plan.kept:
         console.print(f"{plan.kept} runs are made already; {len(plan.runs)} are left.")
+    if not plan.runs:
+        return
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     several = len({one.fraction for one in plan.runs}) > 1
     trials = any(one.expected.selection for one in plan.runs)
@@ -203,10 +205,12 @@ def show_plan(
     console.print(table)
     for note in plan.notes:
         say(console, f"note: {note}")
+    warm = any(one.warm_start is not None for one in plan.runs)
+    shared = " with shared warm starts" if warm else ""
     minutes = plan.passes / max(1.0, pace) / jobs / 60
     time = f"{minutes:.0f} minutes" if minutes >= 2 else f"{2 + 60 * minutes:.0f} seconds"
     console.print(
-        f"{len(plan.runs)} runs, {count(plan.passes)} passes with shared warm starts, about {time} "
+        f"{len(plan.runs)} runs, {count(plan.passes)} passes{shared}, about {time} "
         f"at {pace:,.0f} passes a second in {'one process' if jobs == 1 else f'each of {jobs}'}, "
         "selection and evaluation apart.\n",
         highlight=False,

@@ -122,7 +122,8 @@ scratch=True, every=0, spends=None)
         if self.every is not None and not (self.warmup == "none" and fact_of(chooser, "untrained")):
             parts.append(f"every {self.every} epochs" if self.every else "once")
         if self.warmup != "none":
-            epochs = f" ({self.epochs} epochs)" if self.epochs else ""
+            count = self.epochs or 0
+            epochs = f" ({count} epoch{'s' * (count > 1)})" if count else ""
             after = f"after {WARMUPS[self.warmup]}{epochs}"
             if len(parts) == 1:
                 parts = [f"{parts[0]} {after}"]
@@ -164,10 +165,11 @@ def _unknown(name: str) -> ValueError:
     known += [f"{plain}@{cost}" for plain in ("random", "rs2", "lipt") for cost in SPENDING]
     error = unknown_name("method", name, known)
     near = str(error).rpartition("Did you mean ")[2] if "Did you mean" in str(error) else ""
-    hint = f" Did you mean {near}" if near else ""
+    hint = f"Did you mean {near} " if near else ""
     return ValueError(
-        f"unknown method {name!r}: expected WARMUP+SELECTION, with /scratch, /static or /every=L "
-        f"and @critical-path or @total behind it as needed; warm-ups are {', '.join(WARMUPS)} "
+        f"unknown method {name!r}. {hint}Expected WARMUP+SELECTION, with /scratch, /static or "
+        f"/every=L and @critical-path or @total behind it as needed; warm-ups are "
+        f"{', '.join(WARMUPS)} "
         f"(full=K for K epochs), selections {', '.join(selections())}; short names "
-        f"are {', '.join(SHORT)}.{hint} {BRING_IN}"
+        f"are {', '.join(SHORT)}. {BRING_IN}"
     )

@@ -63,7 +63,8 @@ def verdict(summary: Sequence[Row]) -> Verdict:
     (:func:`lipt_cords.experiments.report.summary.surely`), and loses where one of them is above it
     so; otherwise, and with a single seed, it stays open. The answer is about the fraction at which
     LiPT leads by most. Without LiPT the same is said of the best method that chooses its subset
-    without a warm-up, such as ``none+covering``; with LiPT the details set it beside random.
+    without a warm-up, such as ``none+covering``; with LiPT the details set it beside random. Where
+    training on all data reached more than all of them, the answer says so, and its cost.
 
     Args:
         summary: rows of :func:`~lipt_cords.experiments.report.summary.summarise`.
@@ -87,6 +88,7 @@ def verdict(summary: Sequence[Row]) -> Verdict:
     else:
         chosen = max(rows, key=lambda row: row["accuracy"])["fraction"]
     sentences = [_sentence(_answer(at[chosen])[1], chosen if several else None)]
+    sentences += _all_data_above(at[chosen])
     if len(outcomes) > 1:
         sentences.append(_across(outcomes))
     lost = [
@@ -243,6 +245,19 @@ def share(value: float, of: float) -> str:
     if part in PARTS and abs(ratio * part - 1) < 0.06:
         return f"{PARTS[part]} of the"
     return f"{100 * ratio:.2g}{PERCENT} of the"
+
+
+def _all_data_above(rows: Sequence[Row]) -> list[str]:
+    """Training on all data, where it was run and reached more than all else that was trained."""
+    full = [row for row in rows if row["method"] == "full-data"]
+    others = [row for row in rows if row not in full and not is_soup(row)]
+    if not full or not _subjects(rows) or not others:
+        return []
+    best = _highest(others)
+    if full[0]["accuracy"] - best["accuracy"] < SHOWN_DIGIT:
+        return []
+    said = f"{full[0]['label']} is {_apart(full[0], best)}, {_cost(full[0], best)}."
+    return [said[0].upper() + said[1:]]
 
 
 def _across(outcomes: Mapping[float | None, Outcome]) -> str:

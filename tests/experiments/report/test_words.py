@@ -95,7 +95,8 @@ def test_without_lipt_the_answer_is_about_what_chooses() -> None:
     chosen = runs_of("none+selector/static", [0.90, 0.91, 0.92], 0, 0)
     assert said_of([*rivals, *chosen]) == (
         "Use Covering: 10.0 points higher than RS2 here, at the same passes; three seeds "
-        "prove it. Covering reached 91.0 ± 1.0 %. It is 20.0 points higher than random, at "
+        "prove it. All data is 5.0 points higher than Covering, at 20 times the passes. Covering "
+        "reached 91.0 ± 1.0 %. It is 20.0 points higher than random, at "
         "the same passes; three seeds prove it. It is 10.0 points higher than RS2, at the same "
         "passes; three seeds prove it. It is 5.0 points lower than all data, at 5 % of the passes; "
         "three seeds prove it."
