@@ -208,6 +208,9 @@ def check_labels(
         )
         for place in found.indices.tolist()
     ]
+    tested = sum(one.part == "test" for one in suspects)
+    if tested:
+        notes.append(f"suspects among the test samples, which dataset.without keeps: {tested:,}")
     if found.warning is not None:
         notes.insert(0, found.warning)
     kind = (

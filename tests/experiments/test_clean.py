@@ -182,7 +182,9 @@ def test_embeddings_of_a_trained_net_compare_too(folder: Path, tmp_path: Path) -
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     found = check_labels(config, checkpoint=tmp_path / "net.safetensors")
     assert {one.sample for one in found.suspects} == set(WRONG)
-    assert "embeddings" in found.features and "fewer" in found.notes[-1]
+    assert "embeddings" in found.features and "fewer" in found.notes[0]
+    tested = sum(one.part == "test" for one in found.suspects)
+    assert tested and found.notes[-1].endswith(f"which dataset.without keeps: {tested}")
     with pytest.raises(ValueError):
         check_labels(config, checkpoint=tmp_path / "absent.safetensors")
 
