@@ -242,7 +242,7 @@ def _after_warm_ups(question: str) -> str:
             row += [spread(accuracies(runs)), "-" if runs is full else compared(runs, full)]
     head = ["Method", "Warm-up, critical path", "in all"]
     for name, _ in found:
-        head += [f"{name}, %", "Against 10 full epochs, points (deviation)"]
+        head += [f"{name}, %", "Against 10 epochs, points (deviation)"]
     return seeds_of(found[0][1]) + markdown(head, list(rows.values())) + "\n" + origin_of(found)
 
 
