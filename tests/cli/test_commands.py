@@ -88,6 +88,9 @@ def test_compare_prints_table_verdict_and_files(
     assert main([*more, "--resume", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["kept"] == 4 and {run["seed"] for run in plan["runs"]} == {6}
+    assert main([*more[:3], "4,5", *more[4:], "--resume"]) == 0
+    nothing = capsys.readouterr().out
+    assert "4 runs are made already; 0 are left." in nothing and "passes" not in nothing
     assert main([*more, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["runs"]) == 6
     assert main(["report", str(output), "--output", str(tmp_path / "again"), "--json"]) == 0

@@ -19,6 +19,7 @@ def test_names_in_words() -> None:
         "none+stratified": "Stratified",
         "lipt-rounds+gradmatch/every=5": "GradMatch, every 5 epochs, after LiPT in rounds",
         "full=3/scratch": "CRAIG after full data (3 epochs), from scratch",
+        "full=1": "CRAIG after full data (1 epoch)",
         "one-worker-annealed+random": "random after one worker, annealed",
     }.items():
         assert Method.parse(name).label("CRAIG") == words
