@@ -171,7 +171,7 @@ def show_plan(
 ) -> None:
     """What a comparison will run and what it will take, before it begins."""
     if plan.kept:
-        console.print(f"{plan.kept} runs are made already; {len(plan.runs)} are left.")
+        console.print(f"{plan.kept} of {plan.kept + len(plan.runs)} runs are made already.")
     if not plan.runs:
         return
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)

@@ -84,13 +84,13 @@ def test_compare_prints_table_verdict_and_files(
     more[3] = "4,5,6"
     assert main([*more, "--resume"]) == 0  # what is left, and nothing is written
     left = capsys.readouterr().out
-    assert "4 runs are made already; 2 are left." in left and "\n2 runs," in left
+    assert "4 of 6 runs are made already." in left and "\n2 runs," in left
     assert main([*more, "--resume", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["kept"] == 4 and {run["seed"] for run in plan["runs"]} == {6}
     assert main([*more[:3], "4,5", *more[4:], "--resume"]) == 0
     nothing = capsys.readouterr().out
-    assert "4 runs are made already; 0 are left." in nothing and "passes" not in nothing
+    assert "4 of 4 runs are made already." in nothing and "passes" not in nothing
     assert main([*more, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["runs"]) == 6
     assert main(["report", str(output), "--output", str(tmp_path / "again"), "--json"]) == 0
