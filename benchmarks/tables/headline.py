@@ -132,11 +132,12 @@ def _selectors(results: dict[str, Any]) -> str:
 def _tax(results: dict[str, Any]) -> str:
     runs = by_method(results)
     lipt = runs["lipt+rs2"]
+    rivals = {epochs: runs[f"full={epochs}+rs2"] for epochs in (10, 5)}
     return "; ".join(
         f"{epochs} epochs: {briefly(lipt, full)} points, for "
         f"{mean(full, PATH) / mean(lipt, PATH):.1f} times less waiting"
-        for epochs in (10, 5) if (full := runs[f"full={epochs}+rs2"])
-    )  # fmt: skip
+        for epochs, full in rivals.items()
+    )
 
 
 def _end_to_end(results: dict[str, Any]) -> str:

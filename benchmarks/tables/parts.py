@@ -31,6 +31,9 @@ def results_of(name: str) -> list[tuple[str, dict[str, Any]]]:
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose first column is text and whose others are numbers."""
+    uneven = [row[0] for row in rows if len(row) != len(headings)]
+    if uneven:
+        raise ValueError(f"rows without a cell for each of {len(headings)} columns: {uneven}")
     lines = [headings, ["---"] + ["---:"] * (len(headings) - 1), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
